@@ -1,0 +1,273 @@
+//! Moving bytes between files, memory and sockets, without knowing what they
+//! mean.
+//!
+//! A [`Backend`] is a completion queue: the shard loop submits an [`Op`] under
+//! a [`Token`], and gets the token back in a [`Completion`]. Two
+//! implementations stand behind it:
+//!
+//! ```text
+//!                 uring (Linux)                  portable (anywhere)
+//!   Receive       RECV, armed by poll            polling + recv
+//!   Transmit      sendfile inline + poll,        sendfile or read/write
+//!                 splice chain, SEND_ZC, send
+//!   Write, Flush  WRITEV, FSYNC (datasync)       a thread of its own
+//!   Prefetch      FADVISE + MADVISE              a thread of its own
+//!   watch         inotify, read by the ring      the notify crate
+//! ```
+//!
+//! Whatever an operation in flight touches (buffer, file, socket) it owns,
+//! until its completion hands it back or drops it.
+
+use std::fs::File;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+pub mod slab;
+
+pub use slab::{Slab, SlabPool, Slice};
+pub use socket2::Socket;
+
+/// Names an operation to its submitter. The backend only carries it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Token(pub u64);
+
+/// How the bytes of an extent get from a file to a socket.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Strategy {
+    /// Chosen per extent: `sendfile` for pages in the cache, `splice` for
+    /// others.
+    #[default]
+    Auto,
+    /// Non-blocking `sendfile` from the page cache.
+    Sendfile,
+    /// File to pipe to socket through the ring: the kernel's workers wait for
+    /// the disk.
+    Splice,
+    /// `SEND_ZC` from the memory map.
+    SendZc,
+    /// A plain `send` from the memory map: the last rung.
+    Copy,
+}
+
+/// A readable memory map of the file that an extent lies in.
+pub type Mapped = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+/// The bytes of one extent.
+#[derive(Clone)]
+pub struct Source {
+    /// The segment, open for reading.
+    pub file: Arc<File>,
+    /// Where the bytes start in the file.
+    pub offset: u64,
+    /// How many there are.
+    pub bytes: u32,
+    /// The same bytes, mapped: exactly `bytes` long. Needed by `SendZc` and
+    /// `Copy`; without it those fall back to reading.
+    pub mapped: Option<Mapped>,
+}
+
+/// One operation.
+#[non_exhaustive]
+pub enum Op {
+    /// Wait for one connection. Completes with [`Outcome::Accepted`].
+    Accept {
+        /// Listening and non-blocking.
+        listener: Arc<Socket>,
+    },
+    /// Open a connection. Completes with [`Outcome::Connected`]. The caller
+    /// bounds its duration by dropping interest: see [`Backend::cancel`].
+    Connect {
+        /// The peer.
+        address: SocketAddr,
+    },
+    /// Receive at most `most` bytes behind what `slab` holds already. Wakes
+    /// when `low_water` bytes have arrived, or at end of stream. Completes
+    /// with [`Outcome::Received`]; 0 bytes mean that the peer closed.
+    Receive {
+        /// The connection.
+        socket: Arc<Socket>,
+        /// Where to; its spare room must be at least `most`.
+        slab: Slab,
+        /// Bytes that should be there before a wake-up; at least 1.
+        low_water: usize,
+        /// The most to take.
+        most: usize,
+    },
+    /// Send all of `bytes`. Completes with [`Outcome::Sent`].
+    Send {
+        /// The connection.
+        socket: Arc<Socket>,
+        /// What to send.
+        bytes: Vec<u8>,
+    },
+    /// Send a frame header, then the bytes of an extent, all of both.
+    /// Completes with [`Outcome::Transmitted`].
+    Transmit {
+        /// The connection.
+        socket: Arc<Socket>,
+        /// Sent first, coalesced with what follows.
+        header: [u8; 64],
+        /// Sent behind it.
+        source: Source,
+        /// How.
+        strategy: Strategy,
+    },
+    /// Write the slices one behind the other, from `offset` on, all of them.
+    /// Completes with [`Outcome::Written`].
+    Write {
+        /// Open for writing.
+        file: Arc<File>,
+        /// Where in the file.
+        offset: u64,
+        /// What to write.
+        slices: Vec<Slice>,
+        /// True in catch-up: the pages need not stay in the cache.
+        bulk: bool,
+    },
+    /// `fdatasync`. Completes with [`Outcome::Flushed`]. Never retried.
+    Flush {
+        /// The file.
+        file: Arc<File>,
+    },
+    /// Bring a range of a mapped file into the page cache without blocking
+    /// the caller. Completes with [`Outcome::Prefetched`].
+    Prefetch {
+        /// The file.
+        file: Arc<File>,
+        /// Where the range starts.
+        offset: u64,
+        /// How long it is.
+        bytes: u64,
+    },
+}
+
+/// What an operation came to.
+#[non_exhaustive]
+pub enum Outcome {
+    /// A new connection, non-blocking, and who opened it.
+    Accepted(Socket, SocketAddr),
+    /// The connection, non-blocking.
+    Connected(Socket),
+    /// The slab, filled further by that many bytes.
+    Received(Slab, usize),
+    /// All bytes are with the socket.
+    Sent,
+    /// All bytes are with the socket, and how they got there.
+    Transmitted(Strategy),
+    /// All bytes are with the file system.
+    Written,
+    /// All that was written before the submission is durable.
+    Flushed,
+    /// The range is in the page cache, as far as the file goes.
+    Prefetched,
+}
+
+/// The end of one operation.
+pub struct Completion {
+    /// As submitted.
+    pub token: Token,
+    /// What it came to. After an error, whatever the operation owned is gone.
+    pub result: io::Result<Outcome>,
+}
+
+/// Names one watched directory.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct WatchId(pub u64);
+
+/// What happened in a watched directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WatchEvent {
+    /// The entry appeared (created or moved in).
+    Appeared(WatchId, std::ffi::OsString),
+    /// The file grew, shrank or was written.
+    Modified(WatchId, std::ffi::OsString),
+    /// The entry went away (removed or moved out).
+    Vanished(WatchId, std::ffi::OsString),
+    /// The directory itself went away; its watch has ended.
+    Ended(WatchId),
+    /// Events were lost: scan everything.
+    Overflow,
+}
+
+/// Wakes a shard out of [`Backend::wait`], from any thread.
+#[derive(Clone)]
+pub struct Waker(pub(crate) Arc<dyn Fn() + Send + Sync>);
+
+impl Waker {
+    /// Make the next, or the present, `wait` return.
+    pub fn wake(&self) {
+        (self.0)();
+    }
+}
+
+/// A completion queue. Owned by one thread.
+pub trait Backend {
+    /// `"uring"` or `"portable"`.
+    fn name(&self) -> &'static str;
+
+    /// Start an operation. Errors come as completions, never from here.
+    fn submit(&mut self, token: Token, op: Op);
+
+    /// Ask a `Connect` or `Accept` to end early; its completion still comes,
+    /// with an error unless it won the race. Other operations end when their
+    /// socket is shut down.
+    fn cancel(&mut self, token: Token);
+
+    /// Append what has completed, waiting for the first until `deadline` or a
+    /// wake-up. Returns at once when something is there already.
+    ///
+    /// # Errors
+    ///
+    /// Only when the queue itself has failed: the shard cannot go on.
+    fn wait(
+        &mut self,
+        deadline: Option<Instant>,
+        completions: &mut Vec<Completion>,
+    ) -> io::Result<()>;
+
+    /// A handle that wakes this queue.
+    fn waker(&self) -> Waker;
+
+    /// Watch a directory (not its children's children).
+    ///
+    /// # Errors
+    ///
+    /// The directory's own, or `ENOSPC` when the user's watches are used up:
+    /// then scan instead, and say so.
+    fn watch(&mut self, directory: &Path) -> io::Result<WatchId>;
+
+    /// End a watch.
+    fn unwatch(&mut self, id: WatchId);
+
+    /// Append the events that have come in since the last call.
+    fn take_watch_events(&mut self, events: &mut Vec<WatchEvent>);
+}
+
+/// Which backend a setting asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BackendChoice {
+    /// `uring` where it works, else `portable`, with one log line.
+    #[default]
+    Auto,
+    /// `uring`, or an error.
+    Uring,
+    /// `portable`.
+    Portable,
+}
+
+/// Open a backend on the calling thread.
+///
+/// # Errors
+///
+/// `Uring` was asked for and the kernel, a seccomp filter or
+/// `io_uring_disabled` refuses it, or descriptors ran out.
+pub fn open(_choice: BackendChoice) -> io::Result<Box<dyn Backend>> {
+    todo!()
+}

@@ -1,0 +1,8 @@
+//! Saltus.
+pub mod ids;
+pub mod io;
+pub mod limits;
+pub mod lsn;
+pub mod wal;
+pub mod protocol;
+pub mod state;

@@ -1,0 +1,107 @@
+//! Every limit of the process, and how the limits relate.
+//!
+//! Each queue, window, pool, retry and buffer is bounded by a constant of this
+//! file. Sizes are bytes. The assertions at the end are checked by the
+//! compiler.
+
+use std::time::Duration;
+
+/// Bytes of a record header, on disk.
+pub const RECORD_HEADER_BYTES: usize = 64;
+
+/// Bytes of a frame header, on the wire.
+pub const FRAME_HEADER_BYTES: usize = 64;
+
+/// The largest payload of a record that is carried. Engram's payloads are a
+/// few KiB; a larger length field is damage until proven otherwise.
+pub const MAX_RECORD_PAYLOAD_BYTES: u32 = 16 << 20;
+
+/// The largest record: header and payload.
+pub const MAX_RECORD_BYTES: u64 = RECORD_HEADER_BYTES as u64 + MAX_RECORD_PAYLOAD_BYTES as u64;
+
+/// The most raw record bytes of one `Data` frame, unless a single record is
+/// larger: then that record travels alone.
+pub const MAX_EXTENT_BYTES: u32 = 1 << 20;
+
+/// The largest payload of any frame that a peer may announce.
+pub const MAX_FRAME_PAYLOAD_BYTES: u32 = RECORD_HEADER_BYTES as u32 + MAX_RECORD_PAYLOAD_BYTES;
+
+/// The largest payload of a frame that is not `Data`.
+pub const MAX_CONTROL_PAYLOAD_BYTES: u32 = 64 << 10;
+
+/// The distance between two remembered record boundaries of a stream. One
+/// extent never spans more, so a frame is cut without reading the log again.
+pub const MARK_SPACING_BYTES: u64 = MAX_EXTENT_BYTES as u64;
+
+/// Remembered boundaries per space; past it every second one is dropped.
+/// 16,384 boundaries of 40 bytes are 640 KiB, and span 16 GiB undiluted.
+pub const MAX_MARKS_PER_SPACE: usize = 16 << 10;
+
+/// Bytes of one receive slab.
+pub const SLAB_BYTES: usize = 2 << 20;
+
+/// Receive slabs per connection on a replica.
+pub const SLABS_PER_CONNECTION: usize = 8;
+
+/// The most bytes for which a receiver asks to be woken: `SO_RCVLOWAT` is
+/// raised to what is still missing of a frame, capped here. Measured: 64 KiB
+/// wake-ups cost two thirds of the throughput, above 512 KiB nothing is won.
+pub const MAX_RECEIVE_LOW_WATER_BYTES: usize = 512 << 10;
+
+/// Bytes shipped and not yet flushed, per slot, before the sender waits.
+pub const MAX_WINDOW_BYTES: u64 = 256 << 20;
+
+/// Frames shipped and not yet flushed, per slot, before the sender waits.
+pub const MAX_WINDOW_FRAMES: usize = 4096;
+
+/// Bytes that one turn of the shard loop walks in one space before it looks
+/// after the others.
+pub const MAX_WALK_BYTES_PER_TURN: u64 = 8 << 20;
+
+/// Spaces of one node.
+pub const MAX_SPACES: usize = 16 << 10;
+
+/// Replicas that one node ships to.
+pub const MAX_REPLICAS: usize = 64;
+
+/// Connections that one replica accepts at a time.
+pub const MAX_CONNECTIONS: usize = 1024;
+
+/// Shards of one process.
+pub const MAX_SHARDS: usize = 64;
+
+/// Commands waiting for one shard, and jobs waiting for the maintenance plane.
+pub const MAX_QUEUED_COMMANDS: usize = 4096;
+
+/// How long a connection attempt may take.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a peer may be silent, or refuse our bytes, before the connection
+/// is given up.
+pub const PEER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The pause between two heartbeats on an idle connection.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The pauses between attempts to connect, the last one repeated.
+pub const RECONNECT_DELAYS: [Duration; 4] = [
+    Duration::from_millis(100),
+    Duration::from_secs(1),
+    Duration::from_secs(10),
+    Duration::from_secs(60),
+];
+
+/// How much new stream a replica gathers between two checkpoints in its
+/// catalog; bounds what a restart verifies again.
+pub const CHECKPOINT_BYTES: u64 = 64 << 20;
+
+// A frame that carries a largest record alone must be announceable.
+const _: () = assert!(MAX_FRAME_PAYLOAD_BYTES as u64 >= MAX_RECORD_BYTES);
+// A slab must hold a full extent with its frame header, and one more header.
+const _: () = assert!(SLAB_BYTES >= MAX_EXTENT_BYTES as usize + 2 * FRAME_HEADER_BYTES);
+// Half the slabs may be in flight to the disk while the other half receives.
+const _: () = assert!(SLABS_PER_CONNECTION >= 4);
+// The window must hold several extents, or the sender would stop and go.
+const _: () = assert!(MAX_WINDOW_BYTES >= 16 * MAX_EXTENT_BYTES as u64);
+// A peer that sends heartbeats must never run into the time-out.
+const _: () = assert!(HEARTBEAT_INTERVAL.as_millis() * 4 <= PEER_TIMEOUT.as_millis());

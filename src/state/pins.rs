@@ -1,0 +1,1 @@
+//! Hard links that keep segments readable.

@@ -1,0 +1,1 @@
+//! Turning new bytes into marks, by headers alone.

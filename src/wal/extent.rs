@@ -1,0 +1,14 @@
+//! A range of whole records in one segment.
+use super::segment::Segment;
+use std::sync::Arc;
+
+/// A range of whole records that lies contiguously in one segment.
+#[derive(Clone, Debug)]
+pub struct Extent {
+    /// The segment.
+    pub segment: Arc<Segment>,
+    /// Where the range starts in the file.
+    pub offset: u64,
+    /// How long it is, bytes.
+    pub bytes: u32,
+}

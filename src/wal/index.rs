@@ -1,0 +1,1 @@
+//! The remembered record boundaries of a stream.
