@@ -71,6 +71,19 @@ pub const MAX_WINDOW_FRAMES: usize = 4096;
 /// after the others.
 pub const MAX_WALK_BYTES_PER_TURN: u64 = 4 << 20;
 
+/// One request to bring a cold range of a segment into the cache.
+pub const PREFETCH_BYTES: u64 = 4 << 20;
+
+/// How far ahead of the walk such requests reach.
+pub const PREFETCH_AHEAD_BYTES: u64 = 16 << 20;
+
+/// The distance between two boundaries that a primary keeps in its catalog;
+/// bounds what a restart, or a replica that went back, makes it walk again.
+pub const SAVED_MARK_SPACING_BYTES: u64 = 64 << 20;
+
+/// Samples of the head per space, from which lag in seconds is told.
+pub const MAX_LAG_SAMPLES: usize = 512;
+
 /// Spaces of one node.
 pub const MAX_SPACES: usize = 16 << 10;
 
@@ -85,6 +98,9 @@ pub const MAX_SHARDS: usize = 64;
 
 /// Commands waiting for one shard, and jobs waiting for the maintenance plane.
 pub const MAX_QUEUED_COMMANDS: usize = 4096;
+
+/// Jobs of the maintenance plane that share one commit of the catalog.
+pub const MAX_JOBS_PER_COMMIT: usize = 1024;
 
 /// How long a connection attempt may take.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -103,6 +119,9 @@ pub const RECONNECT_DELAYS: [Duration; 4] = [
     Duration::from_secs(10),
     Duration::from_secs(60),
 ];
+
+/// The pause before a space is asked for again that another connection held.
+pub const SPACE_RETRY_DELAY: Duration = Duration::from_millis(250);
 
 /// How much new stream a replica gathers between two checkpoints in its
 /// catalog; bounds what a restart verifies again.
