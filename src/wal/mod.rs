@@ -1,7 +1,7 @@
 //! The log on disk.
-pub mod extent;
-pub mod record;
 pub mod cursor;
-pub mod map;
-pub mod segment;
+pub mod extent;
 pub mod index;
+pub mod map;
+pub mod record;
+pub mod segment;

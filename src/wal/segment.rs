@@ -1,7 +1,7 @@
 //! One open segment.
+use crate::ids::SegmentName;
 use std::fs::File;
 use std::sync::Arc;
-use crate::ids::SegmentName;
 
 /// What makes a file the same file (T13: inode numbers are reused).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
