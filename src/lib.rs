@@ -3,6 +3,6 @@ pub mod ids;
 pub mod io;
 pub mod limits;
 pub mod lsn;
-pub mod wal;
 pub mod protocol;
 pub mod state;
+pub mod wal;

@@ -18,6 +18,8 @@
 //! Whatever an operation in flight touches (buffer, file, socket) it owns,
 //! until its completion hands it back or drops it.
 
+#![allow(unsafe_code)]
+
 use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
@@ -25,7 +27,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+#[cfg(target_os = "linux")]
+mod hot;
 pub mod slab;
+pub mod sockets;
+#[cfg(all(target_os = "linux", feature = "uring"))]
+mod uring;
 
 pub use slab::{Slab, SlabPool, Slice};
 pub use socket2::Socket;
@@ -35,7 +42,9 @@ pub use socket2::Socket;
 pub struct Token(pub u64);
 
 /// How the bytes of an extent get from a file to a socket.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, Hash, Debug, Default, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Strategy {
@@ -71,7 +80,19 @@ pub struct Source {
     pub mapped: Option<Mapped>,
 }
 
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Source")
+            .field("file", &self.file)
+            .field("offset", &self.offset)
+            .field("bytes", &self.bytes)
+            .field("mapped", &self.mapped.is_some())
+            .finish()
+    }
+}
+
 /// One operation.
+#[derive(Debug)]
 #[non_exhaustive]
 pub enum Op {
     /// Wait for one connection. Completes with [`Outcome::Accepted`].
@@ -147,6 +168,7 @@ pub enum Op {
 }
 
 /// What an operation came to.
+#[derive(Debug)]
 #[non_exhaustive]
 pub enum Outcome {
     /// A new connection, non-blocking, and who opened it.
@@ -168,6 +190,7 @@ pub enum Outcome {
 }
 
 /// The end of one operation.
+#[derive(Debug)]
 pub struct Completion {
     /// As submitted.
     pub token: Token,
@@ -198,6 +221,12 @@ pub enum WatchEvent {
 /// Wakes a shard out of [`Backend::wait`], from any thread.
 #[derive(Clone)]
 pub struct Waker(pub(crate) Arc<dyn Fn() + Send + Sync>);
+
+impl std::fmt::Debug for Waker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Waker")
+    }
+}
 
 impl Waker {
     /// Make the next, or the present, `wait` return.
@@ -268,6 +297,44 @@ pub enum BackendChoice {
 ///
 /// `Uring` was asked for and the kernel, a seccomp filter or
 /// `io_uring_disabled` refuses it, or descriptors ran out.
-pub fn open(_choice: BackendChoice) -> io::Result<Box<dyn Backend>> {
-    todo!()
+pub fn open(choice: BackendChoice) -> io::Result<Box<dyn Backend>> {
+    ignore_broken_pipes()?;
+    match choice {
+        BackendChoice::Portable => open_portable(),
+        BackendChoice::Uring => open_uring(),
+        BackendChoice::Auto => open_uring().or_else(|reason| {
+            tracing::warn!(%reason, "io_uring is not available: using the portable backend");
+            open_portable()
+        }),
+    }
+}
+
+/// `sendfile` and `splice` to a dead peer raise SIGPIPE and know no flag
+/// against it. An embedder that runs its own handler for it keeps it.
+fn ignore_broken_pipes() -> io::Result<()> {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    // SAFETY: ignoring a signal runs no code of ours.
+    let before = unsafe { signal(Signal::SIGPIPE, SigHandler::SigIgn) }?;
+    if let SigHandler::Handler(_) | SigHandler::SigAction(_) = before {
+        // SAFETY: the handler was in place a moment ago.
+        unsafe { signal(Signal::SIGPIPE, before) }?;
+    }
+    Ok(())
+}
+
+#[cfg(all(target_os = "linux", feature = "uring"))]
+fn open_uring() -> io::Result<Box<dyn Backend>> {
+    Ok(Box::new(uring::Uring::open()?))
+}
+
+#[cfg(not(all(target_os = "linux", feature = "uring")))]
+fn open_uring() -> io::Result<Box<dyn Backend>> {
+    Err(io::Error::new(
+        io::ErrorKind::Unsupported,
+        "this build has no io_uring: it needs Linux and the feature `uring`",
+    ))
+}
+
+fn open_portable() -> io::Result<Box<dyn Backend>> {
+    Err(io::ErrorKind::Unsupported.into())
 }

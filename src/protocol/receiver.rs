@@ -78,7 +78,12 @@ impl Receiver {
     /// Errors show as an `Intent::Closed` or the space's stop.
     /// A frame from the primary, payload complete. For `Data` the payload is
     /// not passed: the engine holds and verifies it.
-    pub fn handle_frame(&mut self, _now: Now, _header: &FrameHeader, _body: &[u8]) -> Option<Intent> {
+    pub fn handle_frame(
+        &mut self,
+        _now: Now,
+        _header: &FrameHeader,
+        _body: &[u8],
+    ) -> Option<Intent> {
         todo!()
     }
 

@@ -4,5 +4,8 @@ pub mod extent;
 pub mod index;
 pub mod map;
 pub mod record;
+<<<<<<< HEAD
 pub mod search;
+=======
+>>>>>>> io
 pub mod segment;
