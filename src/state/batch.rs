@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 
 use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
 
-use super::catalog::{Catalog, CatalogError, Change, Role};
+use super::catalog::{Catalog, CatalogError, Change, Role, continues, cut_history, thin};
 use super::layout::{self, Space};
 use super::runs::{Run, RunError, Runs};
 use crate::ids::{Epoch, SpaceId, StreamId};
-use crate::limits::{MAX_EPOCHS_PER_SPACE, MAX_SAVED_MARKS_PER_SPACE};
+use crate::limits::MAX_EPOCHS_PER_SPACE;
 use crate::lsn::{Lsn, Mark};
 
 pub(super) const SPACES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("spaces");
@@ -232,9 +232,7 @@ impl<'t> Batch<'t> {
         if held.checkpoint.lsn > end {
             held.checkpoint = last_mark.unwrap_or(Mark::START);
         }
-        // The first epoch begins at or before every position.
-        let first = held.history.first().copied();
-        held.history.retain(|entry| entry.1 <= end || Some(*entry) == first);
+        cut_history(&mut held.history, end);
         Ok(())
     }
 
@@ -244,7 +242,7 @@ impl<'t> Batch<'t> {
         if held.history.contains(&(epoch, start)) {
             return Ok(());
         }
-        if epoch <= last.0 || start < last.1 || held.history.len() >= MAX_EPOCHS_PER_SPACE {
+        if !continues(&held.history, epoch, start) {
             return Err(history_error(space, (epoch, start), last));
         }
         held.history.push((epoch, start));
@@ -252,9 +250,7 @@ impl<'t> Batch<'t> {
         Ok(())
     }
 
-    /// Keep at most [`MAX_SAVED_MARKS_PER_SPACE`] marks: of the older half,
-    /// every second one goes, as often as it takes. The newest stay dense,
-    /// because that is where a replica resumes.
+    /// Keep no more marks than the limit says.
     fn thin_marks(&mut self, space: &SpaceId) -> Result<(), CatalogError> {
         let storage = |e| self.catalog.storage(e);
         let name = space.as_str();
@@ -262,20 +258,7 @@ impl<'t> Batch<'t> {
         for entry in self.marks.range(numbers(name)).map_err(storage)? {
             kept.push(entry.map_err(storage)?.0.value().1);
         }
-        let mut dropped = Vec::new();
-        while kept.len() > MAX_SAVED_MARKS_PER_SPACE {
-            let half = kept.len() / 2;
-            let mut index = 0;
-            kept.retain(|lsn| {
-                let goes = index < half && index % 2 == 1;
-                index += 1;
-                if goes {
-                    dropped.push(*lsn);
-                }
-                !goes
-            });
-        }
-        for lsn in dropped {
+        for lsn in thin(&mut kept) {
             self.marks.remove((name, lsn)).map_err(|e| self.catalog.storage(e))?;
         }
         Ok(())

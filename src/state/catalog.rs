@@ -32,7 +32,7 @@ use super::batch::{Batch, FILES, MARKS, RUNS, SPACES, numbers, ordinals};
 use super::layout;
 use super::runs::{Run, RunError, Runs};
 use crate::ids::{Epoch, NodeUuid, SpaceId, StreamId};
-use crate::limits::CATALOG_CACHE_BYTES;
+use crate::limits::{CATALOG_CACHE_BYTES, MAX_EPOCHS_PER_SPACE, MAX_SAVED_MARKS_PER_SPACE};
 use crate::lsn::{Lsn, Mark};
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
@@ -87,6 +87,81 @@ pub struct SpaceRecord {
     pub marks: Vec<Mark>,
 }
 
+impl SpaceRecord {
+    /// What [`Catalog::commit`] does to the catalog's record, done to one in
+    /// memory. A change that the catalog would refuse is left out here; the
+    /// commit names it.
+    pub fn apply(&mut self, change: &Change) {
+        match change {
+            Change::Create { .. } => {}
+            Change::OpenRun(run) => {
+                let again = self.runs.iter().any(|(_, known)| known.begins_like(run));
+                if !again && run.start >= self.runs.last().map_or(Lsn::ZERO, |last| last.start) {
+                    self.runs.open(*run);
+                }
+            }
+            Change::AddFile(file) => {
+                match self.files.binary_search_by_key(&file.file, |known| known.file) {
+                    Ok(index) => self.files[index] = *file,
+                    Err(index) => self.files.insert(index, *file),
+                }
+            }
+            Change::Checkpoint(mark) => self.checkpoint = *mark,
+            Change::AddMark(mark) => {
+                match self.marks.binary_search_by_key(&mark.lsn, |known| known.lsn) {
+                    Ok(index) => self.marks[index] = *mark,
+                    Err(index) => self.marks.insert(index, *mark),
+                }
+                drop(thin(&mut self.marks));
+            }
+            Change::Truncate { end, runs } => {
+                self.runs.truncate(*runs);
+                self.marks.retain(|mark| mark.lsn <= *end);
+                if self.checkpoint.lsn > *end {
+                    self.checkpoint = self.marks.last().copied().unwrap_or(Mark::START);
+                }
+                cut_history(&mut self.history, *end);
+            }
+            Change::Epoch { epoch, start } => {
+                if continues(&self.history, *epoch, *start) {
+                    self.history.push((*epoch, *start));
+                    self.highest_epoch = self.highest_epoch.max(*epoch);
+                }
+            }
+        }
+    }
+}
+
+/// Whether an epoch may follow the history, as its next entry.
+pub(super) fn continues(history: &[(Epoch, Lsn)], epoch: Epoch, start: Lsn) -> bool {
+    let last = history.last().copied().unwrap_or((Epoch(0), Lsn::ZERO));
+    epoch > last.0 && start >= last.1 && history.len() < MAX_EPOCHS_PER_SPACE
+}
+
+/// Forget the epochs that begin behind `end`. The first begins at or before
+/// every position.
+pub(super) fn cut_history(history: &mut Vec<(Epoch, Lsn)>, end: Lsn) {
+    let first = history.first().copied();
+    history.retain(|entry| entry.1 <= end || Some(*entry) == first);
+}
+
+/// Leave at most [`MAX_SAVED_MARKS_PER_SPACE`] of an ascending list: of the
+/// older half, every second one goes, as often as it takes. The newest stay
+/// dense, because that is where a replica resumes. Returns what went.
+pub(super) fn thin<T>(kept: &mut Vec<T>) -> Vec<T> {
+    let mut dropped = Vec::new();
+    while kept.len() > MAX_SAVED_MARKS_PER_SPACE {
+        let half = kept.len() / 2;
+        let (goes, stays): (Vec<_>, Vec<_>) = std::mem::take(kept)
+            .into_iter()
+            .enumerate()
+            .partition(|(index, _)| *index < half && index % 2 == 1);
+        dropped.extend(goes.into_iter().map(|(_, mark)| mark));
+        kept.extend(stays.into_iter().map(|(_, mark)| mark));
+    }
+    dropped
+}
+
 /// One change; a batch of them is one durable transaction.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -108,7 +183,7 @@ pub enum Change {
     /// A replica's verified and durable position.
     Checkpoint(Mark),
     /// A boundary worth remembering on a primary. Past
-    /// [`MAX_SAVED_MARKS_PER_SPACE`](crate::limits::MAX_SAVED_MARKS_PER_SPACE) the older half is thinned out.
+    /// [`MAX_SAVED_MARKS_PER_SPACE`] the older half is thinned out.
     AddMark(Mark),
     /// The stream was cut: runs from ordinal `runs` on are forgotten, the last
     /// one left is open again, and so are marks and epochs that begin behind

@@ -149,6 +149,39 @@ fn a_truncation_forgets_what_lies_behind() {
 }
 
 #[test]
+fn a_record_in_memory_follows_the_catalog() {
+    let directory = tempfile::tempdir().unwrap();
+    let catalog = with_alpha(directory.path());
+    let mut record = load(&catalog, "alpha");
+    for change in [
+        Change::AddFile(file(4)),
+        Change::AddFile(file(2)),
+        Change::Epoch { epoch: Epoch(2), start: Lsn(3000) },
+        Change::Epoch { epoch: Epoch(5), start: Lsn(3400) },
+        Change::AddMark(mark(640)),
+        Change::AddMark(mark(1280)),
+        Change::AddMark(mark(3200)),
+        Change::OpenRun(run(1000, 1, 0)),
+        Change::OpenRun(run(3500, 3, 0)),
+        Change::OpenRun(run(3500, 3, 0)),
+        Change::Truncate { end: Lsn(3100), runs: 3 },
+        Change::Checkpoint(mark(3000)),
+        Change::OpenRun(run(3100, 6, 0)),
+    ] {
+        record.apply(&change);
+        catalog.commit(&[(space("alpha"), change.clone())]).unwrap();
+        assert_eq!(record, load(&catalog, "alpha"), "{change:?}");
+    }
+    // One at a time and all at once thin out differently, yet both hold the
+    // limit and the newest.
+    for index in 0..600 {
+        record.apply(&Change::AddMark(mark(10_000 + index * 64)));
+    }
+    assert!(record.marks.len() <= MAX_SAVED_MARKS_PER_SPACE);
+    assert_eq!(record.marks.last(), Some(&mark(10_000 + 599 * 64)));
+}
+
+#[test]
 fn marks_are_thinned_from_the_old_end() {
     let directory = tempfile::tempdir().unwrap();
     let catalog = with_alpha(directory.path());
