@@ -1,7 +1,8 @@
 //! The log on disk.
-pub mod extent;
-pub mod record;
 pub mod cursor;
-pub mod map;
-pub mod segment;
+pub mod extent;
 pub mod index;
+pub mod map;
+pub mod record;
+pub mod search;
+pub mod segment;
