@@ -1,4 +1,5 @@
 //! Saltus.
+pub mod engine;
 pub mod ids;
 pub mod io;
 pub mod limits;

@@ -41,6 +41,18 @@ pub const MARK_SPACING_BYTES: u64 = MAX_EXTENT_BYTES as u64;
 /// 16,384 boundaries of 40 bytes are 640 KiB, and span 32 GiB undiluted.
 pub const MAX_MARKS_PER_SPACE: usize = 16 << 10;
 
+/// Boundaries per space that the catalog keeps across restarts. At 40 bytes
+/// and 1,000 spaces they are 10 MiB of database.
+pub const MAX_SAVED_MARKS_PER_SPACE: usize = 256;
+
+/// Epochs in the history of one space. One is added by each promotion; the
+/// history travels in one control frame.
+pub const MAX_EPOCHS_PER_SPACE: usize = 1024;
+
+/// Memory that the catalog's database may use for its pages. The process as a
+/// whole stays below 64 MiB of anonymous memory.
+pub const CATALOG_CACHE_BYTES: usize = 8 << 20;
+
 /// The unit of direct writes: file offset, length and memory address are
 /// multiples of it. The page size, which no logical block exceeds.
 pub const DIRECT_BLOCK_BYTES: usize = 4096;
@@ -152,6 +164,8 @@ pub const MAX_GROUP_DELAY: Duration = Duration::from_millis(10);
 /// is larger.
 pub const MAX_GROUP_BYTES: usize = 1 << 20;
 
+// A space's history must fit one control frame, 16 bytes an epoch.
+const _: () = assert!(MAX_EPOCHS_PER_SPACE * 16 < MAX_CONTROL_PAYLOAD_BYTES as usize);
 // A frame that carries a largest record alone must be announceable.
 const _: () = assert!(MAX_FRAME_PAYLOAD_BYTES as u64 >= MAX_RECORD_BYTES);
 // A slab must hold a full extent at any offset in a block, and one more header.

@@ -1,11 +1,44 @@
-//! The catalog: one redb database in the state directory.
+//! The catalog: one redb database in the state directory, `catalog.redb`.
+//!
+//! ```text
+//!   table    key                     value (drawn in layout)
+//!   meta     "schema" | "node"       version | uuid
+//!   spaces   space                   role, stream, epochs, checkpoint
+//!   runs     (space, ordinal)        run
+//!   files    (space, number)         file
+//!   marks    (space, lsn)            mark
+//! ```
+//!
+//! A commit is one transaction with redb's immediate durability: when
+//! [`Catalog::commit`] returns, the changes have been synced; when it fails,
+//! none of them is there. Repeating a batch that was applied is harmless.
+//!
+//! The catalog checks what it is told against what it holds, because a change
+//! that contradicts it (a run that goes back, another stream under a known
+//! name) would be obeyed after every restart from then on.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::fs::{DirBuilder, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
-use super::runs::{Run, Runs};
+use redb::{
+    Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError,
+    TableDefinition,
+};
+
+use super::batch::{Batch, FILES, MARKS, RUNS, SPACES, numbers, ordinals};
+use super::layout;
+use super::runs::{Run, RunError, Runs};
 use crate::ids::{Epoch, NodeUuid, SpaceId, StreamId};
+use crate::limits::{CATALOG_CACHE_BYTES, MAX_EPOCHS_PER_SPACE, MAX_SAVED_MARKS_PER_SPACE};
 use crate::lsn::{Lsn, Mark};
+
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+
+/// The database's name in the state directory.
+pub const CATALOG_FILE: &str = "catalog.redb";
 
 /// Which way a space flows through this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,11 +56,12 @@ pub struct FileRecord {
     pub file: u64,
     /// Name at first sight.
     pub segment: crate::ids::SegmentName,
-    /// Device, inode, birth time ns.
+    /// Device.
     pub device: u64,
     /// Inode.
     pub inode: u64,
-    /// Birth, ns.
+    /// Birth, nanoseconds since the Unix epoch; 0 where the file system keeps
+    /// none.
     pub birth_ns: u64,
 }
 
@@ -38,13 +72,14 @@ pub struct SpaceRecord {
     pub role: Role,
     /// Which stream it is.
     pub stream: StreamId,
-    /// Epochs and where each began; the last is the present one.
+    /// Epochs and where each began; the last is the present one. Never empty.
     pub history: Vec<(Epoch, Lsn)>,
-    /// Highest epoch ever seen.
+    /// Highest epoch ever seen. Survives a truncation that took the epoch out
+    /// of the history.
     pub highest_epoch: Epoch,
     /// Where the stream lies.
     pub runs: Runs,
-    /// The primary's numbered files.
+    /// The primary's numbered files, by number.
     pub files: Vec<FileRecord>,
     /// A replica: everything up to here is durable and was verified.
     pub checkpoint: Mark,
@@ -52,17 +87,93 @@ pub struct SpaceRecord {
     pub marks: Vec<Mark>,
 }
 
+impl SpaceRecord {
+    /// What [`Catalog::commit`] does to the catalog's record, done to one in
+    /// memory. A change that the catalog would refuse is left out here; the
+    /// commit names it.
+    pub fn apply(&mut self, change: &Change) {
+        match change {
+            Change::Create { .. } => {}
+            Change::OpenRun(run) => {
+                let again = self.runs.iter().any(|(_, known)| known.begins_like(run));
+                if !again && run.start >= self.runs.last().map_or(Lsn::ZERO, |last| last.start) {
+                    self.runs.open(*run);
+                }
+            }
+            Change::AddFile(file) => {
+                match self.files.binary_search_by_key(&file.file, |known| known.file) {
+                    Ok(index) => self.files[index] = *file,
+                    Err(index) => self.files.insert(index, *file),
+                }
+            }
+            Change::Checkpoint(mark) => self.checkpoint = *mark,
+            Change::AddMark(mark) => {
+                match self.marks.binary_search_by_key(&mark.lsn, |known| known.lsn) {
+                    Ok(index) => self.marks[index] = *mark,
+                    Err(index) => self.marks.insert(index, *mark),
+                }
+                drop(thin(&mut self.marks));
+            }
+            Change::Truncate { end, runs } => {
+                self.runs.truncate(*runs);
+                self.marks.retain(|mark| mark.lsn <= *end);
+                if self.checkpoint.lsn > *end {
+                    self.checkpoint = self.marks.last().copied().unwrap_or(Mark::START);
+                }
+                cut_history(&mut self.history, *end);
+            }
+            Change::Epoch { epoch, start } => {
+                if continues(&self.history, *epoch, *start) {
+                    self.history.push((*epoch, *start));
+                    self.highest_epoch = self.highest_epoch.max(*epoch);
+                }
+            }
+        }
+    }
+}
+
+/// Whether an epoch may follow the history, as its next entry.
+pub(super) fn continues(history: &[(Epoch, Lsn)], epoch: Epoch, start: Lsn) -> bool {
+    let last = history.last().copied().unwrap_or((Epoch(0), Lsn::ZERO));
+    epoch > last.0 && start >= last.1 && history.len() < MAX_EPOCHS_PER_SPACE
+}
+
+/// Forget the epochs that begin behind `end`. The first begins at or before
+/// every position.
+pub(super) fn cut_history(history: &mut Vec<(Epoch, Lsn)>, end: Lsn) {
+    let first = history.first().copied();
+    history.retain(|entry| entry.1 <= end || Some(*entry) == first);
+}
+
+/// Leave at most [`MAX_SAVED_MARKS_PER_SPACE`] of an ascending list: of the
+/// older half, every second one goes, as often as it takes. The newest stay
+/// dense, because that is where a replica resumes. Returns what went.
+pub(super) fn thin<T>(kept: &mut Vec<T>) -> Vec<T> {
+    let mut dropped = Vec::new();
+    while kept.len() > MAX_SAVED_MARKS_PER_SPACE {
+        let half = kept.len() / 2;
+        let (goes, stays): (Vec<_>, Vec<_>) = std::mem::take(kept)
+            .into_iter()
+            .enumerate()
+            .partition(|(index, _)| *index < half && index % 2 == 1);
+        dropped.extend(goes.into_iter().map(|(_, mark)| mark));
+        kept.extend(stays.into_iter().map(|(_, mark)| mark));
+    }
+    dropped
+}
+
 /// One change; a batch of them is one durable transaction.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Change {
-    /// A space appears in the catalog.
+    /// A space appears in the catalog. It must come before every other change
+    /// of that space.
     Create {
         /// Which way.
         role: Role,
         /// Which stream.
         stream: StreamId,
-        /// Its history.
+        /// Its history, at least one epoch.
         history: Vec<(Epoch, Lsn)>,
     },
     /// A run begins; the one before it ends there.
@@ -71,9 +182,13 @@ pub enum Change {
     AddFile(FileRecord),
     /// A replica's verified and durable position.
     Checkpoint(Mark),
-    /// A boundary worth remembering on a primary; `keep` bounds how many.
+    /// A boundary worth remembering on a primary. Past
+    /// [`MAX_SAVED_MARKS_PER_SPACE`] the older half is thinned out.
     AddMark(Mark),
-    /// Recovery cut the stream: runs that start behind are forgotten, the last is open again.
+    /// The stream was cut: runs from ordinal `runs` on are forgotten, the last
+    /// one left is open again, and so are marks and epochs that begin behind
+    /// `end`. A checkpoint behind `end` falls back to the last mark that is
+    /// left, or to the start; send a [`Change::Checkpoint`] along.
     Truncate {
         /// New end.
         end: Lsn,
@@ -93,45 +208,368 @@ pub enum Change {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CatalogError {
-    /// placeholder
-    #[error("catalog")]
-    Placeholder,
+    /// The state directory cannot be made or read. Nothing was opened.
+    #[error(
+        "cannot use the state directory {path}: {source}; it must belong to the user that runs \
+         this process, which is the user that runs the database"
+    )]
+    Directory {
+        /// The directory or the file in it.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// Another process has the catalog open. Nothing was opened; stop the
+    /// other process, or give this one a state directory of its own.
+    #[error(
+        "{path} is open in another process: only one may run on a state directory; stop the \
+         other one, or set node.state_dir"
+    )]
+    AlreadyOpen {
+        /// The database.
+        path: PathBuf,
+    },
+    /// The database is damaged. Nothing was opened or changed.
+    #[error(
+        "the catalog {path} is damaged ({detail}); move the file away and start again: it is \
+         rebuilt from the segments and the peers, which costs a re-verification of all logs and \
+         loses no record"
+    )]
+    Damaged {
+        /// The database.
+        path: PathBuf,
+        /// What was found.
+        detail: String,
+    },
+    /// The database was written by another version. Nothing was changed.
+    #[error(
+        "the catalog {path} has schema {found}, this version reads {expected}; run the version \
+         that wrote it, or move the file away to have it rebuilt"
+    )]
+    Schema {
+        /// The database.
+        path: PathBuf,
+        /// What it has.
+        found: u32,
+        /// What is understood.
+        expected: u32,
+    },
+    /// A change of a space that was never created. Nothing of its batch was
+    /// applied.
+    #[error("space {space} is not in the catalog: its first change must create it")]
+    UnknownSpace {
+        /// The space.
+        space: SpaceId,
+    },
+    /// The space exists, as another stream or in another role. Nothing of the
+    /// batch was applied.
+    #[error(
+        "space {space} is in the catalog as {found:?} of stream {found_stream:?}, not as \
+         {wanted:?} of stream {wanted_stream:?}"
+    )]
+    OtherStream {
+        /// The space.
+        space: SpaceId,
+        /// The role that the catalog has.
+        found: Role,
+        /// The stream that the catalog has.
+        found_stream: StreamId,
+        /// The role of the change.
+        wanted: Role,
+        /// The stream of the change.
+        wanted_stream: StreamId,
+    },
+    /// A run that does not continue the space. Nothing of the batch was
+    /// applied.
+    #[error("space {space}: {source}")]
+    Run {
+        /// The space.
+        space: SpaceId,
+        /// Why not.
+        source: RunError,
+    },
+    /// A truncation that leaves more runs than there are, or an end that does
+    /// not lie in the last run left. Nothing of the batch was applied.
+    #[error("space {space} cannot be cut at {end} leaving {runs} of {present} runs")]
+    Truncation {
+        /// The space.
+        space: SpaceId,
+        /// The end asked for.
+        end: Lsn,
+        /// Runs to be left.
+        runs: u32,
+        /// Runs that there are.
+        present: u32,
+    },
+    /// An epoch that contradicts the history, an empty history, or one epoch
+    /// too many. Nothing of the batch was applied.
+    #[error(
+        "space {space}: epoch {epoch} from {start} does not continue a history that ends with \
+         epoch {last} from {last_start}"
+    )]
+    History {
+        /// The space.
+        space: SpaceId,
+        /// The epoch of the change.
+        epoch: Epoch,
+        /// Where it is said to begin.
+        start: Lsn,
+        /// The last epoch of the catalog.
+        last: Epoch,
+        /// Where that began.
+        last_start: Lsn,
+    },
+    /// The database could not read, write or sync. Nothing of the batch was
+    /// applied, and later commits fail too: what is durable is known only
+    /// after a restart.
+    #[error("the catalog {path} failed: {source}; restart once the disk is well again")]
+    Storage {
+        /// The database.
+        path: PathBuf,
+        /// The database's reason.
+        source: Box<redb::Error>,
+    },
 }
 
-/// The open catalog; `Send + Sync`, commits block.
+/// The open catalog. Shared between threads; a commit blocks until it is
+/// durable, and commits run one after the other.
 #[derive(Debug)]
-pub struct Catalog;
+pub struct Catalog {
+    database: Database,
+    path: PathBuf,
+    node: NodeUuid,
+}
 
 impl Catalog {
     /// Open or create the state directory `state_dir` (mode 0700) and its
     /// database; draws the node's uuid on first use. A second process on the
-    /// same directory is refused by name.
+    /// same directory is refused by name. The whole database is checked
+    /// against its checksums.
     ///
     /// # Errors
+    ///
     /// See [`CatalogError`].
-    pub fn open(_state_dir: &Path) -> Result<Self, CatalogError> {
-        todo!()
+    pub fn open(state_dir: &Path) -> Result<Self, CatalogError> {
+        let path = state_dir.join(CATALOG_FILE);
+        make_directory(state_dir)
+            .map_err(|source| CatalogError::Directory { path: state_dir.to_path_buf(), source })?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .and_then(|file| super::sync_directory(state_dir).map(|()| file))
+            .map_err(|source| CatalogError::Directory { path: path.clone(), source })?;
+
+        let mut database = Builder::new()
+            .set_cache_size(CATALOG_CACHE_BYTES)
+            .create_file(file)
+            .map_err(|error| opening(&path, error))?;
+        match database.check_integrity() {
+            Ok(true) => {}
+            Ok(false) => tracing::warn!(
+                path = %path.display(),
+                "the catalog needed a repair and was brought back to its last commit"
+            ),
+            Err(error) => return Err(opening(&path, error)),
+        }
+        let mut catalog = Self { database, path, node: NodeUuid::default() };
+        catalog.node = catalog.identify()?;
+        Ok(catalog)
     }
 
     /// This node's number.
     #[must_use]
     pub fn node(&self) -> NodeUuid {
-        todo!()
+        self.node
     }
 
     /// Everything.
     ///
     /// # Errors
-    /// See [`CatalogError`].
+    ///
+    /// [`CatalogError::Damaged`] or [`CatalogError::Storage`].
     pub fn load(&self) -> Result<BTreeMap<SpaceId, SpaceRecord>, CatalogError> {
-        todo!()
+        let read = self.database.begin_read().map_err(|e| self.storage(e))?;
+        let mut spaces = BTreeMap::new();
+
+        let table = read.open_table(SPACES).map_err(|e| self.storage(e))?;
+        for entry in table.iter().map_err(|e| self.storage(e))? {
+            let (name, value) = entry.map_err(|e| self.storage(e))?;
+            let (space, held) = name
+                .value()
+                .parse::<SpaceId>()
+                .ok()
+                .zip(layout::decode_space(value.value()))
+                .ok_or_else(|| self.damaged(format!("space {:?}", name.value())))?;
+            let record = SpaceRecord {
+                role: held.role,
+                stream: held.stream,
+                history: held.history,
+                highest_epoch: held.highest_epoch,
+                runs: Runs::default(),
+                files: Vec::new(),
+                checkpoint: held.checkpoint,
+                marks: Vec::new(),
+            };
+            spaces.insert(space, record);
+        }
+
+        // The tables share the order of the spaces, so each is read once, in
+        // step with the map.
+        let runs = read.open_table(RUNS).map_err(|e| self.storage(e))?;
+        let files = read.open_table(FILES).map_err(|e| self.storage(e))?;
+        let marks = read.open_table(MARKS).map_err(|e| self.storage(e))?;
+        for (space, record) in &mut spaces {
+            record.runs = self.load_runs(&runs, space)?;
+            for entry in files.range(numbers(space.as_str())).map_err(|e| self.storage(e))? {
+                let (key, value) = entry.map_err(|e| self.storage(e))?;
+                let file = layout::decode_file(key.value().1, value.value())
+                    .ok_or_else(|| self.damaged(format!("file {:?}", key.value())))?;
+                record.files.push(file);
+            }
+            for entry in marks.range(numbers(space.as_str())).map_err(|e| self.storage(e))? {
+                let (key, value) = entry.map_err(|e| self.storage(e))?;
+                let mark = layout::decode_mark(value.value())
+                    .ok_or_else(|| self.damaged(format!("mark {:?}", key.value())))?;
+                record.marks.push(mark);
+            }
+        }
+        Ok(spaces)
     }
 
-    /// Apply all changes in one durable transaction.
+    /// Apply all changes, in order, in one durable transaction. Blocks on the
+    /// disk. An empty batch is nothing.
     ///
     /// # Errors
+    ///
     /// See [`CatalogError`]; nothing was applied.
-    pub fn commit(&self, _changes: &[(SpaceId, Change)]) -> Result<(), CatalogError> {
-        todo!()
+    pub fn commit(&self, changes: &[(SpaceId, Change)]) -> Result<(), CatalogError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let write = self.database.begin_write().map_err(|e| self.storage(e))?;
+        {
+            let mut batch = Batch::begin(self, &write)?;
+            for (space, change) in changes {
+                batch.apply(space, change)?;
+            }
+            batch.finish()?;
+        }
+        write.commit().map_err(|e| self.storage(e))
+    }
+
+    /// Check the schema and read the uuid, or write both into a new database.
+    fn identify(&self) -> Result<NodeUuid, CatalogError> {
+        let write = self.database.begin_write().map_err(|e| self.storage(e))?;
+        let (node, new) = {
+            let mut meta = write.open_table(META).map_err(|e| self.storage(e))?;
+            let schema = meta
+                .get("schema")
+                .map_err(|e| self.storage(e))?
+                .map(|value| <[u8; 4]>::try_from(value.value()).map(u32::from_le_bytes));
+            match schema {
+                Some(Ok(layout::SCHEMA)) => {
+                    let node = meta.get("node").map_err(|e| self.storage(e))?;
+                    let node = node.and_then(|value| <[u8; 16]>::try_from(value.value()).ok());
+                    let node = node.ok_or_else(|| self.damaged("no node uuid".to_owned()))?;
+                    (NodeUuid(u128::from_le_bytes(node)), false)
+                }
+                Some(Ok(found)) => {
+                    let (path, expected) = (self.path.clone(), layout::SCHEMA);
+                    return Err(CatalogError::Schema { path, found, expected });
+                }
+                Some(Err(_)) => return Err(self.damaged("no schema version".to_owned())),
+                None => {
+                    let node = super::random_u128().map_err(|source| CatalogError::Directory {
+                        path: self.path.clone(),
+                        source,
+                    })?;
+                    meta.insert("schema", layout::SCHEMA.to_le_bytes().as_slice())
+                        .map_err(|e| self.storage(e))?;
+                    meta.insert("node", node.to_le_bytes().as_slice())
+                        .map_err(|e| self.storage(e))?;
+                    (NodeUuid(node), true)
+                }
+            }
+        };
+        if new {
+            // Tables come into being when they are first opened for writing;
+            // from here on, reading needs no case for a missing one.
+            drop(Batch::begin(self, &write)?);
+            write.commit().map_err(|e| self.storage(e))?;
+        } else {
+            write.abort().map_err(|e| self.storage(e))?;
+        }
+        Ok(node)
+    }
+
+    fn load_runs(
+        &self,
+        table: &impl ReadableTable<(&'static str, u32), &'static [u8]>,
+        space: &SpaceId,
+    ) -> Result<Runs, CatalogError> {
+        let mut runs: Vec<Run> = Vec::new();
+        for entry in table.range(ordinals(space.as_str(), 0)).map_err(|e| self.storage(e))? {
+            let (key, value) = entry.map_err(|e| self.storage(e))?;
+            let run = layout::decode_run(value.value())
+                .filter(|run| runs.last().is_none_or(|last| touches(last, run)))
+                .filter(|_| usize::try_from(key.value().1) == Ok(runs.len()))
+                .ok_or_else(|| self.damaged(format!("run {:?}", key.value())))?;
+            runs.push(run);
+        }
+        Ok(Runs::from_stored(runs))
+    }
+
+    pub(super) fn storage(&self, error: impl Into<redb::Error>) -> CatalogError {
+        match error.into() {
+            redb::Error::Corrupted(detail) => self.damaged(detail),
+            other => CatalogError::Storage { path: self.path.clone(), source: Box::new(other) },
+        }
+    }
+
+    pub(super) fn damaged(&self, detail: String) -> CatalogError {
+        CatalogError::Damaged { path: self.path.clone(), detail }
     }
 }
+
+/// Whether `run` begins where `last` ends.
+fn touches(last: &Run, run: &Run) -> bool {
+    last.bytes.is_some_and(|bytes| last.start.0.checked_add(bytes) == Some(run.start.0))
+}
+
+/// Create the directory, private to this user, and make its name durable.
+fn make_directory(directory: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(directory) {
+        Ok(()) => super::sync_directory(directory.parent().unwrap_or(Path::new("/"))),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// What redb's refusal to open means.
+fn opening(path: &Path, error: DatabaseError) -> CatalogError {
+    let path = path.to_path_buf();
+    match error {
+        DatabaseError::DatabaseAlreadyOpen => CatalogError::AlreadyOpen { path },
+        DatabaseError::Storage(StorageError::Corrupted(detail)) => {
+            CatalogError::Damaged { path, detail }
+        }
+        // redb's answer to a file that does not begin like a database.
+        DatabaseError::Storage(StorageError::Io(source))
+            if matches!(
+                source.kind(),
+                io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+            ) =>
+        {
+            CatalogError::Damaged { path, detail: source.to_string() }
+        }
+        other => CatalogError::Storage { path, source: Box::new(other.into()) },
+    }
+}
+
+#[cfg(test)]
+#[path = "catalog_tests.rs"]
+mod tests;

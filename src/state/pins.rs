@@ -1,1 +1,315 @@
 //! Hard links that keep segments readable.
+//!
+//! The database's own start-up compaction unlinks segments that a replica may
+//! still need. A pin is a second name for the same file:
+//!
+//! ```text
+//!   <state directory>/pins/<space>/<file number, 16 hex digits>
+//! ```
+//!
+//! A pin holds disk space, never memory, and survives a restart of this
+//! process and of the host. It is made as soon as a segment is seen, because
+//! afterwards may be too late. Between looking at a name and linking it, the
+//! name can come to mean another file; so the link is compared with the file
+//! that was meant, and taken back if it is not that one.
+//!
+//! Every call blocks on the file system: not for a data core.
+
+use std::fs::{self, DirBuilder, Metadata};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use super::sync_directory;
+use crate::ids::SpaceId;
+
+/// One pinned file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pin {
+    /// The space that it belongs to.
+    pub space: SpaceId,
+    /// Its number in the catalog.
+    pub file: u64,
+    /// The pin's own name.
+    pub path: PathBuf,
+    /// Device and inode.
+    pub identity: (u64, u64),
+    /// Size of the file, bytes.
+    pub bytes: u64,
+    /// True if the pin is its last name: releasing it frees the bytes.
+    pub last_name: bool,
+}
+
+/// The directory of pins.
+#[derive(Debug, Clone)]
+pub struct Pins {
+    root: PathBuf,
+}
+
+impl Pins {
+    /// Open or create `pins/` in the state directory, which must exist.
+    ///
+    /// # Errors
+    ///
+    /// The system's, with the name of the directory.
+    pub fn open(state_dir: &Path) -> io::Result<Self> {
+        let root = state_dir.join("pins");
+        make_directory(&root)?;
+        Ok(Self { root })
+    }
+
+    /// Where the pin of a file is or would be.
+    #[must_use]
+    pub fn path(&self, space: &SpaceId, file: u64) -> PathBuf {
+        self.root.join(space.as_str()).join(format!("{file:016x}"))
+    }
+
+    /// Pin the file of number `file`, which was seen under the name `source`
+    /// with the (device, inode) `expected`. Returns the pin's path; a pin that
+    /// is there already is left as it is. Durable when it returns.
+    ///
+    /// # Errors
+    ///
+    /// Nothing is left behind by any of them:
+    ///
+    /// - `NotFound`: the name is gone, or means another file by now. A
+    ///   descriptor that is open still reads the file.
+    /// - `AlreadyExists`: another file has a pin of this number.
+    /// - `CrossesDevices`: the state directory is on another file system.
+    /// - `PermissionDenied`: the kernel lets only the owner link a file
+    ///   (`fs.protected_hardlinks`), or the file system knows no hard links.
+    pub fn pin(
+        &self,
+        space: &SpaceId,
+        file: u64,
+        source: &Path,
+        expected: (u64, u64),
+    ) -> io::Result<PathBuf> {
+        let path = self.path(space, file);
+        let directory = self.root.join(space.as_str());
+        make_directory(&directory)?;
+        match fs::hard_link(source, &path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let found = identity(&path.symlink_metadata()?);
+                if found == expected {
+                    return Ok(path);
+                }
+                return Err(io::Error::new(
+                    io::ErrorKind::AlreadyExists,
+                    format!(
+                        "{} pins device {} inode {}, not device {} inode {} ({}); if the \
+                         catalog was rebuilt it is a leftover: move it away",
+                        path.display(),
+                        found.0,
+                        found.1,
+                        expected.0,
+                        expected.1,
+                        source.display()
+                    ),
+                ));
+            }
+            Err(error) => return Err(explain(&error, source, &path)),
+        }
+        let found = identity(&path.symlink_metadata()?);
+        if found != expected {
+            fs::remove_file(&path)?;
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                format!(
+                    "{} has come to mean another file (device {} inode {}, expected device {} \
+                     inode {}): not pinned",
+                    source.display(),
+                    found.0,
+                    found.1,
+                    expected.0,
+                    expected.1
+                ),
+            ));
+        }
+        sync_directory(&directory)?;
+        Ok(path)
+    }
+
+    /// Give a file back. One that has no pin is fine. Not synced: a pin that
+    /// a crash brings back is in [`Pins::list`], and is released again.
+    ///
+    /// # Errors
+    ///
+    /// The system's, with the name of the pin.
+    pub fn release(&self, space: &SpaceId, file: u64) -> io::Result<()> {
+        let path = self.path(space, file);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(named(&error, &path)),
+            _ => Ok(()),
+        }
+    }
+
+    /// All pins, by space and number. Names that are no pins are left out.
+    ///
+    /// # Errors
+    ///
+    /// A directory or a pin in it cannot be read; the error names it.
+    pub fn list(&self) -> io::Result<Vec<Pin>> {
+        let mut pins = Vec::new();
+        for directory in fs::read_dir(&self.root).map_err(|e| named(&e, &self.root))? {
+            let directory = directory.map_err(|e| named(&e, &self.root))?;
+            let Some(space) = directory.file_name().to_str().and_then(|name| name.parse().ok())
+            else {
+                continue;
+            };
+            let directory = directory.path();
+            for entry in fs::read_dir(&directory).map_err(|e| named(&e, &directory))? {
+                let path = entry.map_err(|e| named(&e, &directory))?.path();
+                let Some(file) = path.file_name().and_then(|name| file_number(name.to_str()?))
+                else {
+                    continue;
+                };
+                let metadata = path.symlink_metadata().map_err(|e| named(&e, &path))?;
+                pins.push(Pin {
+                    space: SpaceId::clone(&space),
+                    file,
+                    identity: identity(&metadata),
+                    bytes: metadata.len(),
+                    last_name: metadata.nlink() == 1,
+                    path,
+                });
+            }
+        }
+        pins.sort_by(|a, b| (&a.space, a.file).cmp(&(&b.space, b.file)));
+        Ok(pins)
+    }
+}
+
+/// The number that a pin's name stands for.
+fn file_number(name: &str) -> Option<u64> {
+    let hex = name.len() == 16 && name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    if hex { u64::from_str_radix(name, 16).ok() } else { None }
+}
+
+fn identity(metadata: &Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
+}
+
+/// Create a private directory and make its name durable, unless it is there.
+fn make_directory(directory: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(directory) {
+        Ok(()) => sync_directory(directory.parent().unwrap_or(Path::new("/"))),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(named(&error, directory)),
+    }
+}
+
+/// The same error, with the name of what it is about.
+fn named(error: &io::Error, path: &Path) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+/// What a refused link means, and what to do.
+fn explain(error: &io::Error, source: &Path, path: &Path) -> io::Error {
+    let advice = match error.kind() {
+        io::ErrorKind::CrossesDevices => {
+            "; a pin is a hard link: node.state_dir must be on the file system of node.data_root"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "; run this process as the user that writes the segments (the kernel's \
+             protected_hardlinks lets only a file's owner link it), on a file system that has \
+             hard links"
+        }
+        io::ErrorKind::TooManyLinks => "; the file has as many names as the file system allows",
+        _ => "",
+    };
+    io::Error::new(
+        error.kind(),
+        format!("cannot pin {} as {}: {error}{advice}", source.display(), path.display()),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn space() -> SpaceId {
+        "alpha".parse().unwrap()
+    }
+
+    fn meant(path: &Path) -> (u64, u64) {
+        identity(&path.metadata().unwrap())
+    }
+
+    /// A state directory and a segment with some bytes.
+    fn segment() -> (tempfile::TempDir, Pins, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let pins = Pins::open(directory.path()).unwrap();
+        let source = directory.path().join("wal-0000000000000001.log");
+        fs::write(&source, b"records").unwrap();
+        (directory, pins, source)
+    }
+
+    #[test]
+    fn a_pinned_segment_outlives_its_name() {
+        let (_directory, pins, source) = segment();
+        let path = pins.pin(&space(), 3, &source, meant(&source)).unwrap();
+        assert!(path.ends_with("pins/alpha/0000000000000003"));
+        fs::remove_file(&source).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"records");
+        let listed = pins.list().unwrap();
+        assert_eq!((listed.len(), listed[0].file, listed[0].bytes), (1, 3, 7));
+        assert!(listed[0].last_name);
+        pins.release(&space(), 3).unwrap();
+        pins.release(&space(), 3).unwrap();
+        assert_eq!(pins.list().unwrap(), []);
+    }
+
+    #[test]
+    fn pinning_twice_is_pinning_once() {
+        let (_directory, pins, source) = segment();
+        let expected = meant(&source);
+        let first = pins.pin(&space(), 3, &source, expected).unwrap();
+        assert_eq!(pins.pin(&space(), 3, &source, expected).unwrap(), first);
+        assert_eq!(pins.list().unwrap().len(), 1);
+        assert!(!pins.list().unwrap()[0].last_name);
+    }
+
+    #[test]
+    fn a_name_that_means_another_file_is_not_pinned() {
+        let (directory, pins, source) = segment();
+        let expected = meant(&source);
+        let next = directory.path().join("wal-0000000000000001.log.tmp");
+        fs::write(&next, b"compacted").unwrap();
+        fs::rename(&next, &source).unwrap();
+        let error = pins.pin(&space(), 3, &source, expected).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}");
+        assert_eq!(pins.list().unwrap(), []);
+
+        fs::remove_file(&source).unwrap();
+        let error = pins.pin(&space(), 3, &source, expected).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}");
+    }
+
+    #[test]
+    fn a_pin_is_never_replaced() {
+        let (directory, pins, source) = segment();
+        pins.pin(&space(), 3, &source, meant(&source)).unwrap();
+        let other = directory.path().join("wal-0000000000000002.log");
+        fs::write(&other, b"other").unwrap();
+        let error = pins.pin(&space(), 3, &other, meant(&other)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists, "{error}");
+        assert_eq!(pins.list().unwrap()[0].identity, meant(&source));
+    }
+
+    #[test]
+    fn another_file_system_is_refused_with_advice() {
+        let (_directory, pins, source) = segment();
+        let shared = Path::new("/dev/shm");
+        if !shared.is_dir() || meant(shared).0 == meant(&source).0 {
+            return;
+        }
+        let elsewhere = tempfile::NamedTempFile::new_in(shared).unwrap();
+        let expected = meant(elsewhere.path());
+        let error = pins.pin(&space(), 1, elsewhere.path(), expected).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::CrossesDevices, "{error}");
+        assert!(error.to_string().contains("state_dir"), "{error}");
+    }
+}

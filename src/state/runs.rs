@@ -1,4 +1,15 @@
-//! The ordered list of runs of one space.
+//! The ordered list of runs of one space: the one place that maps a position
+//! in the stream to a position in a file.
+//!
+//! ```text
+//!   stream   0 ............ 900 ........ 1400 ....... 2100 ....>
+//!   run      | 0: file 0      | 1: file 1  | 2: file 0  | 3: file 1, open
+//!   offset   0                0            900          500
+//! ```
+//!
+//! Runs touch: each ends where the next begins. Usually a segment holds one
+//! run; where two segments grow in turn, each turn is a run. A run may be
+//! empty (a segment was opened and nothing written).
 
 use crate::ids::SegmentName;
 use crate::lsn::Lsn;
@@ -12,10 +23,51 @@ pub struct Run {
     pub segment: SegmentName,
     /// Which file of that name, as the primary numbered it.
     pub file: u64,
-    /// Where in the file the run begins.
+    /// Where in the file the run begins, bytes.
     pub offset: u64,
-    /// Its length; `None` while it is the last and may grow.
+    /// Its length in bytes; `None` while it is the last and may grow.
     pub bytes: Option<u64>,
+}
+
+impl Run {
+    /// True if both begin at the same place of the stream and of the same
+    /// file; how long they are does not matter.
+    #[must_use]
+    pub fn begins_like(&self, other: &Self) -> bool {
+        (self.start, self.segment, self.file, self.offset)
+            == (other.start, other.segment, other.file, other.offset)
+    }
+}
+
+/// Why a run cannot follow the runs that are there. They are unchanged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// It begins before the last run does: the sender of the run has another
+    /// history.
+    #[error("a run at {start} cannot follow one that begins at {last}")]
+    Backwards {
+        /// Where the refused run begins.
+        start: Lsn,
+        /// Where the last run begins.
+        last: Lsn,
+    },
+    /// It would lie over bytes of an earlier run in the same file.
+    #[error("a run at offset {offset} of file {file} overlaps bytes up to {used} of that file")]
+    Overlap {
+        /// The file's number.
+        file: u64,
+        /// Where in the file the refused run begins.
+        offset: u64,
+        /// Up to where the file is taken.
+        used: u64,
+    },
+    /// The list is full.
+    #[error("more than {most} runs in one space")]
+    Full {
+        /// The limit.
+        most: u32,
+    },
 }
 
 /// The runs of one space, by ordinal. Only the last may be open.
@@ -23,10 +75,14 @@ pub struct Run {
 pub struct Runs(Vec<Run>);
 
 impl Runs {
+    /// The most runs of one space. With segments of the usual 64 MiB that is
+    /// 256 TiB of log; each costs 40 bytes of memory.
+    pub const MOST: u32 = 4 << 20;
+
     /// How many.
     #[must_use]
     pub fn len(&self) -> u32 {
-        todo!()
+        u32::try_from(self.0.len()).unwrap_or(u32::MAX)
     }
 
     /// None yet.
@@ -37,8 +93,8 @@ impl Runs {
 
     /// One of them.
     #[must_use]
-    pub fn get(&self, _ordinal: u32) -> Option<&Run> {
-        todo!()
+    pub fn get(&self, ordinal: u32) -> Option<&Run> {
+        self.0.get(usize::try_from(ordinal).ok()?)
     }
 
     /// The last.
@@ -47,20 +103,191 @@ impl Runs {
         self.0.last()
     }
 
-    /// Close the last run at `run.start` and begin the next.
-    pub fn open(&mut self, _run: Run) -> u32 {
-        todo!()
+    /// Where the last run begins to be unknown: its end if it is closed, its
+    /// start while it is open, 0 without runs. The stream never ends before.
+    #[must_use]
+    pub fn end(&self) -> Lsn {
+        self.0.last().map_or(Lsn::ZERO, |last| last.start.advance(last.bytes.unwrap_or(0)))
+    }
+
+    /// Whether `run` may follow, without changing anything. A run that is the
+    /// last one already may: see [`Runs::open`].
+    ///
+    /// # Errors
+    ///
+    /// See [`RunError`].
+    pub fn accepts(&self, run: &Run) -> Result<(), RunError> {
+        let Some(last) = self.last() else {
+            return Ok(());
+        };
+        if last.begins_like(run) {
+            return Ok(());
+        }
+        if run.start < last.start {
+            return Err(RunError::Backwards { start: run.start, last: last.start });
+        }
+        if self.len() >= Self::MOST {
+            return Err(RunError::Full { most: Self::MOST });
+        }
+        // Within one file, runs lie in the order of the stream, so the latest
+        // run of that file says how far it is taken.
+        if let Some((ordinal, before)) = self.latest_in(run.file) {
+            let bytes = if ordinal + 1 == self.len() {
+                run.start.bytes_since(before.start)
+            } else {
+                before.bytes.unwrap_or(0)
+            };
+            let used = before.offset + bytes;
+            if run.offset < used {
+                return Err(RunError::Overlap { file: run.file, offset: run.offset, used });
+            }
+        }
+        Ok(())
+    }
+
+    /// Close the last run at `run.start` and begin the next, open (its
+    /// `bytes` is not looked at); returns its ordinal. Opening the run that is
+    /// last already changes nothing and returns that one's ordinal.
+    ///
+    /// The caller has asked [`Runs::accepts`].
+    pub fn open(&mut self, run: Run) -> u32 {
+        debug_assert_eq!(self.accepts(&run), Ok(()), "a run that does not follow");
+        let ordinal = self.len();
+        if let Some(last) = self.0.last_mut() {
+            if last.begins_like(&run) {
+                return ordinal - 1;
+            }
+            last.bytes = Some(run.start.bytes_since(last.start));
+        }
+        self.0.push(Run { bytes: None, ..run });
+        ordinal
+    }
+
+    /// Keep the first `runs` runs and open the last of them again: recovery
+    /// cut the stream.
+    pub fn truncate(&mut self, runs: u32) {
+        self.0.truncate(usize::try_from(runs).unwrap_or(usize::MAX));
+        if let Some(last) = self.0.last_mut() {
+            last.bytes = None;
+        }
     }
 
     /// The run that holds the byte at `lsn` (the last run with start <= lsn;
     /// of several empty ones the last), and where in its file.
     #[must_use]
-    pub fn locate(&self, _lsn: Lsn) -> Option<(u32, u64)> {
-        todo!()
+    pub fn locate(&self, lsn: Lsn) -> Option<(u32, u64)> {
+        let after = self.0.partition_point(|run| run.start <= lsn);
+        let index = after.checked_sub(1)?;
+        let run = &self.0[index];
+        Some((u32::try_from(index).ok()?, run.offset + lsn.bytes_since(run.start)))
+    }
+
+    /// The last run that lies in the file of that number.
+    #[must_use]
+    pub fn latest_in(&self, file: u64) -> Option<(u32, &Run)> {
+        let index = self.0.iter().rposition(|run| run.file == file)?;
+        Some((u32::try_from(index).ok()?, &self.0[index]))
     }
 
     /// All, in order.
-    pub fn iter(&self) -> impl Iterator<Item = (u32, &Run)> {
-        (0..).zip(self.0.iter())
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (u32, &Run)> {
+        self.0
+            .iter()
+            .enumerate()
+            .map(|(index, run)| (u32::try_from(index).unwrap_or(u32::MAX), run))
+    }
+
+    /// The runs as the catalog has them: every one but the last is closed.
+    pub(super) fn from_stored(runs: Vec<Run>) -> Self {
+        Self(runs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn run(start: u64, file: u64, offset: u64) -> Run {
+        Run { start: Lsn(start), segment: SegmentName(100 + file), file, offset, bytes: None }
+    }
+
+    /// The picture at the top of this file.
+    fn turns() -> Runs {
+        let mut runs = Runs::default();
+        for next in [run(0, 0, 0), run(900, 1, 0), run(1400, 0, 900), run(2100, 1, 500)] {
+            runs.open(next);
+        }
+        runs
+    }
+
+    #[test]
+    fn each_run_ends_where_the_next_begins() {
+        let lengths: Vec<_> = turns().iter().map(|(_, run)| run.bytes).collect();
+        assert_eq!(lengths, [Some(900), Some(500), Some(700), None]);
+    }
+
+    #[test]
+    fn a_position_is_found_in_its_file() {
+        let runs = turns();
+        for (lsn, expected) in [
+            (0, (0, 0)),
+            (899, (0, 899)),
+            (900, (1, 0)),
+            (1400, (2, 900)),
+            (2099, (2, 1599)),
+            (2100, (3, 500)),
+            (9000, (3, 7400)),
+        ] {
+            assert_eq!(runs.locate(Lsn(lsn)), Some(expected), "lsn {lsn}");
+        }
+        assert_eq!(Runs::default().locate(Lsn::ZERO), None);
+    }
+
+    #[test]
+    fn of_empty_runs_the_last_holds_the_position() {
+        let mut runs = Runs::default();
+        runs.open(run(0, 0, 0));
+        runs.open(run(0, 1, 0));
+        runs.open(run(0, 2, 0));
+        assert_eq!(runs.locate(Lsn::ZERO), Some((2, 0)));
+        assert_eq!(runs.len(), 3);
+    }
+
+    #[test]
+    fn opening_the_last_run_again_changes_nothing() {
+        let mut runs = turns();
+        let before = runs.clone();
+        assert_eq!(runs.open(run(2100, 1, 500)), 3);
+        assert_eq!(runs, before);
+    }
+
+    #[test]
+    fn a_run_never_goes_back_nor_over_bytes_that_are_there() {
+        let runs = turns();
+        assert_eq!(
+            runs.accepts(&run(2000, 2, 0)),
+            Err(RunError::Backwards { start: Lsn(2000), last: Lsn(2100) })
+        );
+        assert_eq!(
+            runs.accepts(&run(2500, 0, 1599)),
+            Err(RunError::Overlap { file: 0, offset: 1599, used: 1600 })
+        );
+        // The open run is taken up to where the next one begins.
+        assert_eq!(
+            runs.accepts(&run(2500, 1, 899)),
+            Err(RunError::Overlap { file: 1, offset: 899, used: 900 })
+        );
+        assert_eq!(runs.accepts(&run(2500, 0, 1600)), Ok(()));
+    }
+
+    #[test]
+    fn after_a_cut_the_last_run_is_open_again() {
+        let mut runs = turns();
+        runs.truncate(2);
+        assert_eq!(runs.last().unwrap().bytes, None);
+        assert_eq!(runs.end(), Lsn(900));
+        assert_eq!(runs.open(run(1000, 2, 0)), 2);
+        assert_eq!(runs.get(1).unwrap().bytes, Some(100));
     }
 }

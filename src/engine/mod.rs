@@ -1,0 +1,2 @@
+//! Recovery and scrubbing.
+pub mod recovery;

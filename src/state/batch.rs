@@ -1,0 +1,312 @@
+//! One transaction of the catalog in the making: what each change does to the
+//! tables, and which changes contradict what is there.
+
+use std::collections::BTreeMap;
+
+use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
+
+use super::catalog::{Catalog, CatalogError, Change, Role, continues, cut_history, thin};
+use super::layout::{self, Space};
+use super::runs::{Run, RunError, Runs};
+use crate::ids::{Epoch, SpaceId, StreamId};
+use crate::limits::MAX_EPOCHS_PER_SPACE;
+use crate::lsn::{Lsn, Mark};
+
+pub(super) const SPACES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("spaces");
+pub(super) const RUNS: TableDefinition<'_, (&str, u32), &[u8]> = TableDefinition::new("runs");
+pub(super) const FILES: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("files");
+pub(super) const MARKS: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("marks");
+
+/// All keys of a space in a table with 64-bit numbers.
+pub(super) fn numbers(space: &str) -> std::ops::RangeInclusive<(&str, u64)> {
+    (space, 0)..=(space, u64::MAX)
+}
+
+/// The keys of a space's runs from an ordinal on.
+pub(super) fn ordinals(space: &str, first: u32) -> std::ops::RangeInclusive<(&str, u32)> {
+    (space, first)..=(space, u32::MAX)
+}
+
+type StrKeyed<'t> = Table<'t, &'static str, &'static [u8]>;
+type Numbered<'t, N> = Table<'t, (&'static str, N), &'static [u8]>;
+
+/// One transaction in the making. Spaces are held decoded until the end, so a
+/// batch of many changes writes each once.
+pub(super) struct Batch<'t> {
+    catalog: &'t Catalog,
+    held: BTreeMap<SpaceId, Space>,
+    marked: bool,
+    spaces: StrKeyed<'t>,
+    runs: Numbered<'t, u32>,
+    files: Numbered<'t, u64>,
+    marks: Numbered<'t, u64>,
+}
+
+impl<'t> Batch<'t> {
+    pub(super) fn begin(
+        catalog: &'t Catalog,
+        write: &'t WriteTransaction,
+    ) -> Result<Self, CatalogError> {
+        Ok(Self {
+            catalog,
+            held: BTreeMap::new(),
+            marked: false,
+            spaces: write.open_table(SPACES).map_err(|e| catalog.storage(e))?,
+            runs: write.open_table(RUNS).map_err(|e| catalog.storage(e))?,
+            files: write.open_table(FILES).map_err(|e| catalog.storage(e))?,
+            marks: write.open_table(MARKS).map_err(|e| catalog.storage(e))?,
+        })
+    }
+
+    pub(super) fn apply(&mut self, space: &SpaceId, change: &Change) -> Result<(), CatalogError> {
+        if let Change::Create { role, stream, history } = change {
+            return self.create(space, *role, *stream, history);
+        }
+        if !self.hold(space)? {
+            return Err(CatalogError::UnknownSpace { space: space.clone() });
+        }
+        match change {
+            Change::Create { .. } => Ok(()),
+            Change::OpenRun(run) => self.open_run(space, run),
+            Change::AddFile(file) => {
+                let value = layout::encode_file(file);
+                let key = (space.as_str(), file.file);
+                self.files.insert(key, value.as_slice()).map_err(|e| self.catalog.storage(e))?;
+                Ok(())
+            }
+            Change::Checkpoint(mark) => {
+                self.held_mut(space)?.checkpoint = *mark;
+                Ok(())
+            }
+            Change::AddMark(mark) => {
+                self.marked = true;
+                let value = layout::encode_mark(mark);
+                self.marks
+                    .insert((space.as_str(), mark.lsn.0), value.as_slice())
+                    .map_err(|e| self.catalog.storage(e))?;
+                Ok(())
+            }
+            Change::Truncate { end, runs } => self.truncate(space, *end, *runs),
+            Change::Epoch { epoch, start } => self.epoch(space, *epoch, *start),
+        }
+    }
+
+    /// Write what was held back. The tables are closed after it.
+    pub(super) fn finish(mut self) -> Result<(), CatalogError> {
+        let held = std::mem::take(&mut self.held);
+        for (space, value) in &held {
+            if self.marked {
+                self.thin_marks(space)?;
+            }
+            self.spaces
+                .insert(space.as_str(), layout::encode_space(value).as_slice())
+                .map_err(|e| self.catalog.storage(e))?;
+        }
+        Ok(())
+    }
+
+    /// Have the space decoded; false if there is none.
+    fn hold(&mut self, space: &SpaceId) -> Result<bool, CatalogError> {
+        if self.held.contains_key(space) {
+            return Ok(true);
+        }
+        let found = self.spaces.get(space.as_str()).map_err(|e| self.catalog.storage(e))?;
+        let Some(found) = found else { return Ok(false) };
+        let value = layout::decode_space(found.value())
+            .ok_or_else(|| self.catalog.damaged(format!("space {space:?}")))?;
+        self.held.insert(space.clone(), value);
+        Ok(true)
+    }
+
+    fn held_mut(&mut self, space: &SpaceId) -> Result<&mut Space, CatalogError> {
+        self.held.get_mut(space).ok_or_else(|| CatalogError::UnknownSpace { space: space.clone() })
+    }
+
+    fn create(
+        &mut self,
+        space: &SpaceId,
+        role: Role,
+        stream: StreamId,
+        history: &[(Epoch, Lsn)],
+    ) -> Result<(), CatalogError> {
+        if self.hold(space)? {
+            let found = self.held_mut(space)?;
+            if (found.role, found.stream) == (role, stream) {
+                return Ok(());
+            }
+            return Err(CatalogError::OtherStream {
+                space: space.clone(),
+                found: found.role,
+                found_stream: found.stream,
+                wanted: role,
+                wanted_stream: stream,
+            });
+        }
+        let mut last = (Epoch(0), Lsn::ZERO);
+        for &(epoch, start) in history {
+            let grows = epoch > last.0 && start >= last.1;
+            if !grows || history.len() > MAX_EPOCHS_PER_SPACE {
+                return Err(history_error(space, (epoch, start), last));
+            }
+            last = (epoch, start);
+        }
+        if history.is_empty() {
+            return Err(history_error(space, last, last));
+        }
+        let value = Space {
+            role,
+            stream,
+            history: history.to_vec(),
+            highest_epoch: last.0,
+            checkpoint: Mark::START,
+        };
+        self.held.insert(space.clone(), value);
+        Ok(())
+    }
+
+    fn open_run(&mut self, space: &SpaceId, run: &Run) -> Result<(), CatalogError> {
+        let refused = |source| CatalogError::Run { space: space.clone(), source };
+        let name = space.as_str();
+        let mut ordinal = 0;
+        if let Some((at, mut last)) = self.last_run(name)? {
+            if last.begins_like(run) {
+                return Ok(());
+            }
+            if run.start < last.start {
+                // A batch that is repeated opens runs that are long there.
+                return if self.has_run(name, run)? {
+                    Ok(())
+                } else {
+                    Err(refused(RunError::Backwards { start: run.start, last: last.start }))
+                };
+            }
+            ordinal = at + 1;
+            if ordinal >= Runs::MOST {
+                return Err(refused(RunError::Full { most: Runs::MOST }));
+            }
+            last.bytes = Some(run.start.bytes_since(last.start));
+            self.put_run(name, at, &last)?;
+        }
+        self.put_run(name, ordinal, &Run { bytes: None, ..*run })
+    }
+
+    fn truncate(&mut self, space: &SpaceId, end: Lsn, runs: u32) -> Result<(), CatalogError> {
+        let name = space.as_str();
+        let present = self.last_run(name)?.map_or(0, |(at, _)| at + 1);
+        let kept = match runs.checked_sub(1) {
+            Some(at) => self.run(name, at)?,
+            None => None,
+        };
+        let lies_in_last = kept.map_or(end == Lsn::ZERO && runs == 0, |last| {
+            end >= last.start && last.bytes.is_none_or(|bytes| end.bytes_since(last.start) <= bytes)
+        });
+        if !lies_in_last {
+            let space = space.clone();
+            return Err(CatalogError::Truncation { space, end, runs, present });
+        }
+        if let Some(last) = kept {
+            self.put_run(name, runs - 1, &Run { bytes: None, ..last })?;
+        }
+        let storage = |e| self.catalog.storage(e);
+        for entry in
+            self.runs.extract_from_if(ordinals(name, runs), |_, _| true).map_err(storage)?
+        {
+            entry.map_err(storage)?;
+        }
+        if let Some(behind) = end.0.checked_add(1) {
+            let behind = (name, behind)..=(name, u64::MAX);
+            for entry in self.marks.extract_from_if(behind, |_, _| true).map_err(storage)? {
+                entry.map_err(storage)?;
+            }
+        }
+        let last_mark = self
+            .marks
+            .range(numbers(name))
+            .map_err(storage)?
+            .next_back()
+            .transpose()
+            .map_err(storage)?
+            .and_then(|(_, value)| layout::decode_mark(value.value()));
+
+        let held = self.held_mut(space)?;
+        if held.checkpoint.lsn > end {
+            held.checkpoint = last_mark.unwrap_or(Mark::START);
+        }
+        cut_history(&mut held.history, end);
+        Ok(())
+    }
+
+    fn epoch(&mut self, space: &SpaceId, epoch: Epoch, start: Lsn) -> Result<(), CatalogError> {
+        let held = self.held_mut(space)?;
+        let last = held.history.last().copied().unwrap_or((Epoch(0), Lsn::ZERO));
+        if held.history.contains(&(epoch, start)) {
+            return Ok(());
+        }
+        if !continues(&held.history, epoch, start) {
+            return Err(history_error(space, (epoch, start), last));
+        }
+        held.history.push((epoch, start));
+        held.highest_epoch = held.highest_epoch.max(epoch);
+        Ok(())
+    }
+
+    /// Keep no more marks than the limit says.
+    fn thin_marks(&mut self, space: &SpaceId) -> Result<(), CatalogError> {
+        let storage = |e| self.catalog.storage(e);
+        let name = space.as_str();
+        let mut kept = Vec::new();
+        for entry in self.marks.range(numbers(name)).map_err(storage)? {
+            kept.push(entry.map_err(storage)?.0.value().1);
+        }
+        for lsn in thin(&mut kept) {
+            self.marks.remove((name, lsn)).map_err(|e| self.catalog.storage(e))?;
+        }
+        Ok(())
+    }
+
+    fn put_run(&mut self, space: &str, ordinal: u32, run: &Run) -> Result<(), CatalogError> {
+        self.runs
+            .insert((space, ordinal), layout::encode_run(run).as_slice())
+            .map_err(|e| self.catalog.storage(e))?;
+        Ok(())
+    }
+
+    fn run(&self, space: &str, ordinal: u32) -> Result<Option<Run>, CatalogError> {
+        let found = self.runs.get((space, ordinal)).map_err(|e| self.catalog.storage(e))?;
+        Ok(found.and_then(|value| layout::decode_run(value.value())))
+    }
+
+    fn last_run(&self, space: &str) -> Result<Option<(u32, Run)>, CatalogError> {
+        let storage = |e| self.catalog.storage(e);
+        let last = self.runs.range(ordinals(space, 0)).map_err(storage)?.next_back();
+        let Some((key, value)) = last.transpose().map_err(storage)? else {
+            return Ok(None);
+        };
+        let run = layout::decode_run(value.value())
+            .ok_or_else(|| self.catalog.damaged(format!("run {:?}", key.value())))?;
+        Ok(Some((key.value().1, run)))
+    }
+
+    fn has_run(&self, space: &str, wanted: &Run) -> Result<bool, CatalogError> {
+        let storage = |e| self.catalog.storage(e);
+        for entry in self.runs.range(ordinals(space, 0)).map_err(storage)?.rev() {
+            let (_, value) = entry.map_err(storage)?;
+            match layout::decode_run(value.value()) {
+                Some(run) if run.begins_like(wanted) => return Ok(true),
+                Some(run) if run.start < wanted.start => break,
+                _ => {}
+            }
+        }
+        Ok(false)
+    }
+}
+
+fn history_error(space: &SpaceId, wrong: (Epoch, Lsn), last: (Epoch, Lsn)) -> CatalogError {
+    CatalogError::History {
+        space: space.clone(),
+        epoch: wrong.0,
+        start: wrong.1,
+        last: last.0,
+        last_start: last.1,
+    }
+}
