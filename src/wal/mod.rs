@@ -4,8 +4,5 @@ pub mod extent;
 pub mod index;
 pub mod map;
 pub mod record;
-<<<<<<< HEAD
 pub mod search;
-=======
->>>>>>> io
 pub mod segment;
