@@ -19,7 +19,7 @@
 use std::ops::Range;
 
 use crate::io::{Slab, SlabPool, Slice};
-use crate::limits::{FRAME_HEADER_BYTES, SLAB_BYTES};
+use crate::limits::{DIRECT_BLOCK_BYTES, FRAME_HEADER_BYTES, SLAB_BYTES};
 use crate::protocol::frame::{FrameError, FrameHeader};
 
 /// What to do next.
@@ -158,7 +158,7 @@ impl Inbox {
                 return Ok(Step::Starved);
             };
             if place.carry.is_empty() {
-                fresh.skip(place.offset);
+                fresh.push(&[0; DIRECT_BLOCK_BYTES][..place.offset]);
             } else {
                 fresh.push(&place.carry);
             }

@@ -322,6 +322,49 @@ fn ignore_broken_pipes() -> io::Result<()> {
     Ok(())
 }
 
+/// A second descriptor of a file, for writes past the page cache; nothing
+/// where the file system has none, or wants more than [`DIRECT_BLOCK_BYTES`]
+/// of alignment.
+///
+/// [`DIRECT_BLOCK_BYTES`]: crate::limits::DIRECT_BLOCK_BYTES
+#[cfg(target_os = "linux")]
+#[must_use]
+pub fn open_direct(path: &Path) -> Option<File> {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::OpenOptionsExt;
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .custom_flags(libc::O_DIRECT | libc::O_CLOEXEC)
+        .open(path)
+        .ok()?;
+    // SAFETY: all-zero bytes are a valid `statx` result.
+    let mut found: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: an open descriptor, an empty path with AT_EMPTY_PATH, and a
+    // buffer that outlives the call.
+    let result = unsafe {
+        libc::statx(
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            libc::STATX_DIOALIGN,
+            &raw mut found,
+        )
+    };
+    let blocks = 1..=u32::try_from(crate::limits::DIRECT_BLOCK_BYTES).ok()?;
+    let fits = result == 0
+        && found.stx_mask & libc::STATX_DIOALIGN != 0
+        && blocks.contains(&found.stx_dio_mem_align)
+        && blocks.contains(&found.stx_dio_offset_align);
+    fits.then_some(file)
+}
+
+/// Elsewhere the page cache is the only way.
+#[cfg(not(target_os = "linux"))]
+#[must_use]
+pub fn open_direct(_path: &Path) -> Option<File> {
+    None
+}
+
 #[cfg(all(target_os = "linux", feature = "uring"))]
 fn open_uring() -> io::Result<Box<dyn Backend>> {
     Ok(Box::new(uring::Uring::open()?))

@@ -133,6 +133,7 @@ pub struct Log {
     /// When the bytes that wait must be flushed.
     flush_due: Option<Instant>,
     failed: Option<String>,
+    stopped: Option<String>,
 }
 
 impl Log {
@@ -165,6 +166,7 @@ impl Log {
             flush_delay,
             flush_due: None,
             failed: None,
+            stopped: None,
         }
     }
 
@@ -192,10 +194,45 @@ impl Log {
         self.failed.as_deref()
     }
 
-    /// Nothing is in flight and nothing is waiting to be.
+    /// The disk refused: nothing moves any more, and the log must be
+    /// recovered before it is received again.
+    pub fn fail(&mut self, why: String) {
+        self.failed.get_or_insert(why);
+    }
+
+    /// Take nothing more, but bring what is here to the disk.
+    pub fn stop(&mut self, why: String) {
+        self.stopped.get_or_insert(why);
+    }
+
+    /// Why nothing more is taken, although nothing has failed.
+    #[must_use]
+    pub fn stopped(&self) -> Option<&str> {
+        self.stopped.as_deref()
+    }
+
+    /// Nothing is in flight.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.in_flight.is_empty() && self.flushing.is_none()
+        self.in_flight.iter().all(|write| write.done) && self.flushing.is_none()
+    }
+
+    /// Nothing is in flight, and nothing is waiting that could still get to
+    /// the disk.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.is_idle()
+            && (self.failed.is_some()
+                || (self.queue.iter().all(|next| matches!(next, Next::Run(_)))
+                    && self.carry.is_none()
+                    && self.flushed.lsn == self.received.lsn))
+    }
+
+    /// What the keeper gets back: nothing after a failure.
+    #[must_use]
+    pub fn into_state(mut self) -> Option<Box<(SpaceRecord, Mark)>> {
+        self.checkpoint(true);
+        self.failed.is_none().then(|| Box::new((self.record, self.flushed)))
     }
 
     /// A run begins where the stream stands. Returns it as the catalog will
@@ -337,7 +374,7 @@ impl Log {
             let edge = usize::try_from(offset.next_multiple_of(BLOCK) - offset).unwrap_or(0);
             let edge = edge.min(payload);
             if edge > 0 {
-                let slice = piece.slice.slice(from..from + edge);
+                let slice = piece.slice.part(from..from + edge);
                 let end = piece.start.advance(edge as u64);
                 self.write(false, offset, vec![slice], end, submit);
                 from += edge;
@@ -349,7 +386,7 @@ impl Log {
         if whole > 0 {
             let rest = (piece.slice.as_ref().len() - to) as u64;
             let end = Lsn(piece.end.0 - rest);
-            let slices = vec![piece.slice.slice(from..to)];
+            let slices = vec![piece.slice.part(from..to)];
             let id = self.number(end);
             submit(LogOp::Write(id), Op::Write { file: direct, offset: at, slices, bulk: true });
         }
@@ -381,7 +418,7 @@ impl Log {
             end = piece.end;
             let len = piece.slice.as_ref().len();
             bytes += len - piece.carried;
-            slices.push(piece.slice.slice(piece.carried..len));
+            slices.push(piece.slice.part(piece.carried..len));
             self.queue.pop_front();
         }
         if let Some(start) = start {

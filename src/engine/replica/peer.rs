@@ -8,7 +8,7 @@
 //! A peer that fails, lies or falls silent loses its connection; what it had
 //! delivered is flushed and given back to the keeper.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -59,10 +59,10 @@ pub struct Peer {
     /// Why the connection ends; nothing more is read from it.
     closing: Option<String>,
     logs: BTreeMap<Handle, Log>,
+    /// Those that may have something to submit.
+    active: BTreeSet<Handle>,
     /// Spaces asked of the keeper.
     opening: BTreeMap<Handle, OpenSpace>,
-    /// The space that has a carry in memory, if any.
-    carrying: Option<Handle>,
     checksums: Checksums,
     flush_delay: Duration,
     shard: usize,
@@ -100,8 +100,8 @@ impl Peer {
             sending: false,
             closing: None,
             logs: BTreeMap::new(),
+            active: BTreeSet::new(),
             opening: BTreeMap::new(),
-            carrying: None,
             checksums,
             flush_delay,
             shard,
@@ -143,8 +143,9 @@ impl Peer {
     fn begin_closing(&mut self, why: String) {
         if self.closing.is_none() {
             self.closing = Some(why);
-            for log in self.logs.values_mut() {
+            for (handle, log) in &mut self.logs {
                 log.flush_at_once();
+                self.active.insert(*handle);
             }
         }
     }
@@ -159,7 +160,9 @@ impl Peer {
     /// When to call [`Peer::pump`] without an event.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
-        let logs = self.logs.values().filter_map(Log::next_timeout).min();
+        let logs = (self.active.iter())
+            .filter_map(|handle| self.logs.get(handle).and_then(Log::next_timeout))
+            .min();
         [self.machine.next_timeout().filter(|_| self.closing.is_none()), logs]
             .into_iter()
             .flatten()
@@ -191,6 +194,7 @@ impl Peer {
     /// A disk operation of a log has ended.
     pub fn completed(&mut self, now: Now, handle: Handle, op: LogOp, result: std::io::Result<()>) {
         self.in_flight -= 1;
+        self.active.insert(handle);
         let Some(log) = self.logs.get_mut(&handle) else { return };
         let failed = log.failed().is_some();
         if log.completed(op, result) {
@@ -235,6 +239,7 @@ impl Peer {
                     self.machine.handle_opened(now, handle, Ok(standing), flushed);
                 }
                 self.logs.insert(handle, log);
+                self.active.insert(handle);
             }
             Err((code, why)) => {
                 self.machine.handle_opened(now, handle, Err((code, why)), Mark::START);
@@ -251,6 +256,7 @@ impl Peer {
         result: Result<super::log::SegmentFiles, String>,
     ) {
         let Some(log) = self.logs.get_mut(&handle) else { return };
+        self.active.insert(handle);
         match result {
             Ok(files) => log.run_ready(ordinal, files),
             Err(why) => {
@@ -367,7 +373,7 @@ impl Peer {
         placed: bool,
     ) {
         let Some(log) = self.logs.get_mut(&handle) else { return };
-        if log.failed().is_some() {
+        if log.failed().is_some() || log.stopped().is_some() {
             return;
         }
         let from = range.start + skip;
@@ -381,6 +387,7 @@ impl Peer {
                 };
                 if let Some(slice) = self.inbox.slice(from - carried..range.end) {
                     log.append(slice, carried, placed, end);
+                    self.active.insert(handle);
                     self.machine.handle_verified(now, handle, end);
                 }
             }
@@ -403,23 +410,26 @@ impl Peer {
     fn write(&mut self, now: Now, actions: &mut Vec<Action>) {
         let coming = self.inbox.awaiting().filter(|h| h.kind == Kind::Data).map(|h| h.handle);
         let before = actions.len();
-        for (handle, log) in &mut self.logs {
-            if !log.wants_submit(now.instant) {
-                continue;
-            }
-            let settle = coming != Some(*handle) || self.closing.is_some();
+        let closing = self.closing.is_some();
+        let logs = &mut self.logs;
+        let shard = self.shard;
+        self.active.retain(|handle| {
+            let Some(log) = logs.get_mut(handle) else { return false };
+            let settle = coming != Some(*handle) || closing;
             log.submit(now.instant, settle, &mut |op, io| {
                 actions.push(Action::Disk(*handle, op, io));
             });
             if let Some(mark) = log.checkpoint(false) {
                 actions.push(Action::Job(Job::Commit {
-                    shard: self.shard,
+                    shard,
                     ticket: None,
                     space: log.space.clone(),
                     change: Change::Checkpoint(mark),
                 }));
             }
-        }
+            // What waits for a completion is made active by it.
+            !settle || log.next_timeout().is_some()
+        });
         let disk = actions[before..].iter().filter(|a| matches!(a, Action::Disk(..))).count();
         self.in_flight += u32::try_from(disk).unwrap_or(u32::MAX);
     }
