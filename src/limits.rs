@@ -96,6 +96,23 @@ pub const SAVED_MARK_SPACING_BYTES: u64 = 64 << 20;
 /// Samples of the head per space, from which lag in seconds is told.
 pub const MAX_LAG_SAMPLES: usize = 512;
 
+/// How often a directory is scanned that cannot be watched.
+pub const SCAN_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a process that was told to stop may take to bring what it has to
+/// the disk.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long written bytes wait for a flush at durability level `written`.
+pub const WRITTEN_FLUSH_DELAY: Duration = Duration::from_secs(1);
+
+/// How old unacknowledged bytes are before a replica counts as lagging.
+pub const LAGGING_AFTER: Duration = Duration::from_secs(1);
+
+/// Bytes of one receive slab for control frames: a largest one, its header,
+/// and the next header.
+pub const CONTROL_SLAB_BYTES: usize = MAX_CONTROL_PAYLOAD_BYTES as usize + DIRECT_BLOCK_BYTES;
+
 /// Spaces of one node.
 pub const MAX_SPACES: usize = 16 << 10;
 

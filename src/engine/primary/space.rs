@@ -198,6 +198,11 @@ impl Space {
         }
     }
 
+    /// The catalog could not record what the stream needs.
+    pub fn halt(&mut self, why: String) {
+        self.stop(why);
+    }
+
     /// Stop the walk; what was walked is still shipped.
     fn stop(&mut self, why: String) {
         if self.problem.is_none() {

@@ -41,7 +41,7 @@ pub enum Action {
     /// Borrow a space from the keeper.
     Open(Handle, Box<OpenSpace>),
     /// Open the file of a run.
-    Run(Handle, u32, crate::state::runs::Run, bool),
+    Run(crate::ids::SpaceId, Handle, u32, crate::state::runs::Run, bool),
 }
 
 /// One accepted connection.
@@ -68,7 +68,9 @@ pub struct Peer {
     shard: usize,
     /// Disk operations in flight.
     in_flight: u32,
-    /// Where the last placed frame's payload begins, and its carry.
+    /// The frame that is coming in may not: its payload is passed over.
+    refused: bool,
+    /// The frame that was placed last, and the length of its carry.
     placed: Option<(Handle, usize)>,
 }
 
@@ -106,6 +108,7 @@ impl Peer {
             flush_delay,
             shard,
             in_flight: 0,
+            refused: false,
             placed: None,
         }
     }
@@ -170,11 +173,12 @@ impl Peer {
     }
 
     /// A `Receive` has ended.
-    pub fn received(&mut self, result: std::io::Result<(crate::io::Slab, usize)>) {
+    pub fn received(&mut self, now: Now, result: std::io::Result<(crate::io::Slab, usize)>) {
         self.receiving = false;
         match result {
             Ok((slab, bytes)) => {
                 self.inbox.received(slab);
+                self.machine.handle_bytes(now);
                 if bytes == 0 {
                     self.broken("the primary closed the connection".into());
                 }
@@ -227,6 +231,7 @@ impl Peer {
                     flushed: flushed.lsn,
                     chain: flushed.chain,
                     records: flushed.records,
+                    fingerprint: 0,
                     highest_epoch: record.highest_epoch,
                     runs: record.runs.len(),
                 };
@@ -234,15 +239,15 @@ impl Peer {
                     Log::new(open.space, record, flushed, epoch, self.flush_delay);
                 if self.closing.is_none() {
                     if let Some((ordinal, run)) = log.resume_run() {
-                        actions.push(Action::Run(handle, ordinal, run, true));
+                        actions.push(Action::Run(log.space.clone(), handle, ordinal, run, true));
                     }
-                    self.machine.handle_opened(now, handle, Ok(standing), flushed);
+                    self.machine.handle_opened(now, handle, Ok(standing));
                 }
                 self.logs.insert(handle, log);
                 self.active.insert(handle);
             }
             Err((code, why)) => {
-                self.machine.handle_opened(now, handle, Err((code, why)), Mark::START);
+                self.machine.handle_opened(now, handle, Err((code, why)));
             }
         }
     }
@@ -276,7 +281,8 @@ impl Peer {
         }
         while self.closing.is_none() && !self.receiving {
             match self.inbox.step() {
-                Ok(Step::Header(header)) => self.admit(now, &header),
+                Ok(Step::Header(header)) => self.admit(now, &header, actions),
+                Ok(Step::Frame(..)) if std::mem::take(&mut self.refused) => {}
                 Ok(Step::Frame(header, range, placed)) => {
                     let at = (range.start, range.end, placed);
                     let body = if header.kind == Kind::Data {
@@ -308,12 +314,16 @@ impl Peer {
 
     /// A header has come: refuse the frame before its payload, or prepare the
     /// place for it.
-    fn admit(&mut self, now: Now, header: &FrameHeader) {
-        if let Err((code, why)) = self.machine.admit(header) {
-            self.close(now, code, why);
+    fn admit(&mut self, now: Now, header: &FrameHeader, actions: &mut Vec<Action>) {
+        self.placed = None;
+        if self.machine.admit(header).is_err() {
+            // The machine tells the primary why; the payload is passed over.
+            self.refused = true;
+            if let Some(intent) = self.machine.handle_frame(now, header, &[]) {
+                self.obey(now, intent, None, actions);
+            }
             return;
         }
-        self.placed = None;
         if header.kind != Kind::Data {
             return;
         }
@@ -345,7 +355,7 @@ impl Peer {
                 if let Some(log) = self.logs.get_mut(&handle) {
                     let run = log.begin_run(&run);
                     let ordinal = log.record.runs.len() - 1;
-                    actions.push(Action::Run(handle, ordinal, run, false));
+                    actions.push(Action::Run(log.space.clone(), handle, ordinal, run, false));
                 }
             }
             Intent::Data { handle, skip, .. } => {
