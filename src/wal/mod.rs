@@ -1,8 +1,10 @@
 //! The log on disk.
 pub mod cursor;
+pub mod discover;
 pub mod extent;
 pub mod index;
 pub mod map;
 pub mod record;
 pub mod search;
 pub mod segment;
+pub mod writer;
