@@ -1,2 +1,4 @@
 //! Recovery and scrubbing.
+mod quarantine;
 pub mod recovery;
+mod verifier;

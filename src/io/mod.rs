@@ -25,6 +25,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+pub mod bulk;
 pub mod slab;
 
 pub use slab::{Slab, SlabPool, Slice};
