@@ -49,6 +49,12 @@ pub const MAX_SAVED_MARKS_PER_SPACE: usize = 256;
 /// history travels in one control frame.
 pub const MAX_EPOCHS_PER_SPACE: usize = 1024;
 
+/// Bytes that recovery and scrubbing read at a time.
+pub const VERIFY_PIECE_BYTES: usize = 1 << 20;
+
+/// Names that one notice about unknown files holds.
+pub const MAX_NAMED_FILES: usize = 16;
+
 /// Memory that the catalog's database may use for its pages. The process as a
 /// whole stays below 64 MiB of anonymous memory.
 pub const CATALOG_CACHE_BYTES: usize = 8 << 20;

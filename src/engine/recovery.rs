@@ -1,1 +1,731 @@
-//! placeholder
+//! Bringing a received space back after a stop of any kind.
+//!
+//! The catalog says up to where the log was durable and verified (the
+//! checkpoint) and which runs exist. What lies behind the checkpoint was
+//! written, perhaps acknowledged, perhaps cut off in mid-record:
+//!
+//! ```text
+//!   run        | 0 ............ | 1 .................. | 2 ...... | 3, open
+//!   bytes      verified before    verified    |#### torn, zero or damaged
+//!                         ^ checkpoint        ^ cut
+//!   outcome    kept               kept         saved and cut        moved away
+//! ```
+//!
+//! Each file behind the checkpoint is synced, dropped from the page cache and
+//! read again, so that what is verified is what the disk holds, also after a
+//! sync that failed in an earlier life. The first record that is not whole
+//! ends the stream. The primary ships everything from there on again, which
+//! is why cutting is safe; yet what is cut is copied to the quarantine first,
+//! later files are moved there, and each step is a [`Notice`].
+//!
+//! Below the checkpoint nothing is ever cut: a file that is missing, short or
+//! different there is a [`RecoveryError`], because corruption is not absence.
+//!
+//! A stop in the midst of recovery is harmless: bytes are saved before they
+//! are cut, and doing it again comes to the same end.
+
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::quarantine::Quarantine;
+use super::verifier::Verifier;
+use crate::ids::{SegmentName, SpaceId};
+use crate::io::bulk;
+use crate::limits::{MAX_NAMED_FILES, MAX_RECORD_BYTES, RECORD_HEADER_BYTES, VERIFY_PIECE_BYTES};
+use crate::lsn::{Lsn, Mark};
+use crate::state::catalog::{Change, SpaceRecord};
+use crate::state::runs::Run;
+use crate::state::sync_directory;
+use crate::wal::record::{Checksums, Header, MAGIC_BYTES, RecordError};
+use crate::wal::search::{self, Found};
+
+/// What recovery came to.
+#[derive(Debug)]
+pub struct Recovered {
+    /// The end of the stream: every record before it is durable, and verified.
+    pub mark: Mark,
+    /// CRC32C of the last record's 64 header bytes; 0 at the start.
+    pub fingerprint: u32,
+    /// What the catalog must be told, before the space is received again.
+    pub changes: Vec<Change>,
+    /// What an operator must be told.
+    pub notices: Vec<Notice>,
+}
+
+/// Something that recovery found or did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Notice {
+    /// The last record was not whole: usual after a kill.
+    TornTail {
+        /// The file.
+        path: PathBuf,
+        /// Where the record begins.
+        offset: u64,
+        /// How much of it is there.
+        bytes: u64,
+    },
+    /// Only zeroes follow: usual after the host went down.
+    Zeroes {
+        /// The file.
+        path: PathBuf,
+        /// Where they begin.
+        offset: u64,
+        /// How many.
+        bytes: u64,
+    },
+    /// A record behind the checkpoint is damaged.
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where the record begins.
+        offset: u64,
+        /// What is wrong with it.
+        error: RecordError,
+        /// Where a good record follows in the same file: then it is no torn
+        /// tail, and the disk may be failing.
+        good_after: Option<u64>,
+    },
+    /// A file behind the checkpoint is shorter than its run.
+    Short {
+        /// The file.
+        path: PathBuf,
+        /// The size that the catalog speaks of.
+        expected: u64,
+        /// The size it has.
+        found: u64,
+    },
+    /// A file behind the checkpoint is not there.
+    Missing {
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// The end of a file was cut off, after it was saved.
+    Cut {
+        /// The file.
+        path: PathBuf,
+        /// Its size now.
+        offset: u64,
+        /// How much went.
+        bytes: u64,
+        /// Where it is now.
+        saved: PathBuf,
+    },
+    /// A file that lies behind the cut was moved.
+    Moved {
+        /// Where it was.
+        path: PathBuf,
+        /// Where it is now.
+        to: PathBuf,
+    },
+    /// A file got its name back, because the one that was to replace it never
+    /// came into being.
+    Renamed {
+        /// Where it was.
+        path: PathBuf,
+        /// Where it is now.
+        to: PathBuf,
+    },
+    /// Files that no run names. They were left alone.
+    Unknown {
+        /// The directory.
+        directory: PathBuf,
+        /// The first of them by name, at most [`MAX_NAMED_FILES`].
+        names: Vec<OsString>,
+        /// How many there are.
+        count: u64,
+    },
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TornTail { path, offset, bytes } => {
+                let path = path.display();
+                write!(f, "{path} ends in a torn record: {bytes} bytes of it from offset {offset}")
+            }
+            Self::Zeroes { path, offset, bytes } => {
+                write!(f, "{} ends in {bytes} zero bytes from offset {offset}", path.display())
+            }
+            Self::Damaged { path, offset, error, good_after } => {
+                write!(f, "{} is damaged at offset {offset}: {error}", path.display())?;
+                match good_after {
+                    Some(at) => write!(
+                        f,
+                        "; a good record follows at {at}, so this is no torn tail: check the disk"
+                    ),
+                    None => f.write_str("; nothing good follows in the file"),
+                }
+            }
+            Self::Short { path, expected, found } => {
+                let path = path.display();
+                write!(f, "{path} has {found} bytes, its run reaches to {expected}")
+            }
+            Self::Missing { path } => {
+                write!(f, "{} is missing; its bytes are received again", path.display())
+            }
+            Self::Cut { path, offset, bytes, saved } => write!(
+                f,
+                "{} was cut to {offset} bytes; the {bytes} bytes behind are kept in {}",
+                path.display(),
+                saved.display()
+            ),
+            Self::Moved { path, to } => write!(
+                f,
+                "{} lies behind the end of the stream and was moved to {}",
+                path.display(),
+                to.display()
+            ),
+            Self::Renamed { path, to } => {
+                write!(f, "{} got its name {} back", path.display(), to.display())
+            }
+            Self::Unknown { directory, names, count } => write!(
+                f,
+                "{count} files of {} are in no run and were left alone, the first are {names:?}",
+                directory.display()
+            ),
+        }
+    }
+}
+
+/// Why a space cannot be received. Nothing below the checkpoint has changed;
+/// the space stays refused until an operator has acted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecoveryError {
+    /// A file or directory cannot be read, written or synced. What could be
+    /// saved is saved; recovery can be repeated.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was attempted.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file that holds verified records is gone.
+    #[error(
+        "{} is missing, and it held durable records up to offset {expected}; copy the file \
+         from the primary or a backup, byte for byte, and try again",
+        path.display()
+    )]
+    Missing {
+        /// Where it should be.
+        path: PathBuf,
+        /// The size that it must have at least.
+        expected: u64,
+    },
+    /// A file lost records that were verified and durable.
+    #[error(
+        "{} has {found} bytes, and it held durable records up to offset {expected}; check the \
+         disk, copy the file from the primary or a backup, byte for byte, and try again",
+        path.display()
+    )]
+    Short {
+        /// The file.
+        path: PathBuf,
+        /// The size that it must have at least.
+        expected: u64,
+        /// The size it has.
+        found: u64,
+    },
+    /// The last record below the checkpoint is not the one that was verified.
+    #[error(
+        "{} is damaged below offset {offset}: the record that ends there (sequence {sequence}) \
+         was durable and is not whole any more; check the disk, copy the file from the primary \
+         or a backup, byte for byte, and try again",
+        path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where the record ends: the checkpoint's place in the file.
+        offset: u64,
+        /// The record's sequence.
+        sequence: u64,
+    },
+    /// The catalog contradicts itself: a checkpoint without runs that reach
+    /// to it.
+    #[error(
+        "the catalog has space {space} verified up to {checkpoint} and runs up to {end} only; \
+         move the catalog away to have it rebuilt"
+    )]
+    Catalog {
+        /// The space.
+        space: SpaceId,
+        /// The checkpoint.
+        checkpoint: Lsn,
+        /// How far the runs are known to reach.
+        end: Lsn,
+    },
+}
+
+/// Where a received segment is kept once another file bears its name.
+#[must_use]
+pub fn retired_path(state_dir: &Path, space: &SpaceId, file: u64) -> PathBuf {
+    state_dir.join("retired").join(space.as_str()).join(format!("{file:016x}"))
+}
+
+/// Where the file of a run of `record` lies. Of several files that bore one
+/// name, the one whose first run is the latest has it; the others are at
+/// their [`retired_path`].
+#[must_use]
+pub fn path_of(
+    data_root: &Path,
+    state_dir: &Path,
+    space: &SpaceId,
+    record: &SpaceRecord,
+    run: &Run,
+) -> PathBuf {
+    if bearer(record, run.segment).is_none_or(|file| file == run.file) {
+        wal_directory(data_root, space).join(run.segment.to_string())
+    } else {
+        retired_path(state_dir, space, run.file)
+    }
+}
+
+/// The number of the file that bears a name now.
+fn bearer(record: &SpaceRecord, segment: SegmentName) -> Option<u64> {
+    let mut seen = Vec::new();
+    for (_, run) in record.runs.iter().filter(|(_, run)| run.segment == segment) {
+        if !seen.contains(&run.file) {
+            seen.push(run.file);
+        }
+    }
+    seen.last().copied()
+}
+
+fn wal_directory(data_root: &Path, space: &SpaceId) -> PathBuf {
+    data_root.join(space.as_str()).join("wal")
+}
+
+/// Verify what a received space has on disk behind its checkpoint, cut what
+/// is not whole, and make the rest durable. `quarantine` is
+/// `<state directory>/quarantine`; its parent holds the retired segments.
+///
+/// Reads what lies behind the checkpoint once, in constant memory. The caller
+/// commits [`Recovered::changes`] before anything is received.
+///
+/// # Errors
+///
+/// See [`RecoveryError`].
+pub fn recover(
+    data_root: &Path,
+    space: &SpaceId,
+    record: &SpaceRecord,
+    quarantine: &Path,
+    checksums: Checksums,
+) -> Result<Recovered, RecoveryError> {
+    let state_dir = quarantine.parent().unwrap_or(data_root);
+    let directory = wal_directory(data_root, space);
+    fs::create_dir_all(&directory).map_err(io_error("create", &directory))?;
+    let mut recovery = Recovery {
+        space,
+        record,
+        checksums,
+        quarantine: Quarantine::new(quarantine, space),
+        files: locate_files(data_root, state_dir, space, record),
+        notices: Vec::new(),
+        directory,
+    };
+    recovery.restore_names(state_dir)?;
+    recovery.check_lengths()?;
+    let before = recovery.header_before_checkpoint()?;
+    let end = recovery.walk()?;
+    recovery.enforce(&end)?;
+    recovery.notice_unknown()?;
+    sync_directory(&recovery.directory).map_err(io_error("sync", &recovery.directory))?;
+
+    let mut changes = Vec::new();
+    if end.cut {
+        changes.push(Change::Truncate { end: end.mark.lsn, runs: end.runs });
+    }
+    if end.mark != record.checkpoint {
+        changes.push(Change::Checkpoint(end.mark));
+    }
+    let fingerprint = end.last.or(before).map_or(0, |header| crc32c::crc32c(&header));
+    Ok(Recovered { mark: end.mark, fingerprint, changes, notices: recovery.notices })
+}
+
+/// One file of the space.
+struct Place {
+    segment: SegmentName,
+    path: PathBuf,
+    /// True if it has its own name.
+    named: bool,
+}
+
+/// Where verification ended.
+struct End {
+    mark: Mark,
+    /// How many runs remain.
+    runs: u32,
+    /// True if bytes or runs behind `mark` must go.
+    cut: bool,
+    /// The last header that was read behind the checkpoint.
+    last: Option<[u8; RECORD_HEADER_BYTES]>,
+}
+
+struct Recovery<'a> {
+    space: &'a SpaceId,
+    record: &'a SpaceRecord,
+    checksums: Checksums,
+    quarantine: Quarantine,
+    files: BTreeMap<u64, Place>,
+    notices: Vec<Notice>,
+    directory: PathBuf,
+}
+
+/// Every file that a run names, by number.
+fn locate_files(
+    data_root: &Path,
+    state_dir: &Path,
+    space: &SpaceId,
+    record: &SpaceRecord,
+) -> BTreeMap<u64, Place> {
+    // The file whose first run is the latest bears the name.
+    let mut bearers = BTreeMap::new();
+    let mut files = BTreeMap::new();
+    for (_, run) in record.runs.iter() {
+        if files.insert(run.file, run.segment).is_none() {
+            bearers.insert(run.segment, run.file);
+        }
+    }
+    let place = |(file, segment): (u64, SegmentName)| {
+        let named = bearers.get(&segment) == Some(&file);
+        let path = if named {
+            wal_directory(data_root, space).join(segment.to_string())
+        } else {
+            retired_path(state_dir, space, file)
+        };
+        (file, Place { segment, path, named })
+    };
+    files.into_iter().map(place).collect()
+}
+
+impl Recovery<'_> {
+    /// A segment is retired before the run of its successor is durable. If
+    /// that run never became durable, the segment gets its name back.
+    fn restore_names(&mut self, state_dir: &Path) -> Result<(), RecoveryError> {
+        for (number, place) in self.files.iter().filter(|(_, place)| place.named) {
+            let retired = retired_path(state_dir, self.space, *number);
+            if !retired.try_exists().map_err(io_error("look for", &retired))? {
+                continue;
+            }
+            if place.path.try_exists().map_err(io_error("look for", &place.path))? {
+                let to = self
+                    .quarantine
+                    .take(&place.path, place.segment)
+                    .map_err(io_error("move to the quarantine", &place.path))?;
+                self.notices.push(Notice::Moved { path: place.path.clone(), to });
+            }
+            fs::rename(&retired, &place.path).map_err(io_error("rename", &retired))?;
+            sync_directory(&self.directory).map_err(io_error("sync", &self.directory))?;
+            self.notices.push(Notice::Renamed { path: retired, to: place.path.clone() });
+        }
+        Ok(())
+    }
+
+    /// Every file still has the bytes that lie below the checkpoint.
+    fn check_lengths(&self) -> Result<(), RecoveryError> {
+        let checkpoint = self.record.checkpoint.lsn;
+        for (_, run) in self.record.runs.iter().filter(|(_, run)| run.start < checkpoint) {
+            let reach = checkpoint.bytes_since(run.start);
+            let expected = run.offset + run.bytes.map_or(reach, |bytes| bytes.min(reach));
+            let path = &self.place(run)?.path;
+            match fs::metadata(path) {
+                Ok(metadata) if metadata.len() < expected => {
+                    let (path, found) = (path.clone(), metadata.len());
+                    return Err(RecoveryError::Short { path, expected, found });
+                }
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    if expected > run.offset {
+                        return Err(RecoveryError::Missing { path: path.clone(), expected });
+                    }
+                }
+                Err(error) => return Err(io_error("read", path)(error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn place(&self, run: &Run) -> Result<&Place, RecoveryError> {
+        self.files.get(&run.file).ok_or_else(|| self.catalog_error())
+    }
+
+    fn catalog_error(&self) -> RecoveryError {
+        RecoveryError::Catalog {
+            space: self.space.clone(),
+            checkpoint: self.record.checkpoint.lsn,
+            end: self.record.runs.end(),
+        }
+    }
+
+    /// The header of the record that ends at the checkpoint, found backwards
+    /// by its own size, its sequence and its time; the record is verified.
+    /// That the file still holds it shows that it is the file that was
+    /// checkpointed. Nothing at the start of the stream.
+    fn header_before_checkpoint(&self) -> Result<Option<[u8; RECORD_HEADER_BYTES]>, RecoveryError> {
+        let checkpoint = &self.record.checkpoint;
+        let Some(byte_before) = checkpoint.lsn.0.checked_sub(1) else { return Ok(None) };
+        let (run, last_byte) = self
+            .record
+            .runs
+            .locate(Lsn(byte_before))
+            .and_then(|(ordinal, offset)| Some((self.record.runs.get(ordinal)?, offset)))
+            .ok_or_else(|| self.catalog_error())?;
+        let path = &self.place(run)?.path;
+        let end = last_byte + 1;
+        let found = File::open(path)
+            .and_then(|file| find_backwards(&file, run.offset, end, checkpoint, self.checksums))
+            .map_err(io_error("read", path))?;
+        match found {
+            Some(header) => Ok(Some(header)),
+            None => Err(RecoveryError::Damaged {
+                path: path.clone(),
+                offset: end,
+                sequence: checkpoint.sequence,
+            }),
+        }
+    }
+
+    /// Verify from the checkpoint on, run by run, up to the first record that
+    /// is not whole.
+    fn walk(&mut self) -> Result<End, RecoveryError> {
+        let runs = &self.record.runs;
+        let checkpoint = self.record.checkpoint;
+        let mut verifier = Verifier::new(checkpoint, self.checksums);
+        let Some((first, first_offset)) = runs.locate(checkpoint.lsn) else {
+            if runs.is_empty() && checkpoint.lsn == Lsn::ZERO {
+                return Ok(End { mark: checkpoint, runs: 0, cut: false, last: None });
+            }
+            return Err(self.catalog_error());
+        };
+        let mut buffer = vec![0; VERIFY_PIECE_BYTES];
+        for (ordinal, run) in runs.iter().filter(|(ordinal, _)| *ordinal >= first) {
+            let begin = if ordinal == first { first_offset } else { run.offset };
+            let path = self.place(run)?.path.clone();
+            let trouble = verify_run(&path, run, begin, &mut verifier, &mut buffer)?;
+            if let Some(notice) = trouble {
+                self.notices.push(notice);
+                let last = verifier.last_header().copied();
+                return Ok(End { mark: verifier.mark(), runs: ordinal + 1, cut: true, last });
+            }
+        }
+        let last = verifier.last_header().copied();
+        Ok(End { mark: verifier.mark(), runs: runs.len(), cut: false, last })
+    }
+
+    /// Let every file end where its last run that remains ends. The bytes
+    /// behind are saved first; files without such a run are moved.
+    fn enforce(&mut self, end: &End) -> Result<(), RecoveryError> {
+        let mut ends = BTreeMap::new();
+        for (ordinal, run) in self.record.runs.iter().filter(|(ordinal, _)| *ordinal < end.runs) {
+            let bytes = if ordinal + 1 == end.runs {
+                end.mark.lsn.bytes_since(run.start)
+            } else {
+                run.bytes.unwrap_or(0)
+            };
+            ends.insert(run.file, run.offset + bytes);
+        }
+        for (number, place) in &self.files {
+            let path = &place.path;
+            let found = match fs::metadata(path) {
+                Ok(metadata) => metadata.len(),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(io_error("read", path)(error)),
+            };
+            match ends.get(number) {
+                None => {
+                    let to = self
+                        .quarantine
+                        .take(path, place.segment)
+                        .map_err(io_error("move to the quarantine", path))?;
+                    self.notices.push(Notice::Moved { path: path.clone(), to });
+                }
+                Some(&offset) if found > offset => {
+                    let saved = self
+                        .quarantine
+                        .cut(path, place.segment, offset)
+                        .map_err(io_error("save and cut the end of", path))?;
+                    let (path, bytes) = (path.clone(), found - offset);
+                    self.notices.push(Notice::Cut { path, offset, bytes, saved });
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Name what lies around in the directory.
+    fn notice_unknown(&mut self) -> Result<(), RecoveryError> {
+        let failed = io_error("list", &self.directory);
+        let mut names = Vec::new();
+        let mut count = 0;
+        for entry in fs::read_dir(&self.directory).map_err(&failed)? {
+            let name = entry.map_err(&failed)?.file_name();
+            let known = |place: &Place| place.named && place.path.file_name() == Some(&name);
+            if !self.files.values().any(known) {
+                count += 1;
+                names.push(name);
+                if names.len() > 2 * MAX_NAMED_FILES {
+                    names.sort();
+                    names.truncate(MAX_NAMED_FILES);
+                }
+            }
+        }
+        if count > 0 {
+            names.sort();
+            names.truncate(MAX_NAMED_FILES);
+            let directory = self.directory.clone();
+            self.notices.push(Notice::Unknown { directory, names, count });
+        }
+        Ok(())
+    }
+}
+
+/// Verify one run from `begin` on. Nothing if it is whole, or why it ends
+/// early; the verifier then stands behind its last whole record.
+fn verify_run(
+    path: &Path,
+    run: &Run,
+    begin: u64,
+    verifier: &mut Verifier,
+    buffer: &mut [u8],
+) -> Result<Option<Notice>, RecoveryError> {
+    let failed = io_error("read", path);
+    let expected = run.bytes.map(|bytes| run.offset + bytes);
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // An open run may have no file yet.
+            let lost = expected.is_some_and(|expected| expected > begin);
+            return Ok(lost.then(|| Notice::Missing { path: path.to_path_buf() }));
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    file.sync_data().map_err(io_error("sync", path))?;
+    bulk::forget(&file, begin, 0);
+    let found = file.metadata().map_err(&failed)?.len();
+    let stop = expected.map_or(found, |expected| expected.min(found));
+    let start = verifier.mark().lsn;
+    let mut at = begin;
+    while at < stop {
+        let most = usize::try_from(stop - at).unwrap_or(usize::MAX).min(buffer.len());
+        let count = search::read_up_to(&file, &mut buffer[..most], at).map_err(&failed)?;
+        if count == 0 {
+            break;
+        }
+        at += count as u64;
+        if let Err(error) = verifier.feed(&buffer[..count]) {
+            let offset = begin + verifier.mark().lsn.bytes_since(start);
+            return describe(&file, path, offset, error, verifier).map(Some).map_err(failed);
+        }
+    }
+    let path = path.to_path_buf();
+    Ok(match expected {
+        Some(expected) if at < expected => Some(Notice::Short { path, expected, found: at }),
+        _ if verifier.pending() == 0 => None,
+        Some(expected) => {
+            // The run ends within a record: it was never cut there.
+            let (bytes, offset) = (verifier.pending(), expected - verifier.pending());
+            let error = RecordError::Truncated { need: verifier.needed(), have: bytes };
+            Some(Notice::Damaged { path, offset, error, good_after: None })
+        }
+        None => {
+            let bytes = verifier.pending();
+            Some(Notice::TornTail { path, offset: at - bytes, bytes })
+        }
+    })
+}
+
+/// Say what a damaged record at `offset` looks like.
+fn describe(
+    file: &File,
+    path: &Path,
+    offset: u64,
+    error: RecordError,
+    verifier: &Verifier,
+) -> io::Result<Notice> {
+    let path = path.to_path_buf();
+    let size = file.metadata()?.len();
+    if search::first_nonzero(file, offset, size)?.is_none() {
+        return Ok(Notice::Zeroes { path, offset, bytes: size - offset });
+    }
+    let found = search::find_record(file, offset + 1, size - offset, size, verifier.checksums())?;
+    let good_after = match found {
+        Found::Record(at) => Some(at),
+        Found::NoneBefore(_) => None,
+    };
+    Ok(Notice::Damaged { path, offset, error, good_after })
+}
+
+/// Search `lowest..end` backwards for the record that ends at `end` and is
+/// the last before `mark`; verified.
+fn find_backwards(
+    file: &File,
+    lowest: u64,
+    end: u64,
+    mark: &Mark,
+    checksums: Checksums,
+) -> io::Result<Option<[u8; RECORD_HEADER_BYTES]>> {
+    const CHUNK_BYTES: u64 = 64 << 10;
+    let lowest = lowest.max(end.saturating_sub(MAX_RECORD_BYTES));
+    // A header that begins in a chunk may reach into the one above it.
+    let mut buffer = vec![0; usize::try_from(CHUNK_BYTES).unwrap_or(0) + RECORD_HEADER_BYTES];
+    let mut above = end;
+    while above > lowest {
+        let from = above.saturating_sub(CHUNK_BYTES).max(lowest);
+        let most = usize::try_from(end - from).unwrap_or(usize::MAX).min(buffer.len());
+        let count = search::read_up_to(file, &mut buffer[..most], from)?;
+        let starts = usize::try_from(above - from).unwrap_or(usize::MAX).min(count);
+        for start in (0..starts).rev() {
+            let Some(raw) = buffer[start..count].first_chunk::<RECORD_HEADER_BYTES>() else {
+                continue;
+            };
+            if raw[..4] != MAGIC_BYTES {
+                continue;
+            }
+            let offset = from + start as u64;
+            let fits = Header::parse(raw, checksums).is_ok_and(|header| {
+                header.record_bytes() == end - offset
+                    && header.sequence == mark.sequence
+                    && header.timestamp_ns == mark.timestamp_ns
+            });
+            if fits && is_whole(file, offset, end, checksums)? {
+                return Ok(Some(*raw));
+            }
+        }
+        above = from;
+    }
+    Ok(None)
+}
+
+/// Whether `offset..end` is one record and holds.
+fn is_whole(file: &File, mut offset: u64, end: u64, checksums: Checksums) -> io::Result<bool> {
+    let mut piece = vec![0; VERIFY_PIECE_BYTES];
+    let mut verifier = Verifier::new(Mark::START, checksums);
+    while offset < end {
+        let most = usize::try_from(end - offset).unwrap_or(usize::MAX).min(piece.len());
+        let count = search::read_up_to(file, &mut piece[..most], offset)?;
+        if count == 0 || verifier.feed(&piece[..count]).is_err() {
+            return Ok(false);
+        }
+        offset += count as u64;
+    }
+    Ok(verifier.mark().records == 1 && verifier.pending() == 0)
+}
+
+/// For `map_err`: what was attempted, and on what.
+fn io_error(action: &'static str, path: &Path) -> impl Fn(io::Error) -> RecoveryError + use<> {
+    let path = path.to_path_buf();
+    move |source| RecoveryError::Io { action, path: path.clone(), source }
+}

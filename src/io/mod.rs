@@ -27,6 +27,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+pub mod bulk;
 #[cfg(target_os = "linux")]
 mod hot;
 pub mod slab;
