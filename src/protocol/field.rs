@@ -183,6 +183,14 @@ fn utf8<'a>(field: &'static str, bytes: &'a [u8]) -> Result<&'a str, MessageErro
     })
 }
 
+pub(super) fn put_u64(out: &mut Vec<u8>, number: u64) {
+    out.extend_from_slice(&number.to_le_bytes());
+}
+
+pub(super) fn put_u32(out: &mut Vec<u8>, number: u32) {
+    out.extend_from_slice(&number.to_le_bytes());
+}
+
 /// Writes a name as [`Reader::name`] reads it.
 pub(super) fn put_name(out: &mut Vec<u8>, name: &str) {
     let length = u8::try_from(name.len());

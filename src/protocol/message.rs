@@ -41,99 +41,22 @@
 
 #![forbid(unsafe_code)]
 
-use super::field::{Reader, put_name, put_text};
-use super::frame::{FrameHeader, Handle, Kind, VERSION};
-use crate::ids::{ClusterId, Epoch, NodeId, NodeUuid, SegmentName, SpaceId, StreamId};
-use crate::limits::MAX_CONTROL_PAYLOAD_BYTES;
+use super::field::{Reader, put_name, put_u32, put_u64};
+use super::frame::{FrameHeader, Handle, Kind};
+use crate::ids::{Epoch, SegmentName, SpaceId, StreamId};
+use crate::limits::{FRAME_HEADER_BYTES, MAX_CONTROL_PAYLOAD_BYTES};
 use crate::lsn::{Chain, Lsn};
 
 pub use super::field::MessageError;
+pub use super::identity::{FEATURES, Hello, HelloAck, Identity};
+pub use super::refusal::{ErrorCode, MAX_SENTENCE_BYTES, Refusal};
 
 /// The most epochs that `OpenSpace` tells; of a longer history, the last ones.
 /// An epoch begins with a promotion or a damaged tail, both rare events.
 pub const MAX_EPOCHS_PER_STREAM: usize = 1024;
 
-/// The longest sentence of an `Error`, bytes.
-pub const MAX_SENTENCE_BYTES: u16 = 512;
-
-/// Features that this build understands. No bit is given away yet;
-/// authentication and compression will take the first ones.
-pub const FEATURES: u64 = 0;
-
 // A longest history with a longest name must fit into one control frame.
 const _: () = assert!(28 + 16 * MAX_EPOCHS_PER_STREAM + 65 <= MAX_CONTROL_PAYLOAD_BYTES as usize);
-
-/// Who a node is; in the body of `Hello` and `HelloAck`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// All nodes of one cluster share it.
-    pub cluster: ClusterId,
-    /// Configured name.
-    pub node: NodeId,
-    /// Drawn once per state directory.
-    pub uuid: NodeUuid,
-}
-
-impl Identity {
-    /// Whether a node may talk to that peer at all.
-    ///
-    /// # Errors
-    /// [`ErrorCode::Cluster`] or [`ErrorCode::Itself`], with a sentence for the
-    /// operators of both ends.
-    pub fn check_peer(&self, peer: &Self) -> Result<(), (ErrorCode, String)> {
-        if peer.uuid == self.uuid {
-            return Err((
-                ErrorCode::Itself,
-                format!("this node has reached itself: both ends are {}", self.node),
-            ));
-        }
-        if peer.cluster != self.cluster {
-            return Err((
-                ErrorCode::Cluster,
-                format!(
-                    "{} belongs to cluster {}, {} to cluster {}",
-                    self.node, self.cluster, peer.node, peer.cluster
-                ),
-            ));
-        }
-        if peer.node == self.node {
-            return Err((
-                ErrorCode::Itself,
-                format!(
-                    "two nodes are called {}: uuids {:?} and {:?}; give one another id",
-                    self.node, self.uuid, peer.uuid
-                ),
-            ));
-        }
-        Ok(())
-    }
-}
-
-/// The body of `Hello`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hello {
-    /// The lowest version that the primary speaks; at least 1.
-    pub min_version: u8,
-    /// The highest, at least `min_version`.
-    pub max_version: u8,
-    /// Which of the primary's shards this connection belongs to.
-    pub shard: u16,
-    /// Features offered, a bit each.
-    pub features: u64,
-    /// Who the primary is.
-    pub identity: Identity,
-}
-
-/// The body of `HelloAck`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HelloAck {
-    /// The version that both speak from here on.
-    pub version: u8,
-    /// Features accepted, a subset of those offered.
-    pub features: u64,
-    /// Who the replica is.
-    pub identity: Identity,
-}
 
 /// The body of `OpenSpace`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -216,104 +139,6 @@ pub struct Heartbeat {
     pub unix_ns: u64,
 }
 
-/// The body of `Error`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// Why.
-    pub code: ErrorCode,
-    /// For the operator; cut to [`MAX_SENTENCE_BYTES`] on the wire.
-    pub sentence: String,
-}
-
-/// Why a peer refuses, as a number on the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u16)]
-#[non_exhaustive]
-pub enum ErrorCode {
-    /// No protocol version in common.
-    Version = 1,
-    /// Another cluster.
-    Cluster = 2,
-    /// The node has reached itself.
-    Itself = 3,
-    /// The space's epoch is older than one that was seen.
-    StaleEpoch = 4,
-    /// The space is this node's own, it does not receive it.
-    Role = 5,
-    /// Another stream of the same name.
-    Stream = 6,
-    /// The space is held by another connection; try again.
-    Busy = 7,
-    /// A record failed its checksum.
-    Corrupt = 8,
-    /// Data that does not continue the stream.
-    Gap = 9,
-    /// The chains differ: not the same records.
-    Diverged = 10,
-    /// The replica's log has failed; nothing more is acknowledged.
-    Storage = 11,
-    /// A frame that makes no sense here.
-    Protocol = 12,
-    /// Too many connections or spaces.
-    Limit = 13,
-    /// The peer is going down.
-    Shutdown = 14,
-    /// The peer was silent for too long.
-    Timeout = 15,
-}
-
-impl ErrorCode {
-    /// The code with that number on the wire.
-    #[must_use]
-    pub const fn from_wire(number: u16) -> Option<Self> {
-        Some(match number {
-            1 => Self::Version,
-            2 => Self::Cluster,
-            3 => Self::Itself,
-            4 => Self::StaleEpoch,
-            5 => Self::Role,
-            6 => Self::Stream,
-            7 => Self::Busy,
-            8 => Self::Corrupt,
-            9 => Self::Gap,
-            10 => Self::Diverged,
-            11 => Self::Storage,
-            12 => Self::Protocol,
-            13 => Self::Limit,
-            14 => Self::Shutdown,
-            15 => Self::Timeout,
-            _ => return None,
-        })
-    }
-
-    /// Whether a later attempt at the same thing can succeed without a person:
-    /// the one place that decides what is worth a retry.
-    ///
-    /// `Corrupt`, `Gap` and `Protocol` are, because an attempt begins with a
-    /// new handshake at the flushed position: damage done on the way is then
-    /// sent again, damage at rest fails again at the same place, and is seen.
-    #[must_use]
-    pub const fn retry_helps(self) -> bool {
-        match self {
-            Self::Busy
-            | Self::Corrupt
-            | Self::Gap
-            | Self::Storage
-            | Self::Protocol
-            | Self::Limit
-            | Self::Shutdown
-            | Self::Timeout => true,
-            Self::Version
-            | Self::Cluster
-            | Self::Itself
-            | Self::StaleEpoch
-            | Self::Role
-            | Self::Stream
-            | Self::Diverged => false,
-        }
-    }
-}
-
 /// A decoded control frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -355,7 +180,7 @@ impl Message {
     /// Appends the whole frame, header and body, to `out`.
     pub fn encode(&self, handle: Handle, epoch: Epoch, out: &mut Vec<u8>) {
         let frame = out.len();
-        let body = frame + crate::limits::FRAME_HEADER_BYTES;
+        let body = frame + FRAME_HEADER_BYTES;
         out.resize(body, 0);
         match self {
             Self::Hello(hello) => hello.encode(out),
@@ -365,10 +190,7 @@ impl Message {
             Self::SegmentOpen(run) => run.encode(out),
             Self::Ack(ack) => ack.encode(out),
             Self::Heartbeat(heartbeat) => put_u64(out, heartbeat.unix_ns),
-            Self::Error(refusal) => {
-                out.extend_from_slice(&(refusal.code as u16).to_le_bytes());
-                put_text(out, &refusal.sentence, MAX_SENTENCE_BYTES);
-            }
+            Self::Error(refusal) => refusal.encode(out),
         }
         let bytes = u32::try_from(out.len() - body).unwrap_or(u32::MAX);
         assert!(
@@ -461,91 +283,6 @@ fn check_control_header(header: &FrameHeader, body: &[u8]) -> Result<(), Message
         zero("epoch", header.epoch.0)?;
     }
     Ok(())
-}
-
-fn put_u64(out: &mut Vec<u8>, number: u64) {
-    out.extend_from_slice(&number.to_le_bytes());
-}
-
-fn put_u32(out: &mut Vec<u8>, number: u32) {
-    out.extend_from_slice(&number.to_le_bytes());
-}
-
-impl Identity {
-    fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.uuid.0.to_le_bytes());
-        put_name(out, self.cluster.as_str());
-        put_name(out, self.node.as_str());
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, MessageError> {
-        Ok(Self {
-            uuid: NodeUuid(reader.u128("uuid")?),
-            cluster: reader.name("cluster")?,
-            node: reader.name("node")?,
-        })
-    }
-}
-
-impl Hello {
-    fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&[self.min_version, self.max_version]);
-        out.extend_from_slice(&self.shard.to_le_bytes());
-        put_u32(out, 0);
-        put_u64(out, self.features);
-        self.identity.encode(out);
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, MessageError> {
-        let (min_version, max_version) = (reader.u8("min_version")?, reader.u8("max_version")?);
-        if min_version == 0 || min_version > max_version {
-            return Err(MessageError::Value {
-                field: "min_version",
-                found: u64::from(min_version),
-                expected: "1 to max_version",
-            });
-        }
-        let shard = reader.u16("shard")?;
-        reader.zeros("reserved", 4)?;
-        let features = reader.u64("features")?;
-        let identity = Identity::decode(reader)?;
-        Ok(Self {
-            min_version,
-            max_version,
-            shard,
-            features,
-            identity,
-        })
-    }
-
-    /// The highest version that both speak.
-    #[must_use]
-    pub fn common_version(&self) -> Option<u8> {
-        // This build speaks one version, so the overlap is that one or none.
-        (self.min_version..=self.max_version)
-            .contains(&VERSION)
-            .then_some(VERSION)
-    }
-}
-
-impl HelloAck {
-    fn encode(&self, out: &mut Vec<u8>) {
-        out.push(self.version);
-        out.extend_from_slice(&[0; 7]);
-        put_u64(out, self.features);
-        self.identity.encode(out);
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, MessageError> {
-        let version = reader.u8("version")?;
-        reader.zeros("reserved", 7)?;
-        let features = reader.u64("features")?;
-        Ok(Self {
-            version,
-            features,
-            identity: Identity::decode(reader)?,
-        })
-    }
 }
 
 impl OpenSpace {
@@ -670,22 +407,5 @@ impl Ack {
             sequence: reader.u64("sequence")?,
             chain: Chain(reader.u64("chain")?),
         })
-    }
-}
-
-impl Refusal {
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, MessageError> {
-        let number = reader.u16("code")?;
-        let code = ErrorCode::from_wire(number).ok_or(MessageError::Value {
-            field: "code",
-            found: u64::from(number),
-            expected: "1 to 15",
-        })?;
-        let sentence = reader.text(
-            "sentence",
-            usize::from(MAX_SENTENCE_BYTES),
-            "at most 512 bytes",
-        )?;
-        Ok(Self { code, sentence })
     }
 }

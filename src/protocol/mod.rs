@@ -15,7 +15,8 @@
 //! ```
 //!
 //! - [`frame`]: the 64 bytes before every frame.
-//! - [`message`]: the bodies of all frames but `Data` (fields: `field`).
+//! - [`message`]: the bodies of all frames but `Data`; `identity` and `refusal`
+//!   hold those that make a handshake and an end, `field` what all are made of.
 //! - [`sender`]: a primary's connection; `slot`: one space of it; `window`: what
 //!   of it is in flight.
 //! - [`receiver`]: a replica's connection; `intake`: one space of it.
@@ -35,10 +36,12 @@
 
 mod field;
 pub mod frame;
+mod identity;
 mod intake;
 mod link;
 pub mod message;
 pub mod receiver;
+mod refusal;
 pub mod sender;
 mod slot;
 mod window;

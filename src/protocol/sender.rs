@@ -16,46 +16,20 @@
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::Now;
 use super::frame::{FrameHeader, Handle, Kind, VERSION};
 use super::link::Link;
 use super::message::{
-    Ack, ErrorCode, FEATURES, Hello, HelloAck, Identity, Message, OpenSpace, Refusal, SegmentOpen,
-    Standing,
+    Ack, ErrorCode, FEATURES, Hello, HelloAck, Identity, Message, OpenSpace, Refusal, Standing,
 };
+pub use super::slot::{BatchRule, Streams};
+
 use super::slot::{Phase, Slot, Step, Stream, check_mark, check_standing};
 use crate::ids::Epoch;
 use crate::limits::MAX_SPACES;
 use crate::lsn::{Lsn, Mark};
-
-/// When a batch is shipped while another is in flight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BatchRule {
-    /// Records that are enough.
-    pub max_records: u64,
-    /// Time that is enough.
-    pub max_delay: Duration,
-    /// Bytes that are enough, and the most of one frame.
-    pub max_bytes: u32,
-}
-
-/// What the sender asks about the logs it ships. Memory only, never blocks.
-pub trait Streams {
-    /// The head: the mark behind the last complete record.
-    fn head(&self, handle: Handle) -> Mark;
-
-    /// The run with that ordinal, if it exists and its opening is durable in
-    /// the primary's own catalog.
-    fn run(&self, handle: Handle, ordinal: u32) -> Option<SegmentOpen>;
-
-    /// The farthest known record boundary of run `ordinal` that lies behind
-    /// `from` and at most `max_bytes` after it (or the end of a single larger
-    /// record), and the sequence of the first record after `from`.
-    fn cut(&self, handle: Handle, ordinal: u32, from: &Mark, max_bytes: u32)
-    -> Option<(Mark, u64)>;
-}
 
 /// Something to put on the socket, in the order given.
 #[derive(Debug)]

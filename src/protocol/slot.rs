@@ -14,16 +14,42 @@
 
 #![forbid(unsafe_code)]
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Now;
 use super::frame::{FrameHeader, Handle, Kind};
 use super::message::{ErrorCode, OpenSpace, SegmentOpen, Standing};
-use super::sender::{BatchRule, Streams};
 use super::window::Window;
 use crate::ids::Epoch;
 use crate::limits::{MAX_EXTENT_BYTES, MAX_FRAME_PAYLOAD_BYTES};
 use crate::lsn::{Lsn, Mark};
+
+/// When a batch is shipped while another is in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchRule {
+    /// Records that are enough.
+    pub max_records: u64,
+    /// Time that is enough.
+    pub max_delay: Duration,
+    /// Bytes that are enough, and the most of one frame.
+    pub max_bytes: u32,
+}
+
+/// What the sender asks about the logs it ships. Memory only, never blocks.
+pub trait Streams {
+    /// The head: the mark behind the last complete record.
+    fn head(&self, handle: Handle) -> Mark;
+
+    /// The run with that ordinal, if it exists and its opening is durable in
+    /// the primary's own catalog.
+    fn run(&self, handle: Handle, ordinal: u32) -> Option<SegmentOpen>;
+
+    /// The farthest known record boundary of run `ordinal` that lies behind
+    /// `from` and at most `max_bytes` after it (or the end of a single larger
+    /// record), and the sequence of the first record after `from`.
+    fn cut(&self, handle: Handle, ordinal: u32, from: &Mark, max_bytes: u32)
+    -> Option<(Mark, u64)>;
+}
 
 #[derive(Debug)]
 pub(super) struct Slot {
