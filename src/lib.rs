@@ -6,3 +6,4 @@ pub mod lsn;
 pub mod wal;
 pub mod protocol;
 pub mod state;
+pub mod config;
