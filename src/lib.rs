@@ -7,3 +7,5 @@ pub mod wal;
 pub mod protocol;
 pub mod state;
 pub mod config;
+pub mod engine;
+pub mod admin;

@@ -105,3 +105,18 @@ const _: () = assert!(SLABS_PER_CONNECTION >= 4);
 const _: () = assert!(MAX_WINDOW_BYTES >= 16 * MAX_EXTENT_BYTES as u64);
 // A peer that sends heartbeats must never run into the time-out.
 const _: () = assert!(HEARTBEAT_INTERVAL.as_millis() * 4 <= PEER_TIMEOUT.as_millis());
+
+/// Requests that the admin server answers at a time; further connections
+/// wait in the listening queue.
+pub const MAX_ADMIN_CONNECTIONS: usize = 32;
+
+/// The head of an admin request: its first line and its headers. The least
+/// that the HTTP library allows, and far more than a probe sends.
+pub const MAX_ADMIN_HEAD_BYTES: usize = 8 << 10;
+
+/// How long one admin request may take, from connecting to the last byte.
+pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The largest status that a client takes: [`MAX_SPACES`] spaces with a few
+/// replicas each, at about 500 bytes per pair.
+pub const MAX_STATUS_BYTES: usize = 64 << 20;
