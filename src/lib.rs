@@ -9,3 +9,4 @@ pub mod state;
 pub mod config;
 pub mod engine;
 pub mod admin;
+pub mod cli;
