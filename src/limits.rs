@@ -3,6 +3,7 @@
 //! Each queue, window, pool, retry and buffer is bounded by a constant of this
 //! file. Sizes are bytes. The assertions at the end are checked by the
 //! compiler.
+#![forbid(unsafe_code)]
 
 use std::time::Duration;
 
