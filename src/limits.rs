@@ -96,12 +96,39 @@ pub const RECONNECT_DELAYS: [Duration; 4] = [
 /// catalog; bounds what a restart verifies again.
 pub const CHECKPOINT_BYTES: u64 = 64 << 20;
 
+/// Ranges of files that are memory-mapped at a time; past it their bytes are
+/// copied. A quarter of what Linux allows a process by default
+/// (`vm.max_map_count`, 65,530).
+pub const MAX_MAPPED_WINDOWS: usize = 16 << 10;
+
+/// Bytes of a range that stands in for a map by being copied.
+pub const MAX_COPIED_WINDOW_BYTES: usize = 256 << 10;
+
+/// Bytes of a segment that a cursor maps at a time. Address space, not memory.
+pub const CURSOR_WINDOW_BYTES: usize = 64 << 20;
+
+/// Bytes that one call searches for the next good record behind damage; about
+/// a millisecond of work.
+pub const MAX_SEARCH_BYTES_PER_TURN: u64 = 1 << 20;
+
+/// Records that a writer gathers before it writes them.
+pub const MAX_GROUP_RECORDS: usize = 1000;
+
+/// How long a writer gathers records before it writes them.
+pub const MAX_GROUP_DELAY: Duration = Duration::from_millis(10);
+
+/// Bytes that a writer gathers before it writes them, unless a single record
+/// is larger.
+pub const MAX_GROUP_BYTES: usize = 1 << 20;
+
 // A frame that carries a largest record alone must be announceable.
 const _: () = assert!(MAX_FRAME_PAYLOAD_BYTES as u64 >= MAX_RECORD_BYTES);
 // A slab must hold a full extent with its frame header, and one more header.
 const _: () = assert!(SLAB_BYTES >= MAX_EXTENT_BYTES as usize + 2 * FRAME_HEADER_BYTES);
 // Half the slabs may be in flight to the disk while the other half receives.
 const _: () = assert!(SLABS_PER_CONNECTION >= 4);
+// A copied range must let a cursor advance.
+const _: () = assert!(MAX_COPIED_WINDOW_BYTES > RECORD_HEADER_BYTES);
 // The window must hold several extents, or the sender would stop and go.
 const _: () = assert!(MAX_WINDOW_BYTES >= 16 * MAX_EXTENT_BYTES as u64);
 // A peer that sends heartbeats must never run into the time-out.

@@ -1,6 +1,11 @@
-//! A range of whole records in one segment.
-use super::segment::Segment;
+//! A range of whole records in one segment: what the log hands to the data
+//! plane.
+
+#![forbid(unsafe_code)]
+
 use std::sync::Arc;
+
+use crate::wal::segment::Segment;
 
 /// A range of whole records that lies contiguously in one segment.
 #[derive(Clone, Debug)]

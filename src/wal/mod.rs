@@ -1,7 +1,12 @@
 //! The log on disk.
-pub mod extent;
-pub mod record;
+pub mod compare;
 pub mod cursor;
-pub mod map;
-pub mod segment;
+pub mod discover;
+pub mod extent;
 pub mod index;
+pub mod map;
+pub mod record;
+pub mod scan;
+pub mod search;
+pub mod segment;
+pub mod writer;
