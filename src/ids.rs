@@ -1,4 +1,5 @@
 //! Names and numbers that identify things, each parsed once, at the edge.
+#![forbid(unsafe_code)]
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,4 +1,7 @@
-//! Saltus.
+//! Saltus: a zero-copy replication engine for write-ahead logs.
+pub mod admin;
+pub mod cli;
+pub mod config;
 pub mod engine;
 pub mod ids;
 pub mod io;

@@ -3,6 +3,7 @@
 //! Each queue, window, pool, retry and buffer is bounded by a constant of this
 //! file. Sizes are bytes. The assertions at the end are checked by the
 //! compiler.
+#![forbid(unsafe_code)]
 
 use std::time::Duration;
 
@@ -204,3 +205,18 @@ const _: () = assert!(MAX_COPIED_WINDOW_BYTES > RECORD_HEADER_BYTES);
 const _: () = assert!(MAX_WINDOW_BYTES >= 16 * MAX_EXTENT_BYTES as u64);
 // A peer that sends heartbeats must never run into the time-out.
 const _: () = assert!(HEARTBEAT_INTERVAL.as_millis() * 4 <= PEER_TIMEOUT.as_millis());
+
+/// Requests that the admin server answers at a time; further connections
+/// wait in the listening queue.
+pub const MAX_ADMIN_CONNECTIONS: usize = 32;
+
+/// The head of an admin request: its first line and its headers. The least
+/// that the HTTP library allows, and far more than a probe sends.
+pub const MAX_ADMIN_HEAD_BYTES: usize = 8 << 10;
+
+/// How long one admin request may take, from connecting to the last byte.
+pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The largest status that a client takes: [`MAX_SPACES`] spaces with a few
+/// replicas each, at about 500 bytes per pair.
+pub const MAX_STATUS_BYTES: usize = 64 << 20;

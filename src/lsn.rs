@@ -1,4 +1,5 @@
 //! Positions in a stream, and what is known at a position.
+#![forbid(unsafe_code)]
 
 use std::fmt;
 

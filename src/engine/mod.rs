@@ -24,12 +24,13 @@ pub mod inbox;
 pub mod keeper;
 pub mod latency;
 pub mod primary;
+mod quarantine;
 pub mod recovery;
 pub mod replica;
 pub mod report;
-pub mod scrub;
 pub mod shard;
 pub mod status;
+mod verifier;
 
 use std::collections::BTreeMap;
 use std::io;
