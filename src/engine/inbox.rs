@@ -29,8 +29,9 @@ pub enum Step {
     /// or [`Inbox::place`] it, or go on.
     Header(FrameHeader),
     /// A frame is complete; get its payload with [`Inbox::payload`] before the
-    /// next step.
-    Frame(FrameHeader, Range<usize>),
+    /// next step. The last field tells whether it lies where [`Inbox::place`]
+    /// asked for it, behind its carry.
+    Frame(FrameHeader, Range<usize>, bool),
     /// Receive into this slab and hand it back with [`Inbox::received`].
     Receive {
         /// Where to.

@@ -19,12 +19,13 @@ use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam::channel::{Receiver, Sender};
 
 use super::recovery;
 use super::replica::log::SegmentFiles;
+use super::status::{self, SpaceStatus};
 use crate::ids::{Epoch, SpaceId, StreamId};
 use crate::io::Waker;
 use crate::limits::{MAX_JOBS_PER_COMMIT, MAX_SPACES};
@@ -34,9 +35,9 @@ use crate::state::catalog::{Catalog, CatalogError, Change, FileRecord, Role, Spa
 use crate::state::pins::Pins;
 use crate::state::runs::{Run, Runs};
 use crate::state::{random_u128, sync_directory};
-use crate::wal::discover::{self, Kind};
+use crate::wal::discover;
 use crate::wal::record::Checksums;
-use crate::wal::segment::{Identity, Segment};
+use crate::wal::segment::{Identity, Segment, SegmentError};
 
 /// Something that a data core must not do itself.
 #[derive(Debug)]
@@ -173,6 +174,24 @@ impl std::fmt::Debug for Mailbox {
     }
 }
 
+/// Where the received spaces stand while no session has them. Shared with the
+/// control plane; no data core touches it.
+#[derive(Clone, Debug, Default)]
+pub struct Received(Arc<Mutex<BTreeMap<SpaceId, SpaceStatus>>>);
+
+impl Received {
+    fn publish(&self, status: SpaceStatus) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(status.space.clone(), status);
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn statuses(&self) -> BTreeMap<SpaceId, SpaceStatus> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// Who has a received space.
 #[derive(Debug)]
 enum Lease {
@@ -225,6 +244,7 @@ pub struct Keeper {
     pins: Pins,
     checksums: Checksums,
     spaces: BTreeMap<SpaceId, Space>,
+    received: Received,
     mailboxes: Vec<Mailbox>,
     /// Changes of the batch that is being gathered.
     changes: Vec<(SpaceId, Change)>,
@@ -251,6 +271,7 @@ impl Keeper {
         catalog: Arc<Catalog>,
         pins: Pins,
         checksums: Checksums,
+        received: Received,
     ) -> Result<Self, CatalogError> {
         let mut keeper = Self {
             places,
@@ -258,6 +279,7 @@ impl Keeper {
             pins,
             checksums,
             spaces: BTreeMap::new(),
+            received,
             mailboxes: Vec::new(),
             changes: Vec::new(),
             waiting: Vec::new(),
@@ -268,26 +290,37 @@ impl Keeper {
                 Role::Replica => keeper.recover(&space, &mut record),
             };
             let entry = Space { record, delivered: BTreeSet::new(), announced: false, lease };
-            keeper.spaces.insert(space, entry);
+            keeper.keep(space, entry);
         }
         keeper.catalog.commit(&std::mem::take(&mut keeper.changes))?;
         Ok(keeper)
     }
 
-    /// The durable ends of all received spaces, for status before a session
-    /// has opened them.
-    #[must_use]
-    pub fn received(&self) -> Vec<(SpaceId, SpaceRecord, Result<Mark, String>)> {
-        let state = |space: &Space| match &space.lease {
-            Lease::Here(mark) => Ok(*mark),
-            Lease::Lent => Ok(Mark::START),
-            Lease::Broken(why) => Err(why.clone()),
-        };
-        self.spaces
-            .iter()
-            .filter(|(_, space)| space.record.role == Role::Replica)
-            .map(|(id, space)| (id.clone(), space.record.clone(), state(space)))
-            .collect()
+    /// Enter or replace a space, and publish where it stands.
+    fn keep(&mut self, id: SpaceId, space: Space) {
+        if space.record.role == Role::Replica {
+            let state = match &space.lease {
+                Lease::Here(mark) => Some((*mark, None)),
+                Lease::Broken(why) => Some((space.record.checkpoint, Some(why.clone()))),
+                // The session that has it knows better.
+                Lease::Lent => None,
+            };
+            if let Some((mark, problem)) = state {
+                let status = SpaceStatus {
+                    space: id.clone(),
+                    role: status::Role::Replica,
+                    epoch: space.record.highest_epoch,
+                    head_lsn: mark.lsn.0,
+                    head_sequence: mark.sequence,
+                    flushed_lsn: Some(mark.lsn.0),
+                    primary: None,
+                    problem,
+                    replicas: Vec::new(),
+                };
+                self.received.publish(status);
+            }
+        }
+        self.spaces.insert(id, space);
     }
 
     /// Work until [`Job::Stop`], or until all shards are gone.
@@ -395,7 +428,7 @@ impl Keeper {
         if !self.spaces.contains_key(space) {
             match self.create_primary(space) {
                 Ok(entry) => {
-                    self.spaces.insert(space.clone(), entry);
+                    self.keep(space.clone(), entry);
                 }
                 Err(error) => {
                     tracing::error!(%space, %error, "cannot take up the space");
@@ -417,9 +450,9 @@ impl Keeper {
         }
         let first = !std::mem::replace(&mut entry.announced, true);
         let mut found = Vec::new();
-        for item in names {
-            let Kind::Segment(name) = item.kind else { continue };
-            match Segment::open(&item.path) {
+        for name in names {
+            let path = directory.join(name.to_string());
+            match Segment::open(&path) {
                 Ok(segment) => {
                     let file = match number_of(&entry.record, segment.identity) {
                         Some(file) => file,
@@ -440,13 +473,15 @@ impl Keeper {
                     };
                     if entry.delivered.insert(file) {
                         let identity = (segment.identity.device, segment.identity.inode);
-                        if let Err(error) = self.pins.pin(space, file, &item.path, identity) {
-                            problems.push(format!("cannot pin {}: {error}", item.path.display()));
+                        if let Err(error) = self.pins.pin(space, file, &path, identity) {
+                            problems.push(format!("cannot pin {}: {error}", path.display()));
                         }
                         found.push((file, Arc::new(segment)));
                     }
                 }
-                Err(error) if error.is_not_found() => {}
+                // Retired between the listing and the opening.
+                Err(SegmentError::Io { source, .. })
+                    if source.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => problems.push(error.to_string()),
             }
         }
@@ -537,7 +572,7 @@ impl Keeper {
         if !self.spaces.contains_key(space) {
             let directory = self.places.wal(space);
             match discover::segments(&directory) {
-                Ok(entries) if entries.iter().any(|item| matches!(item.kind, Kind::Segment(_))) => {
+                Ok(names) if !names.is_empty() => {
                     return Err((
                         ErrorCode::Role,
                         format!(
@@ -555,14 +590,14 @@ impl Keeper {
             make_directories(&self.places.data_root, &directory)
                 .map_err(|error| (ErrorCode::Storage, format!("{}: {error}", directory.display())))?;
             let entry = self.create(space, Role::Replica, open.stream, open.history.clone());
-            self.spaces.insert(space.clone(), entry);
+            self.keep(space.clone(), entry);
         }
         if matches!(self.spaces.get(space).map(|entry| &entry.lease), Some(Lease::Broken(_)))
             && let Some(mut entry) = self.spaces.remove(space)
         {
             // The operator may have mended it meanwhile.
             entry.lease = self.recover(space, &mut entry.record);
-            self.spaces.insert(space.clone(), entry);
+            self.keep(space.clone(), entry);
         }
         let Some(entry) = self.spaces.get_mut(space) else {
             return Err((ErrorCode::Protocol, format!("space {space} has vanished")));
@@ -612,7 +647,7 @@ impl Keeper {
         } else {
             self.recover(space, &mut entry.record)
         };
-        self.spaces.insert(space.clone(), entry);
+        self.keep(space.clone(), entry);
     }
 
     /// Verify what a received space has on disk and cut what is not whole.

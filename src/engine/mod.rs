@@ -118,7 +118,6 @@ pub struct Engine {
     shards: Vec<Handle>,
     keeper: Option<(Sender<Job>, JoinHandle<()>)>,
     received: Received,
-    scrub: scrub::ScrubHandle,
     failed: Arc<Mutex<Option<(usize, String)>>>,
     backend: &'static str,
 }
@@ -229,14 +228,12 @@ impl Engine {
             .name("saltus-keeper".into())
             .spawn(move || keeper.run(mailboxes, &job_queue))
             .map_err(|source| EngineError::Thread { source })?;
-        let scrub = scrub::start(&places.data_root, checksums);
         Ok(Self {
             config: config.clone(),
             address,
             shards,
             keeper: Some((jobs, thread)),
             received,
-            scrub,
             failed,
             backend,
         })
@@ -258,7 +255,6 @@ impl Engine {
         let thread = std::thread::Builder::new()
             .name(format!("saltus-shard-{shard}"))
             .spawn(move || {
-                pin_to_core(shard);
                 let backend = match crate::io::open(choice) {
                     Ok(backend) => backend,
                     Err(error) => {
@@ -327,7 +323,7 @@ impl Engine {
             replication_address: self.address,
             problem,
             spaces: spaces.into_values().collect(),
-            scrub: self.scrub.status(),
+            scrub: status::ScrubStatus::default(),
         }
     }
 
@@ -345,7 +341,6 @@ impl Engine {
     ///
     /// A shard had failed.
     pub fn shutdown(mut self) -> Result<(), EngineError> {
-        self.scrub.stop();
         for shard in &self.shards {
             // A full queue empties; a shard that is gone needs no command.
             let _ = shard.commands.send(Command::Stop);

@@ -118,7 +118,7 @@ fn latency(slot: &Slot) -> Latency {
         reason = "microseconds below 2^27"
     )]
     let at = |fraction| latency.quantile(fraction).map(|us| us.round() as u64);
-    Latency { p50: at(0.5), p99: at(0.99), p999: at(0.999), count: latency.count() }
+    Latency { p50: at(0.5), p99: at(0.99), count: latency.count() }
 }
 
 fn strategies(slot: &Slot) -> BTreeMap<String, u64> {

@@ -244,6 +244,12 @@ impl Shard {
         }
     }
 
+    /// Its number.
+    #[must_use]
+    pub fn number(&self) -> usize {
+        self.setup.shard
+    }
+
     /// Work until told to stop.
     ///
     /// # Errors
@@ -709,7 +715,10 @@ impl Shard {
                 up.sender.handle_resume(now, handle, found);
                 link.slot(handle.0 as usize).resume = None;
             } else if resume.is_some() {
-                self.growing.insert(handle);
+                // A walk that went back to get there goes on by itself.
+                if self.spaces.get(handle).is_some_and(|space| space.borrow().wants_turn()) {
+                    self.growing.insert(handle);
+                }
                 continue;
             } else {
                 up.sender.handle_head(now, handle);
@@ -770,13 +779,13 @@ impl Shard {
 
     fn link_timers(&mut self, now: Now, index: usize) {
         let Some(link) = self.links.get_mut(index) else { return };
-        let due: Vec<_> = (link.slots.iter_mut().enumerate())
-            .filter(|(_, slot)| slot.retry_at.is_some_and(|at| at <= now.instant))
-            .map(|(handle, slot)| {
-                slot.retry_at = None;
-                Handle(u32::try_from(handle).unwrap_or(u32::MAX - 1))
-            })
-            .collect();
+        let mut due = Vec::new();
+        while let Some((at, handle)) = link.retries.first().copied()
+            && at <= now.instant
+        {
+            link.retries.pop_first();
+            due.push(Handle(u32::try_from(handle).unwrap_or(u32::MAX - 1)));
+        }
         let State::Up(up) = &mut link.state else { return };
         if up.sender.next_timeout().is_some_and(|at| at <= now.instant) {
             up.sender.handle_timeout(now);

@@ -64,6 +64,20 @@ pub enum Strategy {
     Copy,
 }
 
+impl Strategy {
+    /// The name, as settings and reports have it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Sendfile => "sendfile",
+            Self::Splice => "splice",
+            Self::SendZc => "send_zc",
+            Self::Copy => "copy",
+        }
+    }
+}
+
 /// A readable memory map of the file that an extent lies in.
 pub type Mapped = Arc<dyn AsRef<[u8]> + Send + Sync>;
 

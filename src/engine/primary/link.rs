@@ -9,7 +9,7 @@
 //! What is known of the replica (its slots) outlives the connection: status
 //! and lag go on while it is down.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -40,13 +40,11 @@ pub struct Slot {
     /// the first one.
     pub latency: Option<Latency>,
     /// Bytes by the strategy that moved them.
-    pub sent_bytes: BTreeMap<Strategy, u64>,
+    pub sent_bytes: HashMap<Strategy, u64>,
     /// Why it is not shipped.
     pub problem: Option<String>,
     /// It will not go on without a person.
     pub failed: bool,
-    /// When to ask for it again.
-    pub retry_at: Option<Instant>,
     /// The replica's position that waits for the walk to get there.
     pub resume: Option<Lsn>,
 }
@@ -91,6 +89,8 @@ pub struct Link {
     pub serial: u32,
     /// By handle.
     pub slots: Vec<Slot>,
+    /// Spaces to ask for again, and when.
+    pub retries: BTreeSet<(Instant, usize)>,
     /// Failures in a row.
     pub failures: u32,
     /// Why it is down, in a sentence.
@@ -118,6 +118,7 @@ impl Link {
             state: State::Waiting(now),
             serial: 0,
             slots: Vec::new(),
+            retries: BTreeSet::new(),
             failures: 0,
             problem: None,
             heard_at: None,
@@ -158,10 +159,10 @@ impl Link {
         self.problem = Some(why);
         self.state = State::Waiting(now + pause);
         self.serial = self.serial.wrapping_add(1);
+        self.retries.clear();
         for slot in &mut self.slots {
             slot.streaming = false;
             slot.resume = None;
-            slot.retry_at = None;
         }
     }
 
@@ -171,13 +172,14 @@ impl Link {
         let slot = self.slot(handle);
         slot.streaming = false;
         slot.resume = None;
-        if retry {
-            slot.retry_at = Some(now + SPACE_RETRY_DELAY);
-        } else {
+        slot.failed = !retry;
+        if !retry {
             tracing::error!(%replica, ?code, "stopped: {reason}");
-            slot.failed = true;
         }
         slot.problem = Some(reason);
+        if retry {
+            self.retries.insert((now + SPACE_RETRY_DELAY, handle));
+        }
     }
 
     /// When something is due here.
@@ -186,7 +188,7 @@ impl Link {
         match &self.state {
             State::Waiting(at) | State::Connecting(at) => Some(*at),
             State::Up(up) => {
-                let retry = self.slots.iter().filter_map(|slot| slot.retry_at).min();
+                let retry = self.retries.first().map(|(at, _)| *at);
                 [up.sender.next_timeout(), retry].into_iter().flatten().min()
             }
         }

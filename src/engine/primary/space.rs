@@ -31,7 +31,7 @@ use crate::protocol::frame::Handle;
 use crate::protocol::message::{OpenSpace, SegmentOpen};
 use crate::state::catalog::{Change, SpaceRecord};
 use crate::state::runs::{Run, Runs};
-use crate::wal::cursor::{Cursor, Stop};
+use crate::wal::cursor::{Advance, Cursor, Stop};
 use crate::wal::index::{Cut, Index};
 use crate::wal::map::Map;
 use crate::wal::record::Checksums;
@@ -162,6 +162,8 @@ impl Space {
             };
             file.walked = file.walked.max(end);
         }
+        // Whatever lies behind has to be looked at again.
+        self.touch(None);
     }
 
     /// New segments have been pinned and numbered.
@@ -418,12 +420,12 @@ impl Space {
     fn walk(&mut self, budget: u64) -> u64 {
         let end = self.run_end();
         let Some(cursor) = &mut self.cursor else { return 0 };
-        let room = end.map_or(budget, |end| budget.min(end - cursor.offset()));
+        let room = end.map_or(budget, |end| budget.min(end.saturating_sub(cursor.offset())));
         let index = &mut self.index;
         let advance = if room > 0 {
             cursor.advance(room, &mut |mark| index.push(*mark))
         } else {
-            crate::wal::cursor::Advance { bytes: 0, stop: Stop::Budget }
+            Advance { bytes: 0, stop: Stop::Budget }
         };
         let offset = cursor.offset();
         let name = cursor.segment().name;
@@ -460,7 +462,8 @@ impl Space {
                 }
                 return advance.bytes.max(budget);
             }
-            Stop::Corrupt { offset, error, resync } => {
+            Stop::Corrupt { more: true, .. } => {}
+            Stop::Corrupt { offset, error, resync, .. } => {
                 let next = resync.map_or_else(
                     || "no valid record follows yet".to_owned(),
                     |at| format!("the next valid record is at offset {at}"),
@@ -470,13 +473,15 @@ impl Space {
                      shipped. Look at it with: saltus wal verify"
                 ));
             }
-            Stop::Shrunk { length } => {
+            Stop::Shrunk { len } => {
                 self.stop(format!(
-                    "{name} is only {length} bytes long, and {offset} bytes of it are in the \
+                    "{name} is only {len} bytes long, and {offset} bytes of it are in the \
                      stream already: its tail was lost or cut after it was read"
                 ));
             }
-            _ => self.stop(format!("{name} cannot be walked at offset {offset}")),
+            Stop::Failed { offset, error } => {
+                self.stop(format!("{name} cannot be read at offset {offset}: {error}"));
+            }
         }
         advance.bytes
     }
@@ -572,10 +577,11 @@ impl Space {
         let offset = run.offset + from.lsn.bytes_since(run.start);
         let mut cursor = Cursor::new(segment, offset, from, self.checksums);
         let mut last = from;
-        cursor.advance(to.bytes_since(from.lsn), &mut |mark: &Mark| {
+        let advance = cursor.advance(to.bytes_since(from.lsn), &mut |mark: &Mark| {
             last = *mark;
             each(*mark);
         });
+        drop(advance);
         if last.lsn == to {
             Ok(last)
         } else {
