@@ -27,8 +27,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", feature = "uring"))]
 mod hot;
+mod outgoing;
+mod portable;
 pub mod slab;
 pub mod sockets;
 #[cfg(all(target_os = "linux", feature = "uring"))]
@@ -336,5 +338,5 @@ fn open_uring() -> io::Result<Box<dyn Backend>> {
 }
 
 fn open_portable() -> io::Result<Box<dyn Backend>> {
-    Err(io::ErrorKind::Unsupported.into())
+    Ok(Box::new(portable::Portable::open()?))
 }
