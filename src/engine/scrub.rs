@@ -390,7 +390,9 @@ impl Pass {
         let mut at = from;
         while at < size {
             let most = usize::try_from(size - at).unwrap_or(usize::MAX).min(piece.len());
-            let count = match file.read(piece, most, at).await {
+            let (result, lent) = file.read(std::mem::take(piece), most, at).await;
+            *piece = lent;
+            let count = match result {
                 Ok(0) => break,
                 Ok(count) => count,
                 Err(error) => {

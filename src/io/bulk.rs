@@ -93,26 +93,37 @@ impl BulkFile {
     }
 
     /// Read at most `most` bytes from `offset` on into `piece`, which holds at
-    /// least as many. Returns how many there were; fewer than asked for is not
-    /// the end of the file, 0 is. Pages that were not cached before are not
-    /// cached afterwards.
+    /// least as many, and which the kernel may own until the read is done: it
+    /// comes back with the outcome. Fewer bytes than asked for are not the end
+    /// of the file, 0 are. Pages that were not cached before are not cached
+    /// afterwards.
     ///
     /// # Errors
     ///
-    /// The system's; what `piece` holds is then undefined.
-    pub async fn read(&self, piece: &mut Vec<u8>, most: usize, offset: u64) -> io::Result<usize> {
+    /// The system's; what the piece holds is then undefined.
+    pub async fn read(
+        &self,
+        piece: Vec<u8>,
+        most: usize,
+        offset: u64,
+    ) -> (io::Result<usize>, Vec<u8>) {
         let most = to_block_end(offset, most.min(piece.len()));
         let cold = is_uncached(&self.file, offset, most as u64);
-        let count = self.read_piece(piece, most, offset).await?;
-        if cold && count > 0 {
+        let (result, piece) = self.read_piece(piece, most, offset).await;
+        if let (Ok(count @ 1..), true) = (&result, cold) {
             // A page that is named in part would stay.
             let before = offset % BLOCK_BYTES;
-            forget(&self.file, offset - before, before + count as u64);
+            forget(&self.file, offset - before, before + *count as u64);
         }
-        Ok(count)
+        (result, piece)
     }
 
-    async fn read_piece(&self, piece: &mut Vec<u8>, most: usize, offset: u64) -> io::Result<usize> {
+    async fn read_piece(
+        &self,
+        mut piece: Vec<u8>,
+        most: usize,
+        offset: u64,
+    ) -> (io::Result<usize>, Vec<u8>) {
         #[cfg(all(feature = "uring", target_os = "linux"))]
         if let Some(ring) = &self.ring {
             return ring.read(piece, most, offset).await;
@@ -120,7 +131,7 @@ impl BulkFile {
         loop {
             match std::os::unix::fs::FileExt::read_at(&self.file, &mut piece[..most], offset) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return result,
+                result => return (result, piece),
             }
         }
     }
@@ -152,14 +163,12 @@ mod tokio_ring {
         /// The ring owns the piece while the read is in flight.
         pub(super) async fn read(
             &self,
-            piece: &mut Vec<u8>,
+            piece: Vec<u8>,
             most: usize,
             offset: u64,
-        ) -> io::Result<usize> {
-            let lent = std::mem::take(piece);
-            let (result, lent) = self.0.read_at(lent.slice(..most), offset).await;
-            *piece = lent.into_inner();
-            result
+        ) -> (io::Result<usize>, Vec<u8>) {
+            let (result, lent) = self.0.read_at(piece.slice(..most), offset).await;
+            (result, lent.into_inner())
         }
     }
 
@@ -255,7 +264,9 @@ mod tests {
             let bulk = BulkFile::new(file.try_clone().unwrap(), reads.unwrap_or(default)).unwrap();
             let (mut all, mut piece) = (Vec::new(), vec![0; 256 << 10]);
             loop {
-                let count = bulk.read(&mut piece, 200_000, all.len() as u64).await.unwrap();
+                let count;
+                (count, piece) = bulk.read(piece, 200_000, all.len() as u64).await;
+                let count = count.unwrap();
                 if count == 0 {
                     return all;
                 }
