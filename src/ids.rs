@@ -1,4 +1,5 @@
 //! Names and numbers that identify things, each parsed once, at the edge.
+#![forbid(unsafe_code)]
 
 use std::fmt;
 use std::str::FromStr;
@@ -28,7 +29,9 @@ pub enum IdError {
 /// True for 3 to 64 characters of `a-z`, `0-9`, `_` and `-`.
 fn is_name(text: &str) -> bool {
     (3..=64).contains(&text.len())
-        && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'))
+        && text
+            .bytes()
+            .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'))
 }
 
 macro_rules! name_type {
@@ -154,7 +157,9 @@ impl FromStr for SegmentName {
             })
             .and_then(|hex| u64::from_str_radix(hex, 16).ok())
             .map(Self)
-            .ok_or_else(|| IdError::Segment { found: text.chars().take(80).collect() })
+            .ok_or_else(|| IdError::Segment {
+                found: text.chars().take(80).collect(),
+            })
     }
 }
 

@@ -3,6 +3,7 @@
 //! Each queue, window, pool, retry and buffer is bounded by a constant of this
 //! file. Sizes are bytes. The assertions at the end are checked by the
 //! compiler.
+#![forbid(unsafe_code)]
 
 use std::time::Duration;
 
@@ -104,6 +105,36 @@ pub const MAX_WINDOW_FRAMES: usize = 4096;
 /// after the others.
 pub const MAX_WALK_BYTES_PER_TURN: u64 = 4 << 20;
 
+/// One request to bring a cold range of a segment into the cache.
+pub const PREFETCH_BYTES: u64 = 4 << 20;
+
+/// How far ahead of the walk such requests reach.
+pub const PREFETCH_AHEAD_BYTES: u64 = 16 << 20;
+
+/// The distance between two boundaries that a primary keeps in its catalog;
+/// bounds what a restart, or a replica that went back, makes it walk again.
+pub const SAVED_MARK_SPACING_BYTES: u64 = 64 << 20;
+
+/// Samples of the head per space, from which lag in seconds is told.
+pub const MAX_LAG_SAMPLES: usize = 512;
+
+/// How often a directory is scanned that cannot be watched.
+pub const SCAN_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a process that was told to stop may take to bring what it has to
+/// the disk.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long written bytes wait for a flush at durability level `written`.
+pub const WRITTEN_FLUSH_DELAY: Duration = Duration::from_secs(1);
+
+/// How old unacknowledged bytes are before a replica counts as lagging.
+pub const LAGGING_AFTER: Duration = Duration::from_secs(1);
+
+/// Bytes of one receive slab for control frames: a largest one, its header,
+/// and the next header.
+pub const CONTROL_SLAB_BYTES: usize = MAX_CONTROL_PAYLOAD_BYTES as usize + DIRECT_BLOCK_BYTES;
+
 /// Spaces of one node.
 pub const MAX_SPACES: usize = 16 << 10;
 
@@ -118,6 +149,9 @@ pub const MAX_SHARDS: usize = 64;
 
 /// Commands waiting for one shard, and jobs waiting for the maintenance plane.
 pub const MAX_QUEUED_COMMANDS: usize = 4096;
+
+/// Jobs of the maintenance plane that share one commit of the catalog.
+pub const MAX_JOBS_PER_COMMIT: usize = 1024;
 
 /// How long a connection attempt may take.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -136,6 +170,9 @@ pub const RECONNECT_DELAYS: [Duration; 4] = [
     Duration::from_secs(10),
     Duration::from_secs(60),
 ];
+
+/// The pause before a space is asked for again that another connection held.
+pub const SPACE_RETRY_DELAY: Duration = Duration::from_millis(250);
 
 /// How much new stream a replica gathers between two checkpoints in its
 /// catalog; bounds what a restart verifies again.
@@ -183,3 +220,18 @@ const _: () = assert!(MAX_COPIED_WINDOW_BYTES > RECORD_HEADER_BYTES);
 const _: () = assert!(MAX_WINDOW_BYTES >= 16 * MAX_EXTENT_BYTES as u64);
 // A peer that sends heartbeats must never run into the time-out.
 const _: () = assert!(HEARTBEAT_INTERVAL.as_millis() * 4 <= PEER_TIMEOUT.as_millis());
+
+/// Requests that the admin server answers at a time; further connections
+/// wait in the listening queue.
+pub const MAX_ADMIN_CONNECTIONS: usize = 32;
+
+/// The head of an admin request: its first line and its headers. The least
+/// that the HTTP library allows, and far more than a probe sends.
+pub const MAX_ADMIN_HEAD_BYTES: usize = 8 << 10;
+
+/// How long one admin request may take, from connecting to the last byte.
+pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The largest status that a client takes: [`MAX_SPACES`] spaces with a few
+/// replicas each, at about 500 bytes per pair.
+pub const MAX_STATUS_BYTES: usize = 64 << 20;

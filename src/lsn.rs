@@ -1,4 +1,5 @@
 //! Positions in a stream, and what is known at a position.
+#![forbid(unsafe_code)]
 
 use std::fmt;
 
@@ -97,7 +98,10 @@ impl Chain {
         let first = fold(word(0) ^ K[0], word(1) ^ K[1]);
         let second = fold(word(2) ^ K[2], word(3) ^ K[3]);
         let third = fold(word(4) ^ K[4], word(5) ^ word(6) ^ word(7) ^ K[5]);
-        Self(fold(self.0 ^ first ^ K[0], second.rotate_left(23) ^ third ^ K[3]))
+        Self(fold(
+            self.0 ^ first ^ K[0],
+            second.rotate_left(23) ^ third ^ K[3],
+        ))
     }
 }
 
@@ -127,6 +131,11 @@ pub struct Mark {
 
 impl Mark {
     /// The start of every stream.
-    pub const START: Self =
-        Self { lsn: Lsn::ZERO, chain: Chain::START, records: 0, sequence: 0, timestamp_ns: 0 };
+    pub const START: Self = Self {
+        lsn: Lsn::ZERO,
+        chain: Chain::START,
+        records: 0,
+        sequence: 0,
+        timestamp_ns: 0,
+    };
 }

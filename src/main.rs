@@ -1,2 +1,8 @@
 //! The `saltus` command.
-fn main() {}
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    saltus::cli::main()
+}

@@ -1,5 +1,397 @@
-//! Recovery and scrubbing.
+//! Joining the logs, the wire, the kernel and the catalog into a node.
+//!
+//! ```text
+//!   Engine ---- Command ----> shard 0..n   (data plane: one thread, one ring each)
+//!     |                          |   ^
+//!     |                         Job News
+//!     |                          v   |
+//!     +------ received ------ keeper       (catalog, pins, directories)
+//!     +------ report -------- scrubber     (verification at rest)
+//! ```
+//!
+//! The control plane holds an [`Engine`] and nothing else of this module. The
+//! threads share no lock with it: it asks the shards by message, and a shard
+//! that does not answer is reported as such.
+//!
+//! Invariants that are kept here, because only here both sides meet: a run is
+//! durable in the catalog before it is shipped, and on a replica before it is
+//! written; a space is received by one session at a time; a position is
+//! acknowledged only after verification and sync.
+
+#![forbid(unsafe_code)]
+
+pub mod inbox;
+pub mod keeper;
+pub mod latency;
+pub mod primary;
 mod quarantine;
 pub mod recovery;
+pub mod replica;
+pub mod report;
 pub mod scrub;
+pub mod shard;
+pub mod status;
 mod verifier;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Sender, bounded, unbounded};
+
+use self::keeper::{Job, Keeper, Mailbox, Places, Received};
+use self::shard::{Command, Setup, Shard};
+use self::status::NodeStatus;
+use crate::config::{self, Config, DurabilityLevel};
+use crate::io::Waker;
+use crate::limits::{MAX_QUEUED_COMMANDS, WRITTEN_FLUSH_DELAY};
+use crate::protocol::message::Identity;
+use crate::protocol::sender::BatchRule;
+use crate::state::catalog::{Catalog, CatalogError};
+use crate::state::pins::Pins;
+use crate::wal::record::Checksums;
+
+/// How long a shard may take to say how it is.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why a node did not start, or did not stop well.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The replication address cannot be bound. Nothing was started.
+    #[error("cannot listen for replication on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The catalog cannot be used. Nothing was started.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// A directory of the node's own cannot be used. Nothing was started.
+    #[error("cannot use {path}: {source}")]
+    Directory {
+        /// Which.
+        path: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The backend that was asked for is not to be had. Nothing was started.
+    #[error("cannot open the I/O backend: {source}")]
+    Backend {
+        /// Why.
+        source: io::Error,
+    },
+    /// A thread could not be started. What was started has been stopped.
+    #[error("cannot start a thread: {source}")]
+    Thread {
+        /// Why.
+        source: io::Error,
+    },
+    /// A shard failed. What it had acknowledged is durable; the rest will be
+    /// shipped again.
+    #[error("shard {shard} failed: {reason}")]
+    Shard {
+        /// Which.
+        shard: usize,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// One running shard, from outside.
+#[derive(Debug)]
+struct Handle {
+    commands: Sender<Command>,
+    waker: Waker,
+    thread: JoinHandle<()>,
+}
+
+/// One node.
+#[derive(Debug)]
+pub struct Engine {
+    config: Config,
+    address: Option<SocketAddr>,
+    shards: Vec<Handle>,
+    keeper: Option<(Sender<Job>, JoinHandle<()>)>,
+    received: Received,
+    failed: Arc<Mutex<Option<(usize, String)>>>,
+    backend: &'static str,
+}
+
+impl Engine {
+    /// Recover what is here, spawn all threads, and listen.
+    ///
+    /// # Errors
+    ///
+    /// See [`EngineError`]; nothing runs then.
+    pub fn start(config: &Config) -> Result<Self, EngineError> {
+        let places = Places {
+            data_root: config.node.data_root.clone(),
+            state_dir: config.node.state_dir.clone(),
+        };
+        let directory = |source| EngineError::Directory {
+            path: places.state_dir.display().to_string(),
+            source,
+        };
+        let catalog = Arc::new(Catalog::open(&places.state_dir)?);
+        let pins = Pins::open(&places.state_dir).map_err(directory)?;
+        let checksums = match config.wal.checksums {
+            config::Checksums::Required => Checksums::Required,
+            config::Checksums::Optional => Checksums::Optional,
+        };
+        let me = Identity {
+            cluster: config.node.cluster.clone(),
+            node: config.node.id.clone(),
+            uuid: catalog.node(),
+        };
+        let received = Received::default();
+        let keeper = Keeper::new(places.clone(), catalog, pins, checksums, received.clone())?;
+
+        let mut listener = match config.listen.replication {
+            Some(address) => Some(
+                crate::io::sockets::listen(address)
+                    .map_err(|source| EngineError::Listen { address, source })?,
+            ),
+            None => None,
+        };
+        let address = listener
+            .as_ref()
+            .and_then(|socket| socket.local_addr().ok())
+            .and_then(|address| address.as_socket());
+
+        let setup = Setup {
+            shard: 0,
+            shards: config.io.shards as usize,
+            me,
+            data_root: places.data_root.clone(),
+            replicas: config.replicas.iter().map(|r| (r.id.clone(), r.address)).collect(),
+            batch: BatchRule {
+                max_records: u64::from(config.batch.max_records),
+                max_delay: config.batch.max_delay,
+                max_bytes: config.batch.max_bytes,
+            },
+            strategy: config.io.strategy,
+            checksums,
+            flush_delay: match config.durability.level {
+                DurabilityLevel::Flushed => Duration::ZERO,
+                DurabilityLevel::Written => WRITTEN_FLUSH_DELAY,
+            },
+        };
+
+        // The rings are made on the threads that use them. Each thread says
+        // whether it has one before any of them goes on.
+        let (jobs, job_queue) = bounded(MAX_QUEUED_COMMANDS);
+        let failed = Arc::new(Mutex::new(None));
+        let mut started = Vec::new();
+        for shard in 0..setup.shards {
+            let setup = Setup { shard, ..setup.clone() };
+            started.push(Self::spawn(setup, config, jobs.clone(), failed.clone())?);
+        }
+        let mut shards = Vec::new();
+        let mut mailboxes = Vec::new();
+        let mut backend = "";
+        let mut goes = Vec::new();
+        let mut refusal = None;
+        for start in started {
+            match start.ready.recv() {
+                Ok(Ok((name, waker))) => {
+                    backend = name;
+                    mailboxes.push(Mailbox { news: start.news, waker: waker.clone() });
+                    shards.push(Handle { commands: start.commands, waker, thread: start.thread });
+                    goes.push(start.go);
+                }
+                Ok(Err(source)) => refusal = Some(source),
+                Err(_) => refusal = Some(io::Error::other("the thread ended early")),
+            }
+        }
+        if let Some(source) = refusal {
+            // The threads that wait for their go end without it.
+            return Err(EngineError::Backend { source });
+        }
+        let others: Vec<_> =
+            shards.iter().skip(1).map(|s| (s.commands.clone(), s.waker.clone())).collect();
+        for (index, go) in goes.into_iter().enumerate() {
+            let first = index == 0;
+            let go_on = (
+                listener.take().filter(|_| first),
+                if first { others.clone() } else { Vec::new() },
+            );
+            if go.send(go_on).is_err() {
+                tracing::error!(shard = index, "the shard ended before it began");
+            }
+        }
+        let thread = std::thread::Builder::new()
+            .name("saltus-keeper".into())
+            .spawn(move || keeper.run(mailboxes, &job_queue))
+            .map_err(|source| EngineError::Thread { source })?;
+        Ok(Self {
+            config: config.clone(),
+            address,
+            shards,
+            keeper: Some((jobs, thread)),
+            received,
+            failed,
+            backend,
+        })
+    }
+
+    /// Spawn one shard; it waits for its go once it has its ring.
+    fn spawn(
+        setup: Setup,
+        config: &Config,
+        jobs: Sender<Job>,
+        failed: Arc<Mutex<Option<(usize, String)>>>,
+    ) -> Result<Starting, EngineError> {
+        let (commands, command_queue) = bounded(MAX_QUEUED_COMMANDS);
+        let (news, news_queue) = unbounded();
+        let (tell, ready) = bounded(1);
+        let (go, gone) = bounded::<GoOn>(1);
+        let choice = config.io.backend;
+        let shard = setup.shard;
+        let thread = std::thread::Builder::new()
+            .name(format!("saltus-shard-{shard}"))
+            .spawn(move || {
+                let backend = match crate::io::open(choice) {
+                    Ok(backend) => backend,
+                    Err(error) => {
+                        // Who started us may have given up already.
+                        let _ = tell.send(Err(error));
+                        return;
+                    }
+                };
+                if tell.send(Ok((backend.name(), backend.waker()))).is_err() {
+                    return;
+                }
+                let Ok((listener, others)) = gone.recv() else { return };
+                let shard = Shard::new(
+                    setup,
+                    backend,
+                    command_queue,
+                    news_queue,
+                    jobs,
+                    listener,
+                    others,
+                );
+                let mut guard = FailureGuard { shard: shard.number(), failed, reason: None };
+                guard.reason = Some("it panicked; see the log".into());
+                guard.reason = shard.run().err().map(|error| error.to_string());
+            })
+            .map_err(|source| EngineError::Thread { source })?;
+        Ok(Starting { commands, news, ready, go, thread })
+    }
+
+    /// Where this node receives; the port is the real one.
+    #[must_use]
+    pub fn replication_address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    /// What the node knows of itself. A shard that does not answer within two
+    /// seconds shows as a problem, not as silence.
+    #[must_use]
+    pub fn status(&self) -> NodeStatus {
+        let (tell, reports) = bounded(self.shards.len());
+        for shard in &self.shards {
+            if shard.commands.try_send(Command::Report(tell.clone())).is_ok() {
+                shard.waker.wake();
+            }
+        }
+        drop(tell);
+        let deadline = Instant::now() + REPORT_TIMEOUT;
+        let mut answers = 0;
+        let mut spaces = self.received.statuses();
+        while let Ok(report) = reports.recv_deadline(deadline) {
+            answers += 1;
+            for space in report.spaces {
+                spaces.insert(space.space.clone(), space);
+            }
+        }
+        let silent = self.shards.len() - answers;
+        let problem = self.failed().or_else(|| {
+            (silent > 0).then(|| format!("{silent} of {} shards do not answer", self.shards.len()))
+        });
+        NodeStatus {
+            node: self.config.node.id.clone(),
+            cluster: self.config.node.cluster.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            backend: self.backend.into(),
+            replication_address: self.address,
+            problem,
+            spaces: spaces.into_values().collect(),
+            scrub: status::ScrubStatus::default(),
+        }
+    }
+
+    /// Why the node can no longer do its work, if so: the process must end.
+    #[must_use]
+    pub fn failed(&self) -> Option<String> {
+        let failed = self.failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        failed.as_ref().map(|(shard, reason)| format!("shard {shard} failed: {reason}"))
+    }
+
+    /// Drain and stop: what is written is flushed and acknowledged, the peers
+    /// are told, the catalog is brought up to date.
+    ///
+    /// # Errors
+    ///
+    /// A shard had failed.
+    pub fn shutdown(mut self) -> Result<(), EngineError> {
+        for shard in &self.shards {
+            // A full queue empties; a shard that is gone needs no command.
+            let _ = shard.commands.send(Command::Stop);
+            shard.waker.wake();
+        }
+        for (index, shard) in self.shards.drain(..).enumerate() {
+            if shard.thread.join().is_err() {
+                tracing::error!(shard = index, "the shard panicked");
+            }
+        }
+        if let Some((jobs, thread)) = self.keeper.take() {
+            // It may be gone already.
+            let _ = jobs.send(Job::Stop);
+            if thread.join().is_err() {
+                tracing::error!("the keeper panicked");
+            }
+        }
+        let failed = self.failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        match failed {
+            Some((shard, reason)) => Err(EngineError::Shard { shard, reason }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What a shard gets with its go: the listener, and the other shards.
+type GoOn = (Option<crate::io::Socket>, Vec<(Sender<Command>, Waker)>);
+
+/// A shard between its spawn and its go.
+struct Starting {
+    commands: Sender<Command>,
+    news: Sender<keeper::News>,
+    ready: crossbeam::channel::Receiver<io::Result<(&'static str, Waker)>>,
+    go: Sender<GoOn>,
+    thread: JoinHandle<()>,
+}
+
+/// Notes why a shard ended, also when it panicked.
+struct FailureGuard {
+    shard: usize,
+    failed: Arc<Mutex<Option<(usize, String)>>>,
+    reason: Option<String>,
+}
+
+impl Drop for FailureGuard {
+    fn drop(&mut self) {
+        if let Some(reason) = self.reason.take() {
+            tracing::error!(shard = self.shard, "the shard failed: {reason}");
+            let mut failed = self.failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            failed.get_or_insert((self.shard, reason));
+        }
+    }
+}

@@ -18,6 +18,8 @@
 //! Whatever an operation in flight touches (buffer, file, socket) it owns,
 //! until its completion hands it back or drops it.
 
+#![allow(unsafe_code)]
+
 use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
@@ -26,7 +28,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub mod bulk;
+#[cfg(target_os = "linux")]
+mod hot;
 pub mod slab;
+pub mod sockets;
+#[cfg(all(target_os = "linux", feature = "uring"))]
+mod uring;
 
 pub use slab::{Slab, SlabPool, Slice};
 pub use socket2::Socket;
@@ -36,7 +43,9 @@ pub use socket2::Socket;
 pub struct Token(pub u64);
 
 /// How the bytes of an extent get from a file to a socket.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, Hash, Debug, Default, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Strategy {
@@ -53,6 +62,20 @@ pub enum Strategy {
     SendZc,
     /// A plain `send` from the memory map: the last rung.
     Copy,
+}
+
+impl Strategy {
+    /// The name, as settings and reports have it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Sendfile => "sendfile",
+            Self::Splice => "splice",
+            Self::SendZc => "send_zc",
+            Self::Copy => "copy",
+        }
+    }
 }
 
 /// A readable memory map of the file that an extent lies in.
@@ -72,7 +95,19 @@ pub struct Source {
     pub mapped: Option<Mapped>,
 }
 
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Source")
+            .field("file", &self.file)
+            .field("offset", &self.offset)
+            .field("bytes", &self.bytes)
+            .field("mapped", &self.mapped.is_some())
+            .finish()
+    }
+}
+
 /// One operation.
+#[derive(Debug)]
 #[non_exhaustive]
 pub enum Op {
     /// Wait for one connection. Completes with [`Outcome::Accepted`].
@@ -148,6 +183,7 @@ pub enum Op {
 }
 
 /// What an operation came to.
+#[derive(Debug)]
 #[non_exhaustive]
 pub enum Outcome {
     /// A new connection, non-blocking, and who opened it.
@@ -169,6 +205,7 @@ pub enum Outcome {
 }
 
 /// The end of one operation.
+#[derive(Debug)]
 pub struct Completion {
     /// As submitted.
     pub token: Token,
@@ -199,6 +236,12 @@ pub enum WatchEvent {
 /// Wakes a shard out of [`Backend::wait`], from any thread.
 #[derive(Clone)]
 pub struct Waker(pub(crate) Arc<dyn Fn() + Send + Sync>);
+
+impl std::fmt::Debug for Waker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Waker")
+    }
+}
 
 impl Waker {
     /// Make the next, or the present, `wait` return.
@@ -269,6 +312,87 @@ pub enum BackendChoice {
 ///
 /// `Uring` was asked for and the kernel, a seccomp filter or
 /// `io_uring_disabled` refuses it, or descriptors ran out.
-pub fn open(_choice: BackendChoice) -> io::Result<Box<dyn Backend>> {
-    todo!()
+pub fn open(choice: BackendChoice) -> io::Result<Box<dyn Backend>> {
+    ignore_broken_pipes()?;
+    match choice {
+        BackendChoice::Portable => open_portable(),
+        BackendChoice::Uring => open_uring(),
+        BackendChoice::Auto => open_uring().or_else(|reason| {
+            tracing::warn!(%reason, "io_uring is not available: using the portable backend");
+            open_portable()
+        }),
+    }
+}
+
+/// `sendfile` and `splice` to a dead peer raise SIGPIPE and know no flag
+/// against it. An embedder that runs its own handler for it keeps it.
+fn ignore_broken_pipes() -> io::Result<()> {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    // SAFETY: ignoring a signal runs no code of ours.
+    let before = unsafe { signal(Signal::SIGPIPE, SigHandler::SigIgn) }?;
+    if let SigHandler::Handler(_) | SigHandler::SigAction(_) = before {
+        // SAFETY: the handler was in place a moment ago.
+        unsafe { signal(Signal::SIGPIPE, before) }?;
+    }
+    Ok(())
+}
+
+/// A second descriptor of a file, for writes past the page cache; nothing
+/// where the file system has none, or wants more than [`DIRECT_BLOCK_BYTES`]
+/// of alignment.
+///
+/// [`DIRECT_BLOCK_BYTES`]: crate::limits::DIRECT_BLOCK_BYTES
+#[cfg(target_os = "linux")]
+#[must_use]
+pub fn open_direct(path: &Path) -> Option<File> {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::OpenOptionsExt;
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .custom_flags(libc::O_DIRECT | libc::O_CLOEXEC)
+        .open(path)
+        .ok()?;
+    // SAFETY: all-zero bytes are a valid `statx` result.
+    let mut found: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: an open descriptor, an empty path with AT_EMPTY_PATH, and a
+    // buffer that outlives the call.
+    let result = unsafe {
+        libc::statx(
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            libc::STATX_DIOALIGN,
+            &raw mut found,
+        )
+    };
+    let blocks = 1..=u32::try_from(crate::limits::DIRECT_BLOCK_BYTES).ok()?;
+    let fits = result == 0
+        && found.stx_mask & libc::STATX_DIOALIGN != 0
+        && blocks.contains(&found.stx_dio_mem_align)
+        && blocks.contains(&found.stx_dio_offset_align);
+    fits.then_some(file)
+}
+
+/// Elsewhere the page cache is the only way.
+#[cfg(not(target_os = "linux"))]
+#[must_use]
+pub fn open_direct(_path: &Path) -> Option<File> {
+    None
+}
+
+#[cfg(all(target_os = "linux", feature = "uring"))]
+fn open_uring() -> io::Result<Box<dyn Backend>> {
+    Ok(Box::new(uring::Uring::open()?))
+}
+
+#[cfg(not(all(target_os = "linux", feature = "uring")))]
+fn open_uring() -> io::Result<Box<dyn Backend>> {
+    Err(io::Error::new(
+        io::ErrorKind::Unsupported,
+        "this build has no io_uring: it needs Linux and the feature `uring`",
+    ))
+}
+
+fn open_portable() -> io::Result<Box<dyn Backend>> {
+    Err(io::ErrorKind::Unsupported.into())
 }

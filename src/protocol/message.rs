@@ -1,18 +1,62 @@
 //! The payloads of all frames but `Data`, byte by byte.
+//!
+//! Numbers are little-endian, a `name` is one length byte and 3 to 64 bytes, a
+//! `text` is two length bytes and at most 512 bytes of UTF-8. The first number
+//! of each line is the offset in the body, the second the size.
+//!
+//! ```text
+//! Hello                             HelloAck
+//!  0   1  lowest version             0   1  version agreed on
+//!  1   1  highest version            1   7  reserved, zero
+//!  2   2  shard of the primary       8   8  features accepted
+//!  4   4  reserved, zero            16  16  node uuid
+//!  8   8  features offered          32  1+n cluster (name)
+//! 16  16  node uuid                  .  1+n node (name)
+//! 32  1+n cluster (name)
+//!  .  1+n node (name)
+//!
+//! OpenSpace                         OpenAck
+//!  0  16  stream id                  0   8  flushed LSN
+//! 16   8  head LSN                   8   8  chain there
+//! 24   4  epochs that follow, n     16   8  records up to there
+//! 28 16*n epoch (8), its start (8)  24   4  fingerprint
+//!  .  1+n space (name)              28   4  runs recorded
+//!                                   32   8  highest epoch seen
+//!
+//! SegmentOpen                       Ack
+//!  0   4  ordinal                    0   8  received LSN
+//!  4   4  reserved, zero             8   8  written LSN
+//!  8   8  start LSN                 16   8  flushed LSN
+//! 16   8  segment name's number     24   8  applied LSN
+//! 24   8  file number               32   8  sequence of the last flushed record
+//! 32   8  offset in the file        40   8  chain at the flushed LSN
+//!
+//! Heartbeat                         Error
+//!  0   8  sender's clock, ns         0   2  code
+//!         since the Unix epoch       2  2+n sentence (text)
+//! ```
+//!
+//! Every control frame carries a CRC over its body. Bytes behind the last
+//! field, and values that a field cannot have, are refused by name.
 
-use crate::ids::{ClusterId, Epoch, NodeId, NodeUuid, SegmentName, SpaceId, StreamId};
+#![forbid(unsafe_code)]
+
+use super::field::{Reader, put_name, put_u32, put_u64};
+use super::frame::{FrameHeader, Handle, Kind};
+use crate::ids::{Epoch, SegmentName, SpaceId, StreamId};
+use crate::limits::{FRAME_HEADER_BYTES, MAX_CONTROL_PAYLOAD_BYTES};
 use crate::lsn::{Chain, Lsn};
 
-/// Who a node is; the body of `Hello` and `HelloAck`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// All nodes of one cluster share it.
-    pub cluster: ClusterId,
-    /// Configured name.
-    pub node: NodeId,
-    /// Drawn once per state directory.
-    pub uuid: NodeUuid,
-}
+pub use super::field::MessageError;
+pub use super::identity::{FEATURES, Hello, HelloAck, Identity};
+pub use super::refusal::{ErrorCode, MAX_SENTENCE_BYTES, Refusal};
+
+/// The most epochs that `OpenSpace` tells; of a longer history, the last ones.
+/// An epoch begins with a promotion or a damaged tail, both rare events.
+pub const MAX_EPOCHS_PER_STREAM: usize = 1024;
+
+// A longest history with a longest name must fit into one control frame.
+const _: () = assert!(28 + 16 * MAX_EPOCHS_PER_STREAM + 65 <= MAX_CONTROL_PAYLOAD_BYTES as usize);
 
 /// The body of `OpenSpace`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,10 +66,19 @@ pub struct OpenSpace {
     /// Which stream.
     pub stream: StreamId,
     /// The epochs of the stream and where each began; the last is the present
-    /// one. Bounded; at least one.
+    /// one. At least one, at most [`MAX_EPOCHS_PER_STREAM`], epochs ascending.
     pub history: Vec<(Epoch, Lsn)>,
     /// The primary's head.
     pub head: Lsn,
+}
+
+impl OpenSpace {
+    /// The present epoch; `None` for a history without any, which no decoded
+    /// message has.
+    #[must_use]
+    pub fn epoch(&self) -> Option<Epoch> {
+        self.history.last().map(|&(epoch, _)| epoch)
+    }
 }
 
 /// Where a replica stands in a space; the body of `OpenAck`.
@@ -78,37 +131,281 @@ pub struct Ack {
     pub chain: Chain,
 }
 
-/// Why a peer refuses, as a number on the wire.
+/// The body of `Heartbeat`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u16)]
+pub struct Heartbeat {
+    /// The sender's clock, nanoseconds since the Unix epoch. For people; no
+    /// decision compares it with another clock.
+    pub unix_ns: u64,
+}
+
+/// A decoded control frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum ErrorCode {
-    /// No protocol version in common.
-    Version = 1,
-    /// Another cluster.
-    Cluster = 2,
-    /// The node has reached itself.
-    Itself = 3,
-    /// The space's epoch is older than one that was seen.
-    StaleEpoch = 4,
-    /// The space is this node's own, it does not receive it.
-    Role = 5,
-    /// Another stream of the same name.
-    Stream = 6,
-    /// The space is held by another connection; try again.
-    Busy = 7,
-    /// A record failed its checksum.
-    Corrupt = 8,
-    /// Data that does not continue the stream.
-    Gap = 9,
-    /// The chains differ: not the same records.
-    Diverged = 10,
-    /// The replica's log has failed; nothing more is acknowledged.
-    Storage = 11,
-    /// A frame that makes no sense here.
-    Protocol = 12,
-    /// Too many connections or spaces.
-    Limit = 13,
-    /// The peer is going down.
-    Shutdown = 14,
+pub enum Message {
+    /// See [`Hello`].
+    Hello(Hello),
+    /// See [`HelloAck`].
+    HelloAck(HelloAck),
+    /// See [`OpenSpace`].
+    OpenSpace(OpenSpace),
+    /// See [`Standing`].
+    OpenAck(Standing),
+    /// See [`SegmentOpen`].
+    SegmentOpen(SegmentOpen),
+    /// See [`Ack`].
+    Ack(Ack),
+    /// See [`Heartbeat`].
+    Heartbeat(Heartbeat),
+    /// See [`Refusal`].
+    Error(Refusal),
+}
+
+impl Message {
+    /// The kind of its frame.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::Hello(_) => Kind::Hello,
+            Self::HelloAck(_) => Kind::HelloAck,
+            Self::OpenSpace(_) => Kind::OpenSpace,
+            Self::OpenAck(_) => Kind::OpenAck,
+            Self::SegmentOpen(_) => Kind::SegmentOpen,
+            Self::Ack(_) => Kind::Ack,
+            Self::Heartbeat(_) => Kind::Heartbeat,
+            Self::Error(_) => Kind::Error,
+        }
+    }
+
+    /// Appends the whole frame, header and body, to `out`.
+    pub fn encode(&self, handle: Handle, epoch: Epoch, out: &mut Vec<u8>) {
+        let frame = out.len();
+        let body = frame + FRAME_HEADER_BYTES;
+        out.resize(body, 0);
+        match self {
+            Self::Hello(hello) => hello.encode(out),
+            Self::HelloAck(ack) => ack.encode(out),
+            Self::OpenSpace(open) => open.encode(out),
+            Self::OpenAck(standing) => standing.encode(out),
+            Self::SegmentOpen(run) => run.encode(out),
+            Self::Ack(ack) => ack.encode(out),
+            Self::Heartbeat(heartbeat) => put_u64(out, heartbeat.unix_ns),
+            Self::Error(refusal) => refusal.encode(out),
+        }
+        let bytes = u32::try_from(out.len() - body).unwrap_or(u32::MAX);
+        assert!(
+            bytes <= MAX_CONTROL_PAYLOAD_BYTES,
+            "a {:?} body outgrew its limit",
+            self.kind()
+        );
+        let mut header = FrameHeader::bare(self.kind(), handle, epoch)
+            .with_payload_crc(crc32c::crc32c(&out[body..]));
+        header.payload_bytes = bytes;
+        header.raw_bytes = bytes;
+        out[frame..body].copy_from_slice(&header.encode());
+    }
+
+    /// A control frame from its header and complete body; `None` for `Data`.
+    ///
+    /// # Errors
+    /// See [`MessageError`]; the connection cannot go on.
+    pub fn decode(header: &FrameHeader, body: &[u8]) -> Result<Option<Self>, MessageError> {
+        if header.kind == Kind::Data {
+            return Ok(None);
+        }
+        check_control_header(header, body)?;
+        let mut reader = Reader::new(body);
+        let message = match header.kind {
+            Kind::Hello => Self::Hello(Hello::decode(&mut reader)?),
+            Kind::HelloAck => Self::HelloAck(HelloAck::decode(&mut reader)?),
+            Kind::OpenSpace => Self::OpenSpace(OpenSpace::decode(&mut reader)?),
+            Kind::OpenAck => Self::OpenAck(Standing::decode(&mut reader)?),
+            Kind::SegmentOpen => Self::SegmentOpen(SegmentOpen::decode(&mut reader)?),
+            Kind::Ack => Self::Ack(Ack::decode(&mut reader)?),
+            Kind::Heartbeat => Self::Heartbeat(Heartbeat {
+                unix_ns: reader.u64("unix_ns")?,
+            }),
+            Kind::Error => Self::Error(Refusal::decode(&mut reader)?),
+            Kind::Data => return Ok(None),
+        };
+        reader.end()?;
+        Ok(Some(message))
+    }
+}
+
+/// What the header of every control frame must look like.
+fn check_control_header(header: &FrameHeader, body: &[u8]) -> Result<(), MessageError> {
+    if !header.has_payload_crc() {
+        return Err(MessageError::Unsealed);
+    }
+    if u32::try_from(body.len()) != Ok(header.payload_bytes) {
+        return Err(MessageError::Length {
+            announced: header.payload_bytes,
+            found: body.len(),
+        });
+    }
+    header.check_payload(body)?;
+    let zero = |field, found| match found {
+        0 => Ok(()),
+        _ => Err(MessageError::Value {
+            field,
+            found,
+            expected: "0 on a control frame",
+        }),
+    };
+    zero("records", u64::from(header.records))?;
+    zero("start", header.start.0)?;
+    zero("first_sequence", header.first_sequence)?;
+    if header.raw_bytes != header.payload_bytes {
+        return Err(MessageError::Value {
+            field: "raw_bytes",
+            found: u64::from(header.raw_bytes),
+            expected: "the payload length",
+        });
+    }
+    let of_space = matches!(
+        header.kind,
+        Kind::OpenSpace | Kind::OpenAck | Kind::SegmentOpen | Kind::Ack
+    );
+    let on_space = header.handle != Handle::CONNECTION;
+    if header.kind != Kind::Error && of_space != on_space {
+        return Err(MessageError::Value {
+            field: "handle",
+            found: u64::from(header.handle.0),
+            expected: if of_space {
+                "a space"
+            } else {
+                "the connection's, 4294967295"
+            },
+        });
+    }
+    if !on_space {
+        zero("epoch", header.epoch.0)?;
+    }
+    Ok(())
+}
+
+impl OpenSpace {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let count = self.history.len();
+        assert!(
+            (1..=MAX_EPOCHS_PER_STREAM).contains(&count),
+            "a history of {count} epochs"
+        );
+        out.extend_from_slice(&self.stream.0.to_le_bytes());
+        put_u64(out, self.head.0);
+        put_u32(out, u32::try_from(count).unwrap_or(u32::MAX));
+        for (epoch, start) in &self.history {
+            put_u64(out, epoch.0);
+            put_u64(out, start.0);
+        }
+        put_name(out, self.space.as_str());
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, MessageError> {
+        let stream = StreamId(reader.u128("stream")?);
+        let head = Lsn(reader.u64("head")?);
+        let count = reader.u32("epochs")?;
+        if !(1..=MAX_EPOCHS_PER_STREAM).contains(&(count as usize)) {
+            return Err(MessageError::Value {
+                field: "epochs",
+                found: u64::from(count),
+                expected: "1 to 1024",
+            });
+        }
+        let mut history = Vec::with_capacity(count as usize);
+        let mut last = (Epoch(0), Lsn::ZERO);
+        for _ in 0..count {
+            let next = (Epoch(reader.u64("epoch")?), Lsn(reader.u64("epoch start")?));
+            if next.0 <= last.0 {
+                return Err(MessageError::Value {
+                    field: "epoch",
+                    found: next.0.0,
+                    expected: "more than the epoch before it",
+                });
+            }
+            history.push(next);
+            last = next;
+        }
+        if last.1 > head {
+            return Err(MessageError::Value {
+                field: "epoch start",
+                found: last.1.0,
+                expected: "at most the head, in the present epoch",
+            });
+        }
+        Ok(Self {
+            space: reader.name("space")?,
+            stream,
+            history,
+            head,
+        })
+    }
+}
+
+impl Standing {
+    fn encode(&self, out: &mut Vec<u8>) {
+        put_u64(out, self.flushed.0);
+        put_u64(out, self.chain.0);
+        put_u64(out, self.records);
+        put_u32(out, self.fingerprint);
+        put_u32(out, self.runs);
+        put_u64(out, self.highest_epoch.0);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, MessageError> {
+        Ok(Self {
+            flushed: Lsn(reader.u64("flushed")?),
+            chain: Chain(reader.u64("chain")?),
+            records: reader.u64("records")?,
+            fingerprint: reader.u32("fingerprint")?,
+            runs: reader.u32("runs")?,
+            highest_epoch: Epoch(reader.u64("highest_epoch")?),
+        })
+    }
+}
+
+impl SegmentOpen {
+    fn encode(&self, out: &mut Vec<u8>) {
+        put_u32(out, self.ordinal);
+        put_u32(out, 0);
+        put_u64(out, self.start.0);
+        put_u64(out, self.segment.0);
+        put_u64(out, self.file);
+        put_u64(out, self.offset);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, MessageError> {
+        let ordinal = reader.u32("ordinal")?;
+        reader.zeros("reserved", 4)?;
+        Ok(Self {
+            ordinal,
+            start: Lsn(reader.u64("start")?),
+            segment: SegmentName(reader.u64("segment")?),
+            file: reader.u64("file")?,
+            offset: reader.u64("offset")?,
+        })
+    }
+}
+
+impl Ack {
+    fn encode(&self, out: &mut Vec<u8>) {
+        put_u64(out, self.received.0);
+        put_u64(out, self.written.0);
+        put_u64(out, self.flushed.0);
+        put_u64(out, self.applied.0);
+        put_u64(out, self.sequence);
+        put_u64(out, self.chain.0);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, MessageError> {
+        Ok(Self {
+            received: Lsn(reader.u64("received")?),
+            written: Lsn(reader.u64("written")?),
+            flushed: Lsn(reader.u64("flushed")?),
+            applied: Lsn(reader.u64("applied")?),
+            sequence: reader.u64("sequence")?,
+            chain: Chain(reader.u64("chain")?),
+        })
+    }
 }

@@ -1,13 +1,50 @@
 //! The wire, without I/O: two machines that are fed frames and positions, and
 //! asked what to send.
 //!
+//! ```text
+//!        PRIMARY                                             REPLICA
+//!  head, run, mark                                     verified, written, flushed
+//!        v                                                      v
+//!   +----------+   Hello OpenSpace SegmentOpen Data     +------------+
+//!   |  sender  | -------------------------------------> |  receiver  |
+//!   |  slot    |                                        |  intake    |
+//!   |  window  | <------------------------------------- |            |
+//!   +----------+   HelloAck OpenAck Ack                 +------------+
+//!        v               Heartbeat, Error: both ways            v
+//!  events, frames to send                              intents, acks to send
+//! ```
+//!
+//! - [`frame`]: the 64 bytes before every frame.
+//! - [`message`]: the bodies of all frames but `Data`; `identity` and `refusal`
+//!   hold those that make a handshake and an end, `field` what all are made of.
+//! - [`sender`]: a primary's connection; `slot`: one space of it; `window`: what
+//!   of it is in flight.
+//! - [`receiver`]: a replica's connection; `intake`: one space of it.
+//! - `link`: what both keep of the connection: handshake, heartbeats, control
+//!   frames that wait.
+//!
+//! Invariants: frames of a stale epoch, and data that does not continue the
+//! stream, are refused by their header, before a byte of them is kept. An ack
+//! names the end of a frame, and its chain is compared with the mark there.
+//! What concerns one space stops that space; the others of the connection go
+//! on. Whatever a peer sends, the machines return an error and never panic.
+//!
 //! Neither machine holds a descriptor, a clock, a thread or randomness. Time is
 //! an argument. The shard loop is the only code that joins them to sockets.
 
+#![forbid(unsafe_code)]
+
+mod field;
 pub mod frame;
+mod identity;
+mod intake;
+mod link;
 pub mod message;
 pub mod receiver;
+mod refusal;
 pub mod sender;
+mod slot;
+mod window;
 
 use std::time::Instant;
 

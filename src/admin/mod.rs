@@ -1,0 +1,29 @@
+//! The control plane's door: status over HTTP, and the client that reads it.
+//!
+//! ```text
+//!   saltus status, saltus wait              saltus run
+//!   client ---- GET /status ----> server ---- status() ----> engine
+//!          <--- NodeStatus -----         <--- published values
+//! ```
+//!
+//! | request        | answer                                                  |
+//! |----------------|---------------------------------------------------------|
+//! | `GET /status`  | 200, [`NodeStatus`](crate::engine::status::NodeStatus)  |
+//! | `GET /healthz` | 200 `{"status":"ok"}`, or 503 with the problem          |
+//! | anything else  | 404 or 405, `{"error":...}`                             |
+//!
+//! One request per connection, a bounded number of connections, a bounded
+//! head and a deadline for each: a stuck or hostile client costs one of
+//! [`MAX_ADMIN_CONNECTIONS`](crate::limits::MAX_ADMIN_CONNECTIONS) places for
+//! [`ADMIN_TIMEOUT`](crate::limits::ADMIN_TIMEOUT), and the data plane shares
+//! neither thread nor lock with it.
+//!
+//! It does not authenticate and it does not encrypt. It only reads. It
+//! belongs on a loopback address.
+#![forbid(unsafe_code)]
+
+pub mod client;
+pub mod server;
+
+pub use client::{Client, ClientError};
+pub use server::{Server, ServerError};

@@ -1,0 +1,197 @@
+//! Serves what a node says about itself.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::LocalSet;
+use tokio::time;
+
+use crate::engine::status::NodeStatus;
+use crate::limits::{ADMIN_TIMEOUT, MAX_ADMIN_CONNECTIONS, MAX_ADMIN_HEAD_BYTES};
+
+/// The pause after an accept that failed: descriptors may be used up, and
+/// will not come back sooner for being asked for in a loop.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why the admin server does not run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServerError {
+    /// The address cannot be bound. Nothing was started; free the port, or
+    /// choose another.
+    #[error("cannot listen for administration on {address} ([listen] admin): {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The socket cannot be handed to the runtime. Nothing was started.
+    #[error("cannot serve administration on {address}: {source}")]
+    Serve {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// A bound admin address.
+#[derive(Debug)]
+pub struct Server {
+    listener: StdListener,
+    address: SocketAddr,
+}
+
+impl Server {
+    /// Bind the address. Connections queue from here on.
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError::Listen`].
+    pub fn bind(address: SocketAddr) -> Result<Self, ServerError> {
+        let failed = |source| ServerError::Listen { address, source };
+        let listener = StdListener::bind(address).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        if !address.ip().is_loopback() {
+            tracing::warn!(
+                %address,
+                "the admin address is not a loopback address, and nothing authenticates there: \
+                 whoever reaches it can read the status of this node"
+            );
+        }
+        Ok(Self { listener, address })
+    }
+
+    /// The address, with the port that the system chose if 0 was asked for.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answer requests, until the future is dropped. `status` is asked once
+    /// for each request, on the calling thread.
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError::Serve`], at once or never.
+    pub async fn serve<S>(self, status: S) -> Result<Infallible, ServerError>
+    where
+        S: Fn() -> NodeStatus + 'static,
+    {
+        let address = self.address;
+        let listener = TcpListener::from_std(self.listener)
+            .map_err(|source| ServerError::Serve { address, source })?;
+        let places = Arc::new(Semaphore::new(MAX_ADMIN_CONNECTIONS));
+        let status = Rc::new(status);
+        // The set ends its tasks when it is dropped, so nothing outlives this
+        // future and what `status` borrows is free again.
+        let tasks = LocalSet::new();
+        tasks
+            .run_until(async {
+                loop {
+                    let Ok(place) = places.clone().acquire_owned().await else {
+                        continue; // the semaphore is never closed
+                    };
+                    match listener.accept().await {
+                        Ok((stream, _)) => {
+                            let status = Rc::clone(&status);
+                            tokio::task::spawn_local(async move {
+                                answer(stream, status).await;
+                                drop(place);
+                            });
+                        }
+                        Err(error) => {
+                            tracing::warn!(%error, "the admin server cannot accept a connection");
+                            time::sleep(ACCEPT_PAUSE).await;
+                        }
+                    }
+                }
+            })
+            .await
+    }
+}
+
+/// Serve the one request of a connection.
+async fn answer<S: Fn() -> NodeStatus>(stream: TcpStream, status: Rc<S>) {
+    let service = service_fn(|request: Request<Incoming>| {
+        let response = respond(request.method(), request.uri().path(), &*status);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let connection = http1::Builder::new()
+        .keep_alive(false)
+        .timer(TokioTimer::new())
+        .header_read_timeout(ADMIN_TIMEOUT)
+        .max_buf_size(MAX_ADMIN_HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), service);
+    match time::timeout(ADMIN_TIMEOUT, connection).await {
+        Ok(Ok(())) => {}
+        // The client's fault, and the client has noticed.
+        Ok(Err(error)) => tracing::debug!(%error, "an admin request broke off"),
+        Err(_) => tracing::debug!("an admin request took longer than {ADMIN_TIMEOUT:?}"),
+    }
+}
+
+/// The body of every answer that is not a status.
+#[derive(Serialize)]
+struct Answer<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
+}
+
+fn respond(method: &Method, path: &str, status: &dyn Fn() -> NodeStatus) -> Response<Full<Bytes>> {
+    let error = |code, text| json(code, &Answer { status: None, error: Some(text) });
+    match (path, method == Method::GET) {
+        ("/status", true) => json(StatusCode::OK, &status()),
+        ("/healthz", true) => match status().problem {
+            None => json(StatusCode::OK, &Answer { status: Some("ok"), error: None }),
+            Some(problem) => json(
+                StatusCode::SERVICE_UNAVAILABLE,
+                &Answer { status: Some("failed"), error: Some(&problem) },
+            ),
+        },
+        ("/status" | "/healthz", false) => {
+            let mut response = error(StatusCode::METHOD_NOT_ALLOWED, "only GET is allowed here");
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
+            response
+        }
+        _ => error(StatusCode::NOT_FOUND, "no such page; there are /status and /healthz"),
+    }
+}
+
+fn json(code: StatusCode, body: &impl Serialize) -> Response<Full<Bytes>> {
+    let (code, body) = match serde_json::to_vec(body) {
+        Ok(body) => (code, body),
+        Err(error) => {
+            tracing::error!(%error, "the status cannot be written as JSON");
+            (StatusCode::INTERNAL_SERVER_ERROR, br#"{"error":"internal"}"#.to_vec())
+        }
+    };
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = code;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;

@@ -1,0 +1,202 @@
+//! What the demo shows while it runs: a table that redraws itself on a
+//! terminal, a line a second elsewhere, nothing beside JSON.
+
+use std::env;
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal};
+use std::time::Duration;
+
+use super::load::Totals;
+use crate::cli::output;
+use crate::cli::status::seconds;
+use crate::cli::table::Table;
+use crate::engine::status::{NodeStatus, ReplicaStatus, SpaceStatus};
+
+/// The most rows of the live table: with its head it must fit a terminal of
+/// 24 lines, or moving the cursor up would not find its start.
+const MOST_ROWS: usize = 16;
+
+/// The pause between two lines where nothing can be redrawn.
+const LINE_INTERVAL: Duration = Duration::from_secs(1);
+
+#[derive(Debug, PartialEq, Eq)]
+enum Mode {
+    Silent,
+    Lines,
+    Redraw,
+}
+
+/// The running display.
+#[derive(Debug)]
+pub(super) struct View {
+    mode: Mode,
+    /// Lines of the table on the screen, to be drawn over.
+    drawn: usize,
+    last_line: Option<Duration>,
+}
+
+impl View {
+    pub(super) fn new(json: bool) -> Self {
+        let dumb = env::var_os("TERM").is_none_or(|term| term == "dumb");
+        let mode = match (json, io::stdout().is_terminal() && !dumb) {
+            (true, _) => Mode::Silent,
+            (false, true) => Mode::Redraw,
+            (false, false) => Mode::Lines,
+        };
+        Self { mode, drawn: 0, last_line: None }
+    }
+
+    /// Print a text that stays.
+    pub(super) fn say(&mut self, text: &str) -> anyhow::Result<()> {
+        self.drawn = 0;
+        if self.mode == Mode::Silent { Ok(()) } else { output::print(text) }
+    }
+
+    /// Show how things are `elapsed` after the start.
+    pub(super) fn show(
+        &mut self,
+        elapsed: Duration,
+        written: Totals,
+        status: &NodeStatus,
+    ) -> anyhow::Result<()> {
+        match self.mode {
+            Mode::Silent => Ok(()),
+            Mode::Redraw => {
+                let mut text = String::new();
+                if self.drawn > 0 {
+                    // Up to the table's first line, and clear from there.
+                    let _ = write!(text, "\x1b[{}A\x1b[J", self.drawn);
+                }
+                let frame = frame(elapsed, written, status);
+                self.drawn = frame.lines().count();
+                text.push_str(&frame);
+                output::print(&text)
+            }
+            Mode::Lines => {
+                let due = self.last_line.is_none_or(|last| elapsed >= last + LINE_INTERVAL);
+                if !due && elapsed >= self.last_line.unwrap_or_default() {
+                    return Ok(());
+                }
+                self.last_line = Some(elapsed);
+                output::print(&line(elapsed, written, status))
+            }
+        }
+    }
+}
+
+fn head(elapsed: Duration, written: Totals) -> String {
+    format!(
+        "{:6.1} s  {} records  {}",
+        elapsed.as_secs_f64(),
+        output::grouped(written.records),
+        output::bytes(written.bytes)
+    )
+}
+
+/// Every pair of a space and a replica.
+fn pairs(status: &NodeStatus) -> Vec<(&SpaceStatus, &ReplicaStatus)> {
+    let pairs = |space: &'_ SpaceStatus| -> Vec<_> { (0..space.replicas.len()).collect() };
+    status
+        .spaces
+        .iter()
+        .flat_map(|space| {
+            pairs(space).into_iter().map(move |index| (space, &space.replicas[index]))
+        })
+        .collect()
+}
+
+/// The live table: the pairs that are furthest behind when there are many.
+fn frame(elapsed: Duration, written: Totals, status: &NodeStatus) -> String {
+    let mut pairs = pairs(status);
+    let all = pairs.len();
+    if all > MOST_ROWS {
+        pairs.sort_by_key(|(_, replica)| std::cmp::Reverse(replica.lag.bytes));
+        pairs.truncate(MOST_ROWS);
+    }
+    let headings = ["SPACE", "REPLICA", "STATE", "BEHIND", "RECORDS", "SECONDS", "P50", "P99"];
+    let mut table = Table::new(0, 3, &headings);
+    for (space, replica) in &pairs {
+        table.row(vec![
+            space.space.to_string(),
+            replica.id.to_string(),
+            replica.state.as_str().into(),
+            output::bytes(replica.lag.bytes),
+            replica.lag.records.to_string(),
+            seconds(replica.lag.seconds),
+            output::microseconds(replica.append_to_flushed_us.p50),
+            output::microseconds(replica.append_to_flushed_us.p99),
+        ]);
+    }
+    let mut text = format!("{}\n{}", head(elapsed, written), table.render());
+    if all > pairs.len() {
+        let _ = writeln!(text, "and {} pairs that are no further behind", all - pairs.len());
+    }
+    text
+}
+
+/// The same in one line: the pair that is furthest behind.
+fn line(elapsed: Duration, written: Totals, status: &NodeStatus) -> String {
+    let mut text = head(elapsed, written);
+    let worst = pairs(status).into_iter().max_by_key(|(_, replica)| replica.lag.bytes);
+    if let Some((space, replica)) = worst {
+        let _ = write!(
+            text,
+            "  at most {} behind ({} on {})",
+            output::bytes(replica.lag.bytes),
+            space.space,
+            replica.id
+        );
+    }
+    text.push('\n');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn status(spaces: u32, replicas: u32) -> NodeStatus {
+        let replica = |index: u32| {
+            serde_json::json!({
+                "id": format!("replica-{index}"), "state": "connecting", "sent_lsn": 0,
+                "received_lsn": 0, "written_lsn": 0, "flushed_lsn": 0,
+                "lag": {"bytes": 1_099_511_627_775_u64, "records": 99_999_999, "seconds": null},
+                "append_to_flushed_us": {"p50": 9999, "p99": 9_999_000, "count": 1},
+            })
+        };
+        let space = |index: u32| {
+            serde_json::json!({
+                "space": format!("space-{index}"), "role": "primary", "epoch": 1,
+                "head_lsn": 1, "head_sequence": 1,
+                "replicas": (1..=replicas).map(replica).collect::<Vec<_>>(),
+            })
+        };
+        serde_json::from_value(serde_json::json!({
+            "node": "primary", "cluster": "local", "version": "0", "pid": 1,
+            "backend": "portable", "replication_address": null,
+            "spaces": (1..=spaces).map(space).collect::<Vec<_>>(),
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn frame_holds_in_a_terminal_of_80_by_24() {
+        let written = Totals { records: 999_999_999, bytes: u64::MAX };
+        let frame = frame(Duration::from_secs(3600), written, &status(64, 16));
+        assert!(frame.lines().count() < 24, "{frame}");
+        for line in frame.lines() {
+            assert!(line.chars().count() <= 80, "{}: {line}", line.chars().count());
+        }
+        assert!(frame.contains("and 1008 pairs"), "{frame}");
+    }
+
+    #[test]
+    fn line_names_the_pair_that_is_furthest_behind() {
+        let mut status = status(2, 2);
+        status.spaces[1].replicas[0].lag.bytes += 1;
+        let line = line(Duration::from_secs(1), Totals::default(), &status);
+        assert!(line.ends_with("(space-2 on replica-1)\n"), "{line}");
+    }
+}

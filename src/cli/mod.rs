@@ -1,0 +1,176 @@
+//! The `saltus` command: what an operator types, and what comes back.
+//!
+//! ```text
+//!   saltus [--json] run | status | wait | demo | wal | bench
+//!
+//!   result    -> standard output: text for a person, or one JSON document
+//!   log,error -> standard error
+//!   verdict   -> exit code
+//! ```
+//!
+//! | exit code | meaning |
+//! |---|---|
+//! | 0 | done; the answer is yes |
+//! | 1 | the answer is no: not identical, not whole, not caught up in time |
+//! | 2 | the command line or the configuration is wrong; nothing was done |
+//! | 3 | it failed, or was interrupted |
+//!
+//! Errors carry context with `anyhow` here, and only here. A reader of
+//! standard output may go away at any time; that is no error.
+#![forbid(unsafe_code)]
+
+pub mod demo;
+pub mod identical;
+pub mod interrupt;
+mod logging;
+pub mod node;
+pub mod output;
+mod run;
+mod status;
+pub mod table;
+mod wait;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{ConfigError, quantity};
+use crate::io::BackendChoice;
+
+/// Done; the answer is yes.
+pub const EXIT_OK: u8 = 0;
+/// The answer is no.
+pub const EXIT_NO: u8 = 1;
+/// The command line or the configuration is wrong. Also what clap exits with.
+pub const EXIT_USAGE: u8 = 2;
+/// It failed.
+pub const EXIT_FAILURE: u8 = 3;
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  done; the answer is yes
+  1  the answer is no: not identical, not whole, not caught up in time
+  2  the command line or the configuration is wrong; nothing was done
+  3  it failed, or was interrupted
+
+Environment:
+  SALTUS_LOG  what to log on standard error: error, warn, info, debug, trace,
+              or a filter such as info,saltus::engine=debug";
+
+/// Replicate write-ahead logs: bytes go from the page cache to the socket,
+/// every record is verified before it is durable, and lag is told truthfully.
+#[derive(Debug, Parser)]
+#[command(name = "saltus", version, after_help = AFTER_HELP, max_term_width = 100)]
+struct Cli {
+    /// Print results as JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node: ship the spaces of its data root, receive those of others
+    Run(run::RunArgs),
+    /// Show the spaces of a running node, and how far each replica is behind
+    Status(status::StatusArgs),
+    /// Wait until the replicas have what the node has now
+    Wait(wait::WaitArgs),
+    /// Watch a primary and its replicas at work, in a temporary directory
+    Demo(demo::DemoArgs),
+}
+
+/// A command line that clap accepts and that makes no sense nevertheless.
+/// Nothing was done.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(pub String);
+
+/// Run the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help goes to standard output, usage errors to standard error;
+            // whoever closed it does not want to read it.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { EXIT_USAGE } else { EXIT_OK });
+        }
+    };
+    let Cli { json, command } = cli;
+    let level = if matches!(command, Command::Run(_)) { "info" } else { "warn" };
+    let result = logging::start(level).and_then(|()| match command {
+        Command::Run(args) => run::run(&args, json),
+        Command::Status(args) => status::run(&args, json),
+        Command::Wait(args) => wait::run(&args, json),
+        Command::Demo(args) => demo::run(&args, json),
+    });
+    result.unwrap_or_else(|error| {
+        output::error(&format!("saltus: {error:#}"));
+        ExitCode::from(exit_code(&error))
+    })
+}
+
+/// The exit code of an error, wherever in its chain the cause stands.
+fn exit_code(error: &anyhow::Error) -> u8 {
+    let usage = error.chain().any(|cause| cause.is::<UsageError>() || cause.is::<ConfigError>());
+    if usage { EXIT_USAGE } else { EXIT_FAILURE }
+}
+
+/// Reads a duration argument.
+///
+/// # Errors
+///
+/// A sentence for clap to print.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    quantity::duration(text)
+        .ok_or_else(|| "expected a whole number and a unit, as 500ms, 30s or 2min".to_owned())
+}
+
+/// Reads the name of a backend.
+///
+/// # Errors
+///
+/// A sentence for clap to print.
+pub fn parse_backend(text: &str) -> Result<BackendChoice, String> {
+    match text {
+        "auto" => Ok(BackendChoice::Auto),
+        "uring" => Ok(BackendChoice::Uring),
+        "portable" => Ok(BackendChoice::Portable),
+        _ => Err("expected auto, uring or portable".to_owned()),
+    }
+}
+
+/// Reads an argument that is a size in bytes.
+///
+/// # Errors
+///
+/// A sentence for clap to print.
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
+    quantity::bytes(text)
+        .ok_or_else(|| "expected a whole number of bytes, or as 64KiB, 16MiB, 4GiB".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_configuration_is_a_usage_error_beneath_any_context() {
+        let error = Config::parse("", "node.toml").map_err(anyhow::Error::from);
+        let error = error.map_err(|e| e.context("cannot start")).expect_err("empty");
+        assert_eq!(exit_code(&error), EXIT_USAGE);
+        assert_eq!(exit_code(&anyhow::anyhow!("disk on fire")), EXIT_FAILURE);
+    }
+
+    use crate::config::Config;
+}

@@ -1,0 +1,377 @@
+//! The configuration file: TOML, read once at the start, valid from then on.
+//!
+//! ```toml
+//! [node]
+//! id = "alpha-1"                # this node, as its peers name it
+//! cluster = "production"        # nodes of another cluster are refused
+//! data_root = "/var/lib/engram" # holds <space>/wal/ for every space
+//!
+//! [listen]
+//! replication = "10.0.0.1:7420" # absent: this node receives nothing
+//! admin = "127.0.0.1:7421"      # status; not authenticated
+//!
+//! [[replica]]                   # once for each node to ship to
+//! id = "alpha-2"
+//! address = "10.0.0.2:7420"
+//! ```
+//!
+//! Everything else has a default. A value is parsed into its valid type here
+//! and nowhere else; a key that does not exist, and a value out of its range,
+//! are refused with file, line and column, what was found, and what is
+//! allowed. Nothing is ignored and nothing is silently clamped.
+#![forbid(unsafe_code)]
+
+mod document;
+mod error;
+pub mod quantity;
+#[cfg(test)]
+mod tests;
+
+use std::fs;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use self::error::{ConfigError, Place};
+
+use self::document::{Document, Section, refuse_unknown};
+use crate::ids::{ClusterId, NodeId};
+use crate::io::{BackendChoice, Strategy};
+use crate::limits::{MAX_EXTENT_BYTES, MAX_REPLICAS, MAX_SHARDS, RECORD_HEADER_BYTES};
+
+/// Where the admin server listens unless told otherwise.
+pub const DEFAULT_ADMIN: &str = "127.0.0.1:7421";
+
+/// `batch.max_records` unless told otherwise.
+pub const DEFAULT_BATCH_RECORDS: u32 = 100;
+
+/// `batch.max_delay` unless told otherwise.
+pub const DEFAULT_BATCH_DELAY: Duration = Duration::from_millis(10);
+
+/// The name of the state directory inside the data root.
+pub const STATE_DIRECTORY: &str = ".saltus";
+
+/// The range of `batch.max_records`: a frame holds no more records than an
+/// extent of empty ones.
+#[expect(clippy::cast_possible_truncation, reason = "a header is 64 bytes")]
+const BATCH_RECORDS: RangeInclusive<u32> = 1..=MAX_EXTENT_BYTES / RECORD_HEADER_BYTES as u32;
+
+/// The range of `batch.max_delay`. Past a second, waiting would look like lag.
+const BATCH_DELAY: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(1);
+
+/// The range of `batch.max_bytes`. Below 64 KiB the frame headers and the
+/// wake-ups cost more than the bytes.
+const BATCH_BYTES: RangeInclusive<u32> = 64 << 10..=MAX_EXTENT_BYTES;
+
+const SECTIONS: &[&str] = &["node", "listen", "replica", "io", "batch", "durability", "wal"];
+
+/// Every setting of one node, valid.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Who this node is and what it replicates.
+    pub node: Node,
+    /// The sockets it opens.
+    pub listen: Listen,
+    /// Whom it ships to, in the order of the file; ids and addresses are
+    /// distinct, at most [`MAX_REPLICAS`].
+    pub replicas: Vec<Replica>,
+    /// How bytes move.
+    pub io: Io,
+    /// When a batch is shipped.
+    pub batch: Batch,
+    /// What a replica does before it acknowledges.
+    pub durability: Durability,
+    /// What is demanded of the log itself.
+    pub wal: Wal,
+}
+
+/// `[node]`.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// `id`: this node's name. Required.
+    pub id: NodeId,
+    /// `cluster`: the name that all its peers share. Required.
+    pub cluster: ClusterId,
+    /// `data_root`: absolute; holds `<space>/wal/`. Required.
+    pub data_root: PathBuf,
+    /// `state_dir`: absolute; by default `.saltus` in the data root. Must lie
+    /// on the file system of the data root, because pins are hard links.
+    pub state_dir: PathBuf,
+}
+
+/// `[listen]`. Port 0 lets the system choose a free one.
+#[derive(Debug, Clone)]
+pub struct Listen {
+    /// `replication`: where primaries connect to; `None`: nothing is received.
+    pub replication: Option<SocketAddr>,
+    /// `admin`: where status is served. Default [`DEFAULT_ADMIN`].
+    pub admin: SocketAddr,
+}
+
+/// One `[[replica]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replica {
+    /// `id`: its `node.id`. The handshake refuses a node of another name.
+    pub id: NodeId,
+    /// `address`: its `listen.replication`. A number, not a host name.
+    pub address: SocketAddr,
+}
+
+/// `[io]`.
+#[derive(Debug, Clone)]
+pub struct Io {
+    /// `backend`: how the process talks to the kernel. Default `auto`.
+    pub backend: BackendChoice,
+    /// `strategy`: how an extent gets from the file to the socket. Default
+    /// `auto`.
+    pub strategy: Strategy,
+    /// `shards`: data-plane threads, 1 to [`MAX_SHARDS`]. Default 1.
+    pub shards: u32,
+}
+
+/// `[batch]`: what is gathered while something is in flight already. With
+/// nothing in flight a record is shipped at once.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// `max_records`: 1 to 16,384. Default 100.
+    pub max_records: u32,
+    /// `max_delay`: 0 to 1 s. Default 10 ms.
+    pub max_delay: Duration,
+    /// `max_bytes`: 64 KiB to 1 MiB. Default 1 MiB.
+    pub max_bytes: u32,
+}
+
+/// `[durability]`.
+#[derive(Debug, Clone)]
+pub struct Durability {
+    /// `level`, of what this node receives. Default `flushed`.
+    pub level: DurabilityLevel,
+}
+
+/// How soon a replica makes durable what it has written. At either level a
+/// flushed acknowledgement follows an `fdatasync` that succeeded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DurabilityLevel {
+    /// `fdatasync` as soon as there is something to make durable; what comes
+    /// in meanwhile shares the next one.
+    #[default]
+    Flushed,
+    /// `fdatasync` in the background, about once a second: less disk work,
+    /// and up to that much more to ship again after a crash of the host. The
+    /// flushed position advances at that pace.
+    Written,
+}
+
+/// `[wal]`.
+#[derive(Debug, Clone)]
+pub struct Wal {
+    /// `checksums`. Default `required`.
+    pub checksums: Checksums,
+}
+
+/// Whether records without checksums are carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Checksums {
+    /// A record whose checksum fields are zero is refused as corrupt.
+    #[default]
+    Required,
+    /// A record whose two checksum fields are both zero is carried unverified,
+    /// under a checksum of the frame. For writers built without checksums.
+    Optional,
+}
+
+impl Config {
+    /// Read and check a file. `data_root` must be a directory that exists.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`], which names the place and the remedy.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.into(), source })?;
+        let name = path.display().to_string();
+        let (config, data_root) = parse(Document::new(&name, &text))?;
+        check_data_root(&config.node.data_root, data_root)?;
+        Ok(config)
+    }
+
+    /// Read and check a text, without looking at the file system. Errors call
+    /// the text `name`.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`], which names the place and the remedy.
+    pub fn parse(text: &str, name: &str) -> Result<Self, ConfigError> {
+        parse(Document::new(name, text)).map(|(config, _)| config)
+    }
+}
+
+/// The configuration, and where its `data_root` stands.
+fn parse(document: Document<'_>) -> Result<(Config, Place), ConfigError> {
+    let root = &document.parse()?;
+    refuse_unknown(document, root, "section", SECTIONS)?;
+
+    let section =
+        Section::of(document, root, "node", &["id", "cluster", "data_root", "state_dir"])?;
+    let node = node(&section)?;
+    let data_root = section.place_of("data_root");
+
+    let section = Section::of(document, root, "listen", &["replication", "admin"])?;
+    let listen = Listen {
+        replication: section.address("replication")?,
+        admin: match section.address("admin")? {
+            Some(address) => address,
+            None => SocketAddr::from(([127, 0, 0, 1], 7421)),
+        },
+    };
+    if listen.replication == Some(listen.admin) && listen.admin.port() != 0 {
+        let conflict = format!("{} is listen.admin already; use another port", listen.admin);
+        return Err(section.conflict("replication", conflict));
+    }
+
+    let sections = Section::each(document, root, "replica", &["id", "address"])?;
+    let replicas = replicas(&sections, &node, &listen)?;
+
+    let config = Config {
+        io: io(&Section::of(document, root, "io", &["backend", "strategy", "shards"])?)?,
+        batch: batch(&Section::of(
+            document,
+            root,
+            "batch",
+            &["max_records", "max_delay", "max_bytes"],
+        )?)?,
+        durability: Durability {
+            level: Section::of(document, root, "durability", &["level"])?.choice(
+                "level",
+                DurabilityLevel::default(),
+                &[("flushed", DurabilityLevel::Flushed), ("written", DurabilityLevel::Written)],
+            )?,
+        },
+        wal: Wal {
+            checksums: Section::of(document, root, "wal", &["checksums"])?.choice(
+                "checksums",
+                Checksums::default(),
+                &[("required", Checksums::Required), ("optional", Checksums::Optional)],
+            )?,
+        },
+        node,
+        listen,
+        replicas,
+    };
+    Ok((config, data_root))
+}
+
+fn node(section: &Section<'_, '_>) -> Result<Node, ConfigError> {
+    const NAME: &str = "3 to 64 characters of a-z, 0-9, '_' and '-', in quotes";
+    let data_root = section.required(
+        "data_root",
+        "the absolute path of the directory that holds <space>/wal/",
+        |section| section.absolute_path("data_root"),
+    )?;
+    Ok(Node {
+        id: section.required("id", NAME, |section| section.text("id", NAME))?,
+        cluster: section.required("cluster", NAME, |section| section.text("cluster", NAME))?,
+        state_dir: match section.absolute_path("state_dir")? {
+            Some(path) => path,
+            None => data_root.join(STATE_DIRECTORY),
+        },
+        data_root,
+    })
+}
+
+fn replicas(
+    sections: &[Section<'_, '_>],
+    node: &Node,
+    listen: &Listen,
+) -> Result<Vec<Replica>, ConfigError> {
+    const NAME: &str = "the node.id of the replica, in quotes";
+    const ADDRESS: &str = "the listen.replication of the replica, as \"10.0.0.2:7420\"";
+    let mut replicas: Vec<Replica> = Vec::with_capacity(sections.len());
+    for section in sections {
+        let id: NodeId = section.required("id", NAME, |section| section.text("id", NAME))?;
+        let address = section.required("address", ADDRESS, |section| section.address("address"))?;
+        if replicas.len() == MAX_REPLICAS {
+            let conflict = format!("one node ships to at most {MAX_REPLICAS} replicas");
+            return Err(section.conflict("id", conflict));
+        }
+        if id == node.id {
+            let conflict =
+                format!("{id} is this node itself (node.id); a node is no replica of itself");
+            return Err(section.conflict("id", conflict));
+        }
+        if replicas.iter().any(|other| other.id == id) {
+            let conflict = format!("{id} stands here twice; each replica has an id of its own");
+            return Err(section.conflict("id", conflict));
+        }
+        if let Some(other) = replicas.iter().find(|other| other.address == address) {
+            let conflict = format!("{address} is the address of {} already", other.id);
+            return Err(section.conflict("address", conflict));
+        }
+        if address.port() == 0 || address.ip().is_unspecified() {
+            let conflict = format!("{address} is no address to connect to; expected {ADDRESS}");
+            return Err(section.conflict("address", conflict));
+        }
+        if listen.replication == Some(address) {
+            let conflict = format!("{address} is where this node itself listens");
+            return Err(section.conflict("address", conflict));
+        }
+        replicas.push(Replica { id, address });
+    }
+    Ok(replicas)
+}
+
+fn io(section: &Section<'_, '_>) -> Result<Io, ConfigError> {
+    #[expect(clippy::cast_possible_truncation, reason = "the limit is small")]
+    const SHARDS: RangeInclusive<u32> = 1..=MAX_SHARDS as u32;
+    Ok(Io {
+        backend: section.choice(
+            "backend",
+            BackendChoice::default(),
+            &[
+                ("auto", BackendChoice::Auto),
+                ("uring", BackendChoice::Uring),
+                ("portable", BackendChoice::Portable),
+            ],
+        )?,
+        strategy: section.choice(
+            "strategy",
+            Strategy::default(),
+            &[
+                ("auto", Strategy::Auto),
+                ("sendfile", Strategy::Sendfile),
+                ("splice", Strategy::Splice),
+                ("send_zc", Strategy::SendZc),
+                ("copy", Strategy::Copy),
+            ],
+        )?,
+        shards: section.number("shards", 1, SHARDS)?,
+    })
+}
+
+fn batch(section: &Section<'_, '_>) -> Result<Batch, ConfigError> {
+    Ok(Batch {
+        max_records: section.number("max_records", DEFAULT_BATCH_RECORDS, BATCH_RECORDS)?,
+        max_delay: section.duration("max_delay", DEFAULT_BATCH_DELAY, BATCH_DELAY)?,
+        max_bytes: section.bytes("max_bytes", *BATCH_BYTES.end(), BATCH_BYTES)?,
+    })
+}
+
+/// Refuse a data root that is not there: a daemon that creates an empty one
+/// after a failed mount would look healthy and replicate nothing.
+fn check_data_root(data_root: &Path, place: Place) -> Result<(), ConfigError> {
+    let problem = match fs::metadata(data_root) {
+        Ok(metadata) if metadata.is_dir() => return Ok(()),
+        Ok(_) => "it is not a directory".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    Err(ConfigError::Conflict {
+        place,
+        key: "node.data_root".into(),
+        conflict: format!(
+            "{} cannot be used: {problem}; create it (mkdir -p) or mount it, and see that this \
+             process runs as the user that owns the log",
+            data_root.display()
+        ),
+    })
+}

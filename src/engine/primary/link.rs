@@ -1,0 +1,205 @@
+//! One connection to one replica, from the first attempt to the last byte.
+//!
+//! ```text
+//!   Waiting --due--> Connecting --connected--> Up --error, silence--> Waiting
+//!      ^                  |                                              |
+//!      +---- refused -----+------ 100 ms, 1 s, 10 s, 60 s, jittered -----+
+//! ```
+//!
+//! What is known of the replica (its slots) outlives the connection: status
+//! and lag go on while it is down.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::engine::inbox::Inbox;
+use crate::engine::latency::Latency;
+use crate::ids::NodeId;
+use crate::io::{Slab, Socket, Strategy};
+use crate::limits::{RECONNECT_DELAYS, SPACE_RETRY_DELAY};
+use crate::lsn::{Lsn, Mark};
+use crate::protocol::message::{Ack, ErrorCode};
+use crate::protocol::sender::Sender;
+
+/// What a primary remembers of one replica for one space.
+#[derive(Debug, Default)]
+pub struct Slot {
+    /// The space is being shipped on the present connection.
+    pub streaming: bool,
+    /// Its positions, as last acknowledged.
+    pub ack: Ack,
+    /// What is known at the flushed position.
+    pub flushed: Mark,
+    /// How far it has been sent.
+    pub sent: Lsn,
+    /// It was heard of since this process started.
+    pub known: bool,
+    /// From a record's timestamp to its flushed acknowledgement. Made with
+    /// the first one.
+    pub latency: Option<Latency>,
+    /// Bytes by the strategy that moved them.
+    pub sent_bytes: HashMap<Strategy, u64>,
+    /// Why it is not shipped.
+    pub problem: Option<String>,
+    /// It will not go on without a person.
+    pub failed: bool,
+    /// The replica's position that waits for the walk to get there.
+    pub resume: Option<Lsn>,
+}
+
+/// Where the connection stands.
+pub enum State {
+    /// Down until then.
+    Waiting(Instant),
+    /// Being made; given up then.
+    Connecting(Instant),
+    /// Made.
+    Up(Box<Up>),
+}
+
+/// A connection that has been made.
+pub struct Up {
+    /// It.
+    pub socket: Arc<Socket>,
+    /// The machine.
+    pub sender: Sender,
+    /// Where the replica's frames come together.
+    pub inbox: Inbox,
+    /// A `Receive` is in flight.
+    pub receiving: bool,
+    /// A `Send` or `Transmit` is in flight.
+    pub sending: bool,
+    /// The handshake is done.
+    pub established: bool,
+    /// Nothing more will be done but sending what is left.
+    pub closing: bool,
+}
+
+/// One replica, as one shard sees it.
+pub struct Link {
+    /// The replica's name.
+    pub replica: NodeId,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Where the connection stands.
+    pub state: State,
+    /// Distinguishes this connection's operations from the last one's.
+    pub serial: u32,
+    /// By handle.
+    pub slots: Vec<Slot>,
+    /// Spaces to ask for again, and when.
+    pub retries: BTreeSet<(Instant, usize)>,
+    /// Failures in a row.
+    pub failures: u32,
+    /// Why it is down, in a sentence.
+    pub problem: Option<String>,
+    /// When a frame last came.
+    pub heard_at: Option<Instant>,
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Link")
+            .field("replica", &self.replica)
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Link {
+    /// A replica that is to be connected to at once.
+    #[must_use]
+    pub fn new(replica: NodeId, address: SocketAddr, now: Instant) -> Self {
+        Self {
+            replica,
+            address,
+            state: State::Waiting(now),
+            serial: 0,
+            slots: Vec::new(),
+            retries: BTreeSet::new(),
+            failures: 0,
+            problem: None,
+            heard_at: None,
+        }
+    }
+
+    /// The slot of a space, made if need be.
+    pub fn slot(&mut self, handle: usize) -> &mut Slot {
+        if handle >= self.slots.len() {
+            self.slots.resize_with(handle + 1, Slot::default);
+        }
+        &mut self.slots[handle]
+    }
+
+    /// The connection, if it is made.
+    pub fn up(&mut self) -> Option<&mut Up> {
+        match &mut self.state {
+            State::Up(up) => Some(up),
+            _ => None,
+        }
+    }
+
+    /// The connection failed or ended: wait before the next attempt. `jitter`
+    /// (0 to 1) spreads the attempts of many.
+    pub fn down(&mut self, now: Instant, why: String, jitter: f64) {
+        if let State::Up(up) = &self.state {
+            // Ends what is in flight; already closed is as good.
+            let _ = up.socket.shutdown(std::net::Shutdown::Both);
+        }
+        let index = usize::try_from(self.failures).unwrap_or(usize::MAX);
+        let pause = RECONNECT_DELAYS[index.min(RECONNECT_DELAYS.len() - 1)];
+        let pause = pause.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0);
+        // The same failure again is no news.
+        if self.problem.as_ref() != Some(&why) {
+            tracing::warn!(replica = %self.replica, address = %self.address, "{why}; next attempt in {pause:.1?}");
+        }
+        self.failures = self.failures.saturating_add(1);
+        self.problem = Some(why);
+        self.state = State::Waiting(now + pause);
+        self.serial = self.serial.wrapping_add(1);
+        self.retries.clear();
+        for slot in &mut self.slots {
+            slot.streaming = false;
+            slot.resume = None;
+        }
+    }
+
+    /// A space was stopped on this connection.
+    pub fn stopped(&mut self, handle: usize, now: Instant, code: ErrorCode, reason: String, retry: bool) {
+        let replica = self.replica.clone();
+        let slot = self.slot(handle);
+        slot.streaming = false;
+        slot.resume = None;
+        slot.failed = !retry;
+        if !retry {
+            tracing::error!(%replica, ?code, "stopped: {reason}");
+        }
+        slot.problem = Some(reason);
+        if retry {
+            self.retries.insert((now + SPACE_RETRY_DELAY, handle));
+        }
+    }
+
+    /// When something is due here.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Instant> {
+        match &self.state {
+            State::Waiting(at) | State::Connecting(at) => Some(*at),
+            State::Up(up) => {
+                let retry = self.retries.first().map(|(at, _)| *at);
+                [up.sender.next_timeout(), retry].into_iter().flatten().min()
+            }
+        }
+    }
+}
+
+/// The receiving side of [`Up`], while its slab is with the backend.
+impl Up {
+    /// The slab is back.
+    pub fn received(&mut self, slab: Slab) {
+        self.receiving = false;
+        self.inbox.received(slab);
+    }
+}

@@ -1,0 +1,31 @@
+//! The sending half of a shard: the spaces that it ships and the connections
+//! that it ships them over.
+//!
+//! ```text
+//!   Space (files, runs, boundaries)  --+
+//!   Space                            --+--> Link (Sender machine) --> replica
+//!   ...                              --+--> Link                  --> replica
+//! ```
+//!
+//! A space is walked once, however many replicas follow it. A link knows
+//! positions only; the bytes go from the page cache to its socket.
+
+#![forbid(unsafe_code)]
+
+pub mod link;
+pub mod space;
+
+use crate::protocol::frame::Handle;
+
+/// The ticket under which a run's commit is asked for: it names both.
+#[must_use]
+pub fn run_ticket(handle: Handle, ordinal: u32) -> u64 {
+    u64::from(handle.0) << 32 | u64::from(ordinal)
+}
+
+/// The space and the run that a ticket names.
+#[must_use]
+pub fn run_of_ticket(ticket: u64) -> (Handle, u32) {
+    #[expect(clippy::cast_possible_truncation, reason = "the two halves of the ticket")]
+    (Handle((ticket >> 32) as u32), ticket as u32)
+}

@@ -1,0 +1,681 @@
+//! One space that this node ships: its files, its runs, its head.
+//!
+//! ```text
+//!   watch event --> touched files --> cursor --> index (boundaries, head)
+//!                                       |
+//!                     head moves to another file: a new run,
+//!                     durable in the catalog before it is shipped
+//! ```
+//!
+//! A stream is the history of what was seen, in the order in which it was
+//! seen. Any of the files may grow at any time: also one whose name is gone.
+//! The walk finishes the file it is in, then goes on where something was
+//! touched; each change of file begins a run.
+//!
+//! The space never guesses: a file that shrank, or bytes that are no record,
+//! stop it where it is, by name.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::engine::keeper::Job;
+use crate::ids::{Epoch, SegmentName, SpaceId, StreamId};
+use crate::io::{Mapped, Source, Strategy};
+use crate::limits::{
+    MAX_LAG_SAMPLES, MAX_WALK_BYTES_PER_TURN, PREFETCH_AHEAD_BYTES, PREFETCH_BYTES,
+    SAVED_MARK_SPACING_BYTES,
+};
+use crate::lsn::{Lsn, Mark};
+use crate::protocol::frame::Handle;
+use crate::protocol::message::{OpenSpace, SegmentOpen};
+use crate::state::catalog::{Change, SpaceRecord};
+use crate::state::runs::{Run, Runs};
+use crate::wal::cursor::{Advance, Cursor, Stop};
+use crate::wal::index::{Cut, Index};
+use crate::wal::map::Map;
+use crate::wal::record::Checksums;
+use crate::wal::segment::Segment;
+
+/// Samples of the head are at least this far apart.
+const SAMPLE_SPACING: Duration = Duration::from_millis(5);
+
+/// The window of a map that extents are sent from.
+const SEND_MAP_BYTES: usize = 64 << 20;
+
+/// One file of the space.
+#[derive(Debug)]
+struct Tracked {
+    name: SegmentName,
+    /// Open, unless it was finished long ago.
+    segment: Option<Arc<Segment>>,
+    /// Everything before is in the stream.
+    walked: u64,
+    /// Something may have been appended since the walk was last here.
+    touched: bool,
+}
+
+/// What a turn of walking came to.
+#[derive(Debug, Default)]
+pub struct Turn {
+    /// The head has moved.
+    pub moved: bool,
+    /// There is more to walk: come again.
+    pub more: bool,
+    /// Bring this range into the cache; the walk goes on when it is there.
+    pub prefetch: Vec<(Arc<Segment>, u64, u64)>,
+    /// For the keeper.
+    pub jobs: Vec<Job>,
+}
+
+/// One space that this node ships.
+#[derive(Debug)]
+pub struct Space {
+    /// Its name.
+    pub id: SpaceId,
+    /// What it is called on every connection of this shard.
+    pub handle: Handle,
+    shard: usize,
+    checksums: Checksums,
+    stream: StreamId,
+    history: Vec<(Epoch, Lsn)>,
+    /// True once the catalog's record has come.
+    known: bool,
+    runs: Runs,
+    /// How many of them the catalog has made durable.
+    durable_runs: u32,
+    files: BTreeMap<u64, Tracked>,
+    /// The run that is being walked, and where.
+    ordinal: u32,
+    cursor: Option<Cursor>,
+    prefetched: u64,
+    prefetching: u32,
+    index: Index,
+    /// Highest head ever, also while an earlier part is walked again.
+    head: Mark,
+    saved: Vec<Mark>,
+    samples: VecDeque<(Lsn, Instant)>,
+    send_map: Option<(u64, Arc<Map>)>,
+    problem: Option<String>,
+    notices: Vec<String>,
+}
+
+impl Space {
+    /// A space of which nothing is known yet.
+    #[must_use]
+    pub fn new(id: SpaceId, handle: Handle, shard: usize, checksums: Checksums) -> Self {
+        Self {
+            id,
+            handle,
+            shard,
+            checksums,
+            stream: StreamId::default(),
+            history: Vec::new(),
+            known: false,
+            runs: Runs::default(),
+            durable_runs: 0,
+            files: BTreeMap::new(),
+            ordinal: 0,
+            cursor: None,
+            prefetched: 0,
+            prefetching: 0,
+            index: Index::new(Mark::START),
+            head: Mark::START,
+            saved: Vec::new(),
+            samples: VecDeque::new(),
+            send_map: None,
+            problem: None,
+            notices: Vec::new(),
+        }
+    }
+
+    /// The catalog's record has come: the stream goes on from there.
+    pub fn learn(&mut self, record: SpaceRecord) {
+        self.stream = record.stream;
+        self.history = record.history;
+        self.durable_runs = record.runs.len();
+        self.runs = record.runs;
+        for file in record.files {
+            self.track(file.file, file.segment);
+        }
+        self.saved = record.marks;
+        self.known = true;
+        let start = self.saved.last().copied().unwrap_or(Mark::START);
+        self.rewind(start);
+    }
+
+    fn track(&mut self, file: u64, name: SegmentName) -> &mut Tracked {
+        self.files.entry(file).or_insert(Tracked { name, segment: None, walked: 0, touched: false })
+    }
+
+    /// Begin the walk anew at an earlier boundary.
+    fn rewind(&mut self, start: Mark) {
+        self.index = Index::new(start);
+        self.cursor = None;
+        self.ordinal = self.runs.locate(start.lsn).map_or(0, |(ordinal, _)| ordinal);
+        for (ordinal, run) in self.runs.iter() {
+            let Some(file) = self.files.get_mut(&run.file) else { continue };
+            let end = match run.bytes {
+                Some(bytes) if ordinal < self.ordinal => run.offset + bytes,
+                _ if ordinal == self.ordinal => run.offset + start.lsn.bytes_since(run.start),
+                _ => continue,
+            };
+            file.walked = file.walked.max(end);
+        }
+        // Whatever lies behind has to be looked at again.
+        self.touch(None);
+    }
+
+    /// New segments have been pinned and numbered.
+    pub fn found(&mut self, found: Vec<(u64, Arc<Segment>)>) {
+        for (file, segment) in found {
+            let tracked = self.track(file, segment.name);
+            tracked.segment = Some(segment);
+            tracked.touched = true;
+        }
+    }
+
+    /// A segment that was asked for is open again.
+    pub fn reopened(&mut self, file: u64, result: Result<Arc<Segment>, String>) {
+        match result {
+            Ok(segment) => self.found(vec![(file, segment)]),
+            Err(why) => self.stop(why),
+        }
+    }
+
+    /// Something was written to a file of that name, or may have been to any.
+    pub fn touch(&mut self, name: Option<SegmentName>) {
+        for tracked in self.files.values_mut() {
+            if name.is_none_or(|name| name == tracked.name) {
+                tracked.touched = true;
+            }
+        }
+    }
+
+    /// Something that does not stop the space but must be seen.
+    pub fn notice(&mut self, text: String) {
+        tracing::warn!(space = %self.id, "{text}");
+        if self.notices.len() < 16 && !self.notices.contains(&text) {
+            self.notices.push(text);
+        }
+    }
+
+    /// The catalog could not record what the stream needs.
+    pub fn halt(&mut self, why: String) {
+        self.stop(why);
+    }
+
+    /// Stop the walk; what was walked is still shipped.
+    fn stop(&mut self, why: String) {
+        if self.problem.is_none() {
+            tracing::error!(space = %self.id, head = %self.head.lsn, "stopped: {why}");
+            self.problem = Some(why);
+        }
+    }
+
+    /// What is wrong, in a sentence.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        self.problem.clone().or_else(|| self.notices.first().cloned())
+    }
+
+    /// True if there may be something to walk.
+    #[must_use]
+    pub fn wants_turn(&self) -> bool {
+        self.known
+            && self.problem.is_none()
+            && self.prefetching == 0
+            && (self.ordinal + 1 < self.runs.len() || self.files.values().any(|f| f.touched))
+    }
+
+    /// A range that was asked for is in the cache.
+    pub fn prefetched(&mut self) {
+        self.prefetching = self.prefetching.saturating_sub(1);
+    }
+
+    /// The stream, for `OpenSpace`; nothing until the catalog has answered.
+    #[must_use]
+    pub fn open(&self) -> Option<OpenSpace> {
+        self.known.then(|| OpenSpace {
+            space: self.id.clone(),
+            stream: self.stream,
+            history: self.history.clone(),
+            head: self.head.lsn,
+        })
+    }
+
+    /// The present epoch.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.history.last().map_or(Epoch::FIRST, |(epoch, _)| *epoch)
+    }
+
+    /// The newest boundary.
+    #[must_use]
+    pub fn head(&self) -> Mark {
+        self.head
+    }
+
+    /// Where the walk is: behind the head while an earlier part is walked
+    /// again.
+    #[must_use]
+    pub fn walked(&self) -> Mark {
+        self.index.head()
+    }
+
+    /// Everything that could be walked has been.
+    #[must_use]
+    pub fn is_walked(&self) -> bool {
+        self.known && self.prefetching == 0 && (self.problem.is_some() || !self.wants_turn())
+    }
+
+    /// The keeper has made that many runs durable.
+    pub fn runs_durable(&mut self, runs: u32) {
+        self.durable_runs = self.durable_runs.max(runs);
+    }
+
+    /// Walk some of what is new.
+    pub fn advance(&mut self, now: Instant) -> Turn {
+        let mut turn = Turn::default();
+        if !self.wants_turn() {
+            return turn;
+        }
+        let before = self.head.lsn;
+        let mut budget = MAX_WALK_BYTES_PER_TURN;
+        while budget > 0 && self.problem.is_none() {
+            if self.cursor.is_none() && !self.enter(&mut turn) {
+                break;
+            }
+            if self.prefetch(&mut turn) {
+                break;
+            }
+            let walked = self.walk(budget);
+            budget = budget.saturating_sub(walked.max(1));
+        }
+        turn.moved = self.head.lsn > before;
+        turn.more = self.wants_turn();
+        if turn.moved {
+            self.sample(now);
+            self.save(&mut turn);
+        }
+        turn
+    }
+
+    /// The limit of the run that is being walked, as an offset in its file.
+    fn run_end(&self) -> Option<u64> {
+        let run = self.runs.get(self.ordinal)?;
+        run.bytes.map(|bytes| run.offset + bytes)
+    }
+
+    /// Set the cursor where the walk goes on. False when there is nothing to
+    /// walk now.
+    fn enter(&mut self, turn: &mut Turn) -> bool {
+        let at = self.index.head();
+        let live = self.ordinal + 1 >= self.runs.len();
+        let current = self.runs.get(self.ordinal).copied();
+        let current_file = current.map(|run| run.file);
+        let file = if live {
+            // The present file first: a change of file begins a run.
+            let touched = |file: u64| self.files.get(&file).is_some_and(|f| f.touched);
+            match current_file.filter(|file| touched(*file)) {
+                Some(file) => file,
+                None => match self.files.iter().find(|(_, f)| f.touched) {
+                    Some((file, _)) => *file,
+                    None => return false,
+                },
+            }
+        } else {
+            match current_file {
+                Some(file) => file,
+                None => return false,
+            }
+        };
+        let Some(tracked) = self.files.get_mut(&file) else {
+            self.stop(format!("file {file} of the catalog is unknown"));
+            return false;
+        };
+        let Some(segment) = tracked.segment.clone() else {
+            tracked.touched = false;
+            turn.jobs.push(Job::OpenSegment { shard: self.shard, space: self.id.clone(), file });
+            return false;
+        };
+        let offset = if live && current_file != Some(file) {
+            let in_stream = self.runs.latest_in(file).is_some();
+            let length = match segment.len() {
+                Ok(length) => length,
+                Err(error) => {
+                    self.stop(format!("cannot look at {}: {error}", segment.name));
+                    return false;
+                }
+            };
+            if in_stream && length == tracked.walked {
+                tracked.touched = false;
+                return true;
+            }
+            let run = Run {
+                start: at.lsn,
+                segment: segment.name,
+                file,
+                offset: tracked.walked,
+                bytes: None,
+            };
+            let offset = tracked.walked;
+            // A partial record alone is no reason to leave the present run.
+            if in_stream && !self.has_record(&segment, offset, at) {
+                if let Some(tracked) = self.files.get_mut(&file) {
+                    tracked.touched = false;
+                }
+                return true;
+            }
+            self.index.push_boundary();
+            self.ordinal = self.runs.open(run);
+            turn.jobs.push(Job::Commit {
+                shard: self.shard,
+                ticket: Some(super::run_ticket(self.handle, self.ordinal)),
+                space: self.id.clone(),
+                change: Change::OpenRun(run),
+            });
+            offset
+        } else {
+            let Some(run) = current else { return false };
+            run.offset + at.lsn.bytes_since(run.start)
+        };
+        self.prefetched = offset;
+        self.cursor = Some(Cursor::new(segment, offset, at, self.checksums));
+        true
+    }
+
+    /// True if a whole record lies there.
+    fn has_record(&self, segment: &Arc<Segment>, offset: u64, at: Mark) -> bool {
+        let mut found = false;
+        let mut cursor = Cursor::new(segment.clone(), offset, at, self.checksums);
+        let stop = cursor.advance(1, &mut |_| found = true).stop;
+        found || matches!(stop, Stop::Corrupt { .. } | Stop::Shrunk { .. })
+    }
+
+    /// Ask for what the walk is about to read. True if it must wait.
+    fn prefetch(&mut self, turn: &mut Turn) -> bool {
+        let Some(cursor) = &self.cursor else { return false };
+        let (offset, bytes) = cursor.next_range(PREFETCH_AHEAD_BYTES);
+        // What has just been appended is in the cache.
+        if bytes <= PREFETCH_BYTES / 8 {
+            return false;
+        }
+        let end = offset + bytes;
+        self.prefetched = self.prefetched.max(offset);
+        if self.prefetched >= offset + PREFETCH_AHEAD_BYTES / 2 || self.prefetched >= end {
+            return false;
+        }
+        let segment = cursor.segment().clone();
+        while self.prefetched < end {
+            let step = PREFETCH_BYTES.min(end - self.prefetched);
+            turn.prefetch.push((segment.clone(), self.prefetched, step));
+            self.prefetched += step;
+            self.prefetching += 1;
+        }
+        true
+    }
+
+    /// One step of the cursor. Returns the bytes walked.
+    fn walk(&mut self, budget: u64) -> u64 {
+        let end = self.run_end();
+        let Some(cursor) = &mut self.cursor else { return 0 };
+        let room = end.map_or(budget, |end| budget.min(end.saturating_sub(cursor.offset())));
+        let index = &mut self.index;
+        let advance = if room > 0 {
+            cursor.advance(room, &mut |mark| index.push(*mark))
+        } else {
+            Advance { bytes: 0, stop: Stop::Budget }
+        };
+        let offset = cursor.offset();
+        let name = cursor.segment().name;
+        self.head = if self.index.head().lsn > self.head.lsn { self.index.head() } else { self.head };
+        let file = self.runs.get(self.ordinal).map(|run| run.file);
+        if let Some(tracked) = file.and_then(|file| self.files.get_mut(&file)) {
+            tracked.walked = tracked.walked.max(offset);
+        }
+        if let Some(end) = end {
+            // A part of the stream that was walked before.
+            if offset == end {
+                self.index.push_boundary();
+                self.ordinal += 1;
+                self.cursor = None;
+            } else if offset > end || !matches!(advance.stop, Stop::Budget) {
+                self.stop(format!(
+                    "{name} no longer holds what was shipped of it: a run ends at offset {end}, \
+                     and the records up to {offset} end differently ({:?}); the file was changed \
+                     behind the stream",
+                    advance.stop
+                ));
+            }
+            return advance.bytes;
+        }
+        match advance.stop {
+            Stop::Budget => {}
+            Stop::End | Stop::Incomplete { .. } => {
+                if let Some(tracked) = file.and_then(|file| self.files.get_mut(&file)) {
+                    tracked.touched = false;
+                }
+                // Keep the cursor and its map while the file stays current.
+                if self.files.values().any(|f| f.touched) {
+                    self.cursor = None;
+                }
+                return advance.bytes.max(budget);
+            }
+            Stop::Corrupt { more: true, .. } => {}
+            Stop::Corrupt { offset, error, resync, .. } => {
+                let next = resync.map_or_else(
+                    || "no valid record follows yet".to_owned(),
+                    |at| format!("the next valid record is at offset {at}"),
+                );
+                self.stop(format!(
+                    "{name} is damaged at offset {offset}: {error}; {next}; nothing behind it is \
+                     shipped. Look at it with: saltus wal verify"
+                ));
+            }
+            Stop::Shrunk { len } => {
+                self.stop(format!(
+                    "{name} is only {len} bytes long, and {offset} bytes of it are in the \
+                     stream already: its tail was lost or cut after it was read"
+                ));
+            }
+            Stop::Failed { offset, error } => {
+                self.stop(format!("{name} cannot be read at offset {offset}: {error}"));
+            }
+        }
+        advance.bytes
+    }
+
+    /// Remember when the head was where, for lag in seconds.
+    fn sample(&mut self, now: Instant) {
+        if self.samples.back().is_some_and(|(_, at)| now.duration_since(*at) < SAMPLE_SPACING) {
+            // Within one spacing the older time stands for the newer bytes:
+            // lag is overstated by at most that.
+            if let Some(last) = self.samples.back_mut() {
+                last.0 = self.head.lsn;
+                return;
+            }
+        }
+        if self.samples.len() >= MAX_LAG_SAMPLES {
+            let mut keep = false;
+            self.samples.retain(|_| {
+                keep = !keep;
+                keep
+            });
+        }
+        self.samples.push_back((self.head.lsn, now));
+    }
+
+    /// How long ago the oldest byte behind `flushed` became part of the
+    /// stream; zero if there is none.
+    #[must_use]
+    pub fn age_behind(&self, flushed: Lsn, now: Instant) -> Duration {
+        let first = self.samples.partition_point(|(lsn, _)| *lsn <= flushed);
+        match self.samples.get(first) {
+            Some((_, at)) if flushed < self.head.lsn => now.duration_since(*at),
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// Keep a boundary in the catalog now and then, so that a restart need
+    /// not walk the whole stream.
+    fn save(&mut self, turn: &mut Turn) {
+        let last = self.saved.last().map_or(Lsn::ZERO, |mark| mark.lsn);
+        if self.head.lsn.bytes_since(last) < SAVED_MARK_SPACING_BYTES {
+            return;
+        }
+        self.saved.push(self.head);
+        turn.jobs.push(Job::Commit {
+            shard: self.shard,
+            ticket: None,
+            space: self.id.clone(),
+            change: Change::AddMark(self.head),
+        });
+    }
+
+    /// What this node has at a replica's position: `None` while the walk is
+    /// still on its way there.
+    pub fn resume_at(&mut self, lsn: Lsn) -> Option<Result<Mark, String>> {
+        if !self.known {
+            return None;
+        }
+        if lsn < self.index.oldest().lsn {
+            let start = self.saved.iter().rev().find(|mark| mark.lsn <= lsn);
+            let start = start.copied().unwrap_or(Mark::START);
+            self.rewind(start);
+            return None;
+        }
+        if lsn > self.index.head().lsn {
+            return self.is_walked().then(|| {
+                Err(format!(
+                    "the replica has the stream up to {lsn}, which is beyond the head {} here",
+                    self.index.head().lsn
+                ))
+            });
+        }
+        let from = self.index.nearest_at_or_before(lsn)?;
+        if from.lsn == lsn {
+            return Some(Ok(from));
+        }
+        let Some((ordinal, _)) = self.runs.locate(from.lsn) else {
+            return Some(Err(format!("no run holds {}", from.lsn)));
+        };
+        Some(self.seek(ordinal, from, lsn, |_| {}))
+    }
+
+    /// Walk the headers of one run from a boundary to another.
+    fn seek(
+        &self,
+        ordinal: u32,
+        from: Mark,
+        to: Lsn,
+        mut each: impl FnMut(Mark),
+    ) -> Result<Mark, String> {
+        let (Some(run), Some(segment)) = (self.runs.get(ordinal), self.segment_of(ordinal)) else {
+            return Err(format!("the segment that holds {} is not open", from.lsn));
+        };
+        let offset = run.offset + from.lsn.bytes_since(run.start);
+        let mut cursor = Cursor::new(segment, offset, from, self.checksums);
+        let mut last = from;
+        let advance = cursor.advance(to.bytes_since(from.lsn), &mut |mark: &Mark| {
+            last = *mark;
+            each(*mark);
+        });
+        drop(advance);
+        if last.lsn == to {
+            Ok(last)
+        } else {
+            Err(format!("{to} is not the end of a record here; the nearest before is {}", last.lsn))
+        }
+    }
+
+    fn segment_of(&self, ordinal: u32) -> Option<Arc<Segment>> {
+        let run = self.runs.get(ordinal)?;
+        self.files.get(&run.file)?.segment.clone()
+    }
+
+    /// The run, if its beginning is durable in the catalog.
+    #[must_use]
+    pub fn run(&self, ordinal: u32) -> Option<SegmentOpen> {
+        if ordinal >= self.durable_runs {
+            return None;
+        }
+        let run = self.runs.get(ordinal)?;
+        Some(SegmentOpen {
+            ordinal,
+            start: run.start,
+            segment: run.segment,
+            file: run.file,
+            offset: run.offset,
+        })
+    }
+
+    /// Where the next extent of a run ends, and its first sequence.
+    pub fn cut(&mut self, ordinal: u32, from: &Mark, max_bytes: u32) -> Option<(Mark, u64)> {
+        let run = *self.runs.get(ordinal)?;
+        if run.bytes.is_some_and(|bytes| from.lsn >= run.start.advance(bytes)) {
+            return None;
+        }
+        let end = match self.index.cut(from, max_bytes) {
+            Cut::Nothing => return None,
+            Cut::To(mark) => mark,
+            Cut::Walk { from, to } => {
+                // Dense boundaries were forgotten here: find them again.
+                let to = run.bytes.map_or(to.lsn, |bytes| to.lsn.min(run.start.advance(bytes)));
+                let mut found = Vec::new();
+                let mut last = from;
+                self.seek(ordinal, from, to, |mark| {
+                    if mark.lsn.bytes_since(last.lsn) > u64::from(max_bytes) && last.lsn > from.lsn {
+                        found.clear();
+                    }
+                    if mark.lsn.bytes_since(from.lsn) <= u64::from(max_bytes) || found.is_empty() {
+                        found.push(mark);
+                    }
+                    last = mark;
+                })
+                .ok()?;
+                *found.last()?
+            }
+        };
+        let offset = run.offset + from.lsn.bytes_since(run.start);
+        let segment = self.segment_of(ordinal)?;
+        let sequence = segment.first_sequence_at(offset, self.checksums).ok()?;
+        Some((end, sequence))
+    }
+
+    /// The bytes of an extent, for the backend.
+    #[must_use]
+    pub fn source(&mut self, ordinal: u32, start: Lsn, bytes: u32, how: Strategy) -> Option<Source> {
+        let run = *self.runs.get(ordinal)?;
+        let segment = self.segment_of(ordinal)?;
+        let offset = run.offset + start.bytes_since(run.start);
+        let mapped = match how {
+            Strategy::SendZc | Strategy::Copy => self.window(run.file, &segment, offset, bytes),
+            _ => None,
+        };
+        Some(Source { file: segment.file.clone(), offset, bytes, mapped })
+    }
+
+    /// The same bytes through a map, which is kept for the next extents.
+    fn window(&mut self, file: u64, segment: &Segment, offset: u64, bytes: u32) -> Option<Mapped> {
+        let want = usize::try_from(bytes).ok()?;
+        if let Some((of, map)) = &self.send_map
+            && *of == file
+            && let Some(window) = map.window(offset, want)
+        {
+            return Some(Arc::new(window));
+        }
+        let map = Arc::new(Map::new(&segment.file, offset, SEND_MAP_BYTES.max(want)).ok()?);
+        let window = map.window(offset, want)?;
+        self.send_map = Some((file, map));
+        Some(Arc::new(window))
+    }
+
+    /// Boundaries before this position are needed by no replica.
+    pub fn forget_before(&mut self, lsn: Lsn) {
+        self.index.forget_before(lsn);
+        while self.samples.len() > 1 && self.samples.front().is_some_and(|(at, _)| *at <= lsn) {
+            self.samples.pop_front();
+        }
+    }
+}

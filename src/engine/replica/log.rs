@@ -1,0 +1,577 @@
+//! The durable append of one received space.
+//!
+//! Verified frames come in stream order. They leave on one of two lanes:
+//!
+//! ```text
+//!   large frames   whole blocks, O_DIRECT     slab ===== DMA ====> disk
+//!                  the rest of the last block is carried to the next frame
+//!   small frames   buffered, several at once  slab -> page cache -> disk
+//! ```
+//!
+//! and become durable by group flush: while one `fdatasync` runs, the next
+//! batch gathers; when it ends, everything written by then is covered by the
+//! next one.
+//!
+//! Invariants: nothing is written that was not verified; no byte is written
+//! beyond a whole record's end; a block is written by one lane only (so the
+//! page cache and the disk cannot disagree about it); `flushed` moves only
+//! after every file touched since the last flush has been synced; after the
+//! first failure nothing moves any more, and the log must be recovered.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::ids::{Epoch, SpaceId};
+use crate::io::{Op, Slice, SlabPool};
+use crate::limits::{CHECKPOINT_BYTES, DIRECT_BLOCK_BYTES, MIN_DIRECT_BYTES};
+use crate::lsn::{Lsn, Mark};
+use crate::protocol::message::SegmentOpen;
+use crate::state::catalog::SpaceRecord;
+use crate::state::runs::Run;
+
+/// The block size as a file offset.
+const BLOCK: u64 = DIRECT_BLOCK_BYTES as u64;
+
+/// One segment, open for appending.
+#[derive(Clone, Debug)]
+pub struct SegmentFiles {
+    /// Through the page cache.
+    pub buffered: Arc<File>,
+    /// Past the page cache, where the file system can.
+    pub direct: Option<Arc<File>>,
+}
+
+/// Where the run that is being written lies.
+#[derive(Debug)]
+struct Writing {
+    ordinal: u32,
+    start: Lsn,
+    offset: u64,
+    files: SegmentFiles,
+}
+
+/// A verified frame that is not yet submitted.
+#[derive(Debug)]
+struct Piece {
+    start: Lsn,
+    end: Lsn,
+    slice: Slice,
+    /// Bytes of the slice that go before the frame: a copy of the carry.
+    carried: usize,
+    /// It lies at the same offset within a block, in memory and in the file.
+    placed: bool,
+}
+
+/// What the log does next, in stream order.
+#[derive(Debug)]
+enum Next {
+    /// Go on in this run, once its file is ready.
+    Run(u32),
+    Piece(Piece),
+}
+
+/// The bytes of the last block that is not yet whole.
+#[derive(Debug)]
+struct Carry {
+    start: Lsn,
+    bytes: Vec<u8>,
+}
+
+/// A write in flight.
+#[derive(Debug)]
+struct InFlight {
+    id: u64,
+    end: Lsn,
+    file: Arc<File>,
+    done: bool,
+}
+
+/// A flush in flight.
+#[derive(Debug)]
+struct Flushing {
+    to: Mark,
+    files_left: usize,
+}
+
+/// What an operation of this log was, so that its completion finds its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogOp {
+    /// The write of that number.
+    Write(u64),
+    /// One file of the flush.
+    Flush,
+}
+
+/// One received space.
+#[derive(Debug)]
+pub struct Log {
+    /// Which.
+    pub space: SpaceId,
+    /// Catalog state: runs, stream, epochs.
+    pub record: SpaceRecord,
+    /// The epoch it is received under.
+    pub epoch: Epoch,
+    received: Mark,
+    written: Mark,
+    flushed: Mark,
+    checkpoint: Lsn,
+    writing: Option<Writing>,
+    /// Files written to since the last flush began.
+    dirty: Vec<Arc<File>>,
+    queue: VecDeque<Next>,
+    ready: VecDeque<(u32, SegmentFiles)>,
+    carry: Option<Carry>,
+    /// Ends of verified frames that are not yet flushed.
+    ends: VecDeque<Mark>,
+    in_flight: VecDeque<InFlight>,
+    next_id: u64,
+    flushing: Option<Flushing>,
+    /// How long written bytes may wait for a flush.
+    flush_delay: Duration,
+    /// When the bytes that wait must be flushed.
+    flush_due: Option<Instant>,
+    failed: Option<String>,
+    stopped: Option<String>,
+}
+
+impl Log {
+    /// A log that goes on at `flushed`, as recovery found it.
+    #[must_use]
+    pub fn new(
+        space: SpaceId,
+        record: SpaceRecord,
+        flushed: Mark,
+        epoch: Epoch,
+        flush_delay: Duration,
+    ) -> Self {
+        Self {
+            space,
+            epoch,
+            received: flushed,
+            written: flushed,
+            flushed,
+            checkpoint: record.checkpoint.lsn,
+            record,
+            writing: None,
+            dirty: Vec::new(),
+            queue: VecDeque::new(),
+            ready: VecDeque::new(),
+            carry: None,
+            ends: VecDeque::new(),
+            in_flight: VecDeque::new(),
+            next_id: 0,
+            flushing: None,
+            flush_delay,
+            flush_due: None,
+            failed: None,
+            stopped: None,
+        }
+    }
+
+    /// Verified up to here.
+    #[must_use]
+    pub fn received(&self) -> &Mark {
+        &self.received
+    }
+
+    /// With the file system up to here.
+    #[must_use]
+    pub fn written(&self) -> &Mark {
+        &self.written
+    }
+
+    /// Durable up to here.
+    #[must_use]
+    pub fn flushed(&self) -> &Mark {
+        &self.flushed
+    }
+
+    /// Why nothing moves any more.
+    #[must_use]
+    pub fn failed(&self) -> Option<&str> {
+        self.failed.as_deref()
+    }
+
+    /// The disk refused: nothing moves any more, and the log must be
+    /// recovered before it is received again.
+    pub fn fail(&mut self, why: String) {
+        self.failed.get_or_insert(why);
+    }
+
+    /// Take nothing more, but bring what is here to the disk.
+    pub fn stop(&mut self, why: String) {
+        self.stopped.get_or_insert(why);
+    }
+
+    /// Why nothing more is taken, although nothing has failed.
+    #[must_use]
+    pub fn stopped(&self) -> Option<&str> {
+        self.stopped.as_deref()
+    }
+
+    /// Nothing is in flight.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.in_flight.iter().all(|write| write.done) && self.flushing.is_none()
+    }
+
+    /// Nothing is in flight, and nothing is waiting that could still get to
+    /// the disk.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.is_idle()
+            && (self.failed.is_some()
+                || (self.queue.iter().all(|next| matches!(next, Next::Run(_)))
+                    && self.carry.is_none()
+                    && self.flushed.lsn == self.received.lsn))
+    }
+
+    /// What the keeper gets back: nothing after a failure.
+    #[must_use]
+    pub fn into_state(mut self) -> Option<Box<(SpaceRecord, Mark)>> {
+        self.checkpoint(true);
+        self.failed.is_none().then(|| Box::new((self.record, self.flushed)))
+    }
+
+    /// A run begins where the stream stands. Returns it as the catalog will
+    /// know it; its files come with [`Log::run_ready`].
+    pub fn begin_run(&mut self, open: &SegmentOpen) -> Run {
+        debug_assert_eq!(open.start, self.received.lsn, "the machine admits no gap");
+        let run = Run {
+            start: open.start,
+            segment: open.segment,
+            file: open.file,
+            offset: open.offset,
+            bytes: None,
+        };
+        let ordinal = self.record.runs.open(run);
+        self.queue.push_back(Next::Run(ordinal));
+        run
+    }
+
+    /// The run to reopen when a session goes on in the middle of one.
+    #[must_use]
+    pub fn resume_run(&mut self) -> Option<(u32, Run)> {
+        let run = *self.record.runs.last()?;
+        let ordinal = self.record.runs.len() - 1;
+        self.queue.push_front(Next::Run(ordinal));
+        Some((ordinal, run))
+    }
+
+    /// The files of a run are open, its name durable, its catalog entry
+    /// committed.
+    pub fn run_ready(&mut self, ordinal: u32, files: SegmentFiles) {
+        self.ready.push_back((ordinal, files));
+    }
+
+    /// Where in its block the next frame will start, and the bytes before it
+    /// in that block as far as they wait in memory. Nothing when the frame
+    /// should not be placed.
+    #[must_use]
+    pub fn placement(&self, start: Lsn, payload_bytes: u32) -> Option<(usize, Vec<u8>)> {
+        if payload_bytes < MIN_DIRECT_BYTES || start != self.received.lsn {
+            return None;
+        }
+        let run = self.record.runs.last()?;
+        let offset = run.offset + start.bytes_since(run.start);
+        let within = usize::try_from(offset % BLOCK).unwrap_or(0);
+        // The carry of all that is queued is only known when nothing is.
+        let carry = match &self.carry {
+            Some(carry) if self.queue.is_empty() && carry.bytes.len() == within => {
+                carry.bytes.clone()
+            }
+            _ => Vec::new(),
+        };
+        Some((within, carry))
+    }
+
+    /// Take a verified frame. `slice` holds `carried` bytes, the carry that
+    /// [`Log::placement`] gave, and then the frame.
+    pub fn append(&mut self, slice: Slice, carried: usize, placed: bool, end: Mark) {
+        let start = self.received.lsn;
+        debug_assert_eq!(
+            slice.as_ref().len() as u64 - carried as u64,
+            end.lsn.bytes_since(start),
+            "a frame is as long as its records"
+        );
+        self.received = end;
+        self.ends.push_back(end);
+        self.queue.push_back(Next::Piece(Piece { start, end: end.lsn, slice, carried, placed }));
+    }
+
+    /// Submit what can be submitted. With `settle`, nothing more is coming
+    /// for now: the carry goes out as well.
+    pub fn submit(&mut self, now: Instant, settle: bool, submit: &mut impl FnMut(LogOp, Op)) {
+        if self.failed.is_some() {
+            return;
+        }
+        while let Some(next) = self.queue.front() {
+            match next {
+                Next::Run(ordinal) => {
+                    if self.ready.front().is_none_or(|(ready, _)| ready != ordinal) {
+                        break;
+                    }
+                    self.settle(submit);
+                    self.queue.pop_front();
+                    self.enter_run();
+                }
+                Next::Piece(piece) => {
+                    if self.writing.is_none() {
+                        break;
+                    }
+                    let direct = piece.placed
+                        && self.writing.as_ref().is_some_and(|w| w.files.direct.is_some());
+                    if direct {
+                        if let Some(Next::Piece(piece)) = self.queue.pop_front() {
+                            self.submit_direct(&piece, submit);
+                        }
+                    } else {
+                        self.submit_buffered(submit);
+                    }
+                }
+            }
+        }
+        if settle && self.queue.is_empty() {
+            self.settle(submit);
+        }
+        self.flush(now, submit);
+    }
+
+    /// Switch to the run whose files are ready.
+    fn enter_run(&mut self) {
+        let Some((ordinal, files)) = self.ready.pop_front() else { return };
+        self.writing = None;
+        if let Some(run) = self.record.runs.get(ordinal) {
+            self.writing =
+                Some(Writing { ordinal, start: run.start, offset: run.offset, files });
+        }
+    }
+
+    /// Where a position lies in the file that is being written.
+    fn file_offset(&self, at: Lsn) -> u64 {
+        self.writing.as_ref().map_or(0, |w| w.offset + at.bytes_since(w.start))
+    }
+
+    /// Whole blocks past the page cache; edges through it, or carried.
+    fn submit_direct(&mut self, piece: &Piece, submit: &mut impl FnMut(LogOp, Op)) {
+        let Some(direct) = self.writing.as_ref().and_then(|w| w.files.direct.clone()) else {
+            return;
+        };
+        let offset = self.file_offset(piece.start);
+        let payload = piece.slice.as_ref().len() - piece.carried;
+        // `from` and `to` are positions in the slice, `at` the file offset there.
+        let (mut from, mut at) = (piece.carried, offset);
+        if piece.carried > 0 && self.carry.as_ref().is_some_and(|c| c.bytes.len() == piece.carried)
+        {
+            self.carry = None;
+            from = 0;
+            at = offset - piece.carried as u64;
+        } else {
+            // What was carried has gone out meanwhile, or goes out now.
+            self.settle(submit);
+            let edge = usize::try_from(offset.next_multiple_of(BLOCK) - offset).unwrap_or(0);
+            let edge = edge.min(payload);
+            if edge > 0 {
+                let slice = piece.slice.part(from..from + edge);
+                let end = piece.start.advance(edge as u64);
+                self.write(false, offset, vec![slice], end, submit);
+                from += edge;
+                at += edge as u64;
+            }
+        }
+        let whole = (piece.slice.as_ref().len() - from) / DIRECT_BLOCK_BYTES * DIRECT_BLOCK_BYTES;
+        let to = from + whole;
+        if whole > 0 {
+            let rest = (piece.slice.as_ref().len() - to) as u64;
+            let end = Lsn(piece.end.0 - rest);
+            let slices = vec![piece.slice.part(from..to)];
+            let id = self.number(end);
+            submit(LogOp::Write(id), Op::Write { file: direct, offset: at, slices, bulk: true });
+        }
+        let rest = &piece.slice.as_ref()[to..];
+        if !rest.is_empty() {
+            let start = Lsn(piece.end.0 - rest.len() as u64);
+            self.carry = Some(Carry { start, bytes: rest.to_vec() });
+        }
+    }
+
+    /// All frames at the front of the queue in one write through the page
+    /// cache, the carry first.
+    fn submit_buffered(&mut self, submit: &mut impl FnMut(LogOp, Op)) {
+        let mut slices = Vec::new();
+        let mut start = None;
+        if let Some(carry) = self.carry.take() {
+            start = Some(carry.start);
+            slices.push(owned(&carry.bytes));
+        }
+        let mut end = Lsn::ZERO;
+        let mut bytes = 0;
+        let direct = self.writing.as_ref().is_some_and(|w| w.files.direct.is_some());
+        while slices.len() < 64 {
+            let Some(Next::Piece(piece)) = self.queue.front() else { break };
+            if piece.placed && direct {
+                break;
+            }
+            start.get_or_insert(piece.start);
+            end = piece.end;
+            let len = piece.slice.as_ref().len();
+            bytes += len - piece.carried;
+            slices.push(piece.slice.part(piece.carried..len));
+            self.queue.pop_front();
+        }
+        if let Some(start) = start {
+            let offset = self.file_offset(start);
+            let bulk = bytes >= MIN_DIRECT_BYTES as usize;
+            self.write(bulk, offset, slices, end, submit);
+        }
+    }
+
+    /// The carry goes out through the page cache.
+    fn settle(&mut self, submit: &mut impl FnMut(LogOp, Op)) {
+        if let Some(carry) = self.carry.take() {
+            let offset = self.file_offset(carry.start);
+            let end = carry.start.advance(carry.bytes.len() as u64);
+            self.write(false, offset, vec![owned(&carry.bytes)], end, submit);
+        }
+    }
+
+    /// One write through the page cache.
+    fn write(
+        &mut self,
+        bulk: bool,
+        offset: u64,
+        slices: Vec<Slice>,
+        end: Lsn,
+        submit: &mut impl FnMut(LogOp, Op),
+    ) {
+        let Some(file) = self.writing.as_ref().map(|w| w.files.buffered.clone()) else { return };
+        let id = self.number(end);
+        submit(LogOp::Write(id), Op::Write { file, offset, slices, bulk });
+    }
+
+    /// Enter a write that ends at `end`.
+    fn number(&mut self, end: Lsn) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        if let Some(writing) = &self.writing {
+            // Synced through the buffered descriptor whichever lane wrote.
+            let file = writing.files.buffered.clone();
+            add(&mut self.dirty, &file);
+            self.in_flight.push_back(InFlight { id, end, file, done: false });
+        }
+        id
+    }
+
+    /// When [`Log::submit`] must be called for a flush that was put off.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.flush_due.filter(|_| self.flushing.is_none() && self.failed.is_none())
+    }
+
+    /// Flush what is written without delay from now on.
+    pub fn flush_at_once(&mut self) {
+        self.flush_delay = Duration::ZERO;
+        self.flush_due = None;
+    }
+
+    /// Begin a flush if none runs and there is something to make durable.
+    fn flush(&mut self, now: Instant, submit: &mut impl FnMut(LogOp, Op)) {
+        if self.flushing.is_some() || self.written.lsn == self.flushed.lsn {
+            return;
+        }
+        if !self.flush_delay.is_zero() && *self.flush_due.get_or_insert(now + self.flush_delay) > now
+        {
+            return;
+        }
+        self.flush_due = None;
+        let files = std::mem::take(&mut self.dirty);
+        // A write in flight may or may not be covered by this flush.
+        for write in &self.in_flight {
+            add(&mut self.dirty, &write.file);
+        }
+        debug_assert!(!files.is_empty(), "what was written made a file dirty");
+        self.flushing = Some(Flushing { to: self.written, files_left: files.len() });
+        for file in files {
+            submit(LogOp::Flush, Op::Flush { file });
+        }
+    }
+
+    /// An operation has ended. True when a position moved.
+    pub fn completed(&mut self, op: LogOp, result: std::io::Result<()>) -> bool {
+        if let Err(error) = result {
+            let what = if op == LogOp::Flush { "fdatasync" } else { "write" };
+            self.failed.get_or_insert(format!("{what} of space {} failed: {error}", self.space));
+        }
+        match op {
+            LogOp::Write(id) => {
+                if let Some(write) = self.in_flight.iter_mut().find(|write| write.id == id) {
+                    write.done = true;
+                }
+                let mut end = None;
+                while let Some(write) = self.in_flight.front()
+                    && write.done
+                {
+                    end = Some(write.end);
+                    self.in_flight.pop_front();
+                }
+                if self.failed.is_some() {
+                    return false;
+                }
+                let before = self.written.lsn;
+                if let Some(end) = end {
+                    // Only whole frames count: the last mark at or before.
+                    let marks = self.ends.partition_point(|mark| mark.lsn <= end);
+                    if marks > 0 {
+                        self.written = self.ends[marks - 1];
+                    }
+                }
+                self.written.lsn > before
+            }
+            LogOp::Flush => {
+                let Some(flushing) = &mut self.flushing else { return false };
+                flushing.files_left -= 1;
+                if flushing.files_left > 0 {
+                    return false;
+                }
+                let to = flushing.to;
+                self.flushing = None;
+                if self.failed.is_some() {
+                    return false;
+                }
+                self.flushed = to;
+                while self.ends.front().is_some_and(|mark| mark.lsn <= to.lsn) {
+                    self.ends.pop_front();
+                }
+                true
+            }
+        }
+    }
+
+    /// A position worth a checkpoint in the catalog, at most one per
+    /// [`CHECKPOINT_BYTES`]; with `closing`, whenever it moved.
+    pub fn checkpoint(&mut self, closing: bool) -> Option<Mark> {
+        let moved = self.flushed.lsn.bytes_since(self.checkpoint);
+        let due = if closing { moved > 0 } else { moved >= CHECKPOINT_BYTES };
+        due.then(|| {
+            self.checkpoint = self.flushed.lsn;
+            self.record.checkpoint = self.flushed;
+            self.flushed
+        })
+    }
+}
+
+/// A slice of its own for a few bytes.
+fn owned(bytes: &[u8]) -> Slice {
+    let mut slab = SlabPool::oversized(bytes.len());
+    slab.push(bytes);
+    slab.slice(0..bytes.len())
+}
+
+/// Enter a file once.
+fn add(files: &mut Vec<Arc<File>>, file: &Arc<File>) {
+    if !files.iter().any(|known| Arc::ptr_eq(known, file)) {
+        files.push(file.clone());
+    }
+}

@@ -1,0 +1,7 @@
+//! The receiving half of a shard: connections from primaries, and the logs
+//! that they fill.
+
+#![forbid(unsafe_code)]
+
+pub mod log;
+pub mod peer;

@@ -1,0 +1,474 @@
+//! One accepted connection from a primary, and the spaces it is filling.
+//!
+//! ```text
+//!   socket -> inbox (frames) -> Receiver (may it come?) -> verify -> Log -> disk
+//!        <------------------- acks <-----------------------------------+
+//! ```
+//!
+//! A peer that fails, lies or falls silent loses its connection; what it had
+//! delivered is flushed and given back to the keeper.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::log::{Log, LogOp};
+use crate::engine::inbox::{Inbox, Step};
+use crate::engine::keeper::Job;
+use crate::ids::NodeId;
+use crate::io::{Op, SlabPool, Socket};
+use crate::limits::{SLAB_BYTES, SLABS_PER_CONNECTION};
+use crate::lsn::Mark;
+use crate::protocol::Now;
+use crate::protocol::frame::{FrameHeader, Handle, Kind};
+use crate::protocol::message::{ErrorCode, Identity, OpenSpace, Standing};
+use crate::protocol::receiver::{Intent, Receiver};
+use crate::state::catalog::{Change, SpaceRecord};
+use crate::wal::record::{self, Checksums};
+
+/// What a peer asks of its shard.
+#[derive(Debug)]
+pub enum Action {
+    /// Submit this for one of its logs.
+    Disk(Handle, LogOp, Op),
+    /// Receive.
+    Receive(Op),
+    /// Send.
+    Send(Op),
+    /// For the keeper.
+    Job(Job),
+    /// Borrow a space from the keeper.
+    Open(Handle, Box<OpenSpace>),
+    /// Open the file of a run.
+    Run(crate::ids::SpaceId, Handle, u32, crate::state::runs::Run, bool),
+}
+
+/// One accepted connection.
+pub struct Peer {
+    /// It.
+    pub socket: Arc<Socket>,
+    /// Where from.
+    pub address: SocketAddr,
+    /// Who, once it has said so.
+    pub node: Option<NodeId>,
+    machine: Receiver,
+    inbox: Inbox,
+    receiving: bool,
+    sending: bool,
+    /// Why the connection ends; nothing more is read from it.
+    closing: Option<String>,
+    logs: BTreeMap<Handle, Log>,
+    /// Those that may have something to submit.
+    active: BTreeSet<Handle>,
+    /// Spaces asked of the keeper.
+    opening: BTreeMap<Handle, OpenSpace>,
+    checksums: Checksums,
+    flush_delay: Duration,
+    shard: usize,
+    /// Disk operations in flight.
+    in_flight: u32,
+    /// The frame that is coming in may not: its payload is passed over.
+    refused: bool,
+    /// The frame that was placed last, and the length of its carry.
+    placed: Option<(Handle, usize)>,
+}
+
+impl std::fmt::Debug for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Peer").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl Peer {
+    /// A connection that has just been accepted.
+    #[must_use]
+    pub fn new(
+        now: Now,
+        me: Identity,
+        socket: Arc<Socket>,
+        address: SocketAddr,
+        shard: usize,
+        checksums: Checksums,
+        flush_delay: Duration,
+    ) -> Self {
+        Self {
+            socket,
+            address,
+            node: None,
+            machine: Receiver::new(now, me),
+            inbox: Inbox::new(SlabPool::new(SLABS_PER_CONNECTION, SLAB_BYTES)),
+            receiving: false,
+            sending: false,
+            closing: None,
+            logs: BTreeMap::new(),
+            active: BTreeSet::new(),
+            opening: BTreeMap::new(),
+            checksums,
+            flush_delay,
+            shard,
+            in_flight: 0,
+            refused: false,
+            placed: None,
+        }
+    }
+
+    /// The spaces it fills.
+    pub fn logs(&self) -> impl Iterator<Item = &Log> {
+        self.logs.values()
+    }
+
+    /// Why it is being closed.
+    #[must_use]
+    pub fn closing(&self) -> Option<&str> {
+        self.closing.as_deref()
+    }
+
+    /// Nothing of it is in flight and nothing is owed: it can be dropped.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.closing.is_some()
+            && !self.receiving
+            && !self.sending
+            && self.in_flight == 0
+            && self.opening.is_empty()
+            && self.logs.is_empty()
+    }
+
+    /// End the connection: say why, flush what is here, give the spaces back.
+    pub fn close(&mut self, now: Now, code: ErrorCode, why: String) {
+        if self.closing.is_none() {
+            self.machine.close(now, code, why.clone());
+            self.begin_closing(why);
+        }
+    }
+
+    fn begin_closing(&mut self, why: String) {
+        if self.closing.is_none() {
+            self.closing = Some(why);
+            for (handle, log) in &mut self.logs {
+                log.flush_at_once();
+                self.active.insert(*handle);
+            }
+        }
+    }
+
+    /// The connection broke.
+    pub fn broken(&mut self, why: String) {
+        self.begin_closing(why);
+        // Ends what is in flight; already closed is as good.
+        let _ = self.socket.shutdown(std::net::Shutdown::Both);
+    }
+
+    /// When to call [`Peer::pump`] without an event.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Instant> {
+        let logs = (self.active.iter())
+            .filter_map(|handle| self.logs.get(handle).and_then(Log::next_timeout))
+            .min();
+        [self.machine.next_timeout().filter(|_| self.closing.is_none()), logs]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// A `Receive` has ended.
+    pub fn received(&mut self, now: Now, result: std::io::Result<(crate::io::Slab, usize)>) {
+        self.receiving = false;
+        match result {
+            Ok((slab, bytes)) => {
+                self.inbox.received(slab);
+                self.machine.handle_bytes(now);
+                if bytes == 0 {
+                    self.broken("the primary closed the connection".into());
+                }
+            }
+            Err(error) => self.broken(format!("receiving failed: {error}")),
+        }
+    }
+
+    /// A `Send` has ended.
+    pub fn sent(&mut self, result: std::io::Result<()>) {
+        self.sending = false;
+        if let Err(error) = result {
+            self.broken(format!("sending failed: {error}"));
+        }
+    }
+
+    /// A disk operation of a log has ended.
+    pub fn completed(&mut self, now: Now, handle: Handle, op: LogOp, result: std::io::Result<()>) {
+        self.in_flight -= 1;
+        self.active.insert(handle);
+        let Some(log) = self.logs.get_mut(&handle) else { return };
+        let failed = log.failed().is_some();
+        if log.completed(op, result) {
+            match op {
+                LogOp::Write(_) => self.machine.handle_written(now, handle, log.written().lsn),
+                LogOp::Flush => self.machine.handle_flushed(now, handle, *log.flushed()),
+            }
+        }
+        if let Some(why) = log.failed()
+            && !failed
+        {
+            tracing::error!(space = %log.space, "{why}; nothing more of it is acknowledged");
+            self.machine.stop_space(now, handle, ErrorCode::Storage, why.to_owned());
+        }
+    }
+
+    /// The keeper has answered an [`Action::Open`].
+    pub fn opened(
+        &mut self,
+        now: Now,
+        handle: Handle,
+        result: Result<(SpaceRecord, Mark), (ErrorCode, String)>,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(open) = self.opening.remove(&handle) else { return };
+        let epoch = open.history.last().map_or(crate::ids::Epoch::FIRST, |(epoch, _)| *epoch);
+        match result {
+            Ok((record, flushed)) => {
+                let standing = Standing {
+                    flushed: flushed.lsn,
+                    chain: flushed.chain,
+                    records: flushed.records,
+                    fingerprint: 0,
+                    highest_epoch: record.highest_epoch,
+                    runs: record.runs.len(),
+                };
+                let mut log =
+                    Log::new(open.space, record, flushed, epoch, self.flush_delay);
+                if self.closing.is_none() {
+                    if let Some((ordinal, run)) = log.resume_run() {
+                        actions.push(Action::Run(log.space.clone(), handle, ordinal, run, true));
+                    }
+                    self.machine.handle_opened(now, handle, Ok(standing));
+                }
+                self.logs.insert(handle, log);
+                self.active.insert(handle);
+            }
+            Err((code, why)) => {
+                self.machine.handle_opened(now, handle, Err((code, why)));
+            }
+        }
+    }
+
+    /// The keeper has answered an [`Action::Run`].
+    pub fn run_opened(
+        &mut self,
+        now: Now,
+        handle: Handle,
+        ordinal: u32,
+        result: Result<super::log::SegmentFiles, String>,
+    ) {
+        let Some(log) = self.logs.get_mut(&handle) else { return };
+        self.active.insert(handle);
+        match result {
+            Ok(files) => log.run_ready(ordinal, files),
+            Err(why) => {
+                tracing::error!(space = %log.space, "{why}");
+                log.fail(why.clone());
+                self.machine.stop_space(now, handle, ErrorCode::Storage, why);
+            }
+        }
+    }
+
+    /// Do all that can be done now.
+    pub fn pump(&mut self, now: Now, actions: &mut Vec<Action>) {
+        if self.closing.is_none() && self.machine.next_timeout().is_some_and(|at| at <= now.instant)
+            && let Some(intent) = self.machine.handle_timeout(now)
+        {
+            self.obey(now, intent, None, actions);
+        }
+        while self.closing.is_none() && !self.receiving {
+            match self.inbox.step() {
+                Ok(Step::Header(header)) => self.admit(now, &header, actions),
+                Ok(Step::Frame(..)) if std::mem::take(&mut self.refused) => {}
+                Ok(Step::Frame(header, range, placed)) => {
+                    let at = (range.start, range.end, placed);
+                    let body = if header.kind == Kind::Data {
+                        &[]
+                    } else {
+                        self.inbox.payload(range)
+                    };
+                    if let Some(intent) = self.machine.handle_frame(now, &header, body) {
+                        self.obey(now, intent, Some(at), actions);
+                    }
+                }
+                Ok(Step::Receive { slab, low_water, most }) => {
+                    self.receiving = true;
+                    let socket = self.socket.clone();
+                    actions.push(Action::Receive(Op::Receive { socket, slab, low_water, most }));
+                }
+                Ok(Step::Starved) => break,
+                Err(error) => {
+                    self.close(now, ErrorCode::Protocol, format!("not a frame: {error}"));
+                }
+            }
+        }
+        self.write(now, actions);
+        self.send(now, actions);
+        if self.closing.is_some() {
+            self.give_back(actions);
+        }
+    }
+
+    /// A header has come: refuse the frame before its payload, or prepare the
+    /// place for it.
+    fn admit(&mut self, now: Now, header: &FrameHeader, actions: &mut Vec<Action>) {
+        self.placed = None;
+        if self.machine.admit(header).is_err() {
+            // The machine tells the primary why; the payload is passed over.
+            self.refused = true;
+            if let Some(intent) = self.machine.handle_frame(now, header, &[]) {
+                self.obey(now, intent, None, actions);
+            }
+            return;
+        }
+        if header.kind != Kind::Data {
+            return;
+        }
+        if let Some(log) = self.logs.get(&header.handle)
+            && let Some((offset, carry)) = log.placement(header.start, header.payload_bytes)
+        {
+            self.placed = Some((header.handle, carry.len()));
+            self.inbox.place(offset, carry);
+        }
+    }
+
+    fn obey(
+        &mut self,
+        now: Now,
+        intent: Intent,
+        at: Option<(usize, usize, bool)>,
+        actions: &mut Vec<Action>,
+    ) {
+        match intent {
+            Intent::Established { peer, shard } => {
+                tracing::info!(primary = %peer.node, shard, address = %self.address, "a primary ships here");
+                self.node = Some(peer.node);
+            }
+            Intent::Open { handle, open } => {
+                self.opening.insert(handle, open.clone());
+                actions.push(Action::Open(handle, Box::new(open)));
+            }
+            Intent::Run { handle, run } => {
+                if let Some(log) = self.logs.get_mut(&handle) {
+                    let run = log.begin_run(&run);
+                    let ordinal = log.record.runs.len() - 1;
+                    actions.push(Action::Run(log.space.clone(), handle, ordinal, run, false));
+                }
+            }
+            Intent::Data { handle, skip, .. } => {
+                if let Some((start, end, placed)) = at {
+                    self.take(now, handle, skip as usize, start..end, placed);
+                }
+            }
+            Intent::Stopped { handle, code, reason } => {
+                if let Some(log) = self.logs.get_mut(&handle) {
+                    tracing::warn!(space = %log.space, ?code, "stopped: {reason}");
+                    log.stop(reason);
+                }
+            }
+            Intent::Closed { reason, .. } => self.begin_closing(reason),
+        }
+    }
+
+    /// Verify the records of a frame and hand them to their log.
+    fn take(
+        &mut self,
+        now: Now,
+        handle: Handle,
+        skip: usize,
+        range: std::ops::Range<usize>,
+        placed: bool,
+    ) {
+        let Some(log) = self.logs.get_mut(&handle) else { return };
+        if log.failed().is_some() || log.stopped().is_some() {
+            return;
+        }
+        let from = range.start + skip;
+        let payload = self.inbox.payload(from..range.end);
+        match record::verify(log.received(), payload, self.checksums) {
+            Ok(end) => {
+                let placed = placed && skip == 0;
+                let carried = match self.placed.take() {
+                    Some((of, bytes)) if placed && of == handle => bytes,
+                    _ => 0,
+                };
+                if let Some(slice) = self.inbox.slice(from - carried..range.end) {
+                    log.append(slice, carried, placed, end);
+                    self.active.insert(handle);
+                    self.machine.handle_verified(now, handle, end);
+                }
+            }
+            Err((offset, error)) => {
+                let at = log.received().lsn.advance(offset);
+                let why = format!(
+                    "space {}: the record at {at} came damaged: {error}; nothing of its frame was \
+                     written",
+                    log.space
+                );
+                tracing::error!("{why}");
+                log.stop(why.clone());
+                self.machine.stop_space(now, handle, ErrorCode::Corrupt, why);
+            }
+        }
+    }
+
+    /// Let the logs submit. A carry goes out unless more of its space is
+    /// coming in right now.
+    fn write(&mut self, now: Now, actions: &mut Vec<Action>) {
+        let coming = self.inbox.awaiting().filter(|h| h.kind == Kind::Data).map(|h| h.handle);
+        let before = actions.len();
+        let closing = self.closing.is_some();
+        let logs = &mut self.logs;
+        let shard = self.shard;
+        self.active.retain(|handle| {
+            let Some(log) = logs.get_mut(handle) else { return false };
+            let settle = coming != Some(*handle) || closing;
+            log.submit(now.instant, settle, &mut |op, io| {
+                actions.push(Action::Disk(*handle, op, io));
+            });
+            if let Some(mark) = log.checkpoint(false) {
+                actions.push(Action::Job(Job::Commit {
+                    shard,
+                    ticket: None,
+                    space: log.space.clone(),
+                    change: Change::Checkpoint(mark),
+                }));
+            }
+            // What waits for a completion is made active by it.
+            !settle || log.next_timeout().is_some()
+        });
+        let disk = actions[before..].iter().filter(|a| matches!(a, Action::Disk(..))).count();
+        self.in_flight += u32::try_from(disk).unwrap_or(u32::MAX);
+    }
+
+    fn send(&mut self, now: Now, actions: &mut Vec<Action>) {
+        if !self.sending
+            && let Some(bytes) = self.machine.poll_transmit(now)
+        {
+            self.sending = true;
+            actions.push(Action::Send(Op::Send { socket: self.socket.clone(), bytes }));
+        }
+    }
+
+    /// Return every space whose operations have ended; when all are back,
+    /// let the connection go.
+    fn give_back(&mut self, actions: &mut Vec<Action>) {
+        let done: Vec<_> = (self.logs.iter())
+            .filter(|(_, log)| log.is_settled())
+            .map(|(handle, _)| *handle)
+            .collect();
+        for handle in done {
+            if let Some(log) = self.logs.remove(&handle) {
+                let space = log.space.clone();
+                actions.push(Action::Job(Job::CloseReplica { space, state: log.into_state() }));
+            }
+        }
+        if self.logs.is_empty() && !self.sending {
+            // Also ends a Receive in flight; already closed is as good.
+            let _ = self.socket.shutdown(std::net::Shutdown::Both);
+        }
+    }
+}

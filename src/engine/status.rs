@@ -1,0 +1,211 @@
+//! What a node says about itself, in the shape that `/status` serves.
+//!
+//! ```text
+//!   {"node", "cluster", "version", "pid", "backend", "problem",
+//!    "spaces": [{"space", "role", "epoch", "head_lsn", "head_sequence", ...,
+//!                "replicas": [{"id", "state", "sent_lsn", "received_lsn",
+//!                              "written_lsn", "flushed_lsn",
+//!                              "lag": {"bytes", "records", "seconds"}, ...}]}],
+//!    "scrub": {...}}
+//! ```
+//!
+//! Plain values without invariants of their own: the engine fills them from
+//! what its shards publish, the admin plane serves them, a client reads them.
+//! A reader ignores keys that it does not know, so keys may be added. What is
+//! unknown is `null`, never 0.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{ClusterId, Epoch, NodeId, SpaceId};
+
+/// One node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Who answers.
+    pub node: NodeId,
+    /// The cluster that it belongs to.
+    pub cluster: ClusterId,
+    /// The version of the program.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// `"uring"` or `"portable"`: the backend in use, not the one asked for.
+    pub backend: String,
+    /// Where it receives; `None` if it does not.
+    pub replication_address: Option<SocketAddr>,
+    /// What is wrong with the node as a whole, in a sentence.
+    #[serde(default)]
+    pub problem: Option<String>,
+    /// Its spaces, in the order of their names.
+    pub spaces: Vec<SpaceStatus>,
+    /// The verification of segments at rest.
+    #[serde(default)]
+    pub scrub: ScrubStatus,
+}
+
+/// What this node is to a space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Role {
+    /// It ships the space.
+    Primary,
+    /// It receives the space.
+    Replica,
+}
+
+impl Role {
+    /// The name, as JSON has it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::Replica => "replica",
+        }
+    }
+}
+
+/// One space on one node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SpaceStatus {
+    /// The space.
+    pub space: SpaceId,
+    /// What this node is to it.
+    pub role: Role,
+    /// The reign under which it is shipped.
+    pub epoch: Epoch,
+    /// The position behind the last complete record on this node.
+    pub head_lsn: u64,
+    /// The sequence of that record; 0 when there is none. Not an identity.
+    pub head_sequence: u64,
+    /// On a replica: the position that is durable here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flushed_lsn: Option<u64>,
+    /// On a replica: who ships it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub primary: Option<NodeId>,
+    /// What is wrong with the space, in a sentence: it is stopped, or a range
+    /// was skipped.
+    #[serde(default)]
+    pub problem: Option<String>,
+    /// On a primary: each replica, in the order of the configuration.
+    #[serde(default)]
+    pub replicas: Vec<ReplicaStatus>,
+}
+
+/// How a replica is doing, as its primary sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ReplicaState {
+    /// Heard from recently, and close behind the head.
+    Healthy,
+    /// Heard from recently, and behind.
+    Lagging,
+    /// Several attempts in a row have failed; still trying.
+    Degraded,
+    /// Stopped: it will not recover without somebody's help.
+    Failed,
+    /// Not reached yet since this process started.
+    Connecting,
+}
+
+impl ReplicaState {
+    /// The name, as JSON has it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Lagging => "lagging",
+            Self::Degraded => "degraded",
+            Self::Failed => "failed",
+            Self::Connecting => "connecting",
+        }
+    }
+}
+
+/// One replica of one space, as its primary knows it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReplicaStatus {
+    /// The replica.
+    pub id: NodeId,
+    /// How it is doing.
+    pub state: ReplicaState,
+    /// Everything before it is with the socket.
+    pub sent_lsn: u64,
+    /// Everything before it was verified by the replica.
+    pub received_lsn: u64,
+    /// Everything before it is with the replica's file system.
+    pub written_lsn: u64,
+    /// Everything before it is durable there.
+    pub flushed_lsn: u64,
+    /// How far it is behind.
+    pub lag: Lag,
+    /// From a record's arrival in the segment, as this node noticed it, to
+    /// the flushed acknowledgement that covers it. Microseconds.
+    pub append_to_flushed_us: Latency,
+    /// Bytes of records by the transmit strategy that carried them, since the
+    /// process started.
+    #[serde(default)]
+    pub sent_bytes_by_strategy: BTreeMap<String, u64>,
+    /// What is wrong with it, in a sentence.
+    #[serde(default)]
+    pub problem: Option<String>,
+}
+
+/// How far a replica is behind the head.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Lag {
+    /// Head minus flushed position. Of a replica that was never heard from,
+    /// the whole stream.
+    pub bytes: u64,
+    /// Records in that range.
+    pub records: u64,
+    /// The age of the oldest record that is not flushed there, by this node's
+    /// own clock. `None`: unknown, because the replica has not been heard
+    /// from; 0 only for one that is caught up and was heard from recently.
+    pub seconds: Option<f64>,
+}
+
+/// Quantiles of a duration, since the process started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Latency {
+    /// The median; `None` before the first sample.
+    pub p50: Option<u64>,
+    /// The 99th percentile.
+    pub p99: Option<u64>,
+    /// How many samples there are.
+    pub count: u64,
+}
+
+/// The verification of segments at rest.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct ScrubStatus {
+    /// Segments verified to the end, since the process started.
+    pub segments: u64,
+    /// Bytes verified.
+    pub bytes: u64,
+    /// Passes over the whole data root that have ended.
+    pub passes: u64,
+    /// What did not verify. Reported, not repaired.
+    #[serde(default)]
+    pub bad_ranges: Vec<BadRange>,
+}
+
+/// A range of a segment at rest whose checksums do not hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BadRange {
+    /// The space.
+    pub space: SpaceId,
+    /// The file's name.
+    pub segment: String,
+    /// Where the range starts in the file.
+    pub offset: u64,
+    /// How long it is.
+    pub bytes: u64,
+    /// What was expected and what was found.
+    pub problem: String,
+}

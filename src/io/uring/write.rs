@@ -1,0 +1,149 @@
+//! Slices to a file, and `fdatasync`.
+//!
+//! Bulk writes carry `RWF_DONTCACHE`: the pages go to the disk right away and
+//! leave the cache, so a catch-up of any size costs no memory and its flush
+//! finds little left to do. A file system that does not know the flag is asked
+//! once per ring.
+
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use io_uring::squeue::Entry;
+use io_uring::{opcode, types};
+
+use super::Shared;
+use super::tasks::Next;
+use crate::io::{Outcome, Slice};
+
+/// `RWF_DONTCACHE` of the kernel's `fs.h`, Linux 6.14.
+const RWF_DONTCACHE: i32 = 0x80;
+
+/// Slices of one write entry: the kernel's `UIO_MAXIOV`.
+const MOST_VECTORS: usize = 1024;
+
+pub(super) struct Write {
+    file: Arc<File>,
+    /// Where the first unwritten byte goes.
+    offset: u64,
+    slices: Vec<Slice>,
+    /// The first slice that is not wholly written, and how far it is.
+    at: usize,
+    within: usize,
+    /// What the kernel is looking at.
+    vectors: Vec<libc::iovec>,
+    bulk: bool,
+}
+
+impl Write {
+    pub(super) fn new(file: Arc<File>, offset: u64, slices: Vec<Slice>, bulk: bool) -> Self {
+        Self {
+            file,
+            offset,
+            slices,
+            at: 0,
+            within: 0,
+            vectors: Vec::new(),
+            bulk,
+        }
+    }
+
+    pub(super) fn begin(&mut self, shared: &mut Shared) -> Next {
+        self.bulk &= shared.dont_cache;
+        self.skip(0);
+        match self.entry() {
+            Some(entry) => Next::Wait(entry),
+            None => Next::Done(Ok(Outcome::Written)),
+        }
+    }
+
+    pub(super) fn resume(&mut self, result: i32, shared: &mut Shared) -> Next {
+        match result {
+            _ if result == -libc::EOPNOTSUPP && self.bulk => {
+                shared.dont_cache = false;
+                self.bulk = false;
+            }
+            _ if result == -libc::EINTR || result == -libc::EAGAIN => {}
+            0 => return Next::Done(Err(io::ErrorKind::WriteZero.into())),
+            1.. => self.skip(result.unsigned_abs() as usize),
+            _ => return Next::failed(result),
+        }
+        self.begin(shared)
+    }
+
+    /// Count bytes as written, and step over empty slices.
+    fn skip(&mut self, mut bytes: usize) {
+        self.offset += bytes as u64;
+        while let Some(slice) = self.slices.get(self.at) {
+            let left = slice.as_ref().len() - self.within;
+            if bytes < left {
+                self.within += bytes;
+                return;
+            }
+            bytes -= left;
+            self.at += 1;
+            self.within = 0;
+        }
+    }
+
+    /// Write what is left. Nothing when nothing is.
+    fn entry(&mut self) -> Option<Entry> {
+        let mut within = self.within;
+        self.vectors.clear();
+        for slice in self.slices.iter().skip(self.at).take(MOST_VECTORS) {
+            let bytes = &slice.as_ref()[within..];
+            within = 0;
+            self.vectors.push(libc::iovec {
+                iov_base: bytes.as_ptr().cast_mut().cast(),
+                iov_len: bytes.len(),
+            });
+        }
+        let first = self.vectors.first()?;
+        let fd = types::Fd(self.file.as_raw_fd());
+        let flags = if self.bulk { RWF_DONTCACHE } else { 0 };
+        let entry = if self.vectors.len() == 1 {
+            let length = u32::try_from(first.iov_len).unwrap_or(u32::MAX);
+            opcode::Write::new(fd, first.iov_base.cast(), length)
+                .offset(self.offset)
+                .rw_flags(flags)
+                .build()
+        } else {
+            opcode::Writev::new(fd, self.vectors.as_ptr(), self.vectors.len() as u32)
+                .offset(self.offset)
+                .rw_flags(flags)
+                .build()
+        };
+        Some(entry)
+    }
+}
+
+pub(super) struct Flush {
+    file: Arc<File>,
+}
+
+impl Flush {
+    pub(super) fn new(file: Arc<File>) -> Self {
+        Self { file }
+    }
+
+    pub(super) fn begin(&mut self) -> Next {
+        let fd = types::Fd(self.file.as_raw_fd());
+        let entry = opcode::Fsync::new(fd)
+            .flags(types::FsyncFlags::DATASYNC)
+            .build();
+        Next::Wait(entry)
+    }
+
+    /// Success or failure, never a second attempt: after a failed flush the
+    /// kernel has forgotten what it could not write.
+    pub(super) fn resume(&mut self, result: i32) -> Next {
+        if result < 0 {
+            Next::failed(result)
+        } else {
+            Next::Done(Ok(Outcome::Flushed))
+        }
+    }
+}

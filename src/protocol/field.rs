@@ -1,0 +1,210 @@
+//! Fields of frame bodies: fixed little-endian numbers, names and texts with a
+//! length before them.
+//!
+//! Every read names its field, so that a refusal tells which one was wrong.
+
+#![forbid(unsafe_code)]
+
+use std::str::FromStr;
+
+use super::frame::FrameError;
+use crate::ids::IdError;
+
+/// What is wrong with the body of a control frame.
+///
+/// The frame was intact, so the peer meant what it sent: nothing of the frame
+/// is used, and the connection is closed with
+/// [`ErrorCode::Protocol`](super::message::ErrorCode::Protocol).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MessageError {
+    /// The body ends inside a field.
+    #[error("body ends inside `{field}`: {needed} bytes needed, {left} left")]
+    Short {
+        /// Which one.
+        field: &'static str,
+        /// Bytes it takes.
+        needed: usize,
+        /// Bytes there are.
+        left: usize,
+    },
+    /// The body goes on behind its last field.
+    #[error("{bytes} unknown bytes behind the last field")]
+    Trailing {
+        /// How many.
+        bytes: usize,
+    },
+    /// A number that the field cannot have.
+    #[error("`{field}` is {found}, expected {expected}")]
+    Value {
+        /// Which one.
+        field: &'static str,
+        /// What it is.
+        found: u64,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// A name that is none.
+    #[error("`{field}`: {source}")]
+    Name {
+        /// Which one.
+        field: &'static str,
+        /// Why it is none.
+        source: IdError,
+    },
+    /// A text that is not UTF-8.
+    #[error("`{field}` is not UTF-8 from byte {valid_bytes} on")]
+    Text {
+        /// Which one.
+        field: &'static str,
+        /// How many bytes of it are.
+        valid_bytes: usize,
+    },
+    /// A control frame without a CRC over its body.
+    #[error("control frame carries no payload CRC")]
+    Unsealed,
+    /// A body of another length than the header says.
+    #[error("body has {found} bytes, its header announces {announced}")]
+    Length {
+        /// What the header says.
+        announced: u32,
+        /// What was handed over.
+        found: usize,
+    },
+    /// The body was damaged on its way.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+}
+
+/// A body that is being read, front to back.
+pub(super) struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    pub(super) const fn new(body: &'a [u8]) -> Self {
+        Self { rest: body }
+    }
+
+    fn take(&mut self, field: &'static str, needed: usize) -> Result<&'a [u8], MessageError> {
+        let short = MessageError::Short {
+            field,
+            needed,
+            left: self.rest.len(),
+        };
+        let (taken, rest) = self.rest.split_at_checked(needed).ok_or(short)?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self, field: &'static str) -> Result<[u8; N], MessageError> {
+        let mut bytes = [0; N];
+        bytes.copy_from_slice(self.take(field, N)?);
+        Ok(bytes)
+    }
+
+    pub(super) fn u8(&mut self, field: &'static str) -> Result<u8, MessageError> {
+        self.array(field).map(u8::from_le_bytes)
+    }
+
+    pub(super) fn u16(&mut self, field: &'static str) -> Result<u16, MessageError> {
+        self.array(field).map(u16::from_le_bytes)
+    }
+
+    pub(super) fn u32(&mut self, field: &'static str) -> Result<u32, MessageError> {
+        self.array(field).map(u32::from_le_bytes)
+    }
+
+    pub(super) fn u64(&mut self, field: &'static str) -> Result<u64, MessageError> {
+        self.array(field).map(u64::from_le_bytes)
+    }
+
+    pub(super) fn u128(&mut self, field: &'static str) -> Result<u128, MessageError> {
+        self.array(field).map(u128::from_le_bytes)
+    }
+
+    /// Bytes that this version does not use and that must be zero.
+    pub(super) fn zeros(&mut self, field: &'static str, bytes: usize) -> Result<(), MessageError> {
+        match self.take(field, bytes)?.iter().find(|&&byte| byte != 0) {
+            None => Ok(()),
+            Some(&found) => Err(MessageError::Value {
+                field,
+                found: u64::from(found),
+                expected: "0",
+            }),
+        }
+    }
+
+    /// One length byte and a name. Its own type says how long it may be.
+    pub(super) fn name<T>(&mut self, field: &'static str) -> Result<T, MessageError>
+    where
+        T: FromStr<Err = IdError>,
+    {
+        let length = usize::from(self.u8(field)?);
+        utf8(field, self.take(field, length)?)?
+            .parse()
+            .map_err(|source| MessageError::Name { field, source })
+    }
+
+    /// Two length bytes and a text of at most `limit` bytes.
+    pub(super) fn text(
+        &mut self,
+        field: &'static str,
+        limit: usize,
+        expected: &'static str,
+    ) -> Result<String, MessageError> {
+        let length = self.u16(field)?;
+        if usize::from(length) > limit {
+            return Err(MessageError::Value {
+                field,
+                found: u64::from(length),
+                expected,
+            });
+        }
+        Ok(utf8(field, self.take(field, usize::from(length))?)?.to_owned())
+    }
+
+    /// Nothing may be left.
+    pub(super) fn end(&self) -> Result<(), MessageError> {
+        if self.rest.is_empty() {
+            Ok(())
+        } else {
+            Err(MessageError::Trailing {
+                bytes: self.rest.len(),
+            })
+        }
+    }
+}
+
+fn utf8<'a>(field: &'static str, bytes: &'a [u8]) -> Result<&'a str, MessageError> {
+    str::from_utf8(bytes).map_err(|error| MessageError::Text {
+        field,
+        valid_bytes: error.valid_up_to(),
+    })
+}
+
+pub(super) fn put_u64(out: &mut Vec<u8>, number: u64) {
+    out.extend_from_slice(&number.to_le_bytes());
+}
+
+pub(super) fn put_u32(out: &mut Vec<u8>, number: u32) {
+    out.extend_from_slice(&number.to_le_bytes());
+}
+
+/// Writes a name as [`Reader::name`] reads it.
+pub(super) fn put_name(out: &mut Vec<u8>, name: &str) {
+    let length = u8::try_from(name.len());
+    assert!(length.is_ok(), "names are at most 64 bytes by their type");
+    out.push(length.unwrap_or_default());
+    out.extend_from_slice(name.as_bytes());
+}
+
+/// Writes a text as [`Reader::text`] reads it, cut to `limit` bytes at a
+/// character.
+pub(super) fn put_text(out: &mut Vec<u8>, text: &str, limit: u16) {
+    let text = &text[..text.floor_char_boundary(usize::from(limit))];
+    let length = u16::try_from(text.len());
+    assert!(length.is_ok(), "cut to a 16-bit limit");
+    out.extend_from_slice(&length.unwrap_or_default().to_le_bytes());
+    out.extend_from_slice(text.as_bytes());
+}

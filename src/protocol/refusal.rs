@@ -1,0 +1,129 @@
+//! Why a peer refuses: the body of `Error`.
+
+#![forbid(unsafe_code)]
+
+use super::field::{MessageError, Reader, put_text};
+
+/// The longest sentence of an `Error`, bytes.
+pub const MAX_SENTENCE_BYTES: u16 = 512;
+
+/// The body of `Error`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Why.
+    pub code: ErrorCode,
+    /// For the operator; cut to [`MAX_SENTENCE_BYTES`] on the wire.
+    pub sentence: String,
+}
+
+/// Why a peer refuses, as a number on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+#[non_exhaustive]
+pub enum ErrorCode {
+    /// No protocol version in common.
+    Version = 1,
+    /// Another cluster.
+    Cluster = 2,
+    /// The node has reached itself.
+    Itself = 3,
+    /// The space's epoch is older than one that was seen.
+    StaleEpoch = 4,
+    /// The space is this node's own, it does not receive it.
+    Role = 5,
+    /// Another stream of the same name.
+    Stream = 6,
+    /// The space is held by another connection; try again.
+    Busy = 7,
+    /// A record failed its checksum.
+    Corrupt = 8,
+    /// Data that does not continue the stream.
+    Gap = 9,
+    /// The chains differ: not the same records.
+    Diverged = 10,
+    /// The replica's log has failed; nothing more is acknowledged.
+    Storage = 11,
+    /// A frame that makes no sense here.
+    Protocol = 12,
+    /// Too many connections or spaces.
+    Limit = 13,
+    /// The peer is going down.
+    Shutdown = 14,
+    /// The peer was silent for too long.
+    Timeout = 15,
+}
+
+impl ErrorCode {
+    /// The code with that number on the wire.
+    #[must_use]
+    pub const fn from_wire(number: u16) -> Option<Self> {
+        Some(match number {
+            1 => Self::Version,
+            2 => Self::Cluster,
+            3 => Self::Itself,
+            4 => Self::StaleEpoch,
+            5 => Self::Role,
+            6 => Self::Stream,
+            7 => Self::Busy,
+            8 => Self::Corrupt,
+            9 => Self::Gap,
+            10 => Self::Diverged,
+            11 => Self::Storage,
+            12 => Self::Protocol,
+            13 => Self::Limit,
+            14 => Self::Shutdown,
+            15 => Self::Timeout,
+            _ => return None,
+        })
+    }
+
+    /// Whether a later attempt at the same thing can succeed without a person:
+    /// the one place that decides what is worth a retry.
+    ///
+    /// `Corrupt`, `Gap` and `Protocol` are, because an attempt begins with a
+    /// new handshake at the flushed position: damage done on the way is then
+    /// sent again, damage at rest fails again at the same place, and is seen.
+    #[must_use]
+    pub const fn retry_helps(self) -> bool {
+        match self {
+            Self::Busy
+            | Self::Corrupt
+            | Self::Gap
+            | Self::Storage
+            | Self::Protocol
+            | Self::Limit
+            | Self::Shutdown
+            | Self::Timeout => true,
+            Self::Version
+            | Self::Cluster
+            | Self::Itself
+            | Self::StaleEpoch
+            | Self::Role
+            | Self::Stream
+            | Self::Diverged => false,
+        }
+    }
+}
+
+impl Refusal {
+    /// The sentence is cut to [`MAX_SENTENCE_BYTES`], at a character.
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&(self.code as u16).to_le_bytes());
+        put_text(out, &self.sentence, MAX_SENTENCE_BYTES);
+    }
+
+    pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, MessageError> {
+        let number = reader.u16("code")?;
+        let code = ErrorCode::from_wire(number).ok_or(MessageError::Value {
+            field: "code",
+            found: u64::from(number),
+            expected: "1 to 15",
+        })?;
+        let sentence = reader.text(
+            "sentence",
+            usize::from(MAX_SENTENCE_BYTES),
+            "at most 512 bytes",
+        )?;
+        Ok(Self { code, sentence })
+    }
+}

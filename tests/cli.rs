@@ -1,0 +1,232 @@
+//! The command, as a person or a script meets it: exit codes, where text goes,
+//! and what it says when something is wrong.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::io::Read;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Command, ExitStatus, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use saltus::cli::node::{NodeError, NodeProcess, NodeSpec};
+
+fn saltus(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_saltus"));
+    command.args(arguments).env_remove("SALTUS_LOG").stdin(Stdio::null());
+    command
+}
+
+fn output(arguments: &[&str]) -> Output {
+    saltus(arguments).output().unwrap()
+}
+
+#[track_caller]
+fn exits(output: &Output, code: i32) -> String {
+    let error = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{error}");
+    error
+}
+
+/// An address at which nothing listens.
+fn dead_address() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+fn spec(directory: &Path, id: &str) -> NodeSpec {
+    let mut spec = NodeSpec::new(id, directory, true).unwrap();
+    spec.program = env!("CARGO_BIN_EXE_saltus").into();
+    spec
+}
+
+fn start(directory: &Path) -> NodeProcess {
+    spec(directory, "alpha").spawn().unwrap()
+}
+
+/// Wait for a condition, with a deadline.
+fn eventually(mut holds: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < deadline {
+        if holds() {
+            return true;
+        }
+        thread::yield_now();
+    }
+    false
+}
+
+#[test]
+fn wrong_flag_is_a_usage_error_on_standard_error() {
+    let output = output(&["status", "--admim", "x"]);
+    let error = exits(&output, 2);
+    assert!(error.contains("--admim"), "{error}");
+    assert!(error.contains("--admin"), "names the nearest: {error}");
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn no_command_is_a_usage_error() {
+    exits(&output(&[]), 2);
+}
+
+#[test]
+fn help_and_version_go_to_standard_output() {
+    let help = output(&["--help"]);
+    assert_eq!(exits(&help, 0), "");
+    let text = String::from_utf8(help.stdout).unwrap();
+    assert!(text.contains("Exit codes:"), "{text}");
+    let version = output(&["--version"]);
+    exits(&version, 0);
+    assert!(version.stdout.starts_with(b"saltus "));
+}
+
+#[test]
+fn help_holds_in_80_columns() {
+    for command in ["", "run", "status", "wait", "demo"] {
+        for flag in ["-h", "--help"] {
+            let arguments: Vec<&str> = command.split(' ').filter(|a| !a.is_empty()).collect();
+            let output = saltus(&arguments).arg(flag).env("COLUMNS", "80").output().unwrap();
+            exits(&output, 0);
+            for line in String::from_utf8(output.stdout).unwrap().lines() {
+                assert!(line.chars().count() <= 80, "saltus {command} {flag}: {line}");
+            }
+        }
+    }
+}
+
+#[test]
+fn unknown_key_is_refused_with_its_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("node.toml");
+    fs::write(&file, "[node]\nid = \"one\"\nclutser = \"x\"\n").unwrap();
+    let file = file.to_str().unwrap();
+    let error = exits(&output(&["run", "--config", file]), 2);
+    assert!(error.contains(&format!("{file}:3:1: unknown key \"clutser\"")), "{error}");
+    assert!(error.contains("did you mean \"cluster\"?"), "{error}");
+}
+
+#[test]
+fn missing_configuration_is_refused() {
+    let error = exits(&output(&["run", "--config", "/no/such/node.toml"]), 2);
+    assert!(error.contains("/no/such/node.toml"), "{error}");
+}
+
+#[test]
+fn wrong_log_filter_is_refused() {
+    let mut command = saltus(&["status"]);
+    let error = exits(&command.env("SALTUS_LOG", "saltus=loud").output().unwrap(), 2);
+    assert!(error.contains("SALTUS_LOG"), "{error}");
+}
+
+#[test]
+fn dead_admin_address_is_explained() {
+    let address = dead_address();
+    for command in ["status", "wait"] {
+        let output = output(&[command, "--admin", &address, "--json"]);
+        let error = exits(&output, 3);
+        assert!(error.contains(&format!("no saltus answers at {address}")), "{error}");
+        assert!(error.contains("is it running"), "{error}");
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn reader_that_goes_away_is_no_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = start(directory.path());
+    let admin = node.ready().admin.to_string();
+    for arguments in [&["status", "--admin", &admin][..], &["--help"]] {
+        let mut child =
+            saltus(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let mut error = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut error).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{error}");
+        assert_eq!(error, "");
+    }
+}
+
+#[test]
+fn status_is_json_of_the_documented_shape() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = start(directory.path());
+    let output = output(&["--json", "status", "--admin", &node.ready().admin.to_string()]);
+    exits(&output, 0);
+    let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(status["node"], "alpha");
+    assert_eq!(status["pid"], node.pid());
+    assert!(status["spaces"].is_array());
+}
+
+#[test]
+fn waiting_for_what_is_not_shipped_is_a_usage_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = start(directory.path());
+    let admin = node.ready().admin.to_string();
+    let output = output(&["wait", "--admin", &admin, "--space", "nowhere", "--timeout", "100ms"]);
+    let error = exits(&output, 2);
+    assert!(error.contains("alpha does not ship a space nowhere"), "{error}");
+}
+
+#[test]
+fn node_stops_on_sigterm_with_exit_code_0() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = start(directory.path());
+    let (pid, replication) = (node.pid(), node.ready().replication);
+    assert!(replication.is_some_and(|address| address.port() != 0));
+    let spec = node.terminate().unwrap();
+    // It comes back at the same addresses.
+    assert_eq!(spec.replication, replication);
+    let again = spec.spawn().unwrap();
+    assert_ne!(again.pid(), pid);
+    assert_eq!(again.ready().replication, replication);
+}
+
+#[test]
+fn node_stops_when_its_parent_is_gone() {
+    let directory = tempfile::tempdir().unwrap();
+    let spec = spec(directory.path(), "alpha");
+    fs::create_dir_all(&spec.data_root).unwrap();
+    let config = directory.path().join("alpha.toml");
+    fs::write(&config, spec.to_toml()).unwrap();
+    let mut child = saltus(&["run", "--stop-with-stdin", "--config", config.to_str().unwrap()])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    drop(child.stdin.take());
+    let mut ended: Option<ExitStatus> = None;
+    assert!(eventually(|| {
+        ended = child.try_wait().unwrap();
+        ended.is_some()
+    }));
+    assert_eq!(ended.and_then(|status| status.code()), Some(0));
+}
+
+#[test]
+fn node_that_cannot_start_is_reported_with_its_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut spec = spec(directory.path(), "alpha");
+    spec.admin = taken.local_addr().unwrap();
+    let error = spec.spawn().unwrap_err();
+    assert!(matches!(&error, NodeError::Ended { status, .. } if status.code() == Some(3)));
+    let text = error.to_string();
+    assert!(text.contains("cannot listen for administration on"), "{text}");
+}
+
+#[test]
+fn ready_node_says_so_as_json() {
+    let directory = tempfile::tempdir().unwrap();
+    let spec = spec(directory.path(), "alpha");
+    fs::create_dir_all(&spec.data_root).unwrap();
+    let config = directory.path().join("alpha.toml");
+    fs::write(&config, spec.to_toml()).unwrap();
+    let output =
+        saltus(&["--json", "run", "--stop-with-stdin", "--config"]).arg(&config).output().unwrap();
+    exits(&output, 0);
+    let ready: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(ready["node"], "alpha");
+    assert!(ready["admin"].as_str().unwrap().starts_with("127.0.0.1:"));
+}

@@ -1,0 +1,16 @@
+//! What every backend must do, over every strategy: real sockets, real files,
+//! the real kernel. A backend that this machine refuses is named and skipped.
+
+#![allow(clippy::unwrap_used, unsafe_code)]
+
+#[path = "io/rig.rs"]
+mod rig;
+
+#[path = "io/files.rs"]
+mod files;
+#[path = "io/sockets.rs"]
+mod sockets;
+#[path = "io/transmit.rs"]
+mod transmit;
+#[path = "io/watches.rs"]
+mod watches;
