@@ -56,6 +56,21 @@ pub const VERIFY_PIECE_BYTES: usize = 1 << 20;
 /// Names that one notice about unknown files holds.
 pub const MAX_NAMED_FILES: usize = 16;
 
+/// Bytes per second that scrubbing reads: a terabyte in 18 hours, and a small
+/// part of what a slow disk can do.
+pub const SCRUB_BYTES_PER_S: u64 = 16 << 20;
+
+/// The pause between the beginnings of two passes of scrubbing.
+pub const SCRUB_INTERVAL: Duration = Duration::from_secs(24 * 3600);
+
+/// The pause between the start of the process and the first pass, so that
+/// scrubbing does not compete with catching up after a restart.
+pub const SCRUB_FIRST_DELAY: Duration = Duration::from_secs(600);
+
+/// Damaged ranges that the report of scrubbing lists; past it they are only
+/// counted, and logged.
+pub const MAX_LISTED_BAD_RANGES: usize = 256;
+
 /// Memory that the catalog's database may use for its pages. The process as a
 /// whole stays below 64 MiB of anonymous memory.
 pub const CATALOG_CACHE_BYTES: usize = 8 << 20;

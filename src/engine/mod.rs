@@ -28,6 +28,7 @@ mod quarantine;
 pub mod recovery;
 pub mod replica;
 pub mod report;
+pub mod scrub;
 pub mod shard;
 pub mod status;
 mod verifier;

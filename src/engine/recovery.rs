@@ -26,12 +26,16 @@
 
 #![forbid(unsafe_code)]
 
+mod error;
+mod notice;
+
 use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+
+pub use error::RecoveryError;
+pub use notice::Notice;
 
 use super::quarantine::Quarantine;
 use super::verifier::Verifier;
@@ -56,215 +60,6 @@ pub struct Recovered {
     pub changes: Vec<Change>,
     /// What an operator must be told.
     pub notices: Vec<Notice>,
-}
-
-/// Something that recovery found or did.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Notice {
-    /// The last record was not whole: usual after a kill.
-    TornTail {
-        /// The file.
-        path: PathBuf,
-        /// Where the record begins.
-        offset: u64,
-        /// How much of it is there.
-        bytes: u64,
-    },
-    /// Only zeroes follow: usual after the host went down.
-    Zeroes {
-        /// The file.
-        path: PathBuf,
-        /// Where they begin.
-        offset: u64,
-        /// How many.
-        bytes: u64,
-    },
-    /// A record behind the checkpoint is damaged.
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// Where the record begins.
-        offset: u64,
-        /// What is wrong with it.
-        error: RecordError,
-        /// Where a good record follows in the same file: then it is no torn
-        /// tail, and the disk may be failing.
-        good_after: Option<u64>,
-    },
-    /// A file behind the checkpoint is shorter than its run.
-    Short {
-        /// The file.
-        path: PathBuf,
-        /// The size that the catalog speaks of.
-        expected: u64,
-        /// The size it has.
-        found: u64,
-    },
-    /// A file behind the checkpoint is not there.
-    Missing {
-        /// Where it should be.
-        path: PathBuf,
-    },
-    /// The end of a file was cut off, after it was saved.
-    Cut {
-        /// The file.
-        path: PathBuf,
-        /// Its size now.
-        offset: u64,
-        /// How much went.
-        bytes: u64,
-        /// Where it is now.
-        saved: PathBuf,
-    },
-    /// A file that lies behind the cut was moved.
-    Moved {
-        /// Where it was.
-        path: PathBuf,
-        /// Where it is now.
-        to: PathBuf,
-    },
-    /// A file got its name back, because the one that was to replace it never
-    /// came into being.
-    Renamed {
-        /// Where it was.
-        path: PathBuf,
-        /// Where it is now.
-        to: PathBuf,
-    },
-    /// Files that no run names. They were left alone.
-    Unknown {
-        /// The directory.
-        directory: PathBuf,
-        /// The first of them by name, at most [`MAX_NAMED_FILES`].
-        names: Vec<OsString>,
-        /// How many there are.
-        count: u64,
-    },
-}
-
-impl fmt::Display for Notice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TornTail { path, offset, bytes } => {
-                let path = path.display();
-                write!(f, "{path} ends in a torn record: {bytes} bytes of it from offset {offset}")
-            }
-            Self::Zeroes { path, offset, bytes } => {
-                write!(f, "{} ends in {bytes} zero bytes from offset {offset}", path.display())
-            }
-            Self::Damaged { path, offset, error, good_after } => {
-                write!(f, "{} is damaged at offset {offset}: {error}", path.display())?;
-                match good_after {
-                    Some(at) => write!(
-                        f,
-                        "; a good record follows at {at}, so this is no torn tail: check the disk"
-                    ),
-                    None => f.write_str("; nothing good follows in the file"),
-                }
-            }
-            Self::Short { path, expected, found } => {
-                let path = path.display();
-                write!(f, "{path} has {found} bytes, its run reaches to {expected}")
-            }
-            Self::Missing { path } => {
-                write!(f, "{} is missing; its bytes are received again", path.display())
-            }
-            Self::Cut { path, offset, bytes, saved } => write!(
-                f,
-                "{} was cut to {offset} bytes; the {bytes} bytes behind are kept in {}",
-                path.display(),
-                saved.display()
-            ),
-            Self::Moved { path, to } => write!(
-                f,
-                "{} lies behind the end of the stream and was moved to {}",
-                path.display(),
-                to.display()
-            ),
-            Self::Renamed { path, to } => {
-                write!(f, "{} got its name {} back", path.display(), to.display())
-            }
-            Self::Unknown { directory, names, count } => write!(
-                f,
-                "{count} files of {} are in no run and were left alone, the first are {names:?}",
-                directory.display()
-            ),
-        }
-    }
-}
-
-/// Why a space cannot be received. Nothing below the checkpoint has changed;
-/// the space stays refused until an operator has acted.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum RecoveryError {
-    /// A file or directory cannot be read, written or synced. What could be
-    /// saved is saved; recovery can be repeated.
-    #[error("cannot {action} {}: {source}", path.display())]
-    Io {
-        /// What was attempted.
-        action: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A file that holds verified records is gone.
-    #[error(
-        "{} is missing, and it held durable records up to offset {expected}; copy the file \
-         from the primary or a backup, byte for byte, and try again",
-        path.display()
-    )]
-    Missing {
-        /// Where it should be.
-        path: PathBuf,
-        /// The size that it must have at least.
-        expected: u64,
-    },
-    /// A file lost records that were verified and durable.
-    #[error(
-        "{} has {found} bytes, and it held durable records up to offset {expected}; check the \
-         disk, copy the file from the primary or a backup, byte for byte, and try again",
-        path.display()
-    )]
-    Short {
-        /// The file.
-        path: PathBuf,
-        /// The size that it must have at least.
-        expected: u64,
-        /// The size it has.
-        found: u64,
-    },
-    /// The last record below the checkpoint is not the one that was verified.
-    #[error(
-        "{} is damaged below offset {offset}: the record that ends there (sequence {sequence}) \
-         was durable and is not whole any more; check the disk, copy the file from the primary \
-         or a backup, byte for byte, and try again",
-        path.display()
-    )]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// Where the record ends: the checkpoint's place in the file.
-        offset: u64,
-        /// The record's sequence.
-        sequence: u64,
-    },
-    /// The catalog contradicts itself: a checkpoint without runs that reach
-    /// to it.
-    #[error(
-        "the catalog has space {space} verified up to {checkpoint} and runs up to {end} only; \
-         move the catalog away to have it rebuilt"
-    )]
-    Catalog {
-        /// The space.
-        space: SpaceId,
-        /// The checkpoint.
-        checkpoint: Lsn,
-        /// How far the runs are known to reach.
-        end: Lsn,
-    },
 }
 
 /// Where a received segment is kept once another file bears its name.

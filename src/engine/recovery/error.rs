@@ -1,0 +1,80 @@
+//! Why a space is not received.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::ids::SpaceId;
+use crate::lsn::Lsn;
+
+/// Why a space cannot be received. Nothing below the checkpoint has changed;
+/// the space stays refused until an operator has acted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecoveryError {
+    /// A file or directory cannot be read, written or synced. What could be
+    /// saved is saved; recovery can be repeated.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was attempted.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file that holds verified records is gone.
+    #[error(
+        "{} is missing, and it held durable records up to offset {expected}; copy the file \
+         from the primary or a backup, byte for byte, and try again",
+        path.display()
+    )]
+    Missing {
+        /// Where it should be.
+        path: PathBuf,
+        /// The size that it must have at least.
+        expected: u64,
+    },
+    /// A file lost records that were verified and durable.
+    #[error(
+        "{} has {found} bytes, and it held durable records up to offset {expected}; check the \
+         disk, copy the file from the primary or a backup, byte for byte, and try again",
+        path.display()
+    )]
+    Short {
+        /// The file.
+        path: PathBuf,
+        /// The size that it must have at least.
+        expected: u64,
+        /// The size it has.
+        found: u64,
+    },
+    /// The last record below the checkpoint is not the one that was verified.
+    #[error(
+        "{} is damaged below offset {offset}: the record that ends there (sequence {sequence}) \
+         was durable and is not whole any more; check the disk, copy the file from the primary \
+         or a backup, byte for byte, and try again",
+        path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where the record ends: the checkpoint's place in the file.
+        offset: u64,
+        /// The record's sequence.
+        sequence: u64,
+    },
+    /// The catalog contradicts itself: a checkpoint without runs that reach
+    /// to it.
+    #[error(
+        "the catalog has space {space} verified up to {checkpoint} and runs up to {end} only; \
+         move the catalog away to have it rebuilt"
+    )]
+    Catalog {
+        /// The space.
+        space: SpaceId,
+        /// The checkpoint.
+        checkpoint: Lsn,
+        /// How far the runs are known to reach.
+        end: Lsn,
+    },
+}
