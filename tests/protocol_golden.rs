@@ -96,6 +96,9 @@ const ERROR_OF_CONNECTION: &str = "\
     03001c00 74686973 206e6f64 65206861 \
     73207265 61636865 64206974 73656c66";
 
+/// The page that describes all this.
+const PAGE: &str = include_str!("../docs/PROTOCOL.md");
+
 const SPACE: (Handle, Epoch) = (Handle(7), Epoch(2));
 const CONNECTION: (Handle, Epoch) = (Handle::CONNECTION, Epoch(0));
 const UUID: u128 = 0x0001_0203_0405_0607_0809_0a0b_0c0d_0e0f;
@@ -273,11 +276,31 @@ fn error_codes_are_frozen() {
     for (number, code) in (1..).zip(codes) {
         assert_eq!(code as u16, number);
         assert_eq!(ErrorCode::from_wire(number), Some(code));
+        assert!(
+            PAGE.contains(&format!("\n| {number} | `{code:?}` |")),
+            "{code:?} in the page"
+        );
     }
     assert_eq!(
         (ErrorCode::from_wire(0), ErrorCode::from_wire(16)),
         (None, None)
     );
+}
+
+#[test]
+fn every_kind_stands_in_the_page() {
+    for number in 1..=9 {
+        let kind = Kind::from_wire(number).unwrap();
+        assert!(
+            PAGE.contains(&format!("\n| {number} | `{kind:?}` |")),
+            "{kind:?}"
+        );
+        assert!(
+            PAGE.contains(&format!("\n### {number} {kind:?}\n")),
+            "{kind:?}"
+        );
+    }
+    assert_eq!((Kind::from_wire(0), Kind::from_wire(10)), (None, None));
 }
 
 #[test]
