@@ -83,7 +83,7 @@ fn help_and_version_go_to_standard_output() {
 
 #[test]
 fn help_holds_in_80_columns() {
-    for command in ["", "run", "status", "wait", "demo"] {
+    for command in ["", "run", "status", "wait", "demo", "wal", "wal write", "wal inspect"] {
         for flag in ["-h", "--help"] {
             let arguments: Vec<&str> = command.split(' ').filter(|a| !a.is_empty()).collect();
             let output = saltus(&arguments).arg(flag).env("COLUMNS", "80").output().unwrap();
