@@ -1,7 +1,7 @@
 //! The `saltus` command: what an operator types, and what comes back.
 //!
 //! ```text
-//!   saltus [--json] run | status | wait | demo | wal | bench
+//!   saltus [--json] run | status | wait | demo | wal
 //!
 //!   result    -> standard output: text for a person, or one JSON document
 //!   log,error -> standard error
