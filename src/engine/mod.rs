@@ -33,7 +33,6 @@ pub mod shard;
 pub mod status;
 mod verifier;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -43,15 +42,18 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Sender, bounded, unbounded};
 
 use self::keeper::{Job, Keeper, Mailbox, Places, Received};
+use self::scrub::{ScrubHandle, ScrubOptions, Scrubber};
 use self::shard::{Command, Setup, Shard};
 use self::status::NodeStatus;
 use crate::config::{self, Config, DurabilityLevel};
+use crate::ids::SpaceId;
 use crate::io::Waker;
 use crate::limits::{MAX_QUEUED_COMMANDS, WRITTEN_FLUSH_DELAY};
 use crate::protocol::message::Identity;
 use crate::protocol::sender::BatchRule;
 use crate::state::catalog::{Catalog, CatalogError};
 use crate::state::pins::Pins;
+use crate::wal::discover;
 use crate::wal::record::Checksums;
 
 /// How long a shard may take to say how it is.
@@ -119,6 +121,7 @@ pub struct Engine {
     shards: Vec<Handle>,
     keeper: Option<(Sender<Job>, JoinHandle<()>)>,
     received: Received,
+    scrub: ScrubHandle,
     failed: Arc<Mutex<Option<(usize, String)>>>,
     backend: &'static str,
 }
@@ -229,15 +232,33 @@ impl Engine {
             .name("saltus-keeper".into())
             .spawn(move || keeper.run(mailboxes, &job_queue))
             .map_err(|source| EngineError::Thread { source })?;
+        let scrub =
+            Self::scrub(&places, checksums).map_err(|source| EngineError::Thread { source })?;
         Ok(Self {
             config: config.clone(),
             address,
             shards,
             keeper: Some((jobs, thread)),
             received,
+            scrub,
             failed,
             backend,
         })
+    }
+
+    /// Verify everything at rest, of both roles, in the background.
+    fn scrub(places: &Places, checksums: Checksums) -> io::Result<ScrubHandle> {
+        let data_root = places.data_root.clone();
+        let spaces = move || {
+            let spaces = discover::spaces(&data_root).unwrap_or_else(|error| {
+                tracing::warn!(%error, "the data root cannot be listed for scrubbing");
+                Vec::new()
+            });
+            let directory = |space: &SpaceId| discover::wal_directory(&data_root, space);
+            spaces.into_iter().map(|space| (space.clone(), directory(&space))).collect()
+        };
+        let options = ScrubOptions { checksums, ..ScrubOptions::default() };
+        Scrubber::start(&places.data_root, Arc::new(spaces), options)
     }
 
     /// Spawn one shard; it waits for its go once it has its ring.
@@ -324,7 +345,7 @@ impl Engine {
             replication_address: self.address,
             problem,
             spaces: spaces.into_values().collect(),
-            scrub: status::ScrubStatus::default(),
+            scrub: self.scrub.report().into(),
         }
     }
 
@@ -342,6 +363,7 @@ impl Engine {
     ///
     /// A shard had failed.
     pub fn shutdown(mut self) -> Result<(), EngineError> {
+        self.scrub.stop();
         for shard in &self.shards {
             // A full queue empties; a shard that is gone needs no command.
             let _ = shard.commands.send(Command::Stop);

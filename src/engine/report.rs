@@ -10,7 +10,10 @@ use std::time::Instant;
 use super::primary::link::{Link, Slot, State};
 use super::primary::space::Space;
 use super::replica::peer::Peer;
-use super::status::{Lag, Latency, ReplicaState, ReplicaStatus, Role, SpaceStatus};
+use super::scrub::ScrubReport;
+use super::status::{
+    BadRange, Lag, Latency, ReplicaState, ReplicaStatus, Role, ScrubStatus, SpaceStatus,
+};
 use crate::limits::{LAGGING_AFTER, PEER_TIMEOUT};
 
 /// What one shard knows.
@@ -118,9 +121,27 @@ fn latency(slot: &Slot) -> Latency {
         reason = "microseconds below 2^27"
     )]
     let at = |fraction| latency.quantile(fraction).map(|us| us.round() as u64);
-    Latency { p50: at(0.5), p99: at(0.99), count: latency.count() }
+    Latency { p50: at(0.5), p99: at(0.99), p999: at(0.999), count: latency.count() }
 }
 
 fn strategies(slot: &Slot) -> BTreeMap<String, u64> {
     slot.sent_bytes.iter().map(|(strategy, bytes)| (strategy.name().to_owned(), *bytes)).collect()
+}
+
+impl From<ScrubReport> for ScrubStatus {
+    fn from(report: ScrubReport) -> Self {
+        let bad = report.bad.into_iter().map(|range| BadRange {
+            space: range.space,
+            segment: range.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            offset: range.offset,
+            bytes: range.bytes,
+            problem: range.reason,
+        });
+        Self {
+            segments: report.segments,
+            bytes: report.bytes,
+            passes: report.passes,
+            bad_ranges: bad.collect(),
+        }
+    }
 }

@@ -144,8 +144,9 @@ pub struct ReplicaStatus {
     pub flushed_lsn: u64,
     /// How far it is behind.
     pub lag: Lag,
-    /// From a record's arrival in the segment, as this node noticed it, to
-    /// the flushed acknowledgement that covers it. Microseconds.
+    /// From the timestamp in a record, which its writer put there, to the
+    /// flushed acknowledgement that covers it; of the last record of each
+    /// frame. Microseconds, within 1.6 %, by the primary's clock.
     pub append_to_flushed_us: Latency,
     /// Bytes of records by the transmit strategy that carried them, since the
     /// process started.
@@ -177,6 +178,9 @@ pub struct Latency {
     pub p50: Option<u64>,
     /// The 99th percentile.
     pub p99: Option<u64>,
+    /// The 99.9th percentile.
+    #[serde(default)]
+    pub p999: Option<u64>,
     /// How many samples there are.
     pub count: u64,
 }

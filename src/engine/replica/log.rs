@@ -46,7 +46,6 @@ pub struct SegmentFiles {
 /// Where the run that is being written lies.
 #[derive(Debug)]
 struct Writing {
-    ordinal: u32,
     start: Lsn,
     offset: u64,
     files: SegmentFiles,
@@ -345,7 +344,7 @@ impl Log {
         self.writing = None;
         if let Some(run) = self.record.runs.get(ordinal) {
             self.writing =
-                Some(Writing { ordinal, start: run.start, offset: run.offset, files });
+                Some(Writing { start: run.start, offset: run.offset, files });
         }
     }
 
