@@ -52,17 +52,25 @@ pub const DEFAULT_BATCH_DELAY: Duration = Duration::from_millis(10);
 /// The name of the state directory inside the data root.
 pub const STATE_DIRECTORY: &str = ".saltus";
 
-/// The range of `batch.max_records`: a frame holds no more records than an
-/// extent of empty ones.
+/// The most that `batch.max_bytes` can be, and its default. Gathering more
+/// than that would only make the first record of a batch late; in catch-up
+/// nothing is gathered, and extents are as large as the limits allow.
+pub const MAX_BATCH_BYTES: u32 = 1 << 20;
+
+// A batch is shipped as one extent.
+const _: () = assert!(MAX_BATCH_BYTES <= MAX_EXTENT_BYTES);
+
+/// The range of `batch.max_records`: a batch holds no more records than empty
+/// ones fit into it.
 #[expect(clippy::cast_possible_truncation, reason = "a header is 64 bytes")]
-const BATCH_RECORDS: RangeInclusive<u32> = 1..=MAX_EXTENT_BYTES / RECORD_HEADER_BYTES as u32;
+const BATCH_RECORDS: RangeInclusive<u32> = 1..=MAX_BATCH_BYTES / RECORD_HEADER_BYTES as u32;
 
 /// The range of `batch.max_delay`. Past a second, waiting would look like lag.
 const BATCH_DELAY: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(1);
 
 /// The range of `batch.max_bytes`. Below 64 KiB the frame headers and the
 /// wake-ups cost more than the bytes.
-const BATCH_BYTES: RangeInclusive<u32> = 64 << 10..=MAX_EXTENT_BYTES;
+const BATCH_BYTES: RangeInclusive<u32> = 64 << 10..=MAX_BATCH_BYTES;
 
 const SECTIONS: &[&str] = &["node", "listen", "replica", "io", "batch", "durability", "wal"];
 
@@ -353,7 +361,7 @@ fn batch(section: &Section<'_, '_>) -> Result<Batch, ConfigError> {
     Ok(Batch {
         max_records: section.number("max_records", DEFAULT_BATCH_RECORDS, BATCH_RECORDS)?,
         max_delay: section.duration("max_delay", DEFAULT_BATCH_DELAY, BATCH_DELAY)?,
-        max_bytes: section.bytes("max_bytes", *BATCH_BYTES.end(), BATCH_BYTES)?,
+        max_bytes: section.bytes("max_bytes", MAX_BATCH_BYTES, BATCH_BYTES)?,
     })
 }
 

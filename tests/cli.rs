@@ -83,7 +83,7 @@ fn help_and_version_go_to_standard_output() {
 
 #[test]
 fn help_holds_in_80_columns() {
-    for command in ["", "run", "status", "wait", "demo"] {
+    for command in ["", "run", "status", "wait", "demo", "wal", "wal write", "wal inspect"] {
         for flag in ["-h", "--help"] {
             let arguments: Vec<&str> = command.split(' ').filter(|a| !a.is_empty()).collect();
             let output = saltus(&arguments).arg(flag).env("COLUMNS", "80").output().unwrap();
@@ -229,4 +229,43 @@ fn ready_node_says_so_as_json() {
     let ready: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(ready["node"], "alpha");
     assert!(ready["admin"].as_str().unwrap().starts_with("127.0.0.1:"));
+}
+
+#[test]
+fn interrupted_demo_leaves_nothing_behind() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut demo = saltus(&["demo", "--seconds", "600", "--replicas", "1", "--spaces", "1"])
+        .env("TMPDIR", scratch.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Once the writer has begun, the nodes run as well.
+    let written = || {
+        let demo = fs::read_dir(scratch.path()).unwrap().next()?.ok()?.path();
+        fs::read_dir(demo.join("primary/space-1/wal")).ok()?.next()
+    };
+    assert!(eventually(|| written().is_some()));
+    let nodes = children(demo.id());
+    assert_eq!(nodes.len(), 2);
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(demo.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    assert_eq!(demo.wait().unwrap().code(), Some(3));
+    let mut error = String::new();
+    demo.stderr.take().unwrap().read_to_string(&mut error).unwrap();
+    assert_eq!(error, "saltus: interrupted\n");
+    assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
+    assert!(nodes.iter().all(|pid| !Path::new(&format!("/proc/{pid}")).exists()));
+}
+
+/// The processes that `parent` has started.
+fn children(parent: u32) -> Vec<String> {
+    let stats = fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let name = entry.ok()?.file_name().into_string().ok()?;
+        let stat = fs::read_to_string(format!("/proc/{name}/stat")).ok()?;
+        // The second word behind the command's closing bracket is the parent.
+        let of = stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse::<u32>().ok()?;
+        Some((name, of))
+    });
+    stats.filter(|(_, of)| *of == parent).map(|(name, _)| name).collect()
 }

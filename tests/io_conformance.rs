@@ -1,7 +1,7 @@
 //! What every backend must do, over every strategy: real sockets, real files,
 //! the real kernel. A backend that this machine refuses is named and skipped.
 
-#![allow(clippy::unwrap_used, unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, unsafe_code)]
 
 #[path = "io/rig.rs"]
 mod rig;

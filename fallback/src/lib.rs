@@ -1,10 +1,26 @@
-//! The portable half: what differs from one Unix to the next, each piece
-//! behind one signature.
+//! The portable half of Saltus' I/O: what differs from one Unix to the next,
+//! each piece behind one signature.
 //!
-//! | piece            | Linux                                   | macOS, FreeBSD | others      |
-//! |------------------|-----------------------------------------|----------------|-------------|
-//! | [`bound_unsent`] | `TCP_NOTSENT_LOWAT`, `TCP_USER_TIMEOUT` | nothing        | nothing     |
+//! | piece            | Linux                                   | macOS              | FreeBSD        | others      |
+//! |------------------|-----------------------------------------|--------------------|----------------|-------------|
+//! | [`Readiness`]    | epoll                                   | kqueue             | kqueue         | poll        |
+//! | [`send_file`]    | `sendfile`                              | `sendfile`         | `sendfile`     | unsupported |
+//! | [`send`]         | `MSG_MORE` joins header and payload     | one packet more    | one packet more | one packet more |
+//! | [`bound_unsent`] | `TCP_NOTSENT_LOWAT`, `TCP_USER_TIMEOUT` | nothing            | nothing        | nothing     |
+//! | [`DiskThreads`]  | `fdatasync`                             | `F_FULLFSYNC`      | `fdatasync`    | `fsync`     |
+//! | [`DirectoryWatch`] | inotify                               | FSEvents           | kqueue         | scan        |
+//!
+//! What it cannot do: `sendfile` of a page that is not in the cache blocks the
+//! caller, and outside Linux a file that was unlinked grows unnoticed.
 
+mod disk;
+mod readiness;
+mod sending;
 mod sockets;
+mod watching;
 
+pub use disk::{DiskThreads, Job};
+pub use readiness::{Direction, Readiness};
+pub use sending::{HAS_SEND_FILE, send, send_file};
 pub use sockets::bound_unsent;
+pub use watching::{Change, DirectoryWatch};

@@ -190,7 +190,7 @@ fn write(
             bail!("interrupted");
         }
         cluster.check()?;
-        view.show(start.elapsed(), load.written(), &cluster.primary.status()?)?;
+        view.show(load.written(), &cluster.primary.status()?)?;
     }
     load.stop()
 }
@@ -204,7 +204,7 @@ fn catch_up(
     interrupt: &Interrupt,
 ) -> anyhow::Result<(NodeStatus, bool)> {
     let start = Instant::now();
-    let (mut moved, mut progress) = (start, 0);
+    let (mut moved, mut shown, mut progress) = (start, start, 0);
     let written = totals.values().fold(Totals::default(), |sum, total| sum.add(*total));
     loop {
         cluster.check()?;
@@ -217,19 +217,21 @@ fn catch_up(
             lsns(space).count() == cluster.replicas.len()
                 && lsns(space).all(|lsn| lsn >= total.bytes)
         });
-        if reached {
-            view.show(start.elapsed(), written, &status)?;
-            let waited = start.elapsed().as_secs_f64();
-            view.say(&format!("replicas have flushed all of it, {waited:.3} s later\n"))?;
-            return Ok((status, true));
-        }
         let flushed = totals.keys().flat_map(lsns).sum::<u64>();
         if flushed > progress {
             (moved, progress) = (Instant::now(), flushed);
         }
-        if moved.elapsed() >= STALL_TIMEOUT {
-            view.show(start.elapsed(), written, &status)?;
-            return Ok((status, false));
+        let stalled = moved.elapsed() >= STALL_TIMEOUT;
+        if reached || stalled || shown.elapsed() >= LOOK_INTERVAL {
+            shown = Instant::now();
+            view.show(written, &status)?;
+        }
+        if reached {
+            let waited = start.elapsed().as_secs_f64();
+            view.say(&format!("replicas have flushed all of it, {waited:.3} s later\n"))?;
+        }
+        if reached || stalled {
+            return Ok((status, reached));
         }
         if interrupt.pause(CATCH_UP_INTERVAL) {
             bail!("interrupted");

@@ -1,7 +1,7 @@
 //! The `saltus` command: what an operator types, and what comes back.
 //!
 //! ```text
-//!   saltus [--json] run | status | wait | demo | wal | bench
+//!   saltus [--json] run | status | wait | demo | wal
 //!
 //!   result    -> standard output: text for a person, or one JSON document
 //!   log,error -> standard error
@@ -29,6 +29,7 @@ mod run;
 mod status;
 pub mod table;
 mod wait;
+pub mod wal;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -80,6 +81,9 @@ enum Command {
     Wait(wait::WaitArgs),
     /// Watch a primary and its replicas at work, in a temporary directory
     Demo(demo::DemoArgs),
+    /// Write, list, verify and compare logs on disk; no node is needed
+    #[command(subcommand)]
+    Wal(wal::WalCommand),
 }
 
 /// A command line that clap accepts and that makes no sense nevertheless.
@@ -107,6 +111,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(&args, json),
         Command::Wait(args) => wait::run(&args, json),
         Command::Demo(args) => demo::run(&args, json),
+        Command::Wal(command) => wal::run(command, json),
     });
     result.unwrap_or_else(|error| {
         output::error(&format!("saltus: {error:#}"));

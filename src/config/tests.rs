@@ -242,3 +242,15 @@ fn unreadable_file_is_named() {
     let error = Config::load(Path::new("/no/such/node.toml")).unwrap_err().to_string();
     assert!(error.starts_with("cannot read the configuration /no/such/node.toml: "), "{error}");
 }
+
+#[test]
+fn example_file_is_valid_and_shows_the_defaults() {
+    let text = include_str!("../../deploy/saltus.example.toml");
+    let example = Config::parse(text, "saltus.example.toml").unwrap();
+    let least = Config::parse(LEAST, "node.toml").unwrap();
+    assert_eq!(example.listen.admin, least.listen.admin);
+    assert_eq!(format!("{:?}", example.io), format!("{:?}", least.io));
+    assert_eq!(format!("{:?}", example.batch), format!("{:?}", least.batch));
+    assert_eq!(format!("{:?}", example.durability), format!("{:?}", least.durability));
+    assert_eq!(format!("{:?}", example.wal), format!("{:?}", least.wal));
+}

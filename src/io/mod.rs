@@ -28,8 +28,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub mod bulk;
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", feature = "uring"))]
 mod hot;
+mod outgoing;
+mod portable;
 pub mod slab;
 pub mod sockets;
 #[cfg(all(target_os = "linux", feature = "uring"))]
@@ -394,5 +396,5 @@ fn open_uring() -> io::Result<Box<dyn Backend>> {
 }
 
 fn open_portable() -> io::Result<Box<dyn Backend>> {
-    Err(io::ErrorKind::Unsupported.into())
+    Ok(Box::new(portable::Portable::open()?))
 }

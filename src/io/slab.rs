@@ -17,9 +17,13 @@
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::fmt;
+use std::io;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
+
+use socket2::Socket;
 
 /// Chunks start on a page: the kernel copies whole pages at its best speed,
 /// and direct writes stay possible.
@@ -228,6 +232,23 @@ impl Slab {
             chunk: Arc::clone(&self.chunk),
             range,
         }
+    }
+
+    /// Receive at most `most` bytes behind the filled ones; as many as fit.
+    ///
+    /// # Errors
+    ///
+    /// The socket's: `WouldBlock` when nothing is there.
+    pub(super) fn receive(&mut self, socket: &Socket, most: usize) -> io::Result<usize> {
+        let most = most.min(self.spare());
+        let start = self.spare_start().cast::<MaybeUninit<u8>>();
+        // SAFETY: that much of the spare end is this slab's alone, and may be
+        // uninitialised.
+        let spare = unsafe { std::slice::from_raw_parts_mut(start, most) };
+        let bytes = socket.recv(spare)?;
+        // SAFETY: `recv` has initialised that many bytes of the spare end.
+        unsafe { self.grow(bytes) };
+        Ok(bytes)
     }
 
     /// Where the spare end starts. [`Self::spare`] bytes from here may be

@@ -69,7 +69,7 @@ pub fn tune(socket: &Socket) -> io::Result<()> {
 /// Ask that the socket be readable only when `bytes` have arrived.
 fn set_receive_low_water(socket: &Socket, bytes: usize) -> io::Result<()> {
     let value = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
-    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    let length = libc::socklen_t::try_from(size_of_val(&value)).unwrap_or(0);
     // SAFETY: the pointer and the length name `value`, which outlives the call.
     let result = unsafe {
         libc::setsockopt(

@@ -60,6 +60,15 @@ pub enum MessageError {
         /// How many bytes of it are.
         valid_bytes: usize,
     },
+    /// A text with control characters, which have no place in a log line or on
+    /// an operator's terminal.
+    #[error("`{field}` holds a control character at byte {offset}")]
+    Control {
+        /// Which one.
+        field: &'static str,
+        /// Where in it.
+        offset: usize,
+    },
     /// A control frame without a CRC over its body.
     #[error("control frame carries no payload CRC")]
     Unsealed,
@@ -161,7 +170,11 @@ impl<'a> Reader<'a> {
                 expected,
             });
         }
-        Ok(utf8(field, self.take(field, usize::from(length))?)?.to_owned())
+        let text = utf8(field, self.take(field, usize::from(length))?)?;
+        match text.find(char::is_control) {
+            None => Ok(text.to_owned()),
+            Some(offset) => Err(MessageError::Control { field, offset }),
+        }
     }
 
     /// Nothing may be left.
@@ -200,11 +213,24 @@ pub(super) fn put_name(out: &mut Vec<u8>, name: &str) {
 }
 
 /// Writes a text as [`Reader::text`] reads it, cut to `limit` bytes at a
-/// character.
+/// character, a space in the place of each control character.
 pub(super) fn put_text(out: &mut Vec<u8>, text: &str, limit: u16) {
-    let text = &text[..text.floor_char_boundary(usize::from(limit))];
-    let length = u16::try_from(text.len());
+    let length_at = out.len();
+    out.extend_from_slice(&[0; 2]);
+    for character in text.chars() {
+        let shown = if character.is_control() {
+            ' '
+        } else {
+            character
+        };
+        let mut buffer = [0; 4];
+        let bytes = shown.encode_utf8(&mut buffer).as_bytes();
+        if out.len() - length_at - 2 + bytes.len() > usize::from(limit) {
+            break;
+        }
+        out.extend_from_slice(bytes);
+    }
+    let length = u16::try_from(out.len() - length_at - 2);
     assert!(length.is_ok(), "cut to a 16-bit limit");
-    out.extend_from_slice(&length.unwrap_or_default().to_le_bytes());
-    out.extend_from_slice(text.as_bytes());
+    out[length_at..length_at + 2].copy_from_slice(&length.unwrap_or_default().to_le_bytes());
 }

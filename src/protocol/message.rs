@@ -409,3 +409,7 @@ impl Ack {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "message_tests.rs"]
+mod tests;

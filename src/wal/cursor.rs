@@ -534,7 +534,7 @@ impl Cursor {
                     before = mark.lsn;
                 }
             };
-            let Advance { bytes, stop } = self.advance(missing, &mut note);
+            let Advance { stop, .. } = self.advance(missing, &mut note);
             let behind = self.mark.lsn;
             if behind > target {
                 return Err(SeekError::NotABoundary {
@@ -543,7 +543,7 @@ impl Cursor {
                     behind,
                 });
             }
-            if behind < target && (bytes == 0 || !matches!(stop, Stop::Budget)) {
+            if behind < target && !matches!(stop, Stop::Budget) {
                 return Err(SeekError::Stopped {
                     target,
                     reached: behind,

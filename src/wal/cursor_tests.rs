@@ -6,6 +6,8 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::lsn::Chain;
 
@@ -192,6 +194,28 @@ fn t6_a_file_that_became_shorter_is_noticed() {
 }
 
 #[test]
+fn t6_a_file_that_shrinks_during_the_walk_is_noticed() {
+    let bytes: Vec<u8> = (0..1000).flat_map(|n| record(n, &[1; 36])).collect();
+    let mut bench = Bench::new(&bytes);
+    let writer = bench.writer.try_clone().unwrap();
+    let mut seen = 0;
+    let done = bench.cursor.advance(u64::MAX, &mut |mark| {
+        seen = mark.records;
+        if seen == 100 {
+            writer.set_len(50_050).unwrap();
+        }
+    });
+    // The last page still has a file behind it, and reads as zeroes there.
+    assert!((490..=501).contains(&seen), "{seen}");
+    match done.stop {
+        Stop::Incomplete { .. } | Stop::Shrunk { len: 50_050 } => {}
+        stop => panic!("{stop:?}"),
+    }
+    assert!(matches!(bench.advance().1, Stop::Incomplete { need: 14 }));
+    assert_eq!(bench.cursor.mark().records, 500);
+}
+
+#[test]
 fn t6_a_zeroed_tail_is_not_shipped() {
     let mut bench = Bench::new(&record(1, b"first"));
     bench.write(&[0; 5000]);
@@ -374,4 +398,49 @@ fn a_position_is_found_exactly_or_refused() {
         })
     ));
     assert_eq!(bench.cursor.seek_forward(Lsn(10_000)).unwrap().records, 100);
+}
+
+proptest! {
+    /// Whatever is damaged: the walk ends, positions only grow, and what is
+    /// left out is exactly what was reported.
+    #[test]
+    fn a_damaged_segment_is_walked_to_its_end(
+        sizes in proptest::collection::vec(0_usize..300, 1..40),
+        damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let mut bytes: Vec<u8> = (0..).zip(&sizes).flat_map(|(n, &size)| record(n, &vec![0xEF; size])).collect();
+        for (at, value) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+        }
+        bytes.truncate(cut.index(bytes.len() + 1));
+        let mut bench = Bench::new(&bytes);
+        let (mut passed, mut skipped, mut last) = (0, 0, Lsn(0));
+        for _ in 0..1000 {
+            let done = bench.cursor.advance(500, &mut |mark| {
+                assert!(mark.lsn > last);
+                last = mark.lsn;
+            });
+            passed += done.bytes;
+            prop_assert_eq!(bench.cursor.offset(), passed + skipped);
+            match done.stop {
+                Stop::Budget => {}
+                Stop::Corrupt { offset, resync: Some(next), .. } => {
+                    prop_assert!(next > offset);
+                    skipped += next - offset;
+                    bench.cursor.skip_to(next);
+                }
+                Stop::End => {
+                    prop_assert_eq!(passed + skipped, bytes.len() as u64);
+                    return Ok(());
+                }
+                Stop::Incomplete { .. } | Stop::Corrupt { resync: None, more: false, .. } => {
+                    return Ok(());
+                }
+                stop => panic!("{stop:?}"),
+            }
+        }
+        prop_assert!(false, "the walk does not end");
+    }
 }

@@ -156,6 +156,9 @@ impl Index {
 
     /// The farthest boundary at most `max_bytes` behind `from`, which itself
     /// need not be remembered but must be a boundary of this stream.
+    ///
+    /// If `from` lies before [`oldest`](Self::oldest), ends of runs may have
+    /// been forgotten: hold the answer against the catalog of runs.
     #[must_use]
     pub fn cut(&self, from: &Mark, max_bytes: u32) -> Cut {
         if from.lsn >= self.head.lsn {

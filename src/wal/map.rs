@@ -38,7 +38,7 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use memmap2::{Advice, MmapOptions, MmapRaw};
+use memmap2::{MmapOptions, MmapRaw};
 use nix::errno::Errno;
 
 use crate::limits::{MAX_COPIED_WINDOW_BYTES, MAX_MAPPED_WINDOWS, RECORD_HEADER_BYTES};
@@ -377,19 +377,6 @@ impl Map {
                 Some(header)
             }
             Bytes::Copied(bytes) => bytes.get(at..)?.first_chunk().copied(),
-        }
-    }
-
-    /// Ask the kernel to have `bytes` bytes from `offset` of the file mapped
-    /// in without faults later. A hint: nothing fails.
-    pub fn populate(&self, offset: u64, bytes: usize) {
-        if let Bytes::Mapped { map, .. } = &self.bytes
-            && let Some(at) = offset
-                .checked_sub(self.offset)
-                .and_then(|at| usize::try_from(at).ok())
-            && at < map.len()
-        {
-            let _ = map.advise_range(Advice::WillNeed, at, bytes.min(map.len() - at));
         }
     }
 

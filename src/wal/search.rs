@@ -15,7 +15,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use crate::limits::RECORD_HEADER_BYTES;
+use crate::limits::{MAX_RECORD_BYTES, RECORD_HEADER_BYTES};
 use crate::wal::record::{Checksums, Header, MAGIC_BYTES, RecordError};
 
 /// Bytes read at a time.
@@ -86,7 +86,8 @@ pub fn check_payload_at(
 }
 
 /// Search `from..from + most` for the first good record. `end` is the length
-/// of the file.
+/// of the file. Fewer bytes are searched if the payloads of candidates have
+/// cost as much already: what looks like a header may announce a lot.
 ///
 /// # Errors
 ///
@@ -99,6 +100,7 @@ pub fn find_record(
     checksums: Checksums,
 ) -> io::Result<Found> {
     let stop = end.min(from.saturating_add(most));
+    let mut payload_budget = most.max(MAX_RECORD_BYTES);
     let mut buffer = vec![0; CHUNK_BYTES];
     let mut at = from;
     while at < stop {
@@ -110,12 +112,22 @@ pub fn find_record(
             None => count.saturating_sub(MAGIC_BYTES.len() - 1),
             Some(position) => {
                 let candidate = at + position as u64;
-                match chunk[position..].first_chunk::<RECORD_HEADER_BYTES>() {
-                    Some(raw) if is_record(file, candidate, raw, end, checksums)? => {
-                        return Ok(Found::Record(candidate));
-                    }
-                    Some(_) => position + 1,
+                let raw = chunk[position..].first_chunk::<RECORD_HEADER_BYTES>();
+                let header = raw.map(|raw| Header::parse(raw, checksums));
+                match header {
                     None => position,
+                    Some(Err(_)) => position + 1,
+                    Some(Ok(header)) => {
+                        let cost = u64::from(header.payload_bytes);
+                        let Some(left) = payload_budget.checked_sub(cost) else {
+                            return Ok(Found::NoneBefore(candidate));
+                        };
+                        payload_budget = left;
+                        if is_record(file, candidate, &header, end)? {
+                            return Ok(Found::Record(candidate));
+                        }
+                        position + 1
+                    }
                 }
             }
         };
@@ -128,17 +140,8 @@ pub fn find_record(
     Ok(Found::NoneBefore(at))
 }
 
-/// Is there a good record behind this magic?
-fn is_record(
-    file: &File,
-    offset: u64,
-    raw: &[u8; RECORD_HEADER_BYTES],
-    end: u64,
-    checksums: Checksums,
-) -> io::Result<bool> {
-    let Ok(header) = Header::parse(raw, checksums) else {
-        return Ok(false);
-    };
+/// Is there a good record behind this header?
+fn is_record(file: &File, offset: u64, header: &Header, end: u64) -> io::Result<bool> {
     let behind = offset + header.record_bytes();
     if !header.checksummed {
         // Nothing vouches for it but what follows: the end, or a magic.
@@ -151,7 +154,7 @@ fn is_record(
         // The payload is still to come; the header's CRC is all there is.
         return Ok(true);
     }
-    Ok(check_payload_at(file, offset, &header)?.is_ok())
+    Ok(check_payload_at(file, offset, header)?.is_ok())
 }
 
 /// The position of the first whole magic in `bytes`.

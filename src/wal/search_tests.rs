@@ -83,6 +83,22 @@ fn the_work_of_one_search_is_bounded() {
 }
 
 #[test]
+fn headers_that_announce_a_lot_do_not_multiply_the_work() {
+    let mut liar = Header::new(1, 2, 3, b"").unwrap();
+    (liar.payload_bytes, liar.payload_crc) = (9 << 20, 1);
+    let mut bytes: Vec<u8> = (0..10).flat_map(|_| liar.encode()).collect();
+    bytes.resize(10 << 20, 0);
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&bytes).unwrap();
+    let end = bytes.len() as u64;
+    // One candidate is checked, the second would be beyond the budget.
+    let found = find_record(&file, 0, 1 << 20, end, Checksums::Required).unwrap();
+    assert_eq!(found, Found::NoneBefore(64));
+    let found = find_record(&file, 64, 1 << 20, end, Checksums::Required).unwrap();
+    assert_eq!(found, Found::NoneBefore(128));
+}
+
+#[test]
 fn the_first_byte_that_is_not_zero_is_found() {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&vec![0; 200_000]).unwrap();

@@ -1,8 +1,7 @@
 //! The demo's writers: one thread and one log per space, at a steady rate.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
@@ -12,9 +11,16 @@ use anyhow::{Context, anyhow};
 
 use crate::ids::SpaceId;
 use crate::limits::RECORD_HEADER_BYTES;
+use crate::wal::writer::{Writer, WriterOptions};
 
 /// How long a writer rests between two spurts.
 const TICK: Duration = Duration::from_millis(1);
+
+/// Small segments, so that even a short demo goes from one to the next.
+const SEGMENT_BYTES: u64 = 16 << 20;
+
+/// The entry type of the records: `EpisodeStore`, the most common one.
+const EPISODE_STORE: u32 = 1;
 
 /// How much was written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -113,9 +119,8 @@ fn write(
     payload_bytes: usize,
     shared: &Shared,
 ) -> anyhow::Result<Totals> {
-    fs::create_dir_all(directory)
-        .with_context(|| format!("cannot make {}", directory.display()))?;
-    let mut writer = Writer::open(directory)?;
+    let options = WriterOptions { segment_bytes: SEGMENT_BYTES, ..WriterOptions::default() };
+    let mut writer = Writer::open(directory, options)?;
     let mut payload = vec![0; payload_bytes];
     let mut totals = Totals::default();
     let start = Instant::now();
@@ -125,15 +130,17 @@ fn write(
         let spurt = due.saturating_sub(totals.records);
         for _ in 0..spurt {
             stamp(&mut payload, totals.records);
-            writer.append(&payload)?;
+            totals.bytes += writer.append(EPISODE_STORE, &payload)?.bytes;
             totals.records += 1;
         }
         shared.records.fetch_add(spurt, Ordering::Relaxed);
-        writer.commit()?;
+        if spurt == 0 {
+            // Nobody comes to fill the group.
+            writer.commit()?;
+        }
         thread::sleep(TICK);
     }
-    writer.close()?;
-    totals.bytes = totals.records * (payload_bytes + RECORD_HEADER_BYTES) as u64;
+    writer.commit()?;
     Ok(totals)
 }
 
@@ -144,23 +151,5 @@ fn stamp(payload: &mut [u8], number: u64) {
     for chunk in payload.chunks_mut(8) {
         seed = seed.rotate_left(29).wrapping_add(0xd1b5_4a32_d192_ed03);
         chunk.copy_from_slice(&seed.to_le_bytes()[..chunk.len()]);
-    }
-}
-
-struct Writer(std::fs::File);
-impl Writer {
-    fn open(d: &Path) -> anyhow::Result<Self> {
-        Ok(Self(fs::File::create(PathBuf::from(d).join("wal-0000000000000001.log"))?))
-    }
-    fn append(&mut self, payload: &[u8]) -> anyhow::Result<()> {
-        use std::io::Write;
-        self.0.write_all(&[0; 64])?;
-        Ok(self.0.write_all(payload)?)
-    }
-    fn commit(&mut self) -> anyhow::Result<()> {
-        Ok(())
-    }
-    fn close(self) -> anyhow::Result<()> {
-        Ok(())
     }
 }

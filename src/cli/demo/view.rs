@@ -4,7 +4,7 @@
 use std::env;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::load::Totals;
 use crate::cli::output;
@@ -30,9 +30,10 @@ enum Mode {
 #[derive(Debug)]
 pub(super) struct View {
     mode: Mode,
+    start: Instant,
     /// Lines of the table on the screen, to be drawn over.
     drawn: usize,
-    last_line: Option<Duration>,
+    last_line: Option<Instant>,
 }
 
 impl View {
@@ -43,7 +44,7 @@ impl View {
             (false, true) => Mode::Redraw,
             (false, false) => Mode::Lines,
         };
-        Self { mode, drawn: 0, last_line: None }
+        Self { mode, start: Instant::now(), drawn: 0, last_line: None }
     }
 
     /// Print a text that stays.
@@ -52,13 +53,9 @@ impl View {
         if self.mode == Mode::Silent { Ok(()) } else { output::print(text) }
     }
 
-    /// Show how things are `elapsed` after the start.
-    pub(super) fn show(
-        &mut self,
-        elapsed: Duration,
-        written: Totals,
-        status: &NodeStatus,
-    ) -> anyhow::Result<()> {
+    /// Show how things are.
+    pub(super) fn show(&mut self, written: Totals, status: &NodeStatus) -> anyhow::Result<()> {
+        let elapsed = self.start.elapsed();
         match self.mode {
             Mode::Silent => Ok(()),
             Mode::Redraw => {
@@ -73,11 +70,10 @@ impl View {
                 output::print(&text)
             }
             Mode::Lines => {
-                let due = self.last_line.is_none_or(|last| elapsed >= last + LINE_INTERVAL);
-                if !due && elapsed >= self.last_line.unwrap_or_default() {
+                if self.last_line.is_some_and(|last| last.elapsed() < LINE_INTERVAL) {
                     return Ok(());
                 }
-                self.last_line = Some(elapsed);
+                self.last_line = Some(Instant::now());
                 output::print(&line(elapsed, written, status))
             }
         }

@@ -97,6 +97,9 @@ pub struct Space {
     samples: VecDeque<(Lsn, Instant)>,
     send_map: Option<(u64, Arc<Map>)>,
     problem: Option<String>,
+    /// What stands in the way of the walk now; looked at afresh whenever the
+    /// file changes, since a write in progress can look like damage.
+    damage: Option<String>,
     notices: Vec<String>,
 }
 
@@ -125,6 +128,7 @@ impl Space {
             samples: VecDeque::new(),
             send_map: None,
             problem: None,
+            damage: None,
             notices: Vec::new(),
         }
     }
@@ -216,7 +220,7 @@ impl Space {
     /// What is wrong, in a sentence.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
-        self.problem.clone().or_else(|| self.notices.first().cloned())
+        self.problem.clone().or_else(|| self.damage.clone()).or_else(|| self.notices.first().cloned())
     }
 
     /// True if there may be something to walk.
@@ -225,7 +229,15 @@ impl Space {
         self.known
             && self.problem.is_none()
             && self.prefetching == 0
-            && (self.ordinal + 1 < self.runs.len() || self.files.values().any(|f| f.touched))
+            && (self.ordinal + 1 < self.runs.len() || self.has_touched())
+    }
+
+    /// True if a file that the walk may enter was touched. Behind damage, only
+    /// the damaged file counts.
+    fn has_touched(&self) -> bool {
+        let current = self.runs.get(self.ordinal).map(|run| run.file);
+        (self.files.iter())
+            .any(|(file, f)| f.touched && (self.damage.is_none() || Some(*file) == current))
     }
 
     /// A range that was asked for is in the cache.
@@ -317,6 +329,10 @@ impl Space {
         let file = if live {
             // The present file first: a change of file begins a run.
             let touched = |file: u64| self.files.get(&file).is_some_and(|f| f.touched);
+            if self.damage.is_some() && !current_file.is_some_and(touched) {
+                // Nothing behind the damage is shipped before it is dealt with.
+                return false;
+            }
             match current_file.filter(|file| touched(*file)) {
                 Some(file) => file,
                 None => match self.files.iter().find(|(_, f)| f.touched) {
@@ -429,6 +445,11 @@ impl Space {
         };
         let offset = cursor.offset();
         let name = cursor.segment().name;
+        if advance.bytes > 0
+            && let Some(damage) = self.damage.take()
+        {
+            tracing::warn!(space = %self.id, "no longer so: {damage}");
+        }
         self.head = if self.index.head().lsn > self.head.lsn { self.index.head() } else { self.head };
         let file = self.runs.get(self.ordinal).map(|run| run.file);
         if let Some(tracked) = file.and_then(|file| self.files.get_mut(&file)) {
@@ -457,7 +478,7 @@ impl Space {
                     tracked.touched = false;
                 }
                 // Keep the cursor and its map while the file stays current.
-                if self.files.values().any(|f| f.touched) {
+                if self.has_touched() {
                     self.cursor = None;
                 }
                 return advance.bytes.max(budget);
@@ -468,10 +489,18 @@ impl Space {
                     || "no valid record follows yet".to_owned(),
                     |at| format!("the next valid record is at offset {at}"),
                 );
-                self.stop(format!(
+                let damage = format!(
                     "{name} is damaged at offset {offset}: {error}; {next}; nothing behind it is \
                      shipped. Look at it with: saltus wal verify"
-                ));
+                );
+                if self.damage.as_ref() != Some(&damage) {
+                    tracing::error!(space = %self.id, head = %self.head.lsn, "{damage}");
+                    self.damage = Some(damage);
+                }
+                if let Some(tracked) = file.and_then(|file| self.files.get_mut(&file)) {
+                    tracked.touched = false;
+                }
+                return advance.bytes.max(budget);
             }
             Stop::Shrunk { len } => {
                 self.stop(format!(

@@ -146,7 +146,7 @@ impl Uring {
                     .and_then(|watcher| watcher.take_in(reading, result));
                 match entry {
                     Some(entry) => self.queue.push(entry.user_data(name)),
-                    None => drop(self.tasks.remove(name)),
+                    None => self.tasks.remove(name),
                 }
                 return;
             }

@@ -158,20 +158,18 @@ struct Place {
 #[derive(Default)]
 pub(super) struct Tasks {
     places: Vec<Place>,
-    free: Vec<u32>,
+    free: Vec<usize>,
 }
 
 impl Tasks {
     pub(super) fn insert(&mut self, owner: Owner, task: Task) -> u64 {
-        let index = self.free.pop().unwrap_or_else(|| {
+        let at = self.free.pop().unwrap_or_else(|| {
             self.places.push(Place::default());
-            // Each task has a descriptor of its own or shares one with one
-            // other, so the table never nears 2^32.
-            (self.places.len() - 1) as u32
+            self.places.len() - 1
         });
-        let place = &mut self.places[index as usize];
+        let place = &mut self.places[at];
         place.task = Some((owner, task));
-        name(place.generation, index)
+        name(place.generation, at)
     }
 
     pub(super) fn get(&mut self, name: u64) -> Option<(Owner, &mut Task)> {
@@ -187,7 +185,7 @@ impl Tasks {
             let place = &mut self.places[index(name)];
             place.task = None;
             place.generation = place.generation.wrapping_add(1);
-            self.free.push(index(name) as u32);
+            self.free.push(index(name));
         }
     }
 
@@ -215,15 +213,17 @@ impl Tasks {
     fn iter(&self) -> impl Iterator<Item = (u64, &Owner, &Task)> {
         self.places.iter().enumerate().filter_map(|(at, place)| {
             let (owner, task) = place.task.as_ref()?;
-            Some((name(place.generation, at as u32), owner, task))
+            Some((name(place.generation, at), owner, task))
         })
     }
 }
 
-fn name(generation: u32, index: u32) -> u64 {
-    u64::from(generation) << 32 | u64::from(index)
+/// Tasks hold memory, so their number never nears 2^32.
+fn name(generation: u32, index: usize) -> u64 {
+    u64::from(generation) << 32 | index as u64
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "32 bits of it are left")]
 fn index(name: u64) -> usize {
     (name & u64::from(u32::MAX)) as usize
 }

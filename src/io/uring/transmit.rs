@@ -21,7 +21,6 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use io_uring::{cqueue, opcode, types};
@@ -30,10 +29,8 @@ use socket2::Socket;
 use super::Shared;
 use super::pipes::Pipe;
 use super::tasks::Next;
+use crate::io::outgoing::{Moved, Outgoing, ReadAhead, explain, moved};
 use crate::io::{Mapped, Outcome, Source, Strategy, hot};
-
-/// Bytes read at a time where there is no map to copy from.
-const READ_BYTES: usize = 256 << 10;
 
 /// The second result of a `SEND_ZC`: the kernel no longer reads the memory.
 pub(super) fn is_notification(flags: u32) -> bool {
@@ -41,12 +38,7 @@ pub(super) fn is_notification(flags: u32) -> bool {
 }
 
 pub(super) struct Transmit {
-    socket: Arc<Socket>,
-    header: [u8; 64],
-    header_sent: usize,
-    source: Source,
-    /// Bytes of the source that are with the socket.
-    sent: u32,
+    outgoing: Outgoing,
     asked: Strategy,
     way: Way,
     waiting: Waiting,
@@ -63,24 +55,12 @@ enum Way {
     CopyRead(ReadAhead),
 }
 
-/// Bytes read from the file and not yet sent.
-struct ReadAhead {
-    bytes: Vec<u8>,
-    sent: usize,
-}
-
 /// Which result is to come.
 #[derive(Clone, Copy)]
 enum Waiting {
     Room,
     Fill,
     ZeroCopy,
-}
-
-/// What an attempt to move bytes without blocking came to.
-enum Moved {
-    Bytes(u32),
-    Full,
 }
 
 /// A map that the kernel may still read, after its operation has completed.
@@ -105,11 +85,7 @@ impl Transmit {
         asked: Strategy,
     ) -> Self {
         Self {
-            socket,
-            header,
-            header_sent: 0,
-            source,
-            sent: 0,
+            outgoing: Outgoing::new(socket, header, source),
             asked,
             way: Way::Undecided,
             waiting: Waiting::Room,
@@ -133,10 +109,11 @@ impl Transmit {
             // send finds too, and with the right error.
             Waiting::Room => {}
             Waiting::ZeroCopy if refuses_zero_copy(-result) => {
-                self.way = self.mapped().map_or_else(Way::read, Way::CopyMapped);
+                self.way = self.copy();
             }
             _ if result < 0 => {
-                return self.end(Err(mapped_error(-result)), shared);
+                let error = explain(io::Error::from_raw_os_error(-result));
+                return self.end(Err(error), shared);
             }
             _ if result == 0 => {
                 return self.end(Err(io::ErrorKind::UnexpectedEof.into()), shared);
@@ -146,7 +123,7 @@ impl Transmit {
                     pipe.held = result.unsigned_abs();
                 }
             }
-            Waiting::ZeroCopy => self.sent += result.unsigned_abs(),
+            Waiting::ZeroCopy => self.outgoing.sent += result.unsigned_abs(),
         }
         self.advance_or_end(shared)
     }
@@ -161,19 +138,17 @@ impl Transmit {
         if cqueue::more(flags) {
             self.notifications += 1;
         }
-        let mapped = self
-            .source
-            .mapped
-            .take()
-            .filter(|_| self.notifications > 0)?;
-        Some(Linger {
-            _mapped: mapped,
-            notifications: self.notifications,
-        })
+        let mapped = self.outgoing.source.mapped.take();
+        mapped
+            .filter(|_| self.notifications > 0)
+            .map(|mapped| Linger {
+                _mapped: mapped,
+                notifications: self.notifications,
+            })
     }
 
     fn choose(&mut self, shared: &mut Shared) {
-        let source = &self.source;
+        let source = &self.outgoing.source;
         let asked = match self.asked {
             Strategy::Auto if hot::is_cached(&source.file, source.offset, source.bytes.into()) => {
                 Strategy::Sendfile
@@ -188,20 +163,16 @@ impl Transmit {
                 // Out of descriptors: slower in the cold, but it goes on.
                 Err(_) => Way::Sendfile,
             },
-            Strategy::SendZc => self.mapped().map_or_else(Way::read, Way::SendZc),
-            Strategy::Copy => self.mapped().map_or_else(Way::read, Way::CopyMapped),
+            Strategy::SendZc => self.outgoing.mapped().map_or_else(Way::read, Way::SendZc),
+            Strategy::Copy => self.copy(),
             Strategy::Sendfile | Strategy::Auto => Way::Sendfile,
         };
     }
 
-    /// The map, when it is what it must be: the extent's bytes, all of them.
-    fn mapped(&self) -> Option<Mapped> {
-        let bytes = self.source.bytes as usize;
-        self.source
-            .mapped
-            .as_ref()
-            .filter(|mapped| (***mapped).as_ref().len() == bytes)
-            .map(Arc::clone)
+    fn copy(&self) -> Way {
+        self.outgoing
+            .mapped()
+            .map_or_else(Way::read, Way::CopyMapped)
     }
 
     fn advance_or_end(&mut self, shared: &mut Shared) -> Next {
@@ -226,85 +197,57 @@ impl Transmit {
 
     /// Move what can be moved without waiting. Nothing when all is sent.
     fn advance(&mut self) -> io::Result<Option<Next>> {
-        let fd = self.socket.as_raw_fd();
-        while self.header_sent < self.header.len() {
-            let more = self.source.bytes > 0;
-            match send(fd, &self.header[self.header_sent..], more)? {
-                Moved::Bytes(bytes) => self.header_sent += bytes as usize,
-                Moved::Full => return Ok(Some(self.wait_for_room())),
-            }
+        let outgoing = &mut self.outgoing;
+        if !outgoing.send_header()? {
+            return Ok(Some(self.wait_for_room()));
         }
-        while self.sent < self.source.bytes {
-            let rest = self.source.bytes - self.sent;
-            let offset = self.source.offset + u64::from(self.sent);
+        while outgoing.rest() > 0 {
             let moved = match &mut self.way {
-                Way::Sendfile | Way::Undecided => sendfile(fd, &self.source.file, offset, rest)?,
+                Way::Sendfile | Way::Undecided => outgoing.send_file()?,
                 Way::Splice(pipe) if pipe.held == 0 => {
-                    let entry = fill(pipe, &self.source.file, offset, rest);
+                    let source = &outgoing.source.file;
+                    let next = fill(pipe, source, outgoing.offset(), outgoing.rest());
                     self.waiting = Waiting::Fill;
-                    return Ok(Some(entry));
+                    return Ok(Some(next));
                 }
                 Way::Splice(pipe) => {
-                    let moved = drain(pipe, fd, pipe.held < rest)?;
+                    let more = pipe.held < outgoing.rest();
+                    let moved = drain(pipe, outgoing.socket.as_raw_fd(), more)?;
                     if let Moved::Bytes(bytes) = moved {
                         pipe.held -= bytes;
+                        outgoing.sent += bytes;
                     }
                     moved
                 }
                 Way::SendZc(mapped) => {
-                    let bytes = &(**mapped).as_ref()[self.sent as usize..];
-                    let entry = opcode::SendZc::new(types::Fd(fd), bytes.as_ptr(), rest)
-                        .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
-                        .build();
+                    let next = send_zero_copy(outgoing, mapped);
                     self.waiting = Waiting::ZeroCopy;
-                    return Ok(Some(Next::Wait(entry)));
+                    return Ok(Some(next));
                 }
-                Way::CopyMapped(mapped) => {
-                    send(fd, &(**mapped).as_ref()[self.sent as usize..], false)?
-                }
-                Way::CopyRead(ahead) => {
-                    let bytes = ahead.bytes_at(&self.source.file, offset, rest)?;
-                    let moved = send(fd, bytes, (bytes.len() as u64) < u64::from(rest))?;
-                    if let Moved::Bytes(bytes) = moved {
-                        ahead.sent += bytes as usize;
-                    }
-                    moved
-                }
+                Way::CopyMapped(mapped) => outgoing.send_mapped(mapped)?,
+                Way::CopyRead(ahead) => outgoing.send_read(ahead)?,
             };
-            match moved {
-                Moved::Bytes(bytes) => self.sent += bytes,
-                Moved::Full => return Ok(Some(self.wait_for_room())),
+            if moved == Moved::Full {
+                return Ok(Some(self.wait_for_room()));
             }
         }
-        self.check_not_shrunk()?;
+        if let Way::SendZc(_) | Way::CopyMapped(_) = self.way {
+            outgoing.check_not_shrunk()?;
+        }
         Ok(None)
     }
 
     fn wait_for_room(&mut self) -> Next {
         self.waiting = Waiting::Room;
-        let fd = types::Fd(self.socket.as_raw_fd());
-        Next::Wait(opcode::PollAdd::new(fd, libc::POLLOUT as u32).build())
-    }
-
-    /// A map shows zeros behind the end of a file that shrank within a page;
-    /// those must not count as sent.
-    fn check_not_shrunk(&self) -> io::Result<()> {
-        if let Way::SendZc(_) | Way::CopyMapped(_) = self.way {
-            let end = self.source.offset + u64::from(self.source.bytes);
-            if self.source.file.metadata()?.len() < end {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-        }
-        Ok(())
+        let fd = types::Fd(self.outgoing.socket.as_raw_fd());
+        let events = libc::POLLOUT.unsigned_abs().into();
+        Next::Wait(opcode::PollAdd::new(fd, events).build())
     }
 }
 
 impl Way {
     fn read() -> Self {
-        Self::CopyRead(ReadAhead {
-            bytes: Vec::new(),
-            sent: 0,
-        })
+        Self::CopyRead(ReadAhead::default())
     }
 
     fn strategy(&self) -> Strategy {
@@ -317,22 +260,6 @@ impl Way {
     }
 }
 
-impl ReadAhead {
-    /// Unsent bytes of the file from `offset` on, at least one.
-    fn bytes_at(&mut self, file: &File, offset: u64, rest: u32) -> io::Result<&[u8]> {
-        if self.sent == self.bytes.len() {
-            self.bytes.resize(READ_BYTES.min(rest as usize), 0);
-            let read = file.read_at(&mut self.bytes, offset)?;
-            if read == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            self.bytes.truncate(read);
-            self.sent = 0;
-        }
-        Ok(&self.bytes[self.sent..])
-    }
-}
-
 /// The socket cannot, or the user's memory for notifications is used up.
 fn refuses_zero_copy(errno: i32) -> bool {
     matches!(
@@ -341,18 +268,19 @@ fn refuses_zero_copy(errno: i32) -> bool {
     )
 }
 
-/// The kernel cannot read a map behind the end of a file that has shrunk.
-fn mapped_error(errno: i32) -> io::Error {
-    match errno {
-        libc::EFAULT => io::ErrorKind::UnexpectedEof.into(),
-        _ => io::Error::from_raw_os_error(errno),
-    }
+fn send_zero_copy(outgoing: &Outgoing, mapped: &Mapped) -> Next {
+    let fd = types::Fd(outgoing.socket.as_raw_fd());
+    let bytes = &(**mapped).as_ref()[outgoing.sent as usize..];
+    let entry = opcode::SendZc::new(fd, bytes.as_ptr(), outgoing.rest())
+        .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
+        .build();
+    Next::Wait(entry)
 }
 
 fn fill(pipe: &Pipe, file: &File, offset: u64, bytes: u32) -> Next {
     let entry = opcode::Splice::new(
         types::Fd(file.as_raw_fd()),
-        offset as i64,
+        offset.cast_signed(),
         types::Fd(pipe.write.as_raw_fd()),
         -1,
         bytes,
@@ -363,53 +291,19 @@ fn fill(pipe: &Pipe, file: &File, offset: u64, bytes: u32) -> Next {
 }
 
 fn drain(pipe: &Pipe, socket: RawFd, more: bool) -> io::Result<Moved> {
-    let flags =
-        libc::SPLICE_F_MOVE | libc::SPLICE_F_NONBLOCK | if more { libc::SPLICE_F_MORE } else { 0 };
+    let more = if more { libc::SPLICE_F_MORE } else { 0 };
     moved(|| {
         // SAFETY: descriptors of ours, and no memory.
-        unsafe {
+        let result = unsafe {
             libc::splice(
                 pipe.read.as_raw_fd(),
                 std::ptr::null_mut(),
                 socket,
                 std::ptr::null_mut(),
                 pipe.held as usize,
-                flags,
+                libc::SPLICE_F_MOVE | libc::SPLICE_F_NONBLOCK | more,
             )
-        }
+        };
+        usize::try_from(result).map_err(|_| io::Error::last_os_error())
     })
-}
-
-fn sendfile(socket: RawFd, file: &File, offset: u64, bytes: u32) -> io::Result<Moved> {
-    moved(|| {
-        let mut offset = offset as libc::off_t;
-        // SAFETY: `offset` outlives the call; the rest are descriptors.
-        unsafe { libc::sendfile(socket, file.as_raw_fd(), &raw mut offset, bytes as usize) }
-    })
-}
-
-fn send(socket: RawFd, bytes: &[u8], more: bool) -> io::Result<Moved> {
-    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | if more { libc::MSG_MORE } else { 0 };
-    // SAFETY: pointer and length are those of a live slice.
-    moved(|| unsafe { libc::send(socket, bytes.as_ptr().cast(), bytes.len(), flags) })
-}
-
-/// Make a call that moves bytes, again when a signal came first. No bytes at
-/// all mean that the source has ended too early.
-fn moved(mut call: impl FnMut() -> isize) -> io::Result<Moved> {
-    loop {
-        match call() {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            // One call never moves more than an extent, a `u32`.
-            bytes @ 1.. => return Ok(Moved::Bytes(bytes as u32)),
-            _ => {
-                let error = io::Error::last_os_error();
-                match error.raw_os_error().unwrap_or(0) {
-                    libc::EINTR => {}
-                    libc::EAGAIN => return Ok(Moved::Full),
-                    errno => return Err(mapped_error(errno)),
-                }
-            }
-        }
-    }
 }

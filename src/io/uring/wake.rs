@@ -9,6 +9,9 @@ use io_uring::squeue::Entry;
 use io_uring::{opcode, types};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+/// An eventfd is read whole, as one `u64`.
+const COUNTER_BYTES: u32 = 8;
+
 /// The half that wakers share.
 pub(super) struct Wake {
     event: EventFd,
@@ -39,7 +42,7 @@ impl Wake {
 pub(super) struct Armed {
     wake: Arc<Wake>,
     /// Where the kernel puts the counter.
-    counter: Box<[u8; 8]>,
+    counter: Box<[u8; COUNTER_BYTES as usize]>,
 }
 
 impl Armed {
@@ -56,7 +59,7 @@ impl Armed {
     pub(super) fn again(&mut self) -> Entry {
         self.wake.pending.swap(false, Ordering::AcqRel);
         let fd = types::Fd(self.wake.event.as_raw_fd());
-        let bytes = self.counter.len() as u32;
+        let bytes = COUNTER_BYTES;
         opcode::Read::new(fd, self.counter.as_mut_ptr(), bytes).build()
     }
 }

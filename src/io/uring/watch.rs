@@ -20,7 +20,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use crate::io::{WatchEvent, WatchId};
 
 /// Room for some thousand events of usual names at a time.
-const BUFFER_BYTES: usize = 64 << 10;
+const BUFFER_BYTES: u32 = 64 << 10;
 
 /// Events kept for the shard. When it does not take them the descriptor is not
 /// read on, and the kernel's own queue (16,384 by default) overflows and says
@@ -38,8 +38,7 @@ pub(super) struct Reading {
 impl Reading {
     pub(super) fn again(&mut self) -> Entry {
         let fd = types::Fd(self.inotify.as_fd().as_raw_fd());
-        let bytes = self.buffer.len() as u32;
-        opcode::Read::new(fd, self.buffer.as_mut_ptr(), bytes).build()
+        opcode::Read::new(fd, self.buffer.as_mut_ptr(), BUFFER_BYTES).build()
     }
 }
 
@@ -103,7 +102,7 @@ impl Watcher {
         self.reading = true;
         Some(Reading {
             inotify: Arc::clone(&self.inotify),
-            buffer: vec![0; BUFFER_BYTES],
+            buffer: vec![0; BUFFER_BYTES as usize],
         })
     }
 

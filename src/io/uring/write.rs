@@ -111,7 +111,8 @@ impl Write {
                 .rw_flags(flags)
                 .build()
         } else {
-            opcode::Writev::new(fd, self.vectors.as_ptr(), self.vectors.len() as u32)
+            let count = u32::try_from(self.vectors.len()).unwrap_or(u32::MAX);
+            opcode::Writev::new(fd, self.vectors.as_ptr(), count)
                 .offset(self.offset)
                 .rw_flags(flags)
                 .build()

@@ -1,0 +1,183 @@
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use crate::ids::NodeUuid;
+
+fn hello() -> Message {
+    Message::Hello(Hello {
+        min_version: 1,
+        max_version: 1,
+        shard: 0,
+        features: 0,
+        identity: Identity {
+            cluster: "blue".parse().unwrap(),
+            node: "one".parse().unwrap(),
+            uuid: NodeUuid(1),
+        },
+    })
+}
+
+fn open_space() -> Message {
+    Message::OpenSpace(OpenSpace {
+        space: "alpha".parse().unwrap(),
+        stream: StreamId(1),
+        history: vec![(Epoch(1), Lsn(0)), (Epoch(2), Lsn(50))],
+        head: Lsn(100),
+    })
+}
+
+fn error(sentence: &str) -> Message {
+    Message::Error(Refusal {
+        code: ErrorCode::Gap,
+        sentence: sentence.to_owned(),
+    })
+}
+
+fn heartbeat() -> Message {
+    Message::Heartbeat(Heartbeat { unix_ns: 1 })
+}
+
+/// Header and body as sent.
+fn sent(message: &Message) -> (FrameHeader, Vec<u8>) {
+    let (handle, epoch) = match message.kind() {
+        Kind::OpenSpace => (Handle(1), Epoch(2)),
+        _ => (Handle::CONNECTION, Epoch(0)),
+    };
+    let mut frame = Vec::new();
+    message.encode(handle, epoch, &mut frame);
+    let (header, body) = frame.split_first_chunk().unwrap();
+    (FrameHeader::decode(header).unwrap(), body.to_vec())
+}
+
+/// The error of an intact frame whose body was made with other content.
+fn forged(message: &Message, change: impl FnOnce(&mut Vec<u8>)) -> MessageError {
+    let (header, mut body) = sent(message);
+    change(&mut body);
+    let bytes = u32::try_from(body.len()).unwrap();
+    let mut header = header.with_payload_crc(crc32c::crc32c(&body));
+    (header.payload_bytes, header.raw_bytes) = (bytes, bytes);
+    Message::decode(&header, &body).unwrap_err()
+}
+
+/// The field that a refusal names.
+fn field(error: &MessageError) -> &'static str {
+    match error {
+        MessageError::Short { field, .. }
+        | MessageError::Value { field, .. }
+        | MessageError::Name { field, .. }
+        | MessageError::Text { field, .. }
+        | MessageError::Control { field, .. } => field,
+        other => panic!("{other} names no field"),
+    }
+}
+
+#[test]
+fn a_refusal_names_the_field() {
+    type Change = fn(&mut Vec<u8>);
+    let cases: [(&str, Message, Change); 15] = [
+        ("min_version", hello(), |body| body[0] = 0),
+        ("min_version", hello(), |body| body[0] = 2),
+        ("reserved", hello(), |body| body[7] = 1),
+        ("cluster", hello(), |body| body[33] = b'B'),
+        ("cluster", hello(), |body| body[33] = 0xff),
+        ("cluster", hello(), |body| body[32] = 2),
+        ("node", hello(), |body| body[37] = 4),
+        ("stream", open_space(), |body| body.truncate(15)),
+        ("epochs", open_space(), |body| body[24] = 0),
+        ("epochs", open_space(), |body| body[27] = 1),
+        ("epoch", open_space(), |body| body[28] = 2),
+        ("epoch start", open_space(), |body| body[52] = 101),
+        ("code", error("why"), |body| body[0] = 99),
+        ("sentence", error("why"), |body| body[5] = 0xc3),
+        ("sentence", error("why"), |body| body[5] = b'\n'),
+    ];
+    for (name, message, change) in cases {
+        let error = forged(&message, change);
+        assert_eq!(field(&error), name, "{error}");
+    }
+}
+
+#[test]
+fn a_sentence_longer_than_its_limit_is_refused_before_it_is_read() {
+    let error = forged(&error("why"), |body| {
+        body[2..4].copy_from_slice(&513u16.to_le_bytes())
+    });
+    assert!(matches!(
+        error,
+        MessageError::Value {
+            field: "sentence",
+            found: 513,
+            ..
+        }
+    ));
+}
+
+#[test]
+fn a_sentence_reaches_the_wire_without_control_characters() {
+    let (header, body) = sent(&error("one\ntwo\x1b[31m"));
+    assert_eq!(
+        Message::decode(&header, &body).unwrap(),
+        Some(error("one two [31m"))
+    );
+}
+
+#[test]
+fn unknown_trailing_bytes_are_refused() {
+    assert_eq!(
+        forged(&hello(), |body| body.push(0)),
+        MessageError::Trailing { bytes: 1 }
+    );
+}
+
+#[test]
+fn a_control_frame_without_a_crc_is_refused() {
+    let (header, body) = sent(&heartbeat());
+    let open = FrameHeader {
+        flags: 0,
+        payload_crc: 0,
+        ..header
+    };
+    assert_eq!(Message::decode(&open, &body), Err(MessageError::Unsealed));
+}
+
+#[test]
+fn a_control_header_with_data_fields_is_refused_by_the_field() {
+    type Change = fn(&mut FrameHeader);
+    let cases: [(&str, Change); 6] = [
+        ("records", |header| header.records = 1),
+        ("start", |header| header.start = Lsn(1)),
+        ("first_sequence", |header| header.first_sequence = 1),
+        ("raw_bytes", |header| header.raw_bytes += 1),
+        ("handle", |header| header.handle = Handle(0)),
+        ("epoch", |header| header.epoch = Epoch(1)),
+    ];
+    for (name, change) in cases {
+        let (mut header, body) = sent(&heartbeat());
+        change(&mut header);
+        assert_eq!(field(&Message::decode(&header, &body).unwrap_err()), name);
+    }
+    let (mut header, body) = sent(&open_space());
+    header.handle = Handle::CONNECTION;
+    assert_eq!(
+        field(&Message::decode(&header, &body).unwrap_err()),
+        "handle"
+    );
+}
+
+#[test]
+fn the_longest_history_fits_into_a_frame() {
+    let history = (1..=MAX_EPOCHS_PER_STREAM as u64)
+        .map(|n| (Epoch(n), Lsn(n)))
+        .collect();
+    let open = OpenSpace {
+        space: "a".repeat(64).parse().unwrap(),
+        stream: StreamId(1),
+        history,
+        head: Lsn(u64::MAX),
+    };
+    let (header, body) = sent(&Message::OpenSpace(open.clone()));
+    assert_eq!(
+        Message::decode(&header, &body).unwrap(),
+        Some(Message::OpenSpace(open))
+    );
+}
