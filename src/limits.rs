@@ -67,6 +67,10 @@ pub const SCRUB_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 /// scrubbing does not compete with catching up after a restart.
 pub const SCRUB_FIRST_DELAY: Duration = Duration::from_secs(600);
 
+/// How long damage must last before scrubbing reports it. A write in flight
+/// ends within milliseconds; a disk that hangs for longer is worth a line.
+pub const SCRUB_CONFIRM_DELAY: Duration = Duration::from_secs(1);
+
 /// Damaged ranges that the report of scrubbing lists; past it they are only
 /// counted, and logged.
 pub const MAX_LISTED_BAD_RANGES: usize = 256;

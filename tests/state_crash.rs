@@ -250,7 +250,7 @@ fn damage_behind_the_checkpoint_is_cut_and_said_aloud() {
     };
     assert!(matches!(error, RecordError::PayloadCrc { .. }));
     assert_eq!(*good_after, Some(1800));
-    assert!(recovered.notices[0].to_string().contains("check the disk"));
+    assert!(recovered.notices[0].to_string().contains("the disk is failing"));
     assert_eq!(replica.saved(1, 1500).len(), 1500);
 }
 

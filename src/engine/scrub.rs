@@ -25,15 +25,15 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
 use tokio::sync::watch;
 
+use super::status::{self, ScrubStatus};
 use super::verifier::Verifier;
 use crate::ids::{SegmentName, SpaceId};
 use crate::io::bulk::{self, BulkFile, Reads};
 use crate::limits::{
     MAX_LISTED_BAD_RANGES, MAX_SEARCH_BYTES_PER_TURN, RECORD_HEADER_BYTES, SCRUB_BYTES_PER_S,
-    SCRUB_FIRST_DELAY, SCRUB_INTERVAL, VERIFY_PIECE_BYTES,
+    SCRUB_CONFIRM_DELAY, SCRUB_FIRST_DELAY, SCRUB_INTERVAL, VERIFY_PIECE_BYTES,
 };
 use crate::lsn::Mark;
 use crate::wal::record::{Checksums, Header, RecordError};
@@ -54,6 +54,8 @@ pub struct ScrubOptions {
     /// From the beginning of one pass to that of the next; a pass that takes
     /// longer is followed at once.
     pub interval: Duration,
+    /// How long damage must last before it is reported.
+    pub confirm_delay: Duration,
     /// Whether records without checksums are damage.
     pub checksums: Checksums,
 }
@@ -64,13 +66,14 @@ impl Default for ScrubOptions {
             bytes_per_second: SCRUB_BYTES_PER_S,
             first_delay: SCRUB_FIRST_DELAY,
             interval: SCRUB_INTERVAL,
+            confirm_delay: SCRUB_CONFIRM_DELAY,
             checksums: Checksums::Required,
         }
     }
 }
 
 /// A range of a segment that does not hold.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadRange {
     /// The space.
     pub space: SpaceId,
@@ -87,7 +90,7 @@ pub struct BadRange {
 }
 
 /// What scrubbing has found so far.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ScrubReport {
     /// Passes that were finished.
     pub passes: u64,
@@ -111,6 +114,27 @@ pub struct ScrubReport {
     /// The damaged ranges, at most [`MAX_LISTED_BAD_RANGES`]. One that a later
     /// pass no longer finds is dropped at that pass's end.
     pub bad: Vec<BadRange>,
+}
+
+impl From<ScrubReport> for ScrubStatus {
+    fn from(report: ScrubReport) -> Self {
+        let status = |range: BadRange| status::BadRange {
+            space: range.space,
+            segment: range
+                .path
+                .file_name()
+                .map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
+            offset: range.offset,
+            bytes: range.bytes,
+            problem: range.reason,
+        };
+        Self {
+            segments: report.segments,
+            bytes: report.bytes,
+            passes: report.passes,
+            bad_ranges: report.bad.into_iter().map(status).collect(),
+        }
+    }
 }
 
 /// The report, and who waits for it.
@@ -363,6 +387,10 @@ impl Pass {
                     return Ok(());
                 }
                 Some(trouble) => {
+                    if !self.confirm(&file, good, size, &trouble, &verifier, piece, pace).await? {
+                        from = good;
+                        continue;
+                    }
                     let Some(end) =
                         self.behind(&file, good, size, &trouble, &verifier, pace).await?
                     else {
@@ -408,6 +436,29 @@ impl Pass {
             self.sleep(pace.delay(count as u64)).await?;
         }
         Ok((verifier, None))
+    }
+
+    /// Look a second time, a moment later. Writes to a log that is being
+    /// received may end in another order than they lie in: for that long, a
+    /// range may be empty while a later one is there.
+    #[expect(clippy::too_many_arguments, reason = "the place, the trouble, and the two tools")]
+    async fn confirm(
+        &mut self,
+        file: &BulkFile,
+        bad: u64,
+        size: u64,
+        trouble: &Trouble,
+        verifier: &Verifier,
+        piece: &mut Vec<u8>,
+        pace: &mut Pace,
+    ) -> Result<bool, Stopped> {
+        self.sleep(self.options.confirm_delay).await?;
+        let end = match trouble {
+            Trouble::Read { end, .. } => *end,
+            Trouble::Record(_) => bad + verifier.needed(),
+        };
+        let (_, again) = self.verify(file, bad, end.min(size), piece, pace).await?;
+        Ok(again.is_some())
     }
 
     /// Where the next good record behind trouble at `bad` begins, or `size`.

@@ -64,6 +64,7 @@ fn at_once() -> ScrubOptions {
     ScrubOptions {
         bytes_per_second: u64::MAX,
         first_delay: Duration::ZERO,
+        confirm_delay: Duration::ZERO,
         ..ScrubOptions::default()
     }
 }
@@ -153,6 +154,27 @@ fn the_listing_is_bounded_and_the_count_is_not() {
     let report = place.scrub();
     assert_eq!(report.bad.len(), MAX_LISTED_BAD_RANGES);
     assert_eq!(report.bad_ranges, 2 * MAX_LISTED_BAD_RANGES as u64);
+}
+
+#[test]
+fn damage_that_does_not_last_is_not_reported() {
+    // A write that lies before another one ends after it.
+    let place = Place::new();
+    let whole = fs::read(place.segment(1)).unwrap();
+    let file = fs::OpenOptions::new().write(true).open(place.segment(1)).unwrap();
+    let hole = 900..90_000;
+    std::os::unix::fs::FileExt::write_all_at(&file, &vec![0; hole.len()], 900).unwrap();
+    let late = ScrubOptions { confirm_delay: Duration::from_secs(1), ..at_once() };
+    let handle = place.start(late);
+    let deadline = Instant::now() + DEADLINE;
+    while handle.report().bytes == 0 {
+        assert!(Instant::now() < deadline);
+        std::thread::yield_now();
+    }
+    std::os::unix::fs::FileExt::write_all_at(&file, &whole[hole], 900).unwrap();
+    assert!(handle.wait_for_passes(1, DEADLINE));
+    assert_eq!(handle.report().bad, []);
+    assert_eq!(handle.report().records, 10_100);
 }
 
 #[test]

@@ -17,8 +17,8 @@
 //! - [`frame`]: the 64 bytes before every frame.
 //! - [`message`]: the bodies of all frames but `Data`; `identity` and `refusal`
 //!   hold those that make a handshake and an end, `field` what all are made of.
-//! - [`sender`]: a primary's connection; `slot`: one space of it; `window`: what
-//!   of it is in flight.
+//! - [`sender`]: a primary's connection; `event`: what it hands out; `slot`: one
+//!   space of it; `window`: what of it is in flight.
 //! - [`receiver`]: a replica's connection; `intake`: one space of it.
 //! - `link`: what both keep of the connection: handshake, heartbeats, control
 //!   frames that wait.
@@ -34,6 +34,7 @@
 
 #![forbid(unsafe_code)]
 
+mod event;
 mod field;
 pub mod frame;
 mod identity;

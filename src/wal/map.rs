@@ -93,11 +93,11 @@ impl Slot {
             if slot.start.load(Ordering::Relaxed) == FREE
                 && slot
                     .start
-                    .compare_exchange(FREE, CLAIMED, Ordering::Acquire, Ordering::Relaxed)
+                    .compare_exchange(FREE, CLAIMED, Ordering::SeqCst, Ordering::Relaxed)
                     .is_ok()
             {
-                slot.end.store(end, Ordering::Relaxed);
-                slot.damaged.store(false, Ordering::Relaxed);
+                slot.end.store(end, Ordering::SeqCst);
+                slot.damaged.store(false, Ordering::SeqCst);
                 USED.fetch_max(index + 1, Ordering::SeqCst);
                 slot.start.store(start, Ordering::SeqCst);
                 HINT.store((index + 1) % MAX_MAPPED_WINDOWS, Ordering::Relaxed);

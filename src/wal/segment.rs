@@ -299,9 +299,12 @@ mod tests {
         let path = directory.path().join("wal-0000000000000001.log");
         fs::write(&path, b"one").unwrap();
         let first = Segment::open(&path).unwrap().identity;
+        if first.birth_ns == 0 {
+            return;
+        }
         // Birth times are as coarse as the kernel's tick.
         let deadline = Instant::now() + Duration::from_secs(10);
-        while first.birth_ns != 0 {
+        loop {
             fs::remove_file(&path).unwrap();
             fs::write(&path, b"two").unwrap();
             let second = Segment::open(&path).unwrap().identity;

@@ -166,7 +166,7 @@ impl Writer {
             path: directory.to_path_buf(),
             source,
         };
-        fs::create_dir_all(directory).map_err(failed)?;
+        create_directory(directory, options.fsync != Fsync::Never).map_err(failed)?;
         let names = discover::segments(directory).map_err(failed)?;
         let mut largest = None;
         for name in &names {
@@ -354,6 +354,27 @@ impl Drop for Writer {
             let _ = self.commit();
         }
     }
+}
+
+/// Create a directory and those above it that are missing; if `durable`, sync
+/// the entry of each.
+fn create_directory(directory: &Path, durable: bool) -> io::Result<()> {
+    let missing: Vec<_> = directory
+        .ancestors()
+        .take_while(|path| !path.exists())
+        .collect();
+    fs::create_dir_all(directory)?;
+    if durable {
+        for parent in missing.iter().filter_map(|path| path.parent()) {
+            let parent = if parent.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                parent
+            };
+            File::open(parent)?.sync_all()?;
+        }
+    }
+    Ok(())
 }
 
 /// The largest sequence of the whole records in a segment, damage skipped.

@@ -103,10 +103,11 @@ fn t8_names_ascend_even_if_the_clock_steps_back() {
 }
 
 #[test]
-fn opening_alone_leaves_no_file() {
-    let directory = tempfile::tempdir().unwrap();
-    drop(Writer::open(directory.path(), WriterOptions::default()).unwrap());
-    assert!(discover::segments(directory.path()).unwrap().is_empty());
+fn opening_alone_leaves_directories_and_no_file() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("space/wal");
+    drop(Writer::open(&directory, WriterOptions::default()).unwrap());
+    assert!(discover::segments(&directory).unwrap().is_empty());
 }
 
 #[test]

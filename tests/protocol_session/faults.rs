@@ -298,7 +298,7 @@ fn acks_that_cannot_be_are_refused() {
         ("received before it was sent", |ack| ack.received = Lsn(601)),
         ("written before received", |ack| ack.written = Lsn(400)),
         ("flushed before written", |ack| {
-            (ack.received, ack.flushed) = (Lsn(600), Lsn(600))
+            (ack.received, ack.flushed) = (Lsn(600), Lsn(600));
         }),
         ("applied before flushed", |ack| ack.applied = Lsn(301)),
         ("flushed in mid-frame", |ack| {
@@ -309,7 +309,7 @@ fn acks_that_cannot_be_are_refused() {
             (ack.received, ack.written, ack.flushed) = (Lsn(200), Lsn(200), Lsn(200));
         }),
         ("written went back", |ack| {
-            (ack.written, ack.flushed) = (Lsn(200), Lsn(200))
+            (ack.written, ack.flushed) = (Lsn(200), Lsn(200));
         }),
     ];
     for (what, change) in changes {

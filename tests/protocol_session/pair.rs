@@ -161,7 +161,7 @@ pub struct Copy {
     /// Records that are durable; the others are in memory.
     pub durable: usize,
     pub highest_epoch: Epoch,
-    /// How many runs, and where the data goes on after a restart.
+    /// Answer `OpenSpace` with this.
     pub refuse: Option<ErrorCode>,
 }
 
@@ -343,9 +343,10 @@ impl Pair {
                 assert_eq!((header.handle, header.start), (handle, start));
                 assert_eq!(header.payload_bytes, bytes);
                 let log = &self.logs.0[&handle];
-                let first = log.mark_at(start).unwrap().records as usize;
+                let first = usize::try_from(log.mark_at(start).unwrap().records).unwrap();
                 let end = log.mark_at(start.advance(u64::from(bytes))).unwrap();
-                let records = log.records[first..end.records as usize].to_vec();
+                let last = usize::try_from(end.records).unwrap();
+                let records = log.records[first..last].to_vec();
                 assert_eq!(records.len(), header.records as usize);
                 assert_eq!(header.first_sequence, log.marks[first + 1].sequence);
                 let run_end = log.runs.get(ordinal as usize + 1).map(|run| run.start);

@@ -103,18 +103,22 @@ fn a_run_recorded_ahead_of_lost_data_is_not_announced_again() {
     assert_eq!(pair.copies[&A].log.runs.len(), 2);
     assert_eq!(pair.copies[&A].durable, 0);
     pair.reconnect(true);
-    pair.intents.clear();
     pair.flush_at_once = true;
-    pair.settle();
-    pair.advance(BATCH.max_delay);
-    pair.settle();
-    pair.check_identical();
-    assert!(
-        !pair
-            .intents
-            .iter()
-            .any(|intent| matches!(intent, Intent::Run { .. }))
+    let mut kinds = Vec::new();
+    for _ in 0..6 {
+        pair.send();
+        kinds.extend(pair.kinds());
+        while pair.deliver_one() {}
+        pair.reply();
+        while pair.deliver_reply() {}
+        pair.advance(BATCH.max_delay);
+    }
+    assert_eq!(
+        kinds,
+        [Kind::Hello, Kind::OpenSpace, Kind::Data, Kind::Data],
+        "the position is in run 0, run 1 is known"
     );
+    pair.check_identical();
 }
 
 #[test]
@@ -153,7 +157,13 @@ fn a_replica_ahead_of_the_primary_has_diverged() {
     pair.settle();
     pair.log(A).truncate(4);
     pair.reconnect(false);
+    pair.events.clear();
     pair.settle();
+    let asked = pair
+        .events
+        .iter()
+        .any(|event| matches!(event, Event::Resume { .. }));
+    assert!(!asked, "there is no mark to look for beyond the head");
     assert_eq!(pair.stops(), [(A, ErrorCode::Diverged)]);
     assert_eq!(
         pair.copies[&A].log.records.len(),

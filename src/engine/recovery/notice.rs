@@ -37,7 +37,8 @@ pub enum Notice {
         /// What is wrong with it.
         error: RecordError,
         /// Where a good record follows in the same file: then it is no torn
-        /// tail, and the disk may be failing.
+        /// tail. Writes that were never synced may have reached the disk out
+        /// of order; without a stop of the host, the disk is failing.
         good_after: Option<u64>,
     },
     /// A file behind the checkpoint is shorter than its run.
@@ -106,7 +107,8 @@ impl fmt::Display for Notice {
                 match good_after {
                     Some(at) => write!(
                         f,
-                        "; a good record follows at {at}, so this is no torn tail: check the disk"
+                        "; a good record follows at {at}: writes reached the disk out of their \
+                         order when the host stopped, or the disk is failing"
                     ),
                     None => f.write_str("; nothing good follows in the file"),
                 }

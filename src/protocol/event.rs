@@ -1,0 +1,76 @@
+//! What the sender hands out: frames for the socket, events for the engine.
+
+#![forbid(unsafe_code)]
+
+use super::frame::Handle;
+use super::message::{Ack, ErrorCode, Identity, Standing};
+use crate::lsn::{Lsn, Mark};
+
+/// Something to put on the socket, in the order given.
+#[derive(Debug)]
+pub enum Transmit {
+    /// One or more control frames.
+    Control(Vec<u8>),
+    /// A data frame: its header, then the bytes of the stream from `start` on.
+    Data {
+        /// The space.
+        handle: Handle,
+        /// The frame header.
+        header: [u8; 64],
+        /// The run the bytes lie in.
+        ordinal: u32,
+        /// First byte.
+        start: Lsn,
+        /// How many.
+        bytes: u32,
+    },
+}
+
+/// Something the engine should know.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// The handshake is done.
+    Established {
+        /// Who answered.
+        peer: Identity,
+    },
+    /// The replica says where it stands: find the mark at `standing.flushed`
+    /// and answer with [`Sender::handle_resume`](super::sender::Sender::handle_resume).
+    Resume {
+        /// The space.
+        handle: Handle,
+        /// The replica's position.
+        standing: Standing,
+    },
+    /// Positions moved. `flushed` is the mark of the flushed position, if it moved.
+    Acked {
+        /// The space.
+        handle: Handle,
+        /// As it came, chain already compared.
+        ack: Ack,
+        /// Mark at `ack.flushed`.
+        flushed: Option<Mark>,
+    },
+    /// This space is shipped no more on this connection. `retry` tells
+    /// whether a later attempt can help without a person (Busy).
+    Stopped {
+        /// The space.
+        handle: Handle,
+        /// Why.
+        code: ErrorCode,
+        /// A sentence for the operator.
+        reason: String,
+        /// Reopen the space after a pause.
+        retry: bool,
+    },
+    /// The connection is finished: send what `poll_transmit` still has, close.
+    Closed {
+        /// Why.
+        code: ErrorCode,
+        /// A sentence for the operator.
+        reason: String,
+        /// Whether a later attempt may succeed by itself.
+        retry: bool,
+    },
+}
