@@ -29,9 +29,7 @@ pub enum IdError {
 /// True for 3 to 64 characters of `a-z`, `0-9`, `_` and `-`.
 fn is_name(text: &str) -> bool {
     (3..=64).contains(&text.len())
-        && text
-            .bytes()
-            .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'))
+        && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'))
 }
 
 macro_rules! name_type {
@@ -157,9 +155,7 @@ impl FromStr for SegmentName {
             })
             .and_then(|hex| u64::from_str_radix(hex, 16).ok())
             .map(Self)
-            .ok_or_else(|| IdError::Segment {
-                found: text.chars().take(80).collect(),
-            })
+            .ok_or_else(|| IdError::Segment { found: text.chars().take(80).collect() })
     }
 }
 

@@ -29,6 +29,7 @@ pub const MAX_RECORD_BYTES: u64 = RECORD_HEADER_BYTES as u64 + MAX_RECORD_PAYLOA
 pub const MAX_EXTENT_BYTES: u32 = 2 << 20;
 
 /// The largest payload of any frame that a peer may announce.
+#[expect(clippy::cast_possible_truncation, reason = "a header is 64 bytes")]
 pub const MAX_FRAME_PAYLOAD_BYTES: u32 = RECORD_HEADER_BYTES as u32 + MAX_RECORD_PAYLOAD_BYTES;
 
 /// The largest payload of a frame that is not `Data`.

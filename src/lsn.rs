@@ -98,10 +98,7 @@ impl Chain {
         let first = fold(word(0) ^ K[0], word(1) ^ K[1]);
         let second = fold(word(2) ^ K[2], word(3) ^ K[3]);
         let third = fold(word(4) ^ K[4], word(5) ^ word(6) ^ word(7) ^ K[5]);
-        Self(fold(
-            self.0 ^ first ^ K[0],
-            second.rotate_left(23) ^ third ^ K[3],
-        ))
+        Self(fold(self.0 ^ first ^ K[0], second.rotate_left(23) ^ third ^ K[3]))
     }
 }
 
@@ -131,11 +128,6 @@ pub struct Mark {
 
 impl Mark {
     /// The start of every stream.
-    pub const START: Self = Self {
-        lsn: Lsn::ZERO,
-        chain: Chain::START,
-        records: 0,
-        sequence: 0,
-        timestamp_ns: 0,
-    };
+    pub const START: Self =
+        Self { lsn: Lsn::ZERO, chain: Chain::START, records: 0, sequence: 0, timestamp_ns: 0 };
 }

@@ -105,10 +105,7 @@ const UUID: u128 = 0x0001_0203_0405_0607_0809_0a0b_0c0d_0e0f;
 
 fn bytes(hex: &str) -> Vec<u8> {
     let digits: Vec<_> = hex.chars().filter_map(|c| c.to_digit(16)).collect();
-    digits
-        .chunks(2)
-        .map(|pair| u8::try_from(pair[0] * 16 + pair[1]).unwrap())
-        .collect()
+    digits.chunks(2).map(|pair| u8::try_from(pair[0] * 16 + pair[1]).unwrap()).collect()
 }
 
 /// The message encodes to exactly these bytes, and these decode to it.
@@ -120,44 +117,24 @@ fn golden(message: &Message, (handle, epoch): (Handle, Epoch), hex: &str) {
 
     let (header, body) = golden.split_first_chunk::<64>().unwrap();
     let header = FrameHeader::decode(header).unwrap();
-    assert_eq!(
-        (header.kind, header.handle, header.epoch),
-        (message.kind(), handle, epoch)
-    );
-    assert_eq!(
-        Message::decode(&header, body).unwrap().as_ref(),
-        Some(message)
-    );
+    assert_eq!((header.kind, header.handle, header.epoch), (message.kind(), handle, epoch));
+    assert_eq!(Message::decode(&header, body).unwrap().as_ref(), Some(message));
 }
 
 fn identity(node: &str) -> Identity {
-    Identity {
-        cluster: "blue".parse().unwrap(),
-        node: node.parse().unwrap(),
-        uuid: NodeUuid(UUID),
-    }
+    Identity { cluster: "blue".parse().unwrap(), node: node.parse().unwrap(), uuid: NodeUuid(UUID) }
 }
 
 #[test]
 fn hello_is_frozen() {
     let identity = identity("node-one");
-    let hello = Hello {
-        min_version: 1,
-        max_version: 1,
-        shard: 3,
-        features: 0,
-        identity,
-    };
+    let hello = Hello { min_version: 1, max_version: 1, shard: 3, features: 0, identity };
     golden(&Message::Hello(hello), CONNECTION, HELLO);
 }
 
 #[test]
 fn hello_ack_is_frozen() {
-    let ack = HelloAck {
-        version: 1,
-        features: 0,
-        identity: identity("node-two"),
-    };
+    let ack = HelloAck { version: 1, features: 0, identity: identity("node-two") };
     golden(&Message::HelloAck(ack), CONNECTION, HELLO_ACK);
 }
 
@@ -212,25 +189,15 @@ fn ack_is_frozen() {
 
 #[test]
 fn heartbeat_is_frozen() {
-    let heartbeat = Heartbeat {
-        unix_ns: 1_700_000_000_123_456_789,
-    };
+    let heartbeat = Heartbeat { unix_ns: 1_700_000_000_123_456_789 };
     golden(&Message::Heartbeat(heartbeat), CONNECTION, HEARTBEAT);
 }
 
 #[test]
 fn error_is_frozen() {
-    let refusal = |code, sentence: &str| {
-        Message::Error(Refusal {
-            code,
-            sentence: sentence.into(),
-        })
-    };
-    golden(
-        &refusal(ErrorCode::Diverged, "at 4096: chains differ"),
-        SPACE,
-        ERROR,
-    );
+    let refusal =
+        |code, sentence: &str| Message::Error(Refusal { code, sentence: sentence.into() });
+    golden(&refusal(ErrorCode::Diverged, "at 4096: chains differ"), SPACE, ERROR);
     let itself = refusal(ErrorCode::Itself, "this node has reached itself");
     golden(&itself, CONNECTION, ERROR_OF_CONNECTION);
 }
@@ -276,29 +243,17 @@ fn error_codes_are_frozen() {
     for (number, code) in (1..).zip(codes) {
         assert_eq!(code as u16, number);
         assert_eq!(ErrorCode::from_wire(number), Some(code));
-        assert!(
-            PAGE.contains(&format!("\n| {number} | `{code:?}` |")),
-            "{code:?} in the page"
-        );
+        assert!(PAGE.contains(&format!("\n| {number} | `{code:?}` |")), "{code:?} in the page");
     }
-    assert_eq!(
-        (ErrorCode::from_wire(0), ErrorCode::from_wire(16)),
-        (None, None)
-    );
+    assert_eq!((ErrorCode::from_wire(0), ErrorCode::from_wire(16)), (None, None));
 }
 
 #[test]
 fn every_kind_stands_in_the_page() {
     for number in 1..=9 {
         let kind = Kind::from_wire(number).unwrap();
-        assert!(
-            PAGE.contains(&format!("\n| {number} | `{kind:?}` |")),
-            "{kind:?}"
-        );
-        assert!(
-            PAGE.contains(&format!("\n### {number} {kind:?}\n")),
-            "{kind:?}"
-        );
+        assert!(PAGE.contains(&format!("\n| {number} | `{kind:?}` |")), "{kind:?}");
+        assert!(PAGE.contains(&format!("\n### {number} {kind:?}\n")), "{kind:?}");
     }
     assert_eq!((Kind::from_wire(0), Kind::from_wire(10)), (None, None));
 }
@@ -307,15 +262,10 @@ fn every_kind_stands_in_the_page() {
 fn a_long_sentence_is_cut_at_a_character() {
     let sentence = "é".repeat(400);
     let mut frame = Vec::new();
-    let refusal = Refusal {
-        code: ErrorCode::Gap,
-        sentence,
-    };
+    let refusal = Refusal { code: ErrorCode::Gap, sentence };
     Message::Error(refusal).encode(SPACE.0, SPACE.1, &mut frame);
     let (header, body) = frame.split_first_chunk::<64>().unwrap();
     let header = FrameHeader::decode(header).unwrap();
-    let Some(Message::Error(cut)) = Message::decode(&header, body).unwrap() else {
-        panic!()
-    };
+    let Some(Message::Error(cut)) = Message::decode(&header, body).unwrap() else { panic!() };
     assert_eq!(cut.sentence, "é".repeat(256));
 }

@@ -1,12 +1,7 @@
 //! Both session machines against each other, in virtual time.
 
 #![forbid(unsafe_code)]
-#![allow(
-    clippy::unwrap_used,
-    clippy::needless_pass_by_value,
-    unreachable_pub,
-    missing_docs
-)]
+#![allow(clippy::unwrap_used, clippy::needless_pass_by_value, unreachable_pub, missing_docs)]
 
 #[path = "protocol_session/batching.rs"]
 mod batching;

@@ -30,9 +30,8 @@ impl DiskThreads {
         let mut threads = Vec::with_capacity(count);
         for at in 0..count {
             let (queue, report, notify) = (queue.clone(), report.clone(), notify.clone());
-            let thread = thread::Builder::new()
-                .name(format!("saltus-disk-{at}"))
-                .spawn(move || {
+            let thread =
+                thread::Builder::new().name(format!("saltus-disk-{at}")).spawn(move || {
                     for (name, job) in queue {
                         let result = job();
                         if report.send((name, result)).is_err() {
@@ -43,11 +42,7 @@ impl DiskThreads {
                 })?;
             threads.push(thread);
         }
-        Ok(Self {
-            jobs: Some(jobs),
-            results,
-            threads,
-        })
+        Ok(Self { jobs: Some(jobs), results, threads })
     }
 
     /// Do it when a thread is free; its result comes under `name`.

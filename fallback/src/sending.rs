@@ -6,11 +6,8 @@ use std::io;
 use socket2::Socket;
 
 /// Whether [`send_file`] exists here.
-pub const HAS_SEND_FILE: bool = cfg!(any(
-    target_os = "linux",
-    target_os = "macos",
-    target_os = "freebsd"
-));
+pub const HAS_SEND_FILE: bool =
+    cfg!(any(target_os = "linux", target_os = "macos", target_os = "freebsd"));
 
 #[cfg(target_os = "linux")]
 const NO_SIGNAL: i32 = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
@@ -42,12 +39,7 @@ pub fn send(socket: &Socket, bytes: &[u8], more: bool) -> io::Result<usize> {
 #[cfg(target_os = "linux")]
 pub fn send_file(socket: &Socket, file: &File, offset: u64, bytes: usize) -> io::Result<usize> {
     let mut offset = at(offset)?;
-    Ok(nix::sys::sendfile::sendfile(
-        socket,
-        file,
-        Some(&mut offset),
-        bytes,
-    )?)
+    Ok(nix::sys::sendfile::sendfile(socket, file, Some(&mut offset), bytes)?)
 }
 
 /// Send some of the file's bytes, without copying them through the process. 0

@@ -47,21 +47,14 @@ impl DirectoryWatch {
     pub fn new(notify: impl Fn() + Send + 'static) -> io::Result<Self> {
         let (sender, changes) = bounded(MOST_CHANGES);
         let lost = Arc::new(AtomicBool::new(false));
-        let sink = Sink {
-            sender,
-            lost: Arc::clone(&lost),
-        };
+        let sink = Sink { sender, lost: Arc::clone(&lost) };
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
             if sink.take_in(event) {
                 notify();
             }
         })
         .map_err(into_io)?;
-        Ok(Self {
-            watcher,
-            changes,
-            lost,
-        })
+        Ok(Self { watcher, changes, lost })
     }
 
     /// Watch a directory, by its real path.
@@ -73,9 +66,7 @@ impl DirectoryWatch {
         if !directory.metadata()?.is_dir() {
             return Err(io::ErrorKind::NotADirectory.into());
         }
-        self.watcher
-            .watch(directory, RecursiveMode::NonRecursive)
-            .map_err(into_io)
+        self.watcher.watch(directory, RecursiveMode::NonRecursive).map_err(into_io)
     }
 
     /// End a watch.
@@ -134,12 +125,7 @@ fn changes(kind: EventKind, path: &Path) -> Vec<Change> {
         return Vec::new();
     };
     let (parent, name) = (parent.to_owned(), name.to_owned());
-    let gone = |parent, name| {
-        vec![
-            Change::Vanished(parent, name),
-            Change::Gone(path.to_owned()),
-        ]
-    };
+    let gone = |parent, name| vec![Change::Vanished(parent, name), Change::Gone(path.to_owned())];
     match kind {
         EventKind::Create(_) | EventKind::Modify(ModifyKind::Name(RenameMode::To)) => {
             vec![Change::Appeared(parent, name)]

@@ -134,45 +134,21 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 /// Run a command; the answer is false if something is not as it should be.
 fn execute(command: WalCommand, json: bool, out: &mut impl Write) -> anyhow::Result<bool> {
     match command {
-        WalCommand::Write {
-            dir,
-            records,
-            record_bytes,
-            rate,
-            segment_bytes,
-            fsync,
-        } => {
-            let options = WriterOptions {
-                segment_bytes,
-                fsync: fsync.into(),
-                ..WriterOptions::default()
-            };
-            let load = load::Load {
-                records,
-                record_bytes,
-                rate,
-            };
+        WalCommand::Write { dir, records, record_bytes, rate, segment_bytes, fsync } => {
+            let options =
+                WriterOptions { segment_bytes, fsync: fsync.into(), ..WriterOptions::default() };
+            let load = load::Load { records, record_bytes, rate };
             load::write(&dir, load, options, json, out)
         }
         WalCommand::Inspect { path, records } => {
             let checksums = Checksums::Optional;
-            let detail = if records {
-                Detail::Records
-            } else {
-                Detail::Segments
-            };
+            let detail = if records { Detail::Records } else { Detail::Segments };
             report(&path, checksums, detail, json, out)?;
             Ok(true)
         }
-        WalCommand::Verify {
-            path,
-            allow_no_checksums,
-        } => {
-            let checksums = if allow_no_checksums {
-                Checksums::Optional
-            } else {
-                Checksums::Required
-            };
+        WalCommand::Verify { path, allow_no_checksums } => {
+            let checksums =
+                if allow_no_checksums { Checksums::Optional } else { Checksums::Required };
             report(&path, checksums, Detail::Segments, json, out)
         }
         WalCommand::Compare { first, second } => show_comparison(&first, &second, json, out),
@@ -196,21 +172,12 @@ fn show_comparison(
             .differences
             .iter()
             .map(|difference| match *difference {
-                Difference::OnlyIn {
-                    side: which,
-                    segment,
-                    bytes,
-                } => json!({
+                Difference::OnlyIn { side: which, segment, bytes } => json!({
                     "segment": segment.to_string(),
                     "only_in": side(which).to_string(),
                     "bytes": bytes,
                 }),
-                Difference::Content {
-                    segment,
-                    offset,
-                    record,
-                    bytes,
-                } => json!({
+                Difference::Content { segment, offset, record, bytes } => json!({
                     "segment": segment.to_string(),
                     "offset": offset,
                     "record": record,
@@ -230,34 +197,18 @@ fn show_comparison(
     }
     for difference in &found.differences {
         match *difference {
-            Difference::OnlyIn {
-                side: which,
-                segment,
-                bytes,
-            } => {
+            Difference::OnlyIn { side: which, segment, bytes } => {
                 writeln!(out, "{segment}: only in {}, {bytes} bytes", side(which))?;
             }
-            Difference::Content {
-                segment,
-                offset,
-                record,
-                bytes,
-            } => {
-                writeln!(
-                    out,
-                    "{segment}: differs from byte {offset} on, in record {record}"
-                )?;
+            Difference::Content { segment, offset, record, bytes } => {
+                writeln!(out, "{segment}: differs from byte {offset} on, in record {record}")?;
                 if bytes.0 != bytes.1 {
                     writeln!(out, "  {} bytes against {}", bytes.0, bytes.1)?;
                 }
             }
         }
     }
-    let verdict = if found.is_identical() {
-        "identical"
-    } else {
-        "DIFFERENT"
-    };
+    let verdict = if found.is_identical() { "identical" } else { "DIFFERENT" };
     writeln!(
         out,
         "{verdict}: {} segments in both, {} records, {} bytes, {} differences",

@@ -201,8 +201,7 @@ impl Inbox {
             };
             fresh.push(&slab.filled()[self.parsed..]);
             self.parsed = 0;
-            let most =
-                if large { missing + FRAME_HEADER_BYTES } else { fresh.spare() };
+            let most = if large { missing + FRAME_HEADER_BYTES } else { fresh.spare() };
             (fresh, most)
         };
         // Only a partial frame is worth waiting for as a whole: between

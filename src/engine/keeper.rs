@@ -547,11 +547,8 @@ impl Keeper {
             .get(space)
             .and_then(|entry| entry.record.files.iter().find(|known| known.file == file))
             .ok_or_else(|| format!("file {file} of space {space} is not in the catalog"))?;
-        let identity = Identity {
-            device: known.device,
-            inode: known.inode,
-            birth_ns: known.birth_ns,
-        };
+        let identity =
+            Identity { device: known.device, inode: known.inode, birth_ns: known.birth_ns };
         let named = self.places.wal(space).join(known.segment.to_string());
         for path in [self.pins.path(space, file), named] {
             if let Ok(segment) = Segment::open_as(known.segment, &path)
@@ -587,8 +584,9 @@ impl Keeper {
                 }
                 _ => {}
             }
-            make_directories(&self.places.data_root, &directory)
-                .map_err(|error| (ErrorCode::Storage, format!("{}: {error}", directory.display())))?;
+            make_directories(&self.places.data_root, &directory).map_err(|error| {
+                (ErrorCode::Storage, format!("{}: {error}", directory.display()))
+            })?;
             let entry = self.create(space, Role::Replica, open.stream, open.history.clone());
             self.keep(space.clone(), entry);
         }
@@ -605,7 +603,9 @@ impl Keeper {
         if entry.record.role == Role::Primary {
             return Err((
                 ErrorCode::Role,
-                format!("space {space} is written on this node: it ships it, it does not receive it"),
+                format!(
+                    "space {space} is written on this node: it ships it, it does not receive it"
+                ),
             ));
         }
         if entry.record.stream != open.stream {
@@ -710,7 +710,13 @@ impl Keeper {
             remember(&mut entry.record, &change);
             self.changes.push((space.clone(), change));
         }
-        let path = recovery::path_of(&self.places.data_root, &self.places.state_dir, space, &entry.record, &run);
+        let path = recovery::path_of(
+            &self.places.data_root,
+            &self.places.state_dir,
+            space,
+            &entry.record,
+            &run,
+        );
         let buffered = OpenOptions::new()
             .read(true)
             .write(true)

@@ -289,15 +289,8 @@ impl Engine {
                     return;
                 }
                 let Ok((listener, others)) = gone.recv() else { return };
-                let shard = Shard::new(
-                    setup,
-                    backend,
-                    command_queue,
-                    news_queue,
-                    jobs,
-                    listener,
-                    others,
-                );
+                let shard =
+                    Shard::new(setup, backend, command_queue, news_queue, jobs, listener, others);
                 let mut guard = FailureGuard { shard: shard.number(), failed, reason: None };
                 guard.reason = Some("it panicked; see the log".into());
                 guard.reason = shard.run().err().map(|error| error.to_string());

@@ -10,10 +10,7 @@ use std::time::Instant;
 use super::primary::link::{Link, Slot, State};
 use super::primary::space::Space;
 use super::replica::peer::Peer;
-use super::scrub::ScrubReport;
-use super::status::{
-    BadRange, Lag, Latency, ReplicaState, ReplicaStatus, Role, ScrubStatus, SpaceStatus,
-};
+use super::status::{Lag, Latency, ReplicaState, ReplicaStatus, Role, SpaceStatus};
 use crate::limits::{LAGGING_AFTER, PEER_TIMEOUT};
 
 /// What one shard knows.
@@ -126,22 +123,4 @@ fn latency(slot: &Slot) -> Latency {
 
 fn strategies(slot: &Slot) -> BTreeMap<String, u64> {
     slot.sent_bytes.iter().map(|(strategy, bytes)| (strategy.name().to_owned(), *bytes)).collect()
-}
-
-impl From<ScrubReport> for ScrubStatus {
-    fn from(report: ScrubReport) -> Self {
-        let bad = report.bad.into_iter().map(|range| BadRange {
-            space: range.space,
-            segment: range.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-            offset: range.offset,
-            bytes: range.bytes,
-            problem: range.reason,
-        });
-        Self {
-            segments: report.segments,
-            bytes: report.bytes,
-            passes: report.passes,
-            bad_ranges: bad.collect(),
-        }
-    }
 }

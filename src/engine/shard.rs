@@ -24,27 +24,30 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam::channel::{Receiver, Sender, TryRecvError};
 
+use super::inbox::{Inbox, Step};
 use super::keeper::{Job, News};
 use super::primary::link::{Link, State, Up};
 use super::primary::space::Space;
 use super::primary::{run_of_ticket, run_ticket};
 use super::replica::log::LogOp;
 use super::replica::peer::{Action, Peer};
-use super::inbox::{Inbox, Step};
 use super::report::ShardReport;
 use crate::ids::{NodeId, SegmentName, SpaceId};
-use crate::io::{Backend, Completion, Op, Outcome, SlabPool, Socket, Strategy, Token, WatchEvent, WatchId};
+use crate::io::{
+    Backend, Completion, Op, Outcome, SlabPool, Socket, Strategy, Token, WatchEvent, WatchId,
+};
 use crate::limits::{
     CONNECT_TIMEOUT, CONTROL_SLAB_BYTES, DRAIN_TIMEOUT, MAX_CONNECTIONS, SCAN_INTERVAL,
 };
 use crate::lsn::Mark;
 use crate::protocol::Now;
-use crate::protocol::frame::{Handle, Kind};
+use crate::protocol::frame::{FrameHeader, Handle, Kind};
 use crate::protocol::message::{ErrorCode, Identity, SegmentOpen};
 use crate::protocol::sender::{BatchRule, Event, Sender as SenderMachine, Streams, Transmit};
 use crate::wal::record::Checksums;
 
 /// What a shard is told from outside.
+#[derive(Debug)]
 pub enum Command {
     /// A primary has connected.
     Accepted(Socket, SocketAddr),
@@ -55,7 +58,7 @@ pub enum Command {
 }
 
 /// What a shard is made with.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Setup {
     /// Its number.
     pub shard: usize,
@@ -189,12 +192,16 @@ pub fn shard_of(space: &SpaceId, shards: usize) -> usize {
     usize::try_from(hash % shards.max(1) as u64).unwrap_or(0)
 }
 
+/// A data frame of records that may have no checksums of their own gets one
+/// over its payload.
+fn with_checksum(header: [u8; 64], payload: &[u8]) -> [u8; 64] {
+    FrameHeader::decode(&header)
+        .map_or(header, |decoded| decoded.with_payload_crc(crc32c::crc32c(payload)).encode())
+}
+
 fn now() -> Now {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Now {
-        instant: Instant::now(),
-        unix_ns: u64::try_from(unix.as_nanos()).unwrap_or(u64::MAX),
-    }
+    Now { instant: Instant::now(), unix_ns: u64::try_from(unix.as_nanos()).unwrap_or(u64::MAX) }
 }
 
 impl Shard {
@@ -374,7 +381,9 @@ impl Shard {
         let Some(what) = self.pending.remove(&completion.token.0) else { return };
         let now = now();
         match what {
-            Pending::Connect(index, serial) => self.connected(now, index, serial, completion.result),
+            Pending::Connect(index, serial) => {
+                self.connected(now, index, serial, completion.result);
+            }
             Pending::LinkReceive(index, serial) => {
                 let Some(link) = self.links.get_mut(index).filter(|link| link.serial == serial)
                 else {
@@ -505,10 +514,9 @@ impl Shard {
         let wal = directory.join("wal");
         let watched = match self.backend.watch(&wal) {
             Ok(watch) => Ok((watch, Watched::Wal(id.clone()))),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => self
-                .backend
-                .watch(&directory)
-                .map(|watch| (watch, Watched::Space(id.clone()))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                self.backend.watch(&directory).map(|watch| (watch, Watched::Space(id.clone())))
+            }
             Err(error) => Err(error),
         };
         match watched {
@@ -563,10 +571,10 @@ impl Shard {
                     self.watches.remove(watch);
                     self.watch_space(&id);
                 }
-                Some(Watched::Wal(space)) => {
-                    if name.to_str().is_some_and(|name| name.parse::<SegmentName>().is_ok()) {
-                        self.job(Job::ScanSpace { shard: self.setup.shard, space });
-                    }
+                Some(Watched::Wal(space))
+                    if name.to_str().is_some_and(|name| name.parse::<SegmentName>().is_ok()) =>
+                {
+                    self.job(Job::ScanSpace { shard: self.setup.shard, space });
                 }
                 _ => {}
             },
@@ -765,7 +773,10 @@ impl Shard {
             }
             State::Connecting(at) if *at <= now.instant => {
                 let address = link.address;
-                self.link_down(index, format!("no connection to {address} within {CONNECT_TIMEOUT:?}"));
+                self.link_down(
+                    index,
+                    format!("no connection to {address} within {CONNECT_TIMEOUT:?}"),
+                );
                 return;
             }
             State::Waiting(_) | State::Connecting(_) => return,
@@ -792,7 +803,8 @@ impl Shard {
         }
         if up.established {
             for handle in due {
-                if let Some(open) = self.spaces.get(handle).and_then(|space| space.borrow().open()) {
+                if let Some(open) = self.spaces.get(handle).and_then(|space| space.borrow().open())
+                {
                     up.sender.open_space(now, handle, open);
                 }
             }
@@ -807,7 +819,10 @@ impl Shard {
         while !up.receiving {
             match up.inbox.step() {
                 Ok(Step::Header(header)) if header.kind == Kind::Data => {
-                    self.link_down(index, "the replica sends data, which only a primary does".into());
+                    self.link_down(
+                        index,
+                        "the replica sends data, which only a primary does".into(),
+                    );
                     return;
                 }
                 Ok(Step::Header(_)) => {}
@@ -850,6 +865,7 @@ impl Shard {
                     slot.known = true;
                     if let Some(mark) = flushed {
                         slot.flushed = mark;
+                        slot.stops = 0;
                         let us = now.unix_ns.saturating_sub(mark.timestamp_ns) / 1000;
                         slot.latency.get_or_insert_default().record(us);
                         self.forget(handle);
@@ -932,6 +948,12 @@ impl Shard {
                     self.link_down(index, format!("the bytes at {start} are no longer readable"));
                     return;
                 };
+                let header = match (&source.mapped, self.setup.checksums) {
+                    (Some(mapped), Checksums::Optional) => {
+                        with_checksum(header, (**mapped).as_ref())
+                    }
+                    _ => header,
+                };
                 let slot = link.slot(handle.0 as usize);
                 slot.sent = end;
                 slot.streaming = true;
@@ -971,13 +993,7 @@ impl Shard {
         }
     }
 
-    fn connected(
-        &mut self,
-        now: Now,
-        index: usize,
-        serial: u32,
-        result: std::io::Result<Outcome>,
-    ) {
+    fn connected(&mut self, now: Now, index: usize, serial: u32, result: std::io::Result<Outcome>) {
         let Some(link) = self.links.get_mut(index).filter(|link| link.serial == serial) else {
             return;
         };

@@ -40,13 +40,7 @@ pub(super) fn is_cached(file: &File, offset: u64, bytes: u64) -> bool {
     let mut stat = CacheStat::default();
     // SAFETY: both structures match the kernel's layout and outlive the call.
     let result = unsafe {
-        libc::syscall(
-            SYS_CACHESTAT,
-            file.as_raw_fd(),
-            &raw const range,
-            &raw mut stat,
-            0,
-        )
+        libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), &raw const range, &raw mut stat, 0)
     };
     if result != 0 {
         let error = std::io::Error::last_os_error();

@@ -36,13 +36,7 @@ pub(super) struct Outgoing {
 
 impl Outgoing {
     pub(super) fn new(socket: Arc<Socket>, header: [u8; 64], source: Source) -> Self {
-        Self {
-            socket,
-            source,
-            sent: 0,
-            header,
-            header_sent: 0,
-        }
+        Self { socket, source, sent: 0, header, header_sent: 0 }
     }
 
     /// Bytes of the source that are not with the socket.

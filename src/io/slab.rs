@@ -96,10 +96,7 @@ impl SlabPool {
             shelf: Arc::new(Shelf {
                 most,
                 bytes,
-                stock: Mutex::new(Stock {
-                    idle: Vec::with_capacity(most),
-                    allocated: 0,
-                }),
+                stock: Mutex::new(Stock { idle: Vec::with_capacity(most), allocated: 0 }),
             }),
         }
     }
@@ -176,16 +173,8 @@ impl Slab {
     fn over(memory: Memory, shelf: Option<Arc<Shelf>>) -> Self {
         let capacity = memory.bytes();
         let start = memory.start;
-        let chunk = Chunk {
-            memory: Some(memory),
-            start,
-            shelf,
-        };
-        Self {
-            chunk: Arc::new(chunk),
-            filled: 0,
-            capacity,
-        }
+        let chunk = Chunk { memory: Some(memory), start, shelf };
+        Self { chunk: Arc::new(chunk), filled: 0, capacity }
     }
 
     /// The bytes received so far.
@@ -228,10 +217,7 @@ impl Slab {
             range.start <= range.end && range.end <= self.filled,
             "a slice of bytes that were not received"
         );
-        Slice {
-            chunk: Arc::clone(&self.chunk),
-            range,
-        }
+        Slice { chunk: Arc::clone(&self.chunk), range }
     }
 
     /// Receive at most `most` bytes behind the filled ones; as many as fit.

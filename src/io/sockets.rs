@@ -27,11 +27,7 @@ const KEEPALIVE_PAUSE: Duration = Duration::from_secs(5);
 ///
 /// The address is in use, not of this host, or not permitted.
 pub fn listen(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
@@ -41,11 +37,7 @@ pub fn listen(address: SocketAddr) -> io::Result<Socket> {
 
 /// A non-blocking socket that can be connected to `address`, tuned.
 pub(super) fn unconnected(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     tune(&socket)?;
     Ok(socket)
@@ -59,9 +51,7 @@ pub(super) fn unconnected(address: SocketAddr) -> io::Result<Socket> {
 /// The socket is not TCP, or broken already.
 pub fn tune(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE_PAUSE)
-        .with_interval(KEEPALIVE_PAUSE);
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_PAUSE).with_interval(KEEPALIVE_PAUSE);
     socket.set_tcp_keepalive(&keepalive)?;
     saltus_fallback::bound_unsent(socket, MAX_UNSENT_BYTES, PEER_TIMEOUT)
 }
@@ -80,11 +70,7 @@ fn set_receive_low_water(socket: &Socket, bytes: usize) -> io::Result<()> {
             length,
         )
     };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Remembers what `SO_RCVLOWAT` each socket was last given, so that it is set

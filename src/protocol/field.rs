@@ -96,11 +96,7 @@ impl<'a> Reader<'a> {
     }
 
     fn take(&mut self, field: &'static str, needed: usize) -> Result<&'a [u8], MessageError> {
-        let short = MessageError::Short {
-            field,
-            needed,
-            left: self.rest.len(),
-        };
+        let short = MessageError::Short { field, needed, left: self.rest.len() };
         let (taken, rest) = self.rest.split_at_checked(needed).ok_or(short)?;
         self.rest = rest;
         Ok(taken)
@@ -136,11 +132,9 @@ impl<'a> Reader<'a> {
     pub(super) fn zeros(&mut self, field: &'static str, bytes: usize) -> Result<(), MessageError> {
         match self.take(field, bytes)?.iter().find(|&&byte| byte != 0) {
             None => Ok(()),
-            Some(&found) => Err(MessageError::Value {
-                field,
-                found: u64::from(found),
-                expected: "0",
-            }),
+            Some(&found) => {
+                Err(MessageError::Value { field, found: u64::from(found), expected: "0" })
+            }
         }
     }
 
@@ -164,11 +158,7 @@ impl<'a> Reader<'a> {
     ) -> Result<String, MessageError> {
         let length = self.u16(field)?;
         if usize::from(length) > limit {
-            return Err(MessageError::Value {
-                field,
-                found: u64::from(length),
-                expected,
-            });
+            return Err(MessageError::Value { field, found: u64::from(length), expected });
         }
         let text = utf8(field, self.take(field, usize::from(length))?)?;
         match text.find(char::is_control) {
@@ -182,18 +172,14 @@ impl<'a> Reader<'a> {
         if self.rest.is_empty() {
             Ok(())
         } else {
-            Err(MessageError::Trailing {
-                bytes: self.rest.len(),
-            })
+            Err(MessageError::Trailing { bytes: self.rest.len() })
         }
     }
 }
 
 fn utf8<'a>(field: &'static str, bytes: &'a [u8]) -> Result<&'a str, MessageError> {
-    str::from_utf8(bytes).map_err(|error| MessageError::Text {
-        field,
-        valid_bytes: error.valid_up_to(),
-    })
+    str::from_utf8(bytes)
+        .map_err(|error| MessageError::Text { field, valid_bytes: error.valid_up_to() })
 }
 
 pub(super) fn put_u64(out: &mut Vec<u8>, number: u64) {
@@ -218,11 +204,7 @@ pub(super) fn put_text(out: &mut Vec<u8>, text: &str, limit: u16) {
     let length_at = out.len();
     out.extend_from_slice(&[0; 2]);
     for character in text.chars() {
-        let shown = if character.is_control() {
-            ' '
-        } else {
-            character
-        };
+        let shown = if character.is_control() { ' ' } else { character };
         let mut buffer = [0; 4];
         let bytes = shown.encode_utf8(&mut buffer).as_bytes();
         if out.len() - length_at - 2 + bytes.len() > usize::from(limit) {

@@ -293,25 +293,14 @@ impl FrameHeader {
             return Err(FrameError::Flags { found: flags });
         }
         // An unused payload CRC counts as reserved: one frame, one encoding.
-        let unused = if flags & FLAG_PAYLOAD_CRC == 0 {
-            48
-        } else {
-            RESERVED_OFFSET
-        };
+        let unused = if flags & FLAG_PAYLOAD_CRC == 0 { 48 } else { RESERVED_OFFSET };
         if let Some(offset) = (unused..CRC_OFFSET).find(|&offset| bytes[offset] != 0) {
-            return Err(FrameError::Reserved {
-                offset,
-                found: bytes[offset],
-            });
+            return Err(FrameError::Reserved { offset, found: bytes[offset] });
         }
         let payload_bytes = u32::from_le_bytes(bytes_at(bytes, 40));
         let limit = kind.max_payload_bytes();
         if payload_bytes > limit {
-            return Err(FrameError::PayloadLength {
-                kind,
-                found: payload_bytes,
-                limit,
-            });
+            return Err(FrameError::PayloadLength { kind, found: payload_bytes, limit });
         }
         Ok(Self {
             kind,
@@ -354,11 +343,7 @@ impl FrameHeader {
         if expected == self.payload_crc {
             Ok(())
         } else {
-            Err(FrameError::PayloadCrc {
-                kind: self.kind,
-                expected,
-                found: self.payload_crc,
-            })
+            Err(FrameError::PayloadCrc { kind: self.kind, expected, found: self.payload_crc })
         }
     }
 }
@@ -411,9 +396,7 @@ mod tests {
         bytes[..4].copy_from_slice(b"GET ");
         assert_eq!(
             FrameHeader::decode(&bytes),
-            Err(FrameError::Magic {
-                found: u32::from_le_bytes(*b"GET ")
-            })
+            Err(FrameError::Magic { found: u32::from_le_bytes(*b"GET ") })
         );
     }
 
@@ -442,19 +425,12 @@ mod tests {
         };
         assert!(announce(Kind::Data, MAX_FRAME_PAYLOAD_BYTES).is_ok());
         assert!(announce(Kind::Data, MAX_FRAME_PAYLOAD_BYTES + 1).is_err());
-        for kind in (1..=9)
-            .filter_map(Kind::from_wire)
-            .filter(|&kind| kind != Kind::Data)
-        {
+        for kind in (1..=9).filter_map(Kind::from_wire).filter(|&kind| kind != Kind::Data) {
             assert!(announce(kind, MAX_CONTROL_PAYLOAD_BYTES).is_ok());
             let limit = MAX_CONTROL_PAYLOAD_BYTES;
             assert_eq!(
                 announce(kind, limit + 1),
-                Err(FrameError::PayloadLength {
-                    kind,
-                    found: limit + 1,
-                    limit
-                })
+                Err(FrameError::PayloadLength { kind, found: limit + 1, limit })
             );
         }
     }

@@ -121,22 +121,14 @@ impl Hello {
         reader.zeros("reserved", 4)?;
         let features = reader.u64("features")?;
         let identity = Identity::decode(reader)?;
-        Ok(Self {
-            min_version,
-            max_version,
-            shard,
-            features,
-            identity,
-        })
+        Ok(Self { min_version, max_version, shard, features, identity })
     }
 
     /// The highest version that both speak.
     #[must_use]
     pub fn common_version(&self) -> Option<u8> {
         // This build speaks one version, so the overlap is that one or none.
-        (self.min_version..=self.max_version)
-            .contains(&VERSION)
-            .then_some(VERSION)
+        (self.min_version..=self.max_version).contains(&VERSION).then_some(VERSION)
     }
 }
 
@@ -152,10 +144,6 @@ impl HelloAck {
         let version = reader.u8("version")?;
         reader.zeros("reserved", 7)?;
         let features = reader.u64("features")?;
-        Ok(Self {
-            version,
-            features,
-            identity: Identity::decode(reader)?,
-        })
+        Ok(Self { version, features, identity: Identity::decode(reader)? })
     }
 }

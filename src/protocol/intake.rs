@@ -93,25 +93,14 @@ impl Intake {
     pub(super) fn open(&mut self, standing: &Standing) {
         assert_eq!(self.phase, Phase::Opening, "opened twice");
         let at = standing.flushed;
-        assert!(
-            at == Lsn::ZERO || standing.runs > 0,
-            "bytes at {at} that lie in no run"
-        );
+        assert!(at == Lsn::ZERO || standing.runs > 0, "bytes at {at} that lie in no run");
         self.highest_epoch = standing.highest_epoch.max(self.epoch);
-        self.phase = if self.highest_epoch > self.epoch {
-            Phase::Fenced
-        } else {
-            Phase::Open
-        };
+        self.phase = if self.highest_epoch > self.epoch { Phase::Fenced } else { Phase::Open };
         (self.expected, self.received, self.written) = (at, at, at);
         self.told = (at, at);
         self.runs = standing.runs;
-        self.flushed = Mark {
-            lsn: at,
-            chain: standing.chain,
-            records: standing.records,
-            ..Mark::START
-        };
+        self.flushed =
+            Mark { lsn: at, chain: standing.chain, records: standing.records, ..Mark::START };
     }
 
     /// Whether a frame of the stream may come; its header alone decides.
@@ -120,23 +109,16 @@ impl Intake {
     fn admit(&self, epoch: Epoch) -> Result<(), Refused> {
         match self.phase {
             Phase::Closing => Ok(()),
-            Phase::Opening => Err((
-                ErrorCode::Protocol,
-                "a frame of the stream before OpenAck".to_owned(),
-            )),
+            Phase::Opening => {
+                Err((ErrorCode::Protocol, "a frame of the stream before OpenAck".to_owned()))
+            }
             Phase::Fenced => Err((
                 ErrorCode::StaleEpoch,
-                format!(
-                    "fenced: epoch {} was seen, the frame has {epoch}",
-                    self.highest_epoch
-                ),
+                format!("fenced: epoch {} was seen, the frame has {epoch}", self.highest_epoch),
             )),
             Phase::Open if epoch != self.epoch => Err((
                 ErrorCode::StaleEpoch,
-                format!(
-                    "the space is open in epoch {}, the frame has {epoch}",
-                    self.epoch
-                ),
+                format!("the space is open in epoch {}, the frame has {epoch}", self.epoch),
             )),
             Phase::Open => Ok(()),
         }
@@ -157,31 +139,19 @@ impl Intake {
         if header.raw_bytes != header.payload_bytes {
             return Err((
                 ErrorCode::Protocol,
-                format!(
-                    "{bytes} payload bytes stand for {}, uncompressed",
-                    header.raw_bytes
-                ),
+                format!("{bytes} payload bytes stand for {}, uncompressed", header.raw_bytes),
             ));
         }
         if records == 0 || records * RECORD_HEADER_BYTES as u64 > bytes {
-            return Err((
-                ErrorCode::Protocol,
-                format!("{records} records in {bytes} bytes"),
-            ));
+            return Err((ErrorCode::Protocol, format!("{records} records in {bytes} bytes")));
         }
         if header.start.0.checked_add(bytes).is_none() {
-            return Err((
-                ErrorCode::Protocol,
-                format!("data beyond the end at {}", header.start),
-            ));
+            return Err((ErrorCode::Protocol, format!("data beyond the end at {}", header.start)));
         }
         if header.start > self.expected {
             return Err((
                 ErrorCode::Gap,
-                format!(
-                    "data begins at {}, expected {}",
-                    header.start, self.expected
-                ),
+                format!("data begins at {}, expected {}", header.start, self.expected),
             ));
         }
         if self.runs == 0 {
@@ -201,10 +171,7 @@ impl Intake {
         let skip = u32::try_from(start.bytes_since(header.start));
         assert!(skip.is_ok(), "less than the payload");
         self.expected = end;
-        Admitted::New {
-            start,
-            skip: skip.unwrap_or_default(),
-        }
+        Admitted::New { start, skip: skip.unwrap_or_default() }
     }
 
     /// Takes a `SegmentOpen`; true if the run is new.
@@ -214,10 +181,7 @@ impl Intake {
             return match known {
                 Some(last) if last != *run => Err((
                     ErrorCode::Protocol,
-                    format!(
-                        "run {} was announced as {last:?}, now as {run:?}",
-                        run.ordinal
-                    ),
+                    format!("run {} was announced as {last:?}, now as {run:?}", run.ordinal),
                 )),
                 _ => Ok(false),
             };
@@ -241,47 +205,23 @@ impl Intake {
 
     /// Verified up to `end`; true if an ack is due.
     pub(super) fn verified(&mut self, end: &Mark) -> bool {
-        assert!(
-            end.lsn <= self.expected,
-            "verified {} beyond {}",
-            end.lsn,
-            self.expected
-        );
-        assert!(
-            end.lsn >= self.received,
-            "verified {}, then {}",
-            self.received,
-            end.lsn
-        );
+        assert!(end.lsn <= self.expected, "verified {} beyond {}", end.lsn, self.expected);
+        assert!(end.lsn >= self.received, "verified {}, then {}", self.received, end.lsn);
         self.received = end.lsn;
         self.received.bytes_since(self.told.0) >= ACK_BYTES
     }
 
     /// With the file system up to `to`; true if an ack is due.
     pub(super) fn wrote(&mut self, to: Lsn) -> bool {
-        assert!(
-            to <= self.received,
-            "wrote {to}, verified {}",
-            self.received
-        );
+        assert!(to <= self.received, "wrote {to}, verified {}", self.received);
         self.written = self.written.max(to);
         self.written.bytes_since(self.told.1) >= ACK_BYTES
     }
 
     /// Durable up to `to`; true if an ack is due.
     pub(super) fn durable(&mut self, to: &Mark) -> bool {
-        assert!(
-            to.lsn <= self.received,
-            "flushed {}, verified {}",
-            to.lsn,
-            self.received
-        );
-        assert!(
-            to.lsn >= self.flushed.lsn,
-            "flushed {}, then {}",
-            self.flushed.lsn,
-            to.lsn
-        );
+        assert!(to.lsn <= self.received, "flushed {}, verified {}", to.lsn, self.received);
+        assert!(to.lsn >= self.flushed.lsn, "flushed {}, then {}", self.flushed.lsn, to.lsn);
         if to.lsn == self.flushed.lsn {
             return false;
         }

@@ -47,9 +47,7 @@ pub(super) struct Link {
 impl Link {
     pub(super) fn new(now: Now) -> Self {
         Self {
-            phase: Phase::Handshake {
-                deadline: now.instant + CONNECT_TIMEOUT,
-            },
+            phase: Phase::Handshake { deadline: now.instant + CONNECT_TIMEOUT },
             out: Vec::new(),
             last_heard: now.instant,
             next_heartbeat: now.instant + HEARTBEAT_INTERVAL,
@@ -70,10 +68,7 @@ impl Link {
     }
 
     pub(super) fn establish(&mut self) {
-        assert!(
-            matches!(self.phase, Phase::Handshake { .. }),
-            "established twice"
-        );
+        assert!(matches!(self.phase, Phase::Handshake { .. }), "established twice");
         self.phase = Phase::Established;
     }
 
@@ -100,10 +95,7 @@ impl Link {
     }
 
     pub(super) fn refuse(&mut self, handle: Handle, epoch: Epoch, code: ErrorCode, why: String) {
-        let refusal = Refusal {
-            code,
-            sentence: why,
-        };
+        let refusal = Refusal { code, sentence: why };
         self.queue(&Message::Error(refusal), handle, epoch);
     }
 
@@ -137,9 +129,7 @@ impl Link {
         if !self.heartbeat_due || !self.is_established() {
             return None;
         }
-        let heartbeat = Message::Heartbeat(Heartbeat {
-            unix_ns: now.unix_ns,
-        });
+        let heartbeat = Message::Heartbeat(Heartbeat { unix_ns: now.unix_ns });
         self.queue(&heartbeat, Handle::CONNECTION, Epoch(0));
         self.take(now)
     }

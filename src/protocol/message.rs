@@ -193,11 +193,7 @@ impl Message {
             Self::Error(refusal) => refusal.encode(out),
         }
         let bytes = u32::try_from(out.len() - body).unwrap_or(u32::MAX);
-        assert!(
-            bytes <= MAX_CONTROL_PAYLOAD_BYTES,
-            "a {:?} body outgrew its limit",
-            self.kind()
-        );
+        assert!(bytes <= MAX_CONTROL_PAYLOAD_BYTES, "a {:?} body outgrew its limit", self.kind());
         let mut header = FrameHeader::bare(self.kind(), handle, epoch)
             .with_payload_crc(crc32c::crc32c(&out[body..]));
         header.payload_bytes = bytes;
@@ -222,9 +218,7 @@ impl Message {
             Kind::OpenAck => Self::OpenAck(Standing::decode(&mut reader)?),
             Kind::SegmentOpen => Self::SegmentOpen(SegmentOpen::decode(&mut reader)?),
             Kind::Ack => Self::Ack(Ack::decode(&mut reader)?),
-            Kind::Heartbeat => Self::Heartbeat(Heartbeat {
-                unix_ns: reader.u64("unix_ns")?,
-            }),
+            Kind::Heartbeat => Self::Heartbeat(Heartbeat { unix_ns: reader.u64("unix_ns")? }),
             Kind::Error => Self::Error(Refusal::decode(&mut reader)?),
             Kind::Data => return Ok(None),
         };
@@ -239,19 +233,12 @@ fn check_control_header(header: &FrameHeader, body: &[u8]) -> Result<(), Message
         return Err(MessageError::Unsealed);
     }
     if u32::try_from(body.len()) != Ok(header.payload_bytes) {
-        return Err(MessageError::Length {
-            announced: header.payload_bytes,
-            found: body.len(),
-        });
+        return Err(MessageError::Length { announced: header.payload_bytes, found: body.len() });
     }
     header.check_payload(body)?;
     let zero = |field, found| match found {
         0 => Ok(()),
-        _ => Err(MessageError::Value {
-            field,
-            found,
-            expected: "0 on a control frame",
-        }),
+        _ => Err(MessageError::Value { field, found, expected: "0 on a control frame" }),
     };
     zero("records", u64::from(header.records))?;
     zero("start", header.start.0)?;
@@ -263,20 +250,14 @@ fn check_control_header(header: &FrameHeader, body: &[u8]) -> Result<(), Message
             expected: "the payload length",
         });
     }
-    let of_space = matches!(
-        header.kind,
-        Kind::OpenSpace | Kind::OpenAck | Kind::SegmentOpen | Kind::Ack
-    );
+    let of_space =
+        matches!(header.kind, Kind::OpenSpace | Kind::OpenAck | Kind::SegmentOpen | Kind::Ack);
     let on_space = header.handle != Handle::CONNECTION;
     if header.kind != Kind::Error && of_space != on_space {
         return Err(MessageError::Value {
             field: "handle",
             found: u64::from(header.handle.0),
-            expected: if of_space {
-                "a space"
-            } else {
-                "the connection's, 4294967295"
-            },
+            expected: if of_space { "a space" } else { "the connection's, 4294967295" },
         });
     }
     if !on_space {
@@ -288,10 +269,7 @@ fn check_control_header(header: &FrameHeader, body: &[u8]) -> Result<(), Message
 impl OpenSpace {
     fn encode(&self, out: &mut Vec<u8>) {
         let count = self.history.len();
-        assert!(
-            (1..=MAX_EPOCHS_PER_STREAM).contains(&count),
-            "a history of {count} epochs"
-        );
+        assert!((1..=MAX_EPOCHS_PER_STREAM).contains(&count), "a history of {count} epochs");
         out.extend_from_slice(&self.stream.0.to_le_bytes());
         put_u64(out, self.head.0);
         put_u32(out, u32::try_from(count).unwrap_or(u32::MAX));
@@ -334,12 +312,7 @@ impl OpenSpace {
                 expected: "at most the head, in the present epoch",
             });
         }
-        Ok(Self {
-            space: reader.name("space")?,
-            stream,
-            history,
-            head,
-        })
+        Ok(Self { space: reader.name("space")?, stream, history, head })
     }
 }
 

@@ -27,10 +27,7 @@ fn open_space() -> Message {
 }
 
 fn error(sentence: &str) -> Message {
-    Message::Error(Refusal {
-        code: ErrorCode::Gap,
-        sentence: sentence.to_owned(),
-    })
+    Message::Error(Refusal { code: ErrorCode::Gap, sentence: sentence.to_owned() })
 }
 
 fn heartbeat() -> Message {
@@ -99,44 +96,25 @@ fn a_refusal_names_the_field() {
 
 #[test]
 fn a_sentence_longer_than_its_limit_is_refused_before_it_is_read() {
-    let error = forged(&error("why"), |body| {
-        body[2..4].copy_from_slice(&513u16.to_le_bytes())
-    });
-    assert!(matches!(
-        error,
-        MessageError::Value {
-            field: "sentence",
-            found: 513,
-            ..
-        }
-    ));
+    let error = forged(&error("why"), |body| body[2..4].copy_from_slice(&513u16.to_le_bytes()));
+    assert!(matches!(error, MessageError::Value { field: "sentence", found: 513, .. }));
 }
 
 #[test]
 fn a_sentence_reaches_the_wire_without_control_characters() {
     let (header, body) = sent(&error("one\ntwo\x1b[31m"));
-    assert_eq!(
-        Message::decode(&header, &body).unwrap(),
-        Some(error("one two [31m"))
-    );
+    assert_eq!(Message::decode(&header, &body).unwrap(), Some(error("one two [31m")));
 }
 
 #[test]
 fn unknown_trailing_bytes_are_refused() {
-    assert_eq!(
-        forged(&hello(), |body| body.push(0)),
-        MessageError::Trailing { bytes: 1 }
-    );
+    assert_eq!(forged(&hello(), |body| body.push(0)), MessageError::Trailing { bytes: 1 });
 }
 
 #[test]
 fn a_control_frame_without_a_crc_is_refused() {
     let (header, body) = sent(&heartbeat());
-    let open = FrameHeader {
-        flags: 0,
-        payload_crc: 0,
-        ..header
-    };
+    let open = FrameHeader { flags: 0, payload_crc: 0, ..header };
     assert_eq!(Message::decode(&open, &body), Err(MessageError::Unsealed));
 }
 
@@ -158,17 +136,12 @@ fn a_control_header_with_data_fields_is_refused_by_the_field() {
     }
     let (mut header, body) = sent(&open_space());
     header.handle = Handle::CONNECTION;
-    assert_eq!(
-        field(&Message::decode(&header, &body).unwrap_err()),
-        "handle"
-    );
+    assert_eq!(field(&Message::decode(&header, &body).unwrap_err()), "handle");
 }
 
 #[test]
 fn the_longest_history_fits_into_a_frame() {
-    let history = (1..=MAX_EPOCHS_PER_STREAM as u64)
-        .map(|n| (Epoch(n), Lsn(n)))
-        .collect();
+    let history = (1..=MAX_EPOCHS_PER_STREAM as u64).map(|n| (Epoch(n), Lsn(n))).collect();
     let open = OpenSpace {
         space: "a".repeat(64).parse().unwrap(),
         stream: StreamId(1),
@@ -176,8 +149,5 @@ fn the_longest_history_fits_into_a_frame() {
         head: Lsn(u64::MAX),
     };
     let (header, body) = sent(&Message::OpenSpace(open.clone()));
-    assert_eq!(
-        Message::decode(&header, &body).unwrap(),
-        Some(Message::OpenSpace(open))
-    );
+    assert_eq!(Message::decode(&header, &body).unwrap(), Some(Message::OpenSpace(open)));
 }

@@ -212,8 +212,7 @@ impl Receiver {
             Ok(standing) => {
                 space.open(&standing);
                 // Also to a stale primary: it learns from it that it is fenced.
-                self.link
-                    .queue(&Message::OpenAck(standing), handle, space.epoch);
+                self.link.queue(&Message::OpenAck(standing), handle, space.epoch);
             }
             Err((code, reason)) => self.forsake(handle, code, reason),
         }
@@ -267,9 +266,7 @@ impl Receiver {
                 self.link.queue(&ack, handle, space.epoch);
             }
         }
-        self.link
-            .take(now)
-            .or_else(|| self.link.take_heartbeat(now))
+        self.link.take(now).or_else(|| self.link.take_heartbeat(now))
     }
 
     /// What the header alone says about a frame.
@@ -292,10 +289,8 @@ impl Receiver {
             return Ok(());
         }
         let Some(space) = self.spaces.get(&header.handle) else {
-            let reason = format!(
-                "{:?} for space {}, which is not open",
-                header.kind, header.handle
-            );
+            let reason =
+                format!("{:?} for space {}, which is not open", header.kind, header.handle);
             return Err(Refused::Connection(ErrorCode::Protocol, reason));
         };
         match header.kind {
@@ -314,11 +309,7 @@ impl Receiver {
         match space.take_data(header) {
             Admitted::New { start, skip } => {
                 self.duplicate_bytes += u64::from(skip);
-                Some(Intent::Data {
-                    handle,
-                    start,
-                    skip,
-                })
+                Some(Intent::Data { handle, start, skip })
             }
             Admitted::Duplicate => {
                 self.duplicate_bytes += u64::from(header.payload_bytes);
@@ -359,18 +350,11 @@ impl Receiver {
         if let Err((code, reason)) = self.me.check_peer(&hello.identity) {
             return self.fail(code, reason);
         }
-        let ack = HelloAck {
-            version,
-            features: hello.features & FEATURES,
-            identity: self.me.clone(),
-        };
-        self.link
-            .queue(&Message::HelloAck(ack), Handle::CONNECTION, Epoch(0));
+        let ack =
+            HelloAck { version, features: hello.features & FEATURES, identity: self.me.clone() };
+        self.link.queue(&Message::HelloAck(ack), Handle::CONNECTION, Epoch(0));
         self.link.establish();
-        Some(Intent::Established {
-            peer: hello.identity,
-            shard: hello.shard,
-        })
+        Some(Intent::Established { peer: hello.identity, shard: hello.shard })
     }
 
     fn open(&mut self, header: &FrameHeader, open: OpenSpace) -> Option<Intent> {
@@ -378,10 +362,8 @@ impl Receiver {
         match self.spaces.get(&handle) {
             Some(space) if space.phase == Phase::Closing => return None,
             Some(_) => {
-                let reason = format!(
-                    "handle {handle} is in use, for {} it is asked again",
-                    open.space
-                );
+                let reason =
+                    format!("handle {handle} is in use, for {} it is asked again", open.space);
                 return self.stop(handle, ErrorCode::Protocol, reason);
             }
             None => {}
@@ -396,8 +378,7 @@ impl Receiver {
         }
         if self.spaces.len() >= MAX_SPACES {
             let reason = format!("more than {MAX_SPACES} spaces on one connection");
-            self.link
-                .refuse(handle, header.epoch, ErrorCode::Limit, reason);
+            self.link.refuse(handle, header.epoch, ErrorCode::Limit, reason);
             return None;
         }
         self.spaces.insert(handle, Intake::new(header.epoch));
@@ -423,16 +404,9 @@ impl Receiver {
         if space.phase == Phase::Closing {
             return None;
         }
-        let Refusal {
-            code,
-            sentence: reason,
-        } = refusal;
+        let Refusal { code, sentence: reason } = refusal;
         self.link.refuse(handle, space.epoch, code, String::new());
-        Some(Intent::Stopped {
-            handle,
-            code,
-            reason,
-        })
+        Some(Intent::Stopped { handle, code, reason })
     }
 
     /// Applies what the engine has done to an open space, and queues its ack
@@ -451,11 +425,7 @@ impl Receiver {
     /// Stops a space by the machine's own decision.
     fn stop(&mut self, handle: Handle, code: ErrorCode, reason: String) -> Option<Intent> {
         self.forsake(handle, code, reason.clone());
-        Some(Intent::Stopped {
-            handle,
-            code,
-            reason,
-        })
+        Some(Intent::Stopped { handle, code, reason })
     }
 
     /// Ends a space at this side, if it has not ended yet.

@@ -119,11 +119,8 @@ impl Refusal {
             found: u64::from(number),
             expected: "1 to 15",
         })?;
-        let sentence = reader.text(
-            "sentence",
-            usize::from(MAX_SENTENCE_BYTES),
-            "at most 512 bytes",
-        )?;
+        let sentence =
+            reader.text("sentence", usize::from(MAX_SENTENCE_BYTES), "at most 512 bytes")?;
         Ok(Self { code, sentence })
     }
 }

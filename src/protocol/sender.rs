@@ -130,10 +130,7 @@ impl Sender {
                 assert!(self.slots.len() < MAX_SPACES, "more spaces than a node has");
                 self.begin(handle, open);
             }
-            Some(Slot {
-                phase: Phase::Closing { reopen },
-                ..
-            }) => *reopen = Some(open),
+            Some(Slot { phase: Phase::Closing { reopen }, .. }) => *reopen = Some(open),
             Some(slot) => assert!(
                 matches!(slot.phase, Phase::Closing { .. }),
                 "space {handle} is open already"
@@ -240,10 +237,7 @@ impl Sender {
             | Message::SegmentOpen(_) => self.nonsense(header.kind),
         }
         if self.link.is_overfull() {
-            self.fail(
-                ErrorCode::Limit,
-                "the replica does not read what it asks for".to_owned(),
-            );
+            self.fail(ErrorCode::Limit, "the replica does not read what it asks for".to_owned());
         }
     }
 
@@ -275,11 +269,7 @@ impl Sender {
         let slot = self.slots.get_mut(&handle).filter(|slot| slot.queued)?;
         slot.queued = false;
         let step = slot.step(now, handle, &self.batch, streams);
-        let gather = if let Step::Gather(deadline) = step {
-            Some(deadline)
-        } else {
-            None
-        };
+        let gather = if let Step::Gather(deadline) = step { Some(deadline) } else { None };
         if let Some(earlier) = std::mem::replace(&mut slot.gather, gather) {
             self.gathers.remove(&(earlier, handle));
         }
@@ -289,8 +279,7 @@ impl Sender {
         match step {
             Step::Idle | Step::Blocked | Step::Gather(_) => None,
             Step::Announce(run) => {
-                self.link
-                    .queue(&Message::SegmentOpen(run), handle, slot.epoch);
+                self.link.queue(&Message::SegmentOpen(run), handle, slot.epoch);
                 // The data of the run follows the announcement at once: the
                 // turn is not over.
                 slot.queued = true;
@@ -350,22 +339,16 @@ impl Sender {
             return self.fail(code, reason);
         }
         if ack.version != VERSION {
-            let reason = format!(
-                "the replica chose version {}, offered {VERSION}",
-                ack.version
-            );
+            let reason = format!("the replica chose version {}, offered {VERSION}", ack.version);
             return self.fail(ErrorCode::Version, reason);
         }
         if ack.features & !FEATURES != 0 {
-            let reason = format!(
-                "the replica accepts features {:#x}, offered {FEATURES:#x}",
-                ack.features
-            );
+            let reason =
+                format!("the replica accepts features {:#x}, offered {FEATURES:#x}", ack.features);
             return self.fail(ErrorCode::Protocol, reason);
         }
         self.link.establish();
-        self.events
-            .push_back(Event::Established { peer: ack.identity });
+        self.events.push_back(Event::Established { peer: ack.identity });
     }
 
     fn opened(&mut self, handle: Handle, epoch: Epoch, standing: Standing) {
@@ -413,11 +396,7 @@ impl Sender {
         }
         match stream.window.acknowledge(&ack) {
             Ok(flushed) => {
-                self.events.push_back(Event::Acked {
-                    handle,
-                    ack,
-                    flushed,
-                });
+                self.events.push_back(Event::Acked { handle, ack, flushed });
                 if flushed.is_some() {
                     // Room in the window, or nothing in flight any more.
                     self.queue(handle);
@@ -470,12 +449,7 @@ impl Sender {
 
     fn push_stopped(&mut self, handle: Handle, code: ErrorCode, reason: String) {
         let retry = code.retry_helps();
-        self.events.push_back(Event::Stopped {
-            handle,
-            code,
-            reason,
-            retry,
-        });
+        self.events.push_back(Event::Stopped { handle, code, reason, retry });
     }
 
     /// Ends a space at this side; false if it was not open.
@@ -505,28 +479,18 @@ impl Sender {
     }
 
     fn nonsense(&mut self, kind: Kind) {
-        self.fail(
-            ErrorCode::Protocol,
-            format!("a {kind:?} frame makes no sense here"),
-        );
+        self.fail(ErrorCode::Protocol, format!("a {kind:?} frame makes no sense here"));
     }
 
     fn unknown(&mut self, kind: Kind, handle: Handle) {
-        self.fail(
-            ErrorCode::Protocol,
-            format!("{kind:?} for space {handle}, which is not open"),
-        );
+        self.fail(ErrorCode::Protocol, format!("{kind:?} for space {handle}, which is not open"));
     }
 
     /// Closes the connection by the machine's own decision.
     fn fail(&mut self, code: ErrorCode, reason: String) {
         self.link.close(code, reason.clone());
         self.clear();
-        self.events.push_back(Event::Closed {
-            code,
-            reason,
-            retry: code.retry_helps(),
-        });
+        self.events.push_back(Event::Closed { code, reason, retry: code.retry_helps() });
     }
 
     fn clear(&mut self) {

@@ -106,12 +106,7 @@ pub(super) enum Step {
 
 impl Slot {
     pub(super) fn new(epoch: Epoch, open: OpenSpace) -> Self {
-        Self {
-            epoch,
-            phase: Phase::Waiting(open),
-            queued: false,
-            gather: None,
-        }
+        Self { epoch, phase: Phase::Waiting(open), queued: false, gather: None }
     }
 
     /// The next step of a streaming space; any other has none.
@@ -149,10 +144,7 @@ pub(super) fn check_standing(
     if standing.flushed > head {
         return Err((
             ErrorCode::Diverged,
-            format!(
-                "the replica has flushed {}, this primary's head is {head}",
-                standing.flushed
-            ),
+            format!("the replica has flushed {}, this primary's head is {head}", standing.flushed),
         ));
     }
     Ok(())
@@ -185,12 +177,7 @@ pub(super) fn check_mark(standing: &Standing, mark: &Mark) -> Result<(), (ErrorC
 impl Stream {
     /// Streams from `mark` on, to a replica that has recorded `runs` runs.
     pub(super) fn new(mark: Mark, runs: u32) -> Self {
-        Self {
-            window: Window::new(mark),
-            current: None,
-            announced: runs,
-            located: false,
-        }
+        Self { window: Window::new(mark), current: None, announced: runs, located: false }
     }
 
     fn step(
@@ -315,18 +302,9 @@ fn data_header(
 ) -> FrameHeader {
     let bytes = end.lsn.bytes_since(sent.lsn);
     let records = end.records.saturating_sub(sent.records);
-    assert!(
-        (1..=u64::from(MAX_FRAME_PAYLOAD_BYTES)).contains(&bytes),
-        "a cut of {bytes} bytes"
-    );
-    assert!(
-        (1..=bytes / 64).contains(&records),
-        "a cut of {records} records, {bytes} bytes"
-    );
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "asserted to fit into 32 bits"
-    )]
+    assert!((1..=u64::from(MAX_FRAME_PAYLOAD_BYTES)).contains(&bytes), "a cut of {bytes} bytes");
+    assert!((1..=bytes / 64).contains(&records), "a cut of {records} records, {bytes} bytes");
+    #[expect(clippy::cast_possible_truncation, reason = "asserted to fit into 32 bits")]
     let (bytes, records) = (bytes as u32, records as u32);
     FrameHeader {
         records,

@@ -40,11 +40,7 @@ impl Window {
             sequence: flushed.sequence,
             chain: flushed.chain,
         };
-        Self {
-            frames: VecDeque::new(),
-            flushed,
-            last,
-        }
+        Self { frames: VecDeque::new(), flushed, last }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -64,10 +60,7 @@ impl Window {
 
     /// A frame with that end is shipped.
     pub(super) fn ship(&mut self, end: Mark) {
-        assert!(
-            end.lsn > self.sent().lsn,
-            "a frame must move the sent position"
-        );
+        assert!(end.lsn > self.sent().lsn, "a frame must move the sent position");
         assert!(self.has_room(end.lsn), "shipped beyond the window");
         self.frames.push_back(end);
     }
@@ -100,10 +93,7 @@ impl Window {
         let (frames, mark) = if ack.flushed == self.flushed.lsn {
             (0, self.flushed)
         } else {
-            match self
-                .frames
-                .binary_search_by_key(&ack.flushed, |end| end.lsn)
-            {
+            match self.frames.binary_search_by_key(&ack.flushed, |end| end.lsn) {
                 Ok(index) => (index + 1, self.frames[index]),
                 Err(_) => {
                     return Err((

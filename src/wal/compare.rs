@@ -103,17 +103,11 @@ pub enum CompareError {
 /// See [`CompareError`]. A difference is not an error.
 pub fn compare(first: &Path, second: &Path) -> Result<Comparison, CompareError> {
     let (in_first, in_second) = (segments(first)?, segments(second)?);
-    let mut names: Vec<_> = in_first
-        .iter()
-        .chain(&in_second)
-        .map(|&(name, _)| name)
-        .collect();
+    let mut names: Vec<_> = in_first.iter().chain(&in_second).map(|&(name, _)| name).collect();
     names.sort_unstable();
     names.dedup();
     let size_in = |list: &[(SegmentName, u64)], name| {
-        list.iter()
-            .find(|&&(other, _)| other == name)
-            .map(|&(_, bytes)| bytes)
+        list.iter().find(|&&(other, _)| other == name).map(|&(_, bytes)| bytes)
     };
     let mut comparison = Comparison::default();
     for segment in names {
@@ -135,10 +129,8 @@ pub fn compare(first: &Path, second: &Path) -> Result<Comparison, CompareError> 
 }
 
 fn segments(directory: &Path) -> Result<Vec<(SegmentName, u64)>, CompareError> {
-    let entries = discover::entries(directory).map_err(|source| CompareError::List {
-        path: directory.to_path_buf(),
-        source,
-    })?;
+    let entries = discover::entries(directory)
+        .map_err(|source| CompareError::List { path: directory.to_path_buf(), source })?;
     let segments = entries.into_iter().filter_map(|entry| match entry.kind {
         Kind::Segment(name) => Some((name, entry.bytes)),
         _ => None,
@@ -206,17 +198,8 @@ fn count_records(segment: &Arc<Segment>, offset: Option<u64>) -> io::Result<(u64
         };
         let Advance { stop, .. } = cursor.advance(u64::MAX, &mut note);
         match stop {
-            Stop::Budget
-            | Stop::Corrupt {
-                resync: None,
-                more: true,
-                ..
-            } => {}
-            Stop::Corrupt {
-                offset,
-                resync: Some(next),
-                ..
-            } => {
+            Stop::Budget | Stop::Corrupt { resync: None, more: true, .. } => {}
+            Stop::Corrupt { offset, resync: Some(next), .. } => {
                 skipped += next - offset;
                 cursor.skip_to(next);
             }
@@ -269,10 +252,7 @@ mod tests {
         let files = [(1, records(30_000)), (2, Vec::new()), (3, records(5))];
         let (root, found) = pair(&files, &files);
         assert!(found.is_identical());
-        assert_eq!(
-            (found.segments, found.records, found.bytes),
-            (3, 30_005, 3_000_500)
-        );
+        assert_eq!((found.segments, found.records, found.bytes), (3, 30_005, 3_000_500));
         fs::write(root.path().join("a/wal-compact-1"), b"not mirrored").unwrap();
         let again = compare(&root.path().join("a"), &root.path().join("b")).unwrap();
         assert!(again.is_identical());
@@ -313,11 +293,7 @@ mod tests {
         let (_root, found) = pair(&[(1, records(1)), (2, Vec::new())], &[(1, records(1))]);
         assert_eq!(
             found.differences,
-            [Difference::OnlyIn {
-                side: Side::First,
-                segment: SegmentName(2),
-                bytes: 0
-            }]
+            [Difference::OnlyIn { side: Side::First, segment: SegmentName(2), bytes: 0 }]
         );
     }
 }

@@ -138,18 +138,10 @@ pub enum SeekError {
 
 /// What lies at one offset.
 enum Seen {
-    Whole {
-        raw: [u8; RECORD_HEADER_BYTES],
-        header: Header,
-    },
-    Incomplete {
-        need: u64,
-    },
+    Whole { raw: [u8; RECORD_HEADER_BYTES], header: Header },
+    Incomplete { need: u64 },
     End,
-    Bad {
-        raw: [u8; RECORD_HEADER_BYTES],
-        error: RecordError,
-    },
+    Bad { raw: [u8; RECORD_HEADER_BYTES], error: RecordError },
 }
 
 /// A record that was passed but not reported yet: it starts at the cursor.
@@ -243,14 +235,8 @@ impl Cursor {
         let from = self.mark.lsn;
         let stop = self
             .walk(max_bytes, each)
-            .unwrap_or_else(|error| Stop::Failed {
-                offset: self.offset,
-                error,
-            });
-        Advance {
-            bytes: self.mark.lsn.bytes_since(from),
-            stop,
-        }
+            .unwrap_or_else(|error| Stop::Failed { offset: self.offset, error });
+        Advance { bytes: self.mark.lsn.bytes_since(from), stop }
     }
 
     fn walk(&mut self, max_bytes: u64, each: &mut impl FnMut(&Mark)) -> io::Result<Stop> {
@@ -381,15 +367,10 @@ impl Cursor {
         }
         let begins_well = raw[..have].iter().zip(&MAGIC_BYTES).all(|(a, b)| a == b);
         if begins_well || raw[..have].iter().all(|&byte| byte == 0) {
-            return Ok(Ok(Seen::Incomplete {
-                need: HEADER_BYTES - visible,
-            }));
+            return Ok(Ok(Seen::Incomplete { need: HEADER_BYTES - visible }));
         }
         let found = u32::from_le_bytes([raw[0], raw[1], raw[2], raw[3]]);
-        Ok(Ok(Seen::Bad {
-            raw,
-            error: RecordError::Magic { found },
-        }))
+        Ok(Ok(Seen::Bad { raw, error: RecordError::Magic { found } }))
     }
 
     /// May the passed record be reported, given what lies behind it? If not,
@@ -449,10 +430,7 @@ impl Cursor {
     ) -> io::Result<Stop> {
         let may_become_a_header = match error {
             RecordError::Magic { .. } => {
-                let written = raw
-                    .iter()
-                    .rposition(|&byte| byte != 0)
-                    .map_or(0, |last| last + 1);
+                let written = raw.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
                 MAGIC_BYTES.starts_with(&raw[..written])
             }
             RecordError::HeaderCrc { .. }
@@ -499,22 +477,12 @@ impl Cursor {
             Found::Record(at) => {
                 // Asked again, the same answer comes at once.
                 self.searched = Some((offset, at));
-                Stop::Corrupt {
-                    offset,
-                    error,
-                    resync: Some(at),
-                    more: false,
-                }
+                Stop::Corrupt { offset, error, resync: Some(at), more: false }
             }
             Found::NoneBefore(to) => {
                 self.searched = Some((offset, to));
                 let more = to > from && end - to >= HEADER_BYTES;
-                Stop::Corrupt {
-                    offset,
-                    error,
-                    resync: None,
-                    more,
-                }
+                Stop::Corrupt { offset, error, resync: None, more }
             }
         })
     }
@@ -537,27 +505,15 @@ impl Cursor {
             let Advance { stop, .. } = self.advance(missing, &mut note);
             let behind = self.mark.lsn;
             if behind > target {
-                return Err(SeekError::NotABoundary {
-                    target,
-                    before,
-                    behind,
-                });
+                return Err(SeekError::NotABoundary { target, before, behind });
             }
             if behind < target && !matches!(stop, Stop::Budget) {
-                return Err(SeekError::Stopped {
-                    target,
-                    reached: behind,
-                    stop,
-                });
+                return Err(SeekError::Stopped { target, reached: behind, stop });
             }
         }
         if self.mark.lsn > target {
             let behind = self.mark.lsn;
-            return Err(SeekError::NotABoundary {
-                target,
-                before: behind,
-                behind,
-            });
+            return Err(SeekError::NotABoundary { target, before: behind, behind });
         }
         Ok(self.mark)
     }

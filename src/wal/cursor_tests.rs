@@ -12,10 +12,7 @@ use super::*;
 use crate::lsn::Chain;
 
 fn record(sequence: u64, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = Header::new(sequence, sequence, 1, payload)
-        .unwrap()
-        .encode()
-        .to_vec();
+    let mut bytes = Header::new(sequence, sequence, 1, payload).unwrap().encode().to_vec();
     bytes.extend_from_slice(payload);
     bytes
 }
@@ -36,12 +33,7 @@ impl Bench {
         let writer = OpenOptions::new().append(true).open(&path).unwrap();
         let segment = Arc::new(Segment::open(&path).unwrap());
         let cursor = Cursor::new(segment, 0, Mark::START, Checksums::Required);
-        Self {
-            _directory: directory,
-            path,
-            writer,
-            cursor,
-        }
+        Self { _directory: directory, path, writer, cursor }
     }
 
     fn write(&mut self, bytes: &[u8]) {
@@ -51,9 +43,7 @@ impl Bench {
     /// Advance without a budget; the sequences passed, and why it stopped.
     fn advance(&mut self) -> (Vec<u64>, Stop) {
         let mut sequences = Vec::new();
-        let done = self
-            .cursor
-            .advance(u64::MAX, &mut |mark| sequences.push(mark.sequence));
+        let done = self.cursor.advance(u64::MAX, &mut |mark| sequences.push(mark.sequence));
         (sequences, done.stop)
     }
 }
@@ -63,22 +53,11 @@ fn every_boundary_is_reported_and_the_mark_is_complete() {
     let (one, two) = (record(1, b"one"), record(2, &[5; 10_000]));
     let mut bench = Bench::new(&[one.clone(), two.clone()].concat());
     let mut marks = Vec::new();
-    let done = bench
-        .cursor
-        .advance(u64::MAX, &mut |mark| marks.push(*mark));
+    let done = bench.cursor.advance(u64::MAX, &mut |mark| marks.push(*mark));
     assert!(matches!(done.stop, Stop::End));
     assert_eq!(done.bytes, (one.len() + two.len()) as u64);
     let chain = Chain::START.extend(one.first_chunk().unwrap());
-    assert_eq!(
-        marks[0],
-        Mark {
-            lsn: Lsn(67),
-            chain,
-            records: 1,
-            sequence: 1,
-            timestamp_ns: 1
-        }
-    );
+    assert_eq!(marks[0], Mark { lsn: Lsn(67), chain, records: 1, sequence: 1, timestamp_ns: 1 });
     assert_eq!(marks[1], bench.cursor.mark());
     assert_eq!(
         bench.cursor.mark(),
@@ -109,10 +88,7 @@ fn a_budget_is_kept_to_the_record() {
 #[test]
 fn t1_t2_sequences_may_restart_repeat_skip_and_regress() {
     let sequences = [0, 1, 2, 0, 0, 7, 3, u64::MAX, 0];
-    let bytes: Vec<u8> = sequences
-        .iter()
-        .flat_map(|&n| record(n, b"payload"))
-        .collect();
+    let bytes: Vec<u8> = sequences.iter().flat_map(|&n| record(n, b"payload")).collect();
     let mut bench = Bench::new(&bytes);
     let (seen, stop) = bench.advance();
     assert!(matches!(stop, Stop::End));
@@ -142,9 +118,7 @@ fn t5_a_record_is_waited_for_byte_by_byte() {
         if n > 0 {
             let (seen, stop) = bench.advance();
             assert!(seen.is_empty());
-            let Stop::Incomplete { need } = stop else {
-                panic!("at {n}: {stop:?}")
-            };
+            let Stop::Incomplete { need } = stop else { panic!("at {n}: {stop:?}") };
             let until = if n < 64 { 64 } else { coming.len() };
             assert_eq!(need, (until - n) as u64);
         }
@@ -227,25 +201,17 @@ fn t6_a_zeroed_tail_is_not_shipped() {
 #[test]
 fn t7_debris_between_records_is_named_and_skipped() {
     let half = record(2, &[2; 500]);
-    for debris in [
-        vec![0; 4096],
-        b"no record at all".to_vec(),
-        half[..300].to_vec(),
-    ] {
+    for debris in [vec![0; 4096], b"no record at all".to_vec(), half[..300].to_vec()] {
         let mut bench = Bench::new(&[record(1, b"one"), debris.clone()].concat());
         bench.advance();
         bench.write(&record(3, b"three"));
         bench.write(&record(4, &[4; 4000]));
         let (seen, stop) = bench.advance();
-        let Stop::Corrupt { offset, resync, .. } = stop else {
-            panic!("{stop:?}")
-        };
+        let Stop::Corrupt { offset, resync, .. } = stop else { panic!("{stop:?}") };
         assert!(seen.is_empty());
         assert_eq!((offset, resync), (67, Some(67 + debris.len() as u64)));
         // Asked again, the same answer.
-        let Stop::Corrupt { offset, resync, .. } = bench.advance().1 else {
-            panic!()
-        };
+        let Stop::Corrupt { offset, resync, .. } = bench.advance().1 else { panic!() };
         assert_eq!((offset, resync), (67, Some(67 + debris.len() as u64)));
         bench.cursor.skip_to(resync.unwrap());
         let (seen, stop) = bench.advance();
@@ -259,25 +225,12 @@ fn t7_debris_between_records_is_named_and_skipped() {
 fn t7_a_cut_payload_is_noticed_by_what_follows() {
     // Seen for the first time when everything is there already.
     let half = record(2, &[2; 500]);
-    let bytes = [
-        record(1, b"one"),
-        half[..300].to_vec(),
-        record(3, &[3; 500]),
-        record(4, b"four"),
-    ]
-    .concat();
+    let bytes = [record(1, b"one"), half[..300].to_vec(), record(3, &[3; 500]), record(4, b"four")]
+        .concat();
     let mut bench = Bench::new(&bytes);
     let (seen, stop) = bench.advance();
     assert_eq!(seen, [1]);
-    let Stop::Corrupt {
-        offset,
-        error,
-        resync,
-        ..
-    } = stop
-    else {
-        panic!("{stop:?}")
-    };
+    let Stop::Corrupt { offset, error, resync, .. } = stop else { panic!("{stop:?}") };
     assert!(matches!(error, RecordError::PayloadCrc { .. }));
     assert_eq!((offset, resync), (67, Some(367)));
 }
@@ -291,9 +244,7 @@ fn t7_a_magic_within_a_payload_is_no_record() {
     let bytes = [record(1, b"one"), second, record(3, b"three")].concat();
     let mut bench = Bench::new(&bytes);
     let (_, stop) = bench.advance();
-    let Stop::Corrupt { offset, resync, .. } = stop else {
-        panic!("{stop:?}")
-    };
+    let Stop::Corrupt { offset, resync, .. } = stop else { panic!("{stop:?}") };
     assert_eq!((offset, resync), (67, Some(67 + 364)));
 }
 
@@ -308,14 +259,8 @@ fn t7_the_search_goes_on_where_it_ended() {
     loop {
         calls += 1;
         match bench.advance().1 {
-            Stop::Corrupt {
-                resync: None,
-                more: true,
-                ..
-            } => {}
-            Stop::Corrupt {
-                resync: Some(at), ..
-            } => break assert_eq!(at, good),
+            Stop::Corrupt { resync: None, more: true, .. } => {}
+            Stop::Corrupt { resync: Some(at), .. } => break assert_eq!(at, good),
             stop => panic!("{stop:?}"),
         }
     }
@@ -329,12 +274,7 @@ fn damage_without_anything_good_behind_is_reported_too() {
     assert_eq!(seen, [1]);
     assert!(matches!(
         stop,
-        Stop::Corrupt {
-            offset: 67,
-            resync: None,
-            more: false,
-            error: RecordError::Magic { .. }
-        }
+        Stop::Corrupt { offset: 67, resync: None, more: false, error: RecordError::Magic { .. } }
     ));
 }
 
@@ -345,13 +285,7 @@ fn t12_a_log_without_checksums_is_walked_only_if_allowed() {
     let bytes = [&header.encode()[..], b"payload"].concat();
     let mut bench = Bench::new(&bytes);
     let (_, stop) = bench.advance();
-    assert!(matches!(
-        stop,
-        Stop::Corrupt {
-            error: RecordError::NoChecksums,
-            ..
-        }
-    ));
+    assert!(matches!(stop, Stop::Corrupt { error: RecordError::NoChecksums, .. }));
     bench.cursor.checksums = Checksums::Optional;
     assert_eq!(bench.advance().0, [1]);
 }
@@ -377,25 +311,14 @@ fn a_position_is_found_exactly_or_refused() {
     let mark = bench.cursor.seek_forward(Lsn(4200)).unwrap();
     assert_eq!((mark.records, mark.sequence), (42, 41));
     let last = record(41, &[1; 36]);
-    assert_eq!(
-        bench.cursor.fingerprint().unwrap(),
-        Some(crc32c::crc32c(&last[..64]))
-    );
+    assert_eq!(bench.cursor.fingerprint().unwrap(), Some(crc32c::crc32c(&last[..64])));
     assert!(matches!(
         bench.cursor.seek_forward(Lsn(4250)),
-        Err(SeekError::NotABoundary {
-            before: Lsn(4200),
-            behind: Lsn(4300),
-            ..
-        })
+        Err(SeekError::NotABoundary { before: Lsn(4200), behind: Lsn(4300), .. })
     ));
     assert!(matches!(
         bench.cursor.seek_forward(Lsn(20_000)),
-        Err(SeekError::Stopped {
-            reached: Lsn(10_000),
-            stop: Stop::End,
-            ..
-        })
+        Err(SeekError::Stopped { reached: Lsn(10_000), stop: Stop::End, .. })
     ));
     assert_eq!(bench.cursor.seek_forward(Lsn(10_000)).unwrap().records, 100);
 }

@@ -124,11 +124,7 @@ pub fn entries(wal_directory: &Path) -> io::Result<Vec<Entry>> {
             Ok(metadata) if metadata.is_dir() => {}
             Ok(metadata) => {
                 let name = entry.file_name();
-                entries.push(Entry {
-                    kind: classify(&name),
-                    name,
-                    bytes: metadata.len(),
-                });
+                entries.push(Entry { kind: classify(&name), name, bytes: metadata.len() });
             }
             // Retired between the listing and the question.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -148,12 +144,10 @@ pub fn entries(wal_directory: &Path) -> io::Result<Vec<Entry>> {
 ///
 /// As [`entries`].
 pub fn segments(wal_directory: &Path) -> io::Result<Vec<SegmentName>> {
-    let segments = entries(wal_directory)?
-        .into_iter()
-        .filter_map(|entry| match entry.kind {
-            Kind::Segment(name) => Some(name),
-            _ => None,
-        });
+    let segments = entries(wal_directory)?.into_iter().filter_map(|entry| match entry.kind {
+        Kind::Segment(name) => Some(name),
+        _ => None,
+    });
     Ok(segments.collect())
 }
 
@@ -168,10 +162,7 @@ mod tests {
     #[test]
     fn t9_files_that_lie_around_are_no_segments() {
         for (name, kind) in [
-            (
-                "wal-000000006b01223f.log",
-                Kind::Segment(SegmentName(0x6b01_223f)),
-            ),
+            ("wal-000000006b01223f.log", Kind::Segment(SegmentName(0x6b01_223f))),
             ("wal-000000006b01223f.log.tmp", Kind::Temporary),
             ("wal-compact-000000006b01223f.log", Kind::Temporary),
             (".archive-wal-000000006b01223f.log", Kind::Archive),
@@ -191,11 +182,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         for number in [9_u64, 3, 5] {
             let name = SegmentName(number).to_string();
-            fs::write(
-                directory.path().join(name),
-                vec![0; usize::try_from(number - 3).unwrap()],
-            )
-            .unwrap();
+            fs::write(directory.path().join(name), vec![0; usize::try_from(number - 3).unwrap()])
+                .unwrap();
         }
         fs::write(directory.path().join("a.tmp"), b"").unwrap();
         fs::create_dir(directory.path().join(SegmentName(1).to_string())).unwrap();
@@ -215,11 +203,7 @@ mod tests {
             fs::create_dir(root.path().join(name)).unwrap();
         }
         fs::write(root.path().join("a-file"), b"").unwrap();
-        let names: Vec<_> = spaces(root.path())
-            .unwrap()
-            .iter()
-            .map(ToString::to_string)
-            .collect();
+        let names: Vec<_> = spaces(root.path()).unwrap().iter().map(ToString::to_string).collect();
         assert_eq!(names, ["alpha", "beta"]);
         let wal = wal_directory(root.path(), &"alpha".parse().unwrap());
         assert_eq!(entries(&wal).unwrap_err().kind(), io::ErrorKind::NotFound);

@@ -65,15 +65,8 @@ impl Index {
     /// An index that knows one boundary, its head.
     #[must_use]
     pub fn new(start: Mark) -> Self {
-        let entries = VecDeque::from([Entry {
-            mark: start,
-            run_end: false,
-        }]);
-        Self {
-            entries,
-            last_kept: start.lsn,
-            head: start,
-        }
+        let entries = VecDeque::from([Entry { mark: start, run_end: false }]);
+        Self { entries, last_kept: start.lsn, head: start }
     }
 
     /// The newest boundary.
@@ -131,10 +124,7 @@ impl Index {
         if self.entries.len() >= MAX_MARKS_PER_SPACE {
             self.thin();
         }
-        self.entries.push_back(Entry {
-            mark: self.head,
-            run_end,
-        });
+        self.entries.push_back(Entry { mark: self.head, run_end });
         self.last_kept = self.head.lsn;
     }
 
@@ -165,9 +155,7 @@ impl Index {
             return Cut::Nothing;
         }
         let reach = from.lsn.0.saturating_add(u64::from(max_bytes));
-        let first = self
-            .entries
-            .partition_point(|entry| entry.mark.lsn <= from.lsn);
+        let first = self.entries.partition_point(|entry| entry.mark.lsn <= from.lsn);
         let mut best = None;
         for entry in self.entries.range(first..) {
             if entry.mark.lsn.0 > reach {
@@ -191,10 +179,7 @@ impl Index {
         if to.records == from.records + 1 {
             Cut::To(*to)
         } else {
-            Cut::Walk {
-                from: *from,
-                to: *to,
-            }
+            Cut::Walk { from: *from, to: *to }
         }
     }
 
@@ -205,10 +190,7 @@ impl Index {
             return Some(self.head);
         }
         let behind = self.entries.partition_point(|entry| entry.mark.lsn <= lsn);
-        behind
-            .checked_sub(1)
-            .and_then(|last| self.entries.get(last))
-            .map(|entry| entry.mark)
+        behind.checked_sub(1).and_then(|last| self.entries.get(last)).map(|entry| entry.mark)
     }
 
     /// Remember a boundary that a walk has found. One that is known already,
@@ -217,29 +199,15 @@ impl Index {
         if mark.lsn >= self.head.lsn {
             return;
         }
-        let mut at = self
-            .entries
-            .partition_point(|entry| entry.mark.lsn < mark.lsn);
-        if self
-            .entries
-            .get(at)
-            .is_some_and(|entry| entry.mark.lsn == mark.lsn)
-        {
+        let mut at = self.entries.partition_point(|entry| entry.mark.lsn < mark.lsn);
+        if self.entries.get(at).is_some_and(|entry| entry.mark.lsn == mark.lsn) {
             return;
         }
         if self.entries.len() >= MAX_MARKS_PER_SPACE {
             self.thin();
-            at = self
-                .entries
-                .partition_point(|entry| entry.mark.lsn < mark.lsn);
+            at = self.entries.partition_point(|entry| entry.mark.lsn < mark.lsn);
         }
-        self.entries.insert(
-            at,
-            Entry {
-                mark,
-                run_end: false,
-            },
-        );
+        self.entries.insert(at, Entry { mark, run_end: false });
         self.last_kept = self.last_kept.max(mark.lsn);
     }
 

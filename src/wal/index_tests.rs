@@ -7,13 +7,7 @@ use crate::limits::MAX_EXTENT_BYTES;
 use crate::lsn::Chain;
 
 fn mark(lsn: u64, records: u64) -> Mark {
-    Mark {
-        lsn: Lsn(lsn),
-        chain: Chain(lsn),
-        records,
-        sequence: records,
-        timestamp_ns: 0,
-    }
+    Mark { lsn: Lsn(lsn), chain: Chain(lsn), records, sequence: records, timestamp_ns: 0 }
 }
 
 /// `count` records of `bytes` each, from the start on.
@@ -65,10 +59,7 @@ fn a_single_record_over_the_limit_is_an_extent() {
     index.push(mark(100, 1));
     index.push(mark(5_000_100, 2));
     index.push(mark(5_000_200, 3));
-    assert_eq!(
-        sizes(&index, Mark::START, MAX_EXTENT_BYTES),
-        [100, 5_000_000, 100]
-    );
+    assert_eq!(sizes(&index, Mark::START, MAX_EXTENT_BYTES), [100, 5_000_000, 100]);
 }
 
 #[test]
@@ -140,10 +131,7 @@ fn nearest_is_at_or_before() {
         let near = index.nearest_at_or_before(Lsn(lsn)).unwrap();
         assert!(near.lsn.0 <= lsn && lsn - near.lsn.0 <= 2 * MARK_SPACING_BYTES);
     }
-    assert_eq!(
-        index.nearest_at_or_before(Lsn(u64::MAX)),
-        Some(index.head())
-    );
+    assert_eq!(index.nearest_at_or_before(Lsn(u64::MAX)), Some(index.head()));
 }
 
 #[test]
@@ -153,8 +141,5 @@ fn forgetting_keeps_the_position_findable() {
     assert!(index.nearest_at_or_before(Lsn(20_000_000)).is_some());
     assert!(index.nearest_at_or_before(Lsn(1_000_000)).is_none());
     let from = index.oldest();
-    assert_eq!(
-        sizes(&index, from, MAX_EXTENT_BYTES).iter().sum::<u64>(),
-        32_000_000 - from.lsn.0
-    );
+    assert_eq!(sizes(&index, from, MAX_EXTENT_BYTES).iter().sum::<u64>(), 32_000_000 - from.lsn.0);
 }

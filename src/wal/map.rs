@@ -232,10 +232,7 @@ fn guard() -> Result<&'static Guard, io::Error> {
             let asked = libc::sigaction(libc::SIGBUS, std::ptr::null(), &raw mut previous);
             Errno::result(asked)?;
             let page_bytes = usize::try_from(libc::sysconf(libc::_SC_PAGESIZE)).unwrap_or(4096);
-            Ok(Guard {
-                previous,
-                page_bytes,
-            })
+            Ok(Guard { previous, page_bytes })
         }
     });
     let guard = previous.as_ref().map_err(|&errno| io::Error::from(errno))?;
@@ -284,18 +281,12 @@ impl Map {
     pub fn new(file: &File, offset: u64, bytes: usize) -> io::Result<Self> {
         let guard = guard()?;
         if bytes > 0
-            && let Ok(map) = MmapOptions::new()
-                .offset(offset)
-                .len(bytes)
-                .map_raw_read_only(file)
+            && let Ok(map) = MmapOptions::new().offset(offset).len(bytes).map_raw_read_only(file)
         {
             let first = map.as_ptr() as usize & !(guard.page_bytes - 1);
             let end = (map.as_ptr() as usize + bytes).next_multiple_of(guard.page_bytes);
             if let Some(slot) = Slot::enter(first, end) {
-                return Ok(Self {
-                    offset,
-                    bytes: Bytes::Mapped { slot, map },
-                });
+                return Ok(Self { offset, bytes: Bytes::Mapped { slot, map } });
             }
         }
         Self::copied(file, offset, bytes)
@@ -314,10 +305,7 @@ impl Map {
             }
         }
         buffer.truncate(filled);
-        Ok(Self {
-            offset,
-            bytes: Bytes::Copied(buffer.into()),
-        })
+        Ok(Self { offset, bytes: Bytes::Copied(buffer.into()) })
     }
 
     /// Where in the file the range starts.
@@ -388,11 +376,7 @@ impl Map {
         if at.checked_add(bytes)? > self.len() {
             return None;
         }
-        Some(Window {
-            map: Arc::clone(self),
-            at,
-            bytes,
-        })
+        Some(Window { map: Arc::clone(self), at, bytes })
     }
 }
 

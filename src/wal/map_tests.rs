@@ -27,10 +27,7 @@ fn a_file_that_shrinks_under_a_map_reads_as_zeroes() {
 #[test]
 fn only_the_window_that_was_hit_is_damaged() {
     let (one, two) = (file_of(&[1; 8192]), file_of(&[2; 8192]));
-    let (map_one, map_two) = (
-        Map::new(&one, 0, 8192).unwrap(),
-        Map::new(&two, 0, 8192).unwrap(),
-    );
+    let (map_one, map_two) = (Map::new(&one, 0, 8192).unwrap(), Map::new(&two, 0, 8192).unwrap());
     one.set_len(0).unwrap();
     assert_eq!(map_one.header_at(0), Some([0; 64]));
     assert_eq!(map_two.header_at(0), Some([2; 64]));
@@ -49,9 +46,7 @@ fn a_map_sees_the_file_grow_into_it() {
 
 #[test]
 fn a_map_starts_at_any_offset() {
-    let bytes: Vec<u8> = (0..20_000_u32)
-        .map(|n| u8::try_from(n % 251).unwrap())
-        .collect();
+    let bytes: Vec<u8> = (0..20_000_u32).map(|n| u8::try_from(n % 251).unwrap()).collect();
     let file = file_of(&bytes);
     let map = Map::new(&file, 5001, 9000).unwrap();
     assert_eq!(map.as_ref(), &bytes[5001..14_001]);

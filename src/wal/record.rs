@@ -189,9 +189,7 @@ impl Header {
         let payload_bytes = u32::try_from(payload.len())
             .ok()
             .filter(|&bytes| bytes <= MAX_RECORD_PAYLOAD_BYTES)
-            .ok_or(RecordError::PayloadSize {
-                found: payload.len() as u64,
-            })?;
+            .ok_or(RecordError::PayloadSize { found: payload.len() as u64 })?;
         Ok(Self {
             sequence,
             timestamp_ns,
@@ -236,10 +234,7 @@ impl Header {
         }
         let tail = u64_at(bytes, 56);
         if tail != 0 {
-            return Err(RecordError::NotZero {
-                offset: 56,
-                found: tail,
-            });
+            return Err(RecordError::NotZero { offset: 56, found: tail });
         }
         let payload_crc = u32_at(bytes, 28);
         let found = u32_at(bytes, 32);
@@ -254,9 +249,7 @@ impl Header {
         }
         let payload_bytes = u32_at(bytes, 24);
         if payload_bytes > MAX_RECORD_PAYLOAD_BYTES {
-            return Err(RecordError::PayloadSize {
-                found: u64::from(payload_bytes),
-            });
+            return Err(RecordError::PayloadSize { found: u64::from(payload_bytes) });
         }
         Ok(Self {
             sequence: u64_at(bytes, 4),
@@ -317,10 +310,7 @@ impl Header {
     #[inline]
     pub fn check_payload_crc(&self, found: u32) -> Result<(), RecordError> {
         if self.checksummed && found != self.payload_crc {
-            return Err(RecordError::PayloadCrc {
-                expected: self.payload_crc,
-                found,
-            });
+            return Err(RecordError::PayloadCrc { expected: self.payload_crc, found });
         }
         Ok(())
     }
@@ -360,9 +350,7 @@ pub fn verify(from: &Mark, bytes: &[u8], checksums: Checksums) -> Result<Mark, (
             let (need, have) = (header.record_bytes(), rest.len() as u64);
             return Err((at, RecordError::Truncated { need, have }));
         };
-        header
-            .check_payload_crc(crc32c(payload))
-            .map_err(|error| (at, error))?;
+        header.check_payload_crc(crc32c(payload)).map_err(|error| (at, error))?;
         mark = step(&mark, raw, &header);
         rest = next;
     }

@@ -9,10 +9,7 @@ use crate::lsn::{Chain, Lsn};
 
 /// A whole record, encoded.
 fn record(sequence: u64, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = Header::new(sequence, 1_000 + sequence, 1, payload)
-        .unwrap()
-        .encode()
-        .to_vec();
+    let mut bytes = Header::new(sequence, 1_000 + sequence, 1, payload).unwrap().encode().to_vec();
     bytes.extend_from_slice(payload);
     bytes
 }
@@ -27,10 +24,7 @@ fn each_damaged_bit_of_a_header_is_noticed() {
     for bit in 0..512 {
         let mut bad = good;
         bad[bit / 8] ^= 1 << (bit % 8);
-        assert!(
-            Header::parse(&bad, Checksums::Required).is_err(),
-            "bit {bit}"
-        );
+        assert!(Header::parse(&bad, Checksums::Required).is_err(), "bit {bit}");
     }
 }
 
@@ -40,10 +34,7 @@ fn trailing_eight_bytes_must_be_zero() {
     bytes[60] = 1;
     assert_eq!(
         Header::parse(&bytes, Checksums::Required),
-        Err(RecordError::NotZero {
-            offset: 56,
-            found: 1 << 32
-        })
+        Err(RecordError::NotZero { offset: 56, found: 1 << 32 })
     );
 }
 
@@ -53,10 +44,7 @@ fn reserved_bytes_under_the_crc_are_carried() {
     bytes[40] = 9;
     let crc = header_crc(&bytes);
     bytes[32..36].copy_from_slice(&crc.to_le_bytes());
-    assert_eq!(
-        Header::parse(&bytes, Checksums::Required).unwrap().sequence,
-        7
-    );
+    assert_eq!(Header::parse(&bytes, Checksums::Required).unwrap().sequence, 7);
 }
 
 #[test]
@@ -65,19 +53,14 @@ fn announced_size_is_bounded_even_under_a_good_crc() {
     header.payload_bytes = MAX_RECORD_PAYLOAD_BYTES + 1;
     assert_eq!(
         Header::parse(&header.encode(), Checksums::Required),
-        Err(RecordError::PayloadSize {
-            found: u64::from(MAX_RECORD_PAYLOAD_BYTES) + 1
-        })
+        Err(RecordError::PayloadSize { found: u64::from(MAX_RECORD_PAYLOAD_BYTES) + 1 })
     );
 }
 
 #[test]
 fn unknown_entry_types_are_carried() {
     let header = Header::new(0, 0, 4_000_000, b"x").unwrap();
-    assert_eq!(
-        Header::parse(&header.encode(), Checksums::Required),
-        Ok(header)
-    );
+    assert_eq!(Header::parse(&header.encode(), Checksums::Required), Ok(header));
     assert_eq!(entry_type_name(4_000_000), None);
 }
 
@@ -88,10 +71,7 @@ fn t12_records_without_checksums_are_refused_unless_allowed() {
     header.payload_crc = 0;
     let mut bytes = header.encode();
     assert_eq!(bytes[28..36], [0; 8]);
-    assert_eq!(
-        Header::parse(&bytes, Checksums::Required),
-        Err(RecordError::NoChecksums)
-    );
+    assert_eq!(Header::parse(&bytes, Checksums::Required), Err(RecordError::NoChecksums));
     assert_eq!(Header::parse(&bytes, Checksums::Optional), Ok(header));
     // Nothing vouches for the content, the size still counts.
     assert!(header.check_payload(b"anythin").is_ok());
@@ -114,30 +94,16 @@ fn t12_records_without_checksums_are_refused_unless_allowed() {
 fn verify_counts_every_record_and_extends_the_chain() {
     let (one, two) = (record(5, b"first"), record(5, b""));
     let bytes = [one.clone(), two.clone()].concat();
-    let from = Mark {
-        lsn: Lsn(100),
-        ..Mark::START
-    };
+    let from = Mark { lsn: Lsn(100), ..Mark::START };
     let mark = verify(&from, &bytes, Checksums::Required).unwrap();
     assert_eq!(mark.lsn, Lsn(100 + bytes.len() as u64));
-    assert_eq!(
-        (mark.records, mark.sequence, mark.timestamp_ns),
-        (2, 5, 1_005)
-    );
-    assert_eq!(
-        mark.chain,
-        Chain::START.extend(&head(&one)).extend(&head(&two))
-    );
+    assert_eq!((mark.records, mark.sequence, mark.timestamp_ns), (2, 5, 1_005));
+    assert_eq!(mark.chain, Chain::START.extend(&head(&one)).extend(&head(&two)));
 }
 
 #[test]
 fn verify_names_the_first_damaged_record() {
-    let mut bytes = [
-        record(1, b"first"),
-        record(2, b"second"),
-        record(3, b"third"),
-    ]
-    .concat();
+    let mut bytes = [record(1, b"first"), record(2, b"second"), record(3, b"third")].concat();
     let second = 64 + 5;
     bytes[second + 64] ^= 1;
     let (at, error) = verify(&Mark::START, &bytes, Checksums::Required).unwrap_err();

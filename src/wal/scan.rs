@@ -40,11 +40,7 @@ impl BadRange {
     #[must_use]
     pub const fn next_record(&self, segment_bytes: u64) -> Option<u64> {
         let behind = self.offset + self.bytes;
-        if behind < segment_bytes {
-            Some(behind)
-        } else {
-            None
-        }
+        if behind < segment_bytes { Some(behind) } else { None }
     }
 }
 
@@ -135,10 +131,7 @@ impl Reader<'_> {
         let bytes = self.at(offset, RECORD_HEADER_BYTES)?;
         let Some(&raw) = bytes.first_chunk::<RECORD_HEADER_BYTES>() else {
             let have = bytes.len() as u64;
-            return Ok(Err(RecordError::Truncated {
-                need: HEADER_BYTES,
-                have,
-            }));
+            return Ok(Err(RecordError::Truncated { need: HEADER_BYTES, have }));
         };
         let header = match Header::parse(&raw, checksums) {
             Ok(header) => header,
@@ -147,9 +140,7 @@ impl Reader<'_> {
         // Bounded: a header that parses announces no more than the limit.
         let need = header.record_bytes().min(MAX_RECORD_BYTES);
         let whole = self.at(offset, usize::try_from(need).unwrap_or(usize::MAX))?;
-        Ok(header
-            .check_payload(&whole[RECORD_HEADER_BYTES..])
-            .map(|()| (raw, header)))
+        Ok(header.check_payload(&whole[RECORD_HEADER_BYTES..]).map(|()| (raw, header)))
     }
 }
 
@@ -165,17 +156,8 @@ pub fn scan(
     each: &mut impl FnMut(Item) -> bool,
 ) -> io::Result<Summary> {
     let end = file.metadata()?.len();
-    let mut reader = Reader {
-        file,
-        end,
-        buffer: vec![0; BUFFER_BYTES],
-        start: 0,
-        filled: 0,
-    };
-    let mut summary = Summary {
-        bytes: end,
-        ..Summary::default()
-    };
+    let mut reader = Reader { file, end, buffer: vec![0; BUFFER_BYTES], start: 0, filled: 0 };
+    let mut summary = Summary { bytes: end, ..Summary::default() };
     let mut offset = 0;
     while offset < end {
         let item = match reader.record(offset, checksums)? {
@@ -229,12 +211,7 @@ fn measure(
         let behind = offset + header.record_bytes();
         if behind == end || reader.record(behind, checksums)?.is_ok() {
             let bytes = header.record_bytes();
-            return Ok(BadRange {
-                offset,
-                bytes,
-                error,
-                torn_tail: false,
-            });
+            return Ok(BadRange { offset, bytes, error, torn_tail: false });
         }
     }
     let behind = match search::find_record(reader.file, offset + 1, u64::MAX, end, checksums)? {
@@ -245,12 +222,7 @@ fn measure(
     let torn_tail = behind == end
         && (matches!(error, RecordError::Truncated { .. })
             || search::first_nonzero(reader.file, offset, end)?.is_none());
-    Ok(BadRange {
-        offset,
-        bytes: behind - offset,
-        error,
-        torn_tail,
-    })
+    Ok(BadRange { offset, bytes: behind - offset, error, torn_tail })
 }
 
 #[cfg(test)]
@@ -262,10 +234,7 @@ mod tests {
     use super::*;
 
     fn record(sequence: u64, payload: &[u8]) -> Vec<u8> {
-        let mut bytes = Header::new(sequence, sequence, 1, payload)
-            .unwrap()
-            .encode()
-            .to_vec();
+        let mut bytes = Header::new(sequence, sequence, 1, payload).unwrap().encode().to_vec();
         bytes.extend_from_slice(payload);
         bytes
     }
@@ -289,28 +258,19 @@ mod tests {
 
     #[test]
     fn a_whole_segment_agrees_with_verify() {
-        let bytes: Vec<u8> = (0..50)
-            .flat_map(|n| record(n, &vec![1; usize::try_from(n * 2000).unwrap()]))
-            .collect();
+        let bytes: Vec<u8> =
+            (0..50).flat_map(|n| record(n, &vec![1; usize::try_from(n * 2000).unwrap()])).collect();
         let (summary, sequences, _) = scan_of(&bytes);
         assert!(summary.is_whole());
         assert_eq!(sequences.len(), 50);
         let mark = record::verify(&Mark::START, &bytes, Checksums::Required).unwrap();
         assert_eq!(summary.mark, mark);
-        assert_eq!(
-            (summary.first_sequence, summary.last_timestamp_ns),
-            (Some(0), Some(49))
-        );
+        assert_eq!((summary.first_sequence, summary.last_timestamp_ns), (Some(0), Some(49)));
     }
 
     #[test]
     fn a_record_larger_than_the_buffer_is_read_whole() {
-        let bytes = [
-            record(1, b"a"),
-            record(2, &vec![5; 3 << 20]),
-            record(3, b"c"),
-        ]
-        .concat();
+        let bytes = [record(1, b"a"), record(2, &vec![5; 3 << 20]), record(3, b"c")].concat();
         assert_eq!(scan_of(&bytes).1, [1, 2, 3]);
     }
 
@@ -330,23 +290,10 @@ mod tests {
         let bytes = parts.concat();
         let (_, sequences, bad) = scan_of(&bytes);
         assert_eq!(sequences, [1, 3, 4, 6]);
-        let ranges: Vec<_> = bad
-            .iter()
-            .map(|range| (range.offset, range.bytes))
-            .collect();
-        assert_eq!(
-            ranges,
-            [
-                (67, 164),
-                (67 + 164 + 69, 33),
-                (67 + 164 + 69 + 33 + 68, 200)
-            ]
-        );
+        let ranges: Vec<_> = bad.iter().map(|range| (range.offset, range.bytes)).collect();
+        assert_eq!(ranges, [(67, 164), (67 + 164 + 69, 33), (67 + 164 + 69 + 33 + 68, 200)]);
         assert!(bad.iter().all(|range| !range.torn_tail));
-        assert_eq!(
-            bad[2].next_record(bytes.len() as u64),
-            Some(bytes.len() as u64 - 67)
-        );
+        assert_eq!(bad[2].next_record(bytes.len() as u64), Some(bytes.len() as u64 - 67));
     }
 
     #[test]

@@ -74,15 +74,13 @@ pub fn check_payload_at(
     header: &Header,
 ) -> io::Result<Result<(), RecordError>> {
     let payload = offset + RECORD_HEADER_BYTES as u64;
-    Ok(
-        match crc_of(file, payload, u64::from(header.payload_bytes))? {
-            Some(crc) => header.check_payload_crc(crc),
-            None => Err(RecordError::Truncated {
-                need: header.record_bytes(),
-                have: file.metadata()?.len().saturating_sub(offset),
-            }),
-        },
-    )
+    Ok(match crc_of(file, payload, u64::from(header.payload_bytes))? {
+        Some(crc) => header.check_payload_crc(crc),
+        None => Err(RecordError::Truncated {
+            need: header.record_bytes(),
+            have: file.metadata()?.len().saturating_sub(offset),
+        }),
+    })
 }
 
 /// Search `from..from + most` for the first good record. `end` is the length
@@ -200,10 +198,7 @@ pub(crate) fn first_nonzero(file: &File, from: u64, to: u64) -> io::Result<Optio
         }
         let chunk = &buffer[..count];
         if chunk.iter().fold(0, |any, &byte| any | byte) != 0 {
-            return Ok(chunk
-                .iter()
-                .position(|&byte| byte != 0)
-                .map(|byte| at + byte as u64));
+            return Ok(chunk.iter().position(|&byte| byte != 0).map(|byte| at + byte as u64));
         }
         at += count as u64;
     }

@@ -23,22 +23,9 @@ fn find(bytes: &[u8]) -> Found {
 
 #[test]
 fn a_record_behind_debris_is_found() {
-    for debris in [
-        0,
-        1,
-        63,
-        64,
-        65,
-        CHUNK_BYTES - 70,
-        CHUNK_BYTES - 2,
-        CHUNK_BYTES + 5,
-    ] {
+    for debris in [0, 1, 63, 64, 65, CHUNK_BYTES - 70, CHUNK_BYTES - 2, CHUNK_BYTES + 5] {
         let bytes = [vec![0xEF; debris], record(b"good")].concat();
-        assert_eq!(
-            find(&bytes),
-            Found::Record(debris as u64),
-            "{debris} bytes of debris"
-        );
+        assert_eq!(find(&bytes), Found::Record(debris as u64), "{debris} bytes of debris");
     }
 }
 

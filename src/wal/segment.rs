@@ -45,11 +45,7 @@ impl Identity {
             .and_then(|born| born.duration_since(UNIX_EPOCH).ok())
             .and_then(|age| u64::try_from(age.as_nanos()).ok())
             .unwrap_or(0);
-        Ok(Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            birth_ns,
-        })
+        Ok(Self { device: metadata.dev(), inode: metadata.ino(), birth_ns })
     }
 }
 
@@ -151,14 +147,10 @@ impl Segment {
     ///
     /// See [`SegmentError`].
     pub fn open(path: &Path) -> Result<Self, SegmentError> {
-        let text = path
-            .file_name()
-            .map(|name| name.to_string_lossy())
-            .unwrap_or_default();
-        let name = text.parse().map_err(|source| SegmentError::Name {
-            path: path.to_path_buf(),
-            source,
-        })?;
+        let text = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        let name = text
+            .parse()
+            .map_err(|source| SegmentError::Name { path: path.to_path_buf(), source })?;
         Self::open_as(name, path)
     }
 
@@ -176,16 +168,10 @@ impl Segment {
             .open(path)
             .map_err(failed)?;
         if !file.metadata().map_err(failed)?.is_file() {
-            return Err(SegmentError::NotAFile {
-                path: path.to_path_buf(),
-            });
+            return Err(SegmentError::NotAFile { path: path.to_path_buf() });
         }
         let identity = Identity::of(&file).map_err(failed)?;
-        Ok(Self {
-            name,
-            identity,
-            file: Arc::new(file),
-        })
+        Ok(Self { name, identity, file: Arc::new(file) })
     }
 
     /// Its present length, bytes.
@@ -224,13 +210,11 @@ impl Segment {
     /// See [`HeaderError`].
     pub fn header_at(&self, offset: u64, checksums: Checksums) -> Result<Header, HeaderError> {
         let segment = self.name;
-        let bytes = self
-            .header_bytes_at(offset)
-            .map_err(|source| HeaderError::Read {
-                segment,
-                offset,
-                source,
-            })?;
+        let bytes = self.header_bytes_at(offset).map_err(|source| HeaderError::Read {
+            segment,
+            offset,
+            source,
+        })?;
         Header::parse(&bytes, checksums).map_err(|source| HeaderError::Record {
             segment,
             offset,
@@ -256,13 +240,11 @@ impl Segment {
     /// See [`HeaderError`].
     pub fn fingerprint_at(&self, offset: u64, checksums: Checksums) -> Result<u32, HeaderError> {
         let segment = self.name;
-        let bytes = self
-            .header_bytes_at(offset)
-            .map_err(|source| HeaderError::Read {
-                segment,
-                offset,
-                source,
-            })?;
+        let bytes = self.header_bytes_at(offset).map_err(|source| HeaderError::Read {
+            segment,
+            offset,
+            source,
+        })?;
         Header::parse(&bytes, checksums).map_err(|source| HeaderError::Record {
             segment,
             offset,
@@ -287,10 +269,7 @@ mod tests {
         let error = SegmentError::from_io(Path::new("/data/alpha/wal/x.log"), denied);
         let text = error.to_string();
         assert!(matches!(error, SegmentError::Permission { .. }));
-        assert!(
-            text.contains("0600") && text.contains("user that runs the writer"),
-            "{text}"
-        );
+        assert!(text.contains("0600") && text.contains("user that runs the writer"), "{text}");
     }
 
     #[test]
@@ -312,10 +291,7 @@ mod tests {
                 assert_ne!(first, second);
                 return;
             }
-            assert!(
-                Instant::now() < deadline,
-                "the clock of the file system stands still"
-            );
+            assert!(Instant::now() < deadline, "the clock of the file system stands still");
         }
     }
 
@@ -324,18 +300,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("wal-0000000000000001.log");
         fs::create_dir(&path).unwrap();
-        assert!(matches!(
-            Segment::open(&path),
-            Err(SegmentError::NotAFile { .. })
-        ));
+        assert!(matches!(Segment::open(&path), Err(SegmentError::NotAFile { .. })));
     }
 
     #[test]
     fn other_names_are_no_segments() {
         let path = Path::new("/nowhere/wal-0000000000000001.log.tmp");
-        assert!(matches!(
-            Segment::open(path),
-            Err(SegmentError::Name { .. })
-        ));
+        assert!(matches!(Segment::open(path), Err(SegmentError::Name { .. })));
     }
 }

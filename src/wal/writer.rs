@@ -59,11 +59,7 @@ pub struct WriterOptions {
 impl Default for WriterOptions {
     /// 64 MiB segments, a sync per group, the system's clock.
     fn default() -> Self {
-        Self {
-            segment_bytes: 64 << 20,
-            fsync: Fsync::default(),
-            clock: system_clock,
-        }
+        Self { segment_bytes: 64 << 20, fsync: Fsync::default(), clock: system_clock }
     }
 }
 
@@ -162,10 +158,7 @@ impl Writer {
     ///
     /// [`WriteError::Io`] or [`WriteError::Segment`].
     pub fn open(directory: &Path, options: WriterOptions) -> Result<Self, WriteError> {
-        let failed = |source| WriteError::Io {
-            path: directory.to_path_buf(),
-            source,
-        };
+        let failed = |source| WriteError::Io { path: directory.to_path_buf(), source };
         create_directory(directory, options.fsync != Fsync::Never).map_err(failed)?;
         let names = discover::segments(directory).map_err(failed)?;
         let mut largest = None;
@@ -206,9 +199,7 @@ impl Writer {
         }
         let sequence = self
             .next_sequence
-            .ok_or_else(|| WriteError::SequencesUsedUp {
-                path: self.directory.clone(),
-            })?;
+            .ok_or_else(|| WriteError::SequencesUsedUp { path: self.directory.clone() })?;
         let now = (self.options.clock)();
         let header = Header::new(sequence, now, entry_type, payload)?;
         let bytes = header.record_bytes();
@@ -234,12 +225,7 @@ impl Writer {
         {
             self.commit()?;
         }
-        Ok(Position {
-            segment,
-            offset,
-            sequence,
-            bytes,
-        })
+        Ok(Position { segment, offset, sequence, bytes })
     }
 
     /// Write what is buffered, and sync it as the options say.
@@ -257,21 +243,15 @@ impl Writer {
         if self.buffer.is_empty() {
             return Ok(());
         }
-        let done = current
-            .file
-            .write_all(&self.buffer)
-            .and_then(|()| match self.options.fsync {
-                Fsync::Never => Ok(()),
-                Fsync::EveryWrite | Fsync::EveryBatch => current.file.sync_data(),
-            });
+        let done = current.file.write_all(&self.buffer).and_then(|()| match self.options.fsync {
+            Fsync::Never => Ok(()),
+            Fsync::EveryWrite | Fsync::EveryBatch => current.file.sync_data(),
+        });
         self.buffer.clear();
         self.buffered_records = 0;
         done.map_err(|source| {
             self.poisoned = true;
-            WriteError::Io {
-                path: current.path.clone(),
-                source,
-            }
+            WriteError::Io { path: current.path.clone(), source }
         })
     }
 
@@ -288,10 +268,7 @@ impl Writer {
         self.commit()?;
         let mut next = self.create(now_ns).map_err(|source| {
             self.poisoned = true;
-            WriteError::Io {
-                path: self.directory.clone(),
-                source,
-            }
+            WriteError::Io { path: self.directory.clone(), source }
         })?;
         next.bytes = bytes;
         let name = next.name;
@@ -308,11 +285,7 @@ impl Writer {
         loop {
             let name = SegmentName(number);
             let path = self.directory.join(name.to_string());
-            let created = OpenOptions::new()
-                .append(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&path);
+            let created = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path);
             match created {
                 Ok(file) => {
                     if self.options.fsync != Fsync::Never {
@@ -320,12 +293,7 @@ impl Writer {
                         File::open(&self.directory)?.sync_all()?;
                     }
                     self.last_name = Some(name);
-                    return Ok(Current {
-                        name,
-                        path,
-                        file,
-                        bytes: 0,
-                    });
+                    return Ok(Current { name, path, file, bytes: 0 });
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                     number = number.checked_add(1).ok_or(error)?;
@@ -338,10 +306,7 @@ impl Writer {
     /// The error of a poisoned writer.
     #[cold]
     fn poison(&self) -> WriteError {
-        let path = self
-            .current
-            .as_ref()
-            .map_or(&self.directory, |current| &current.path);
+        let path = self.current.as_ref().map_or(&self.directory, |current| &current.path);
         WriteError::Poisoned { path: path.clone() }
     }
 }
@@ -359,18 +324,11 @@ impl Drop for Writer {
 /// Create a directory and those above it that are missing; if `durable`, sync
 /// the entry of each.
 fn create_directory(directory: &Path, durable: bool) -> io::Result<()> {
-    let missing: Vec<_> = directory
-        .ancestors()
-        .take_while(|path| !path.exists())
-        .collect();
+    let missing: Vec<_> = directory.ancestors().take_while(|path| !path.exists()).collect();
     fs::create_dir_all(directory)?;
     if durable {
         for parent in missing.iter().filter_map(|path| path.parent()) {
-            let parent = if parent.as_os_str().is_empty() {
-                Path::new(".")
-            } else {
-                parent
-            };
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
             File::open(parent)?.sync_all()?;
         }
     }
@@ -386,15 +344,8 @@ fn largest_sequence(path: &Path) -> Result<Option<u64>, SegmentError> {
         let mut note = |mark: &Mark| largest = largest.max(Some(mark.sequence));
         let Advance { stop, .. } = cursor.advance(u64::MAX, &mut note);
         match stop {
-            Stop::Budget
-            | Stop::Corrupt {
-                resync: None,
-                more: true,
-                ..
-            } => {}
-            Stop::Corrupt {
-                resync: Some(next), ..
-            } => cursor.skip_to(next),
+            Stop::Budget | Stop::Corrupt { resync: None, more: true, .. } => {}
+            Stop::Corrupt { resync: Some(next), .. } => cursor.skip_to(next),
             Stop::Failed { error, .. } => return Err(SegmentError::from_io(path, error)),
             Stop::Corrupt { .. } | Stop::End | Stop::Incomplete { .. } | Stop::Shrunk { .. } => {
                 return Ok(largest);

@@ -9,11 +9,7 @@ use super::*;
 use crate::wal::record;
 
 fn options(segment_bytes: u64, clock: fn() -> u64) -> WriterOptions {
-    WriterOptions {
-        segment_bytes,
-        fsync: Fsync::Never,
-        clock,
-    }
+    WriterOptions { segment_bytes, fsync: Fsync::Never, clock }
 }
 
 /// The sequences of all segments, by name.
@@ -47,22 +43,13 @@ fn segments_rotate_by_size_and_names_stay_unique() {
     for n in 0..5 {
         let position = writer.append(1, &[7; 36]).unwrap();
         assert_eq!(position.sequence, n);
-        assert_eq!(
-            (position.segment.0, position.offset),
-            (5 + n / 2, n % 2 * 100)
-        );
+        assert_eq!((position.segment.0, position.offset), (5 + n / 2, n % 2 * 100));
     }
     // A record larger than a segment gets one of its own.
-    assert_eq!(
-        writer.append(1, &[7; 1000]).unwrap().segment,
-        SegmentName(8)
-    );
+    assert_eq!(writer.append(1, &[7; 1000]).unwrap().segment, SegmentName(8));
     assert_eq!(writer.append(1, &[7; 10]).unwrap().segment, SegmentName(9));
     drop(writer);
-    let found: Vec<_> = sequences(directory.path())
-        .into_iter()
-        .map(|(_, found)| found)
-        .collect();
+    let found: Vec<_> = sequences(directory.path()).into_iter().map(|(_, found)| found).collect();
     assert_eq!(found, [vec![0, 1], vec![2, 3], vec![4], vec![5], vec![6]]);
 }
 
@@ -71,9 +58,7 @@ fn segments_are_private_to_the_writers_user() {
     let directory = tempfile::tempdir().unwrap();
     let mut writer = Writer::open(directory.path(), WriterOptions::default()).unwrap();
     let name = writer.append(1, b"payload").unwrap().segment;
-    let mode = fs::metadata(directory.path().join(name.to_string()))
-        .unwrap()
-        .permissions();
+    let mode = fs::metadata(directory.path().join(name.to_string())).unwrap().permissions();
     assert_eq!(mode.mode() & 0o777, 0o600);
 }
 
@@ -114,16 +99,9 @@ fn opening_alone_leaves_directories_and_no_file() {
 fn the_largest_sequence_has_no_successor() {
     let directory = tempfile::tempdir().unwrap();
     let header = Header::new(u64::MAX, 0, 1, b"").unwrap();
-    fs::write(
-        directory.path().join(SegmentName(1).to_string()),
-        header.encode(),
-    )
-    .unwrap();
+    fs::write(directory.path().join(SegmentName(1).to_string()), header.encode()).unwrap();
     let mut writer = Writer::open(directory.path(), WriterOptions::default()).unwrap();
-    assert!(matches!(
-        writer.append(1, b"x"),
-        Err(WriteError::SequencesUsedUp { .. })
-    ));
+    assert!(matches!(writer.append(1, b"x"), Err(WriteError::SequencesUsedUp { .. })));
 }
 
 #[test]
@@ -155,10 +133,7 @@ fn a_group_is_written_after_a_thousand_records_or_ten_milliseconds() {
 #[test]
 fn with_a_sync_per_write_each_record_is_there_at_once() {
     let directory = tempfile::tempdir().unwrap();
-    let options = WriterOptions {
-        fsync: Fsync::EveryWrite,
-        ..WriterOptions::default()
-    };
+    let options = WriterOptions { fsync: Fsync::EveryWrite, ..WriterOptions::default() };
     let mut writer = Writer::open(directory.path(), options).unwrap();
     let position = writer.append(1, b"payload").unwrap();
     let path = directory.path().join(position.segment.to_string());
@@ -173,9 +148,6 @@ fn a_failed_write_poisons_the_writer() {
     // A descriptor that cannot be written stands in for a full disk.
     writer.current.as_mut().unwrap().file = File::open("/dev/null").unwrap();
     assert!(matches!(writer.commit(), Err(WriteError::Io { .. })));
-    assert!(matches!(
-        writer.append(1, b"payload"),
-        Err(WriteError::Poisoned { .. })
-    ));
+    assert!(matches!(writer.append(1, b"payload"), Err(WriteError::Poisoned { .. })));
     assert!(matches!(writer.commit(), Err(WriteError::Poisoned { .. })));
 }

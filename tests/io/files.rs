@@ -23,16 +23,9 @@ fn slices_are_written_in_order_and_flushed() {
             slices.extend((0..3000).map(|at| slab.slice(at * 10..at * 10 + 10)));
             slices.push(slab.slice(5..5));
             slices.push(slab.slice(30_000..1 << 20));
-            let written = rig.run(Op::Write {
-                file: Arc::clone(&file),
-                offset: 7,
-                slices,
-                bulk,
-            });
+            let written = rig.run(Op::Write { file: Arc::clone(&file), offset: 7, slices, bulk });
             assert!(matches!(written.unwrap(), Outcome::Written));
-            let flushed = rig.run(Op::Flush {
-                file: Arc::clone(&file),
-            });
+            let flushed = rig.run(Op::Flush { file: Arc::clone(&file) });
             assert!(matches!(flushed.unwrap(), Outcome::Flushed));
             let mut seen = Vec::new();
             (&*file).rewind().unwrap();
@@ -48,12 +41,8 @@ fn nothing_to_write_is_written() {
     on_every_backend(|mut rig| {
         let file = file_with(b"");
         for slices in [vec![], vec![SlabPool::oversized(10).slice(0..0)]] {
-            let written = rig.run(Op::Write {
-                file: Arc::clone(&file),
-                offset: 3,
-                slices,
-                bulk: true,
-            });
+            let written =
+                rig.run(Op::Write { file: Arc::clone(&file), offset: 3, slices, bulk: true });
             assert!(matches!(written.unwrap(), Outcome::Written));
         }
         assert_eq!(file.metadata().unwrap().len(), 0);
@@ -117,13 +106,8 @@ fn a_file_that_cannot_be_written_is_an_error() {
         let file = Arc::new(std::fs::File::open(path.path()).unwrap());
         let mut slab = SlabPool::oversized(10);
         slab.push(b"0123456789");
-        rig.run(Op::Write {
-            file,
-            offset: 0,
-            slices: vec![slab.slice(0..10)],
-            bulk: false,
-        })
-        .unwrap_err();
+        rig.run(Op::Write { file, offset: 0, slices: vec![slab.slice(0..10)], bulk: false })
+            .unwrap_err();
     });
 }
 
@@ -133,11 +117,8 @@ fn a_prefetched_range_is_hot() {
     let file = file_with(&contents);
     on_every_backend(|mut rig| {
         chill(&file);
-        let prefetched = rig.run(Op::Prefetch {
-            file: Arc::clone(&file),
-            offset: 12_345,
-            bytes: 1 << 30,
-        });
+        let prefetched =
+            rig.run(Op::Prefetch { file: Arc::clone(&file), offset: 12_345, bytes: 1 << 30 });
         assert!(matches!(prefetched.unwrap(), Outcome::Prefetched));
         let (socket, mut peer) = connection();
         let reader = thread::spawn(move || {
@@ -154,11 +135,8 @@ fn a_prefetched_range_is_hot() {
         assert!(reader.join().unwrap()[64..] == contents[1 << 20..5 << 20]);
         // Hot already, and behind the end of the file.
         for offset in [0, 1 << 40] {
-            let prefetched = rig.run(Op::Prefetch {
-                file: Arc::clone(&file),
-                offset,
-                bytes: 8 << 20,
-            });
+            let prefetched =
+                rig.run(Op::Prefetch { file: Arc::clone(&file), offset, bytes: 8 << 20 });
             assert!(matches!(prefetched.unwrap(), Outcome::Prefetched));
         }
     });

@@ -19,13 +19,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a test looks for what must not happen.
 pub(crate) const GLANCE: Duration = Duration::from_millis(50);
 
-pub(crate) const STRATEGIES: [Strategy; 5] = [
-    Strategy::Auto,
-    Strategy::Sendfile,
-    Strategy::Splice,
-    Strategy::SendZc,
-    Strategy::Copy,
-];
+pub(crate) const STRATEGIES: [Strategy; 5] =
+    [Strategy::Auto, Strategy::Sendfile, Strategy::Splice, Strategy::SendZc, Strategy::Copy];
 
 /// Run a test on each backend that opens here.
 pub(crate) fn on_every_backend(test: impl Fn(Rig)) {
@@ -48,11 +43,7 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) fn new(backend: Box<dyn Backend>) -> Self {
-        Self {
-            backend,
-            next: 0,
-            ended: HashMap::new(),
-        }
+        Self { backend, next: 0, ended: HashMap::new() }
     }
 
     pub(crate) fn submit(&mut self, op: Op) -> Token {
@@ -65,9 +56,7 @@ impl Rig {
     /// Wait once, until `pause` is over at most.
     pub(crate) fn turn(&mut self, pause: Duration) {
         let mut completions = Vec::new();
-        self.backend
-            .wait(Some(Instant::now() + pause), &mut completions)
-            .unwrap();
+        self.backend.wait(Some(Instant::now() + pause), &mut completions).unwrap();
         for completion in completions {
             let twice = self.ended.insert(completion.token, completion.result);
             assert!(twice.is_none(), "{:?} completed twice", completion.token);
@@ -121,12 +110,7 @@ impl Rig {
         low: usize,
         most: usize,
     ) -> Token {
-        self.submit(Op::Receive {
-            socket: Arc::clone(socket),
-            slab,
-            low_water: low,
-            most,
-        })
+        self.submit(Op::Receive { socket: Arc::clone(socket), slab, low_water: low, most })
     }
 
     pub(crate) fn transmit(
@@ -156,9 +140,7 @@ pub(crate) fn connection() -> (Arc<Socket>, TcpStream) {
 
 /// Bytes that differ from their neighbours at every distance that matters.
 pub(crate) fn pattern(bytes: usize) -> Vec<u8> {
-    (0..bytes as u32)
-        .map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8)
-        .collect()
+    (0..bytes as u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
 }
 
 /// A file of its own on the disk that the build is on.
@@ -189,11 +171,7 @@ pub(crate) fn extent(file: &Arc<File>, offset: u64, bytes: u32) -> Source {
         file: Arc::clone(file),
         offset,
         bytes,
-        mapped: Some(Arc::new(Window {
-            map,
-            start: offset as usize,
-            bytes: bytes as usize,
-        })),
+        mapped: Some(Arc::new(Window { map, start: offset as usize, bytes: bytes as usize })),
     }
 }
 
@@ -201,11 +179,6 @@ pub(crate) fn extent(file: &Arc<File>, offset: u64, bytes: u32) -> Source {
 pub(crate) fn chill(file: &File) {
     file.sync_all().unwrap();
     #[cfg(target_os = "linux")]
-    nix::fcntl::posix_fadvise(
-        file,
-        0,
-        0,
-        nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED,
-    )
-    .unwrap();
+    nix::fcntl::posix_fadvise(file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED)
+        .unwrap();
 }

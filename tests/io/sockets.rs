@@ -33,10 +33,7 @@ fn a_connection_is_accepted_and_opened() {
         assert!(ours.tcp_nodelay().unwrap() && theirs.tcp_nodelay().unwrap());
         let (ours, theirs) = (Arc::new(ours), Arc::new(theirs));
         let bytes = pattern(3000);
-        let send = rig.submit(Op::Send {
-            socket: ours,
-            bytes: bytes.clone(),
-        });
+        let send = rig.submit(Op::Send { socket: ours, bytes: bytes.clone() });
         let mut slab = SlabPool::oversized(4096);
         while slab.filled().len() < 3000 {
             let missing = 3000 - slab.filled().len();
@@ -71,8 +68,7 @@ fn accept_and_connect_can_be_cancelled() {
 
         // A full backlog leaves further connections unanswered.
         let full = Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-        full.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())
-            .unwrap();
+        full.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
         full.listen(0).unwrap();
         let address = full.local_addr().unwrap().as_socket().unwrap();
         let _first = TcpStream::connect(address).unwrap();
@@ -137,13 +133,7 @@ fn a_small_frame_behind_a_large_one_is_not_held_back() {
     on_every_backend(|mut rig| {
         let (socket, mut peer) = connection();
         let mut slab = SlabPool::oversized(1 << 20);
-        for (low, bytes) in [
-            (1, 64),
-            (100_000, 100_000),
-            (64, 64),
-            (500_000, 500_000),
-            (1, 1),
-        ] {
+        for (low, bytes) in [(1, 64), (100_000, 100_000), (64, 64), (500_000, 500_000), (1, 1)] {
             let bytes = pattern(bytes);
             let writer = thread::spawn({
                 let bytes = bytes.clone();
@@ -178,10 +168,7 @@ fn one_socket_receives_and_transmits_at_the_same_time() {
         assert!(rig.is_pending(receive));
         assert!(rig.is_pending(transmit));
         peer.write_all(&[9; 100]).unwrap();
-        assert!(matches!(
-            rig.end_of(receive).unwrap(),
-            Outcome::Received(_, 100)
-        ));
+        assert!(matches!(rig.end_of(receive).unwrap(), Outcome::Received(_, 100)));
         assert!(rig.is_pending(transmit));
         let receive = rig.receive(&socket, SlabPool::oversized(4096), 1, 4096);
         let reader = thread::spawn(move || {
@@ -193,10 +180,7 @@ fn one_socket_receives_and_transmits_at_the_same_time() {
         let (seen, peer) = reader.join().unwrap();
         assert!(seen[64..] == contents);
         drop(peer);
-        assert!(matches!(
-            rig.end_of(receive).unwrap(),
-            Outcome::Received(_, 0)
-        ));
+        assert!(matches!(rig.end_of(receive).unwrap(), Outcome::Received(_, 0)));
     });
 }
 
@@ -207,10 +191,7 @@ fn a_shutdown_ends_a_receive() {
         let receive = rig.receive(&socket, SlabPool::oversized(4096), 4096, 4096);
         assert!(rig.is_pending(receive));
         socket.shutdown(std::net::Shutdown::Both).unwrap();
-        assert!(matches!(
-            rig.end_of(receive).unwrap(),
-            Outcome::Received(_, 0)
-        ));
+        assert!(matches!(rig.end_of(receive).unwrap(), Outcome::Received(_, 0)));
     });
 }
 
@@ -219,10 +200,7 @@ fn a_large_send_survives_back_pressure() {
     let bytes = pattern(32 << 20);
     on_every_backend(|mut rig| {
         let (socket, mut peer) = connection();
-        let send = rig.submit(Op::Send {
-            socket,
-            bytes: bytes.clone(),
-        });
+        let send = rig.submit(Op::Send { socket, bytes: bytes.clone() });
         assert!(rig.is_pending(send));
         let reader = thread::spawn(move || {
             let mut seen = vec![0; 32 << 20];
@@ -242,10 +220,7 @@ fn two_hundred_sockets_are_served_at_once() {
         for at in 0..200_u8 {
             let (socket, peer) = connection();
             let receive = rig.receive(&socket, pool.take().unwrap(), 2, 100);
-            let send = rig.submit(Op::Send {
-                socket: Arc::clone(&socket),
-                bytes: vec![at; 50],
-            });
+            let send = rig.submit(Op::Send { socket: Arc::clone(&socket), bytes: vec![at; 50] });
             served.push((at, socket, peer, receive, send));
         }
         for (at, _, peer, ..) in &mut served {
@@ -304,9 +279,7 @@ fn dropping_a_backend_releases_everything_in_flight() {
         let (listener, _) = listener();
         let (socket, mut peer) = connection();
         let (quiet, mut quiet_peer) = connection();
-        rig.submit(Op::Accept {
-            listener: Arc::clone(&listener),
-        });
+        rig.submit(Op::Accept { listener: Arc::clone(&listener) });
         rig.receive(&socket, pool.take().unwrap(), 1, 100);
         rig.receive(&quiet, pool.take().unwrap(), 1000, 1000);
         rig.transmit(&socket, &extent(&file, 0, 32 << 20), Strategy::Auto);

@@ -117,10 +117,7 @@ fn a_peer_that_closes_midway_is_an_error() {
             peer.read_exact(&mut vec![0; 100_000]).unwrap();
             drop(peer);
             let error = rig.end_of(token).unwrap_err();
-            let known = matches!(
-                error.kind(),
-                ErrorKind::BrokenPipe | ErrorKind::ConnectionReset
-            );
+            let known = matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset);
             assert!(known, "{strategy:?}: {error}");
             // And once more, now that the connection is known to be dead.
             let token = rig.transmit(&socket, &source, strategy);

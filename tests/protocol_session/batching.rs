@@ -48,10 +48,7 @@ fn a_gathering_batch_ships_after_its_delay_and_not_before() {
     pair.advance(BATCH.max_delay - Duration::from_nanos(1));
     pair.append(A, 1, 100);
     pair.send();
-    assert!(
-        pair.to_replica.is_empty(),
-        "news does not shift the deadline either way"
-    );
+    assert!(pair.to_replica.is_empty(), "news does not shift the deadline either way");
     assert_eq!(pair.sender.next_timeout(), Some(deadline));
     pair.advance(Duration::from_nanos(1));
     pair.send();
@@ -92,11 +89,7 @@ fn catching_up_ships_whole_extents_without_delay() {
     pair.flush_at_once = false;
     pair.append(A, 10_000, 1000);
     pair.send();
-    let data: Vec<_> = pair
-        .to_replica
-        .iter()
-        .filter(|f| f.kind() == Kind::Data)
-        .collect();
+    let data: Vec<_> = pair.to_replica.iter().filter(|f| f.kind() == Kind::Data).collect();
     assert_eq!(data.len(), 10, "10 MB in extents of 1 MiB");
     for frame in &data[..9] {
         let missing = BATCH.max_bytes - frame.header.payload_bytes;
@@ -127,11 +120,7 @@ fn the_window_bounds_what_is_in_flight_by_bytes() {
     pair.reply();
     while pair.deliver_reply() {}
     pair.send();
-    assert_eq!(
-        pair.sender.sent(A).unwrap().0,
-        MAX_WINDOW_BYTES,
-        "received is not flushed"
-    );
+    assert_eq!(pair.sender.sent(A).unwrap().0, MAX_WINDOW_BYTES, "received is not flushed");
     pair.flush(A);
     pair.reply();
     while pair.deliver_reply() {}
@@ -147,11 +136,7 @@ fn the_window_bounds_what_is_in_flight_by_frames() {
     for _ in 0..MAX_WINDOW_FRAMES + 50 {
         pair.append(A, 100, 64);
         pair.send();
-        shipped += pair
-            .to_replica
-            .iter()
-            .filter(|f| f.kind() == Kind::Data)
-            .count();
+        shipped += pair.to_replica.iter().filter(|f| f.kind() == Kind::Data).count();
         while pair.deliver_one() {}
     }
     assert_eq!(shipped, MAX_WINDOW_FRAMES);

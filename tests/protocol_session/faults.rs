@@ -18,12 +18,7 @@ fn on_the_wire() -> (Pair, Vec<Frame>) {
     pair.append(B, 1, 100);
     pair.send();
     let is_data = |f: &Frame| f.kind() == Kind::Data && f.header.handle == A;
-    let data: Vec<_> = pair
-        .to_replica
-        .iter()
-        .filter(|f| is_data(f))
-        .cloned()
-        .collect();
+    let data: Vec<_> = pair.to_replica.iter().filter(|f| is_data(f)).cloned().collect();
     assert_eq!(data.len(), 3);
     pair.to_replica.retain(|f| !is_data(f));
     while pair.deliver_one() {}
@@ -67,27 +62,12 @@ fn a_duplicate_frame_changes_nothing_and_is_acknowledged() {
 fn the_known_part_of_an_overlapping_frame_is_skipped() {
     let (mut pair, data) = on_the_wire();
     pair.deliver(&data[0]);
-    let header = FrameHeader {
-        records: 4,
-        payload_bytes: 2 << 20,
-        raw_bytes: 2 << 20,
-        ..data[0].header
-    };
+    let header =
+        FrameHeader { records: 4, payload_bytes: 2 << 20, raw_bytes: 2 << 20, ..data[0].header };
     let records = [&data[0].records[..], &data[1].records[..]].concat();
-    let overlapping = Frame {
-        header,
-        body: Vec::new(),
-        records,
-    };
+    let overlapping = Frame { header, body: Vec::new(), records };
     let intent = pair.deliver(&overlapping);
-    assert_eq!(
-        intent,
-        Some(Intent::Data {
-            handle: A,
-            start: Lsn(1 << 20),
-            skip: 1 << 20
-        })
-    );
+    assert_eq!(intent, Some(Intent::Data { handle: A, start: Lsn(1 << 20), skip: 1 << 20 }));
     pair.deliver(&data[2]);
     pair.settle();
     pair.check_identical();
@@ -97,10 +77,7 @@ fn the_known_part_of_an_overlapping_frame_is_skipped() {
 fn a_dropped_frame_stops_the_space_and_a_new_opening_heals_it() {
     let (mut pair, data) = on_the_wire();
     pair.deliver(&data[0]);
-    assert_eq!(
-        pair.receiver.admit(&data[2].header).unwrap_err().0,
-        ErrorCode::Gap
-    );
+    assert_eq!(pair.receiver.admit(&data[2].header).unwrap_err().0, ErrorCode::Gap);
     pair.to_replica.push_back(data[2].clone());
     // What is under way behind it is dropped without a further word.
     pair.to_replica.push_back(data[1].clone());
@@ -119,10 +96,7 @@ fn data_before_its_run_is_refused() {
     let mut pair = Pair::streaming(2);
     pair.append(A, 1, 100);
     pair.send();
-    assert_eq!(
-        pair.to_replica.pop_front().unwrap().kind(),
-        Kind::SegmentOpen
-    );
+    assert_eq!(pair.to_replica.pop_front().unwrap().kind(), Kind::SegmentOpen);
     heals(pair);
 }
 
@@ -136,17 +110,12 @@ fn a_run_announced_twice_shows_once() {
     pair.to_replica.push_back(run.clone());
     pair.settle();
     pair.check_identical();
-    let Message::SegmentOpen(mut other) = run.message() else {
-        panic!()
-    };
+    let Message::SegmentOpen(mut other) = run.message() else { panic!() };
     other.file += 1;
     let forged = forge(&Message::SegmentOpen(other), A, 1);
     assert!(matches!(
         pair.deliver(&forged),
-        Some(Intent::Stopped {
-            code: ErrorCode::Protocol,
-            ..
-        })
+        Some(Intent::Stopped { code: ErrorCode::Protocol, .. })
     ));
 }
 
@@ -159,13 +128,7 @@ fn a_run_out_of_order_stops_the_space() {
         let mut run = pair.log(A).runs[0];
         (run.ordinal, run.start) = (ordinal, Lsn(start));
         let intent = pair.deliver(&forge(&Message::SegmentOpen(run), A, 1));
-        assert!(matches!(
-            intent,
-            Some(Intent::Stopped {
-                code: ErrorCode::Gap,
-                ..
-            })
-        ));
+        assert!(matches!(intent, Some(Intent::Stopped { code: ErrorCode::Gap, .. })));
     }
 }
 
@@ -175,10 +138,7 @@ fn a_frame_of_any_other_epoch_is_refused_before_a_byte() {
         let (mut pair, data) = on_the_wire();
         let mut stale = data[0].clone();
         stale.header.epoch = Epoch(epoch);
-        assert_eq!(
-            pair.receiver.admit(&stale.header).unwrap_err().0,
-            ErrorCode::StaleEpoch
-        );
+        assert_eq!(pair.receiver.admit(&stale.header).unwrap_err().0, ErrorCode::StaleEpoch);
         assert!(pair.copies[&A].log.records.is_empty());
         pair.to_replica.push_back(stale);
         while pair.deliver_one() {}
@@ -186,10 +146,7 @@ fn a_frame_of_any_other_epoch_is_refused_before_a_byte() {
         assert!(pair.copies[&A].log.records.is_empty());
         pair.to_replica.extend(data);
         pair.settle();
-        assert!(
-            pair.copies[&A].log.records.is_empty(),
-            "the good ones behind it neither"
-        );
+        assert!(pair.copies[&A].log.records.is_empty(), "the good ones behind it neither");
         assert_eq!(pair.stops(), [(A, ErrorCode::StaleEpoch)]);
         assert_eq!(pair.replica_stops().len(), 1);
     }
@@ -208,10 +165,7 @@ fn nonsensical_data_headers_stop_the_space() {
         let (mut pair, data) = on_the_wire();
         let mut bad = data[0].clone();
         change(&mut bad.header);
-        assert_eq!(
-            pair.receiver.admit(&bad.header).unwrap_err().0,
-            ErrorCode::Protocol
-        );
+        assert_eq!(pair.receiver.admit(&bad.header).unwrap_err().0, ErrorCode::Protocol);
         pair.to_replica.push_back(bad);
         heals(pair);
     }
@@ -222,13 +176,7 @@ fn data_for_an_unknown_space_closes_the_connection() {
     let (mut pair, mut data) = on_the_wire();
     data[0].header.handle = Handle(77);
     let intent = pair.deliver(&data[0]);
-    assert!(matches!(
-        intent,
-        Some(Intent::Closed {
-            code: ErrorCode::Protocol,
-            ..
-        })
-    ));
+    assert!(matches!(intent, Some(Intent::Closed { code: ErrorCode::Protocol, .. })));
     pair.settle();
     assert_eq!(pair.closed().unwrap().0, ErrorCode::Protocol);
 }
@@ -238,8 +186,7 @@ fn a_record_that_fails_its_checksum_stops_only_its_space() {
     let (mut pair, data) = on_the_wire();
     let intent = pair.receiver.handle_frame(pair.now, &data[0].header, &[]);
     assert!(matches!(intent, Some(Intent::Data { .. })));
-    pair.receiver
-        .stop_space(pair.now, A, ErrorCode::Corrupt, "record at 0".to_owned());
+    pair.receiver.stop_space(pair.now, A, ErrorCode::Corrupt, "record at 0".to_owned());
     pair.settle();
     assert_eq!(pair.stops(), [(A, ErrorCode::Corrupt)]);
     pair.open(A);
@@ -255,9 +202,7 @@ fn another_chain_in_a_flushed_ack_stops_only_that_space() {
     pair.send();
     while pair.deliver_one() {}
     pair.reply();
-    let Message::Ack(mut ack) = pair.to_primary.pop_front().unwrap().message() else {
-        panic!()
-    };
+    let Message::Ack(mut ack) = pair.to_primary.pop_front().unwrap().message() else { panic!() };
     ack.chain = Chain(ack.chain.0 ^ 1);
     pair.to_primary.push_back(forge(&Message::Ack(ack), A, 1));
     while pair.deliver_reply() {}
@@ -346,18 +291,11 @@ fn a_frame_for_the_other_role_closes_the_connection() {
     let (mut pair, ack) = acknowledged();
     let frame = forge(&Message::Ack(ack), A, 1);
     let intent = pair.deliver(&frame);
-    assert!(matches!(
-        intent,
-        Some(Intent::Closed {
-            code: ErrorCode::Protocol,
-            ..
-        })
-    ));
+    assert!(matches!(intent, Some(Intent::Closed { code: ErrorCode::Protocol, .. })));
 
     let (mut pair, _) = acknowledged();
     let run = pair.log(A).runs[0];
-    pair.to_primary
-        .push_back(forge(&Message::SegmentOpen(run), A, 1));
+    pair.to_primary.push_back(forge(&Message::SegmentOpen(run), A, 1));
     pair.deliver_reply();
     assert_eq!(pair.closed().unwrap().0, ErrorCode::Protocol);
 }
@@ -369,13 +307,7 @@ fn a_damaged_body_closes_the_connection() {
     let mut frame = forge(&beat, Handle::CONNECTION, 0);
     frame.body[0] ^= 1;
     let intent = pair.deliver(&frame);
-    let Some(Intent::Closed {
-        code: ErrorCode::Protocol,
-        reason,
-    }) = intent
-    else {
-        panic!()
-    };
+    let Some(Intent::Closed { code: ErrorCode::Protocol, reason }) = intent else { panic!() };
     assert!(reason.contains("CRC"), "{reason}");
     pair.to_primary.push_back(frame);
     pair.deliver_reply();

@@ -33,11 +33,7 @@ fn message() -> impl Strategy<Value = Message> {
     });
     let hello_ack = (0..3u8, 0..2u64, 1..4u128).prop_map(|(version, features, uuid)| {
         let identity = identity("test", "peer", uuid);
-        Message::HelloAck(HelloAck {
-            version,
-            features,
-            identity,
-        })
+        Message::HelloAck(HelloAck { version, features, identity })
     });
     let open = (1..4u64, lsn()).prop_map(|(epoch, head)| {
         Message::OpenSpace(OpenSpace {
@@ -59,24 +55,11 @@ fn message() -> impl Strategy<Value = Message> {
     });
     let run = (0..4u32, lsn()).prop_map(|(ordinal, start)| {
         let segment = SegmentName(1);
-        Message::SegmentOpen(SegmentOpen {
-            ordinal,
-            start,
-            segment,
-            file: 0,
-            offset: 0,
-        })
+        Message::SegmentOpen(SegmentOpen { ordinal, start, segment, file: 0, offset: 0 })
     });
     let ack = (lsn(), lsn(), lsn(), lsn()).prop_map(|(received, written, flushed, applied)| {
         let chain = Chain::START;
-        Message::Ack(Ack {
-            received,
-            written,
-            flushed,
-            applied,
-            sequence: 0,
-            chain,
-        })
+        Message::Ack(Ack { received, written, flushed, applied, sequence: 0, chain })
     });
     let error = (0..17u16, "\\PC{0,40}").prop_map(|(code, sentence)| {
         let code = ErrorCode::from_wire(code).unwrap_or(ErrorCode::Protocol);
@@ -103,11 +86,7 @@ fn data() -> impl Strategy<Value = Frame> {
             raw_bytes: count * 100 + odd / 2,
             ..FrameHeader::bare(Kind::Data, handle, Epoch(epoch))
         };
-        Frame {
-            header,
-            body: Vec::new(),
-            records: Vec::new(),
-        }
+        Frame { header, body: Vec::new(), records: Vec::new() }
     })
 }
 
@@ -121,32 +100,17 @@ fn frame() -> impl Strategy<Value = Frame> {
 /// What happens next in a random run.
 #[derive(Clone, Debug)]
 enum Step {
-    Append {
-        space: u32,
-        records: usize,
-        bytes: u64,
-    },
-    Rotate {
-        space: u32,
-    },
+    Append { space: u32, records: usize, bytes: u64 },
+    Rotate { space: u32 },
     SendOne,
     DeliverOne,
     Duplicate,
     Reply,
     DeliverReply,
-    Flush {
-        space: u32,
-    },
-    Advance {
-        ms: u64,
-    },
-    Stop {
-        space: u32,
-        by_replica: bool,
-    },
-    Reconnect {
-        crashed: bool,
-    },
+    Flush { space: u32 },
+    Advance { ms: u64 },
+    Stop { space: u32, by_replica: bool },
+    Reconnect { crashed: bool },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -181,11 +145,7 @@ fn reopen(pair: &mut Pair) {
 
 fn apply(pair: &mut Pair, step: &Step, last: &mut Option<Frame>) {
     match *step {
-        Step::Append {
-            space,
-            records,
-            bytes,
-        } => pair.append(Handle(space), records, bytes),
+        Step::Append { space, records, bytes } => pair.append(Handle(space), records, bytes),
         Step::Rotate { space } => {
             pair.log(Handle(space)).rotate();
             pair.sender.handle_head(pair.now, Handle(space));
@@ -213,8 +173,7 @@ fn apply(pair: &mut Pair, step: &Step, last: &mut Option<Frame>) {
         Step::Stop { space, by_replica } => {
             let (now, handle, why) = (pair.now, Handle(space), "test".to_owned());
             if by_replica {
-                pair.receiver
-                    .stop_space(now, handle, ErrorCode::Storage, why);
+                pair.receiver.stop_space(now, handle, ErrorCode::Storage, why);
             } else if pair.sender.sent(handle).is_some() {
                 pair.sender.stop_space(now, handle, ErrorCode::Storage, why);
                 pair.open(handle);

@@ -34,13 +34,8 @@ fn a_record_travels_from_append_to_flushed_ack() {
     pair.settle();
     pair.check_identical();
     let head = pair.log(A).head();
-    let Some(Event::Acked { ack, flushed, .. }) = pair.events.last() else {
-        panic!()
-    };
-    assert_eq!(
-        (ack.received, ack.written, ack.flushed),
-        (head.lsn, head.lsn, head.lsn)
-    );
+    let Some(Event::Acked { ack, flushed, .. }) = pair.events.last() else { panic!() };
+    assert_eq!((ack.received, ack.written, ack.flushed), (head.lsn, head.lsn, head.lsn));
     assert_eq!((ack.sequence, ack.chain), (2, head.chain));
     assert_eq!(*flushed, Some(head), "with the timestamp, to measure by");
 }
@@ -55,18 +50,10 @@ fn every_frame_of_a_space_carries_its_epoch() {
     let mut epochs = Vec::new();
     for _ in 0..8 {
         pair.send();
-        epochs.extend(
-            pair.to_replica
-                .iter()
-                .map(|f| (f.header.handle, f.header.epoch.0)),
-        );
+        epochs.extend(pair.to_replica.iter().map(|f| (f.header.handle, f.header.epoch.0)));
         while pair.deliver_one() {}
         pair.reply();
-        epochs.extend(
-            pair.to_primary
-                .iter()
-                .map(|f| (f.header.handle, f.header.epoch.0)),
-        );
+        epochs.extend(pair.to_primary.iter().map(|f| (f.header.handle, f.header.epoch.0)));
         while pair.deliver_reply() {}
     }
     assert_eq!(epochs.len(), 7, "hellos, open, open-ack, run, data, ack");
@@ -113,14 +100,8 @@ fn another_cluster_is_refused_by_name() {
     pair.settle();
     let (code, reason) = pair.closed().unwrap();
     assert_eq!(code, ErrorCode::Cluster);
-    assert!(
-        reason.contains("blue") && reason.contains("green"),
-        "{reason}"
-    );
-    assert!(matches!(
-        pair.events.last(),
-        Some(Event::Closed { retry: false, .. })
-    ));
+    assert!(reason.contains("blue") && reason.contains("green"), "{reason}");
+    assert!(matches!(pair.events.last(), Some(Event::Closed { retry: false, .. })));
 }
 
 #[test]
@@ -131,23 +112,15 @@ fn a_primary_checks_who_answers_by_the_same_rules() {
         (identity("other", "two", 2), ErrorCode::Cluster),
     ] {
         let mut pair = Pair::new();
-        let ack = HelloAck {
-            version: 1,
-            features: 0,
-            identity: answer,
-        };
-        feed(
-            &mut pair,
-            &forge(&Message::HelloAck(ack), Handle::CONNECTION, 0),
-        );
+        let ack = HelloAck { version: 1, features: 0, identity: answer };
+        feed(&mut pair, &forge(&Message::HelloAck(ack), Handle::CONNECTION, 0));
         assert_eq!(pair.closed().unwrap().0, code);
     }
 }
 
 /// Hands a forged frame to the primary.
 fn feed(pair: &mut Pair, frame: &Frame) {
-    pair.sender
-        .handle_frame(pair.now, &frame.header, &frame.body);
+    pair.sender.handle_frame(pair.now, &frame.header, &frame.body);
     pair.take_events();
 }
 
@@ -161,8 +134,7 @@ fn without_a_common_version_both_ends_say_so() {
         features: 0,
         identity: identity("test", "one", 1),
     };
-    pair.to_replica
-        .push_back(forge(&Message::Hello(hello), Handle::CONNECTION, 0));
+    pair.to_replica.push_back(forge(&Message::Hello(hello), Handle::CONNECTION, 0));
     pair.deliver_one();
     let (code, reason) = pair.replica_closed().unwrap();
     assert_eq!(code, ErrorCode::Version);
@@ -182,33 +154,21 @@ fn a_newer_primary_that_still_speaks_version_1_is_taken_without_its_features() {
         features: u64::MAX,
         identity: identity("test", "one", 1),
     };
-    pair.to_replica
-        .push_back(forge(&Message::Hello(hello), Handle::CONNECTION, 0));
+    pair.to_replica.push_back(forge(&Message::Hello(hello), Handle::CONNECTION, 0));
     pair.deliver_one();
     pair.reply();
-    let Message::HelloAck(ack) = pair.to_primary[0].message() else {
-        panic!()
-    };
+    let Message::HelloAck(ack) = pair.to_primary[0].message() else { panic!() };
     assert_eq!((ack.version, ack.features), (1, 0));
 }
 
 #[test]
 fn an_answer_that_was_not_offered_is_refused() {
-    for (version, features, code) in [
-        (2, 0, ErrorCode::Version),
-        (0, 0, ErrorCode::Version),
-        (1, 1, ErrorCode::Protocol),
-    ] {
+    for (version, features, code) in
+        [(2, 0, ErrorCode::Version), (0, 0, ErrorCode::Version), (1, 1, ErrorCode::Protocol)]
+    {
         let mut pair = Pair::new();
-        let ack = HelloAck {
-            version,
-            features,
-            identity: identity("test", "two", 2),
-        };
-        feed(
-            &mut pair,
-            &forge(&Message::HelloAck(ack), Handle::CONNECTION, 0),
-        );
+        let ack = HelloAck { version, features, identity: identity("test", "two", 2) };
+        feed(&mut pair, &forge(&Message::HelloAck(ack), Handle::CONNECTION, 0));
         assert_eq!(pair.closed().unwrap().0, code);
     }
 }
@@ -232,11 +192,7 @@ fn a_busy_space_is_stopped_with_a_retry_and_can_be_opened_again() {
         pair.settle();
         assert!(matches!(
             pair.events.last(),
-            Some(Event::Stopped {
-                code: ErrorCode::Busy,
-                retry: true,
-                ..
-            })
+            Some(Event::Stopped { code: ErrorCode::Busy, retry: true, .. })
         ));
         assert_eq!(pair.sender.sent(A), None);
         pair.open(A);
@@ -256,11 +212,7 @@ fn a_space_that_both_ends_stop_at_once_opens_cleanly_again() {
     pair.receiver.stop_space(now, A, ErrorCode::Storage, why());
     pair.open(A);
     pair.settle();
-    assert!(
-        pair.stops().is_empty(),
-        "both were asked for: {:?}",
-        pair.stops()
-    );
+    assert!(pair.stops().is_empty(), "both were asked for: {:?}", pair.stops());
     pair.append(A, 4, 100);
     pair.append(Handle(1), 4, 100);
     pair.settle();
@@ -271,15 +223,11 @@ fn a_space_that_both_ends_stop_at_once_opens_cleanly_again() {
 fn a_space_stopped_by_the_primary_is_given_up_by_the_replica() {
     let mut pair = Pair::streaming(2);
     pair.append(A, 1, 100);
-    pair.sender
-        .stop_space(pair.now, A, ErrorCode::Role, "moved away".to_owned());
+    pair.sender.stop_space(pair.now, A, ErrorCode::Role, "moved away".to_owned());
     pair.settle();
     assert_eq!(pair.replica_stops(), [(A, ErrorCode::Role)]);
     assert!(pair.stops().is_empty());
-    assert!(
-        pair.copies[&A].log.records.is_empty(),
-        "nothing more is shipped"
-    );
+    assert!(pair.copies[&A].log.records.is_empty(), "nothing more is shipped");
     pair.append(Handle(1), 1, 100);
     pair.settle();
     assert_eq!(pair.copies[&Handle(1)].durable, 1);
@@ -288,11 +236,8 @@ fn a_space_stopped_by_the_primary_is_given_up_by_the_replica() {
 #[test]
 fn a_handle_in_use_is_not_opened_twice() {
     let mut pair = Pair::streaming(2);
-    let Message::OpenSpace(open) = open_frame().message() else {
-        panic!()
-    };
-    pair.to_replica
-        .push_back(forge(&Message::OpenSpace(open), A, 1));
+    let Message::OpenSpace(open) = open_frame().message() else { panic!() };
+    pair.to_replica.push_back(forge(&Message::OpenSpace(open), A, 1));
     pair.deliver_one();
     assert_eq!(pair.replica_stops(), [(A, ErrorCode::Protocol)]);
     pair.settle();
@@ -318,39 +263,22 @@ fn open_frame() -> Frame {
 fn one_space_too_many_is_refused_and_the_others_stay() {
     let mut pair = Pair::streaming(0);
     let frame = open_frame();
-    let Message::OpenSpace(open) = frame.message() else {
-        panic!()
-    };
+    let Message::OpenSpace(open) = frame.message() else { panic!() };
     let limit = u32::try_from(saltus::limits::MAX_SPACES).unwrap();
     for number in 0..limit {
         let frame = forge(&Message::OpenSpace(open.clone()), Handle(number), 1);
-        let intent = pair
-            .receiver
-            .handle_frame(pair.now, &frame.header, &frame.body);
+        let intent = pair.receiver.handle_frame(pair.now, &frame.header, &frame.body);
         assert!(matches!(intent, Some(Intent::Open { .. })));
     }
     let frame = forge(&Message::OpenSpace(open), Handle(limit), 1);
-    assert_eq!(
-        pair.receiver
-            .handle_frame(pair.now, &frame.header, &frame.body),
-        None
-    );
+    assert_eq!(pair.receiver.handle_frame(pair.now, &frame.header, &frame.body), None);
     pair.reply();
-    let Message::Error(Refusal { code, .. }) = pair.to_primary[0].message() else {
-        panic!()
-    };
+    let Message::Error(Refusal { code, .. }) = pair.to_primary[0].message() else { panic!() };
     assert_eq!(code, ErrorCode::Limit);
     // The primary's answer to the refusal concerns no space that is known.
-    let answer = Message::Error(Refusal {
-        code,
-        sentence: String::new(),
-    });
+    let answer = Message::Error(Refusal { code, sentence: String::new() });
     let frame = forge(&answer, Handle(limit), 1);
-    assert_eq!(
-        pair.receiver
-            .handle_frame(pair.now, &frame.header, &frame.body),
-        None
-    );
+    assert_eq!(pair.receiver.handle_frame(pair.now, &frame.header, &frame.body), None);
     assert!(pair.receiver.is_established());
 }
 
@@ -366,25 +294,16 @@ fn frames_before_the_handshake_are_refused() {
 #[test]
 fn shutting_down_is_told_to_the_peer() {
     let mut pair = Pair::streaming(1);
-    pair.receiver
-        .close(pair.now, ErrorCode::Shutdown, "going down".to_owned());
+    pair.receiver.close(pair.now, ErrorCode::Shutdown, "going down".to_owned());
     pair.settle();
     assert!(matches!(
         pair.events.last(),
-        Some(Event::Closed {
-            code: ErrorCode::Shutdown,
-            retry: true,
-            ..
-        })
+        Some(Event::Closed { code: ErrorCode::Shutdown, retry: true, .. })
     ));
-    assert_eq!(
-        (pair.sender.next_timeout(), pair.receiver.next_timeout()),
-        (None, None)
-    );
+    assert_eq!((pair.sender.next_timeout(), pair.receiver.next_timeout()), (None, None));
 
     let mut pair = Pair::streaming(1);
-    pair.sender
-        .close(pair.now, ErrorCode::Shutdown, "going down".to_owned());
+    pair.sender.close(pair.now, ErrorCode::Shutdown, "going down".to_owned());
     pair.settle();
     assert_eq!(pair.replica_closed().unwrap().0, ErrorCode::Shutdown);
 }

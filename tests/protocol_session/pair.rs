@@ -16,11 +16,8 @@ use saltus::protocol::message::{ErrorCode, Identity, Message, OpenSpace, Segment
 use saltus::protocol::receiver::{Intent, Receiver};
 use saltus::protocol::sender::{BatchRule, Event, Sender, Streams, Transmit};
 
-pub const BATCH: BatchRule = BatchRule {
-    max_records: 100,
-    max_delay: Duration::from_millis(10),
-    max_bytes: 1 << 20,
-};
+pub const BATCH: BatchRule =
+    BatchRule { max_records: 100, max_delay: Duration::from_millis(10), max_bytes: 1 << 20 };
 
 pub fn identity(cluster: &str, node: &str, uuid: u128) -> Identity {
     Identity {
@@ -138,18 +135,12 @@ impl Streams for Logs {
             Some(next) => next.start,
             None => log.head().lsn,
         };
-        assert!(
-            log.runs[ordinal as usize].start <= from.lsn,
-            "cut before the run"
-        );
+        assert!(log.runs[ordinal as usize].start <= from.lsn, "cut before the run");
         let first = usize::try_from(from.records).unwrap();
         assert_eq!(log.marks[first], *from, "cut at a foreign mark");
         let limit = end.min(from.lsn.advance(u64::from(max)));
         let fits = log.marks[first + 1..].partition_point(|mark| mark.lsn <= limit);
-        let to = log
-            .marks
-            .get(first + fits.max(1))
-            .filter(|to| to.lsn <= end)?;
+        let to = log.marks.get(first + fits.max(1)).filter(|to| to.lsn <= end)?;
         Some((*to, log.marks[first + 1].sequence))
     }
 }
@@ -206,11 +197,7 @@ pub fn frames(mut bytes: &[u8]) -> Vec<Frame> {
     while let Some((header, rest)) = bytes.split_first_chunk::<FRAME_HEADER_BYTES>() {
         let header = FrameHeader::decode(header).unwrap();
         let (body, rest) = rest.split_at(header.payload_bytes as usize);
-        frames.push(Frame {
-            header,
-            body: body.to_vec(),
-            records: Vec::new(),
-        });
+        frames.push(Frame { header, body: body.to_vec(), records: Vec::new() });
         bytes = rest;
     }
     assert!(bytes.is_empty(), "control batches hold whole frames");
@@ -248,10 +235,7 @@ impl Pair {
     }
 
     pub fn of(primary: Identity, replica: Identity) -> Self {
-        let now = Now {
-            instant: Instant::now(),
-            unix_ns: 1_700_000_000_000_000_000,
-        };
+        let now = Now { instant: Instant::now(), unix_ns: 1_700_000_000_000_000_000 };
         Self {
             now,
             sender: Sender::new(now, primary, 3, BATCH),
@@ -281,12 +265,7 @@ impl Pair {
 
     pub fn add_space(&mut self, handle: Handle) {
         self.logs.0.insert(handle, Log::new());
-        let copy = Copy {
-            log: Log::new(),
-            durable: 0,
-            highest_epoch: Epoch(0),
-            refuse: None,
-        };
+        let copy = Copy { log: Log::new(), durable: 0, highest_epoch: Epoch(0), refuse: None };
         self.copies.insert(handle, copy);
         self.open(handle);
     }
@@ -332,13 +311,7 @@ impl Pair {
                 self.to_replica.extend(frames(&bytes));
                 true
             }
-            Some(Transmit::Data {
-                handle,
-                header,
-                ordinal,
-                start,
-                bytes,
-            }) => {
+            Some(Transmit::Data { handle, header, ordinal, start, bytes }) => {
                 let header = FrameHeader::decode(&header).unwrap();
                 assert_eq!((header.handle, header.start), (handle, start));
                 assert_eq!(header.payload_bytes, bytes);
@@ -351,15 +324,8 @@ impl Pair {
                 assert_eq!(header.first_sequence, log.marks[first + 1].sequence);
                 let run_end = log.runs.get(ordinal as usize + 1).map(|run| run.start);
                 assert!(log.runs[ordinal as usize].start <= start);
-                assert!(
-                    run_end.is_none_or(|run_end| end.lsn <= run_end),
-                    "one frame, one run"
-                );
-                self.to_replica.push_back(Frame {
-                    header,
-                    body: Vec::new(),
-                    records,
-                });
+                assert!(run_end.is_none_or(|run_end| end.lsn <= run_end), "one frame, one run");
+                self.to_replica.push_back(Frame { header, body: Vec::new(), records });
                 true
             }
         }
@@ -373,17 +339,10 @@ impl Pair {
     /// Delivers a frame to the replica, as its engine does.
     pub fn deliver(&mut self, frame: &Frame) -> Option<Intent> {
         let admitted = self.receiver.admit(&frame.header);
-        let body = if admitted.is_ok() {
-            &frame.body[..]
-        } else {
-            &[]
-        };
+        let body = if admitted.is_ok() { &frame.body[..] } else { &[] };
         let intent = self.receiver.handle_frame(self.now, &frame.header, body);
         if admitted.is_err() {
-            assert!(!matches!(
-                intent,
-                Some(Intent::Data { .. } | Intent::Run { .. })
-            ));
+            assert!(!matches!(intent, Some(Intent::Data { .. } | Intent::Run { .. })));
         }
         match &intent {
             Some(Intent::Open { handle, .. }) => {
@@ -404,11 +363,7 @@ impl Pair {
                 assert_eq!(run.start, copy.log.head().lsn);
                 copy.log.runs.push(*run);
             }
-            Some(Intent::Data {
-                handle,
-                start,
-                skip,
-            }) => {
+            Some(Intent::Data { handle, start, skip }) => {
                 let copy = self.copies.get_mut(handle).unwrap();
                 assert_eq!(*start, copy.log.head().lsn, "data continues the copy");
                 let mut skipped = 0;
@@ -435,8 +390,7 @@ impl Pair {
     pub fn flush(&mut self, handle: Handle) {
         let copy = self.copies.get_mut(&handle).unwrap();
         copy.durable = copy.log.records.len();
-        self.receiver
-            .handle_flushed(self.now, handle, copy.log.head());
+        self.receiver.handle_flushed(self.now, handle, copy.log.head());
     }
 
     pub fn deliver_one(&mut self) -> bool {
@@ -459,8 +413,7 @@ impl Pair {
         let Some(frame) = self.to_primary.pop_front() else {
             return false;
         };
-        self.sender
-            .handle_frame(self.now, &frame.header, &frame.body);
+        self.sender.handle_frame(self.now, &frame.header, &frame.body);
         self.take_events();
         true
     }
@@ -487,19 +440,11 @@ impl Pair {
     pub fn advance(&mut self, by: Duration) {
         self.now.instant += by;
         self.now.unix_ns += u64::try_from(by.as_nanos()).unwrap();
-        if self
-            .sender
-            .next_timeout()
-            .is_some_and(|at| at <= self.now.instant)
-        {
+        if self.sender.next_timeout().is_some_and(|at| at <= self.now.instant) {
             self.sender.handle_timeout(self.now);
             self.take_events();
         }
-        if self
-            .receiver
-            .next_timeout()
-            .is_some_and(|at| at <= self.now.instant)
-        {
+        if self.receiver.next_timeout().is_some_and(|at| at <= self.now.instant) {
             let intent = self.receiver.handle_timeout(self.now);
             self.intents.extend(intent);
         }
@@ -528,10 +473,7 @@ impl Pair {
     pub fn check_prefix(&self) {
         for (handle, copy) in &self.copies {
             let log = &self.logs.0[handle];
-            assert!(
-                log.records.starts_with(&copy.log.records),
-                "{handle}: no prefix"
-            );
+            assert!(log.records.starts_with(&copy.log.records), "{handle}: no prefix");
             assert!(log.runs.starts_with(&copy.log.runs), "{handle}: other runs");
         }
     }

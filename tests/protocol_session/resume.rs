@@ -26,17 +26,8 @@ fn a_new_connection_goes_on_where_the_replica_stands() {
         Intent::Data { start, skip, .. } => Some((start.0, *skip)),
         _ => None,
     });
-    assert_eq!(
-        starts.collect::<Vec<_>>(),
-        [(1000, 0)],
-        "nothing that is flushed is shipped again"
-    );
-    assert!(
-        !pair
-            .intents
-            .iter()
-            .any(|intent| matches!(intent, Intent::Run { .. }))
-    );
+    assert_eq!(starts.collect::<Vec<_>>(), [(1000, 0)], "nothing that is flushed is shipped again");
+    assert!(!pair.intents.iter().any(|intent| matches!(intent, Intent::Run { .. })));
 }
 
 /// A log of several runs, empty ones among them.
@@ -136,16 +127,10 @@ fn another_chain_at_the_replicas_position_stops_only_that_space() {
     pair.settle();
     assert_eq!(pair.stops(), [(A, ErrorCode::Diverged)]);
     assert_eq!(pair.replica_stops(), [(A, ErrorCode::Diverged)]);
-    assert_eq!(
-        pair.copies[&A].log.records.len(),
-        10,
-        "nothing is added to it"
-    );
+    assert_eq!(pair.copies[&A].log.records.len(), 10, "nothing is added to it");
     assert_eq!(pair.copies[&B].durable, 11);
     assert!(matches!(
-        pair.events
-            .iter()
-            .find(|event| matches!(event, Event::Stopped { .. })),
+        pair.events.iter().find(|event| matches!(event, Event::Stopped { .. })),
         Some(Event::Stopped { retry: false, .. })
     ));
 }
@@ -159,17 +144,10 @@ fn a_replica_ahead_of_the_primary_has_diverged() {
     pair.reconnect(false);
     pair.events.clear();
     pair.settle();
-    let asked = pair
-        .events
-        .iter()
-        .any(|event| matches!(event, Event::Resume { .. }));
+    let asked = pair.events.iter().any(|event| matches!(event, Event::Resume { .. }));
     assert!(!asked, "there is no mark to look for beyond the head");
     assert_eq!(pair.stops(), [(A, ErrorCode::Diverged)]);
-    assert_eq!(
-        pair.copies[&A].log.records.len(),
-        10,
-        "what it has is left alone"
-    );
+    assert_eq!(pair.copies[&A].log.records.len(), 10, "what it has is left alone");
 }
 
 #[test]
@@ -190,25 +168,14 @@ fn runs_that_the_primary_does_not_have_are_a_divergence() {
         pair.append(handle, 10, 100);
     }
     pair.settle();
-    let run = SegmentOpen {
-        ordinal: 1,
-        start: Lsn(1000),
-        ..pair.log(A).runs[0]
-    };
+    let run = SegmentOpen { ordinal: 1, start: Lsn(1000), ..pair.log(A).runs[0] };
     pair.copy(A).log.runs.push(run);
     // And too few: B's second run began before what B has.
-    let second = SegmentOpen {
-        ordinal: 1,
-        start: Lsn(500),
-        ..pair.log(B).runs[0]
-    };
+    let second = SegmentOpen { ordinal: 1, start: Lsn(500), ..pair.log(B).runs[0] };
     pair.log(B).runs.push(second);
     pair.reconnect(false);
     pair.settle();
-    assert_eq!(
-        pair.stops(),
-        [(A, ErrorCode::Diverged), (B, ErrorCode::Diverged)]
-    );
+    assert_eq!(pair.stops(), [(A, ErrorCode::Diverged), (B, ErrorCode::Diverged)]);
 }
 
 #[test]
@@ -244,16 +211,10 @@ fn a_fenced_primary_that_ships_all_the_same_is_refused_before_a_byte() {
     pair.deliver_reply();
     pair.send();
     pair.deliver_one();
-    assert_eq!(
-        pair.receiver.admit(&data.header).unwrap_err().0,
-        ErrorCode::StaleEpoch
-    );
+    assert_eq!(pair.receiver.admit(&data.header).unwrap_err().0, ErrorCode::StaleEpoch);
     assert!(matches!(
         pair.deliver(&data),
-        Some(Intent::Stopped {
-            code: ErrorCode::StaleEpoch,
-            ..
-        })
+        Some(Intent::Stopped { code: ErrorCode::StaleEpoch, .. })
     ));
     assert!(pair.copies[&A].log.records.is_empty());
 }

@@ -19,9 +19,7 @@ fn a_thousand_idle_spaces_cost_one_heartbeat_each_way() {
         pair.advance(HEARTBEAT_INTERVAL);
         pair.send();
         assert_eq!(pair.kinds(), [Kind::Heartbeat]);
-        let Message::Heartbeat(beat) = pair.to_replica[0].message() else {
-            panic!()
-        };
+        let Message::Heartbeat(beat) = pair.to_replica[0].message() else { panic!() };
         assert_eq!(beat.unix_ns, pair.now.unix_ns);
         pair.deliver_one();
         pair.reply();
@@ -54,11 +52,7 @@ fn a_silent_peer_is_given_up() {
     assert_eq!(pair.replica_closed().unwrap().0, ErrorCode::Timeout);
     assert!(matches!(
         pair.events.last(),
-        Some(Event::Closed {
-            code: ErrorCode::Timeout,
-            retry: true,
-            ..
-        })
+        Some(Event::Closed { code: ErrorCode::Timeout, retry: true, .. })
     ));
 }
 
@@ -80,10 +74,7 @@ fn a_handshake_that_does_not_come_is_given_up() {
     let mut pair = Pair::new();
     pair.send();
     pair.to_replica.clear();
-    assert_eq!(
-        pair.sender.next_timeout(),
-        Some(pair.now.instant + CONNECT_TIMEOUT)
-    );
+    assert_eq!(pair.sender.next_timeout(), Some(pair.now.instant + CONNECT_TIMEOUT));
     pair.receiver.handle_bytes(pair.now);
     pair.advance(CONNECT_TIMEOUT - Duration::from_nanos(1));
     pair.sender.handle_bytes(pair.now);
@@ -104,9 +95,5 @@ fn a_blocked_socket_does_not_make_the_timer_spin() {
         assert!(pair.receiver.next_timeout() > Some(pair.now.instant));
     }
     pair.send();
-    assert_eq!(
-        pair.kinds(),
-        [Kind::Heartbeat],
-        "five were due, one is sent"
-    );
+    assert_eq!(pair.kinds(), [Kind::Heartbeat], "five were due, one is sent");
 }

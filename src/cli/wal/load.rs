@@ -29,11 +29,7 @@ pub(super) fn write(
     json: bool,
     out: &mut impl Write,
 ) -> anyhow::Result<bool> {
-    let Load {
-        records,
-        record_bytes,
-        rate,
-    } = load;
+    let Load { records, record_bytes, rate } = load;
     let mut writer = Writer::open(directory, options)?;
     let first_sequence = writer.next_sequence();
     let mut payload = noise(record_bytes as usize);
@@ -53,11 +49,7 @@ pub(super) fn write(
     let seconds = start.elapsed().as_secs_f64();
     let bytes = records * (RECORD_HEADER_BYTES as u64 + u64::from(record_bytes));
     let per_second = |amount: u64| {
-        if seconds > 0.0 {
-            amount as f64 / seconds
-        } else {
-            0.0
-        }
+        if seconds > 0.0 { amount as f64 / seconds } else { 0.0 }
     };
     if json {
         let document = json!({

@@ -36,13 +36,8 @@ impl Listing {
         let mut listing = Self::default();
         let failed = || format!("cannot read {}", path.display());
         if !std::fs::metadata(path).with_context(failed)?.is_dir() {
-            let name = path
-                .file_name()
-                .unwrap_or(path.as_os_str())
-                .to_string_lossy();
-            listing
-                .segments
-                .push((printable(&name), path.to_path_buf()));
+            let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+            listing.segments.push((printable(&name), path.to_path_buf()));
             return Ok(listing);
         }
         for entry in discover::entries(path).with_context(failed)? {
@@ -58,9 +53,7 @@ impl Listing {
 
 /// A name from a directory must not steer the terminal.
 fn printable(name: &str) -> String {
-    name.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
+    name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 /// What a scan of one segment came upon.
@@ -102,11 +95,7 @@ fn scan_one(
     })
     .with_context(|| format!("cannot read {}", path.display()))?;
     shown?;
-    Ok(Scanned {
-        summary,
-        bad,
-        records,
-    })
+    Ok(Scanned { summary, bad, records })
 }
 
 /// Scan everything at a path and show it; true if all of it is whole.
@@ -164,20 +153,12 @@ fn show_totals(out: &mut impl Write, listing: &Listing, totals: &Summary) -> io:
         writeln!(out, "{name}: not a segment, left alone")?;
     }
     if totals.unverified_records > 0 {
-        writeln!(
-            out,
-            "{} records carry no checksum",
-            totals.unverified_records
-        )?;
+        writeln!(out, "{} records carry no checksum", totals.unverified_records)?;
     }
     writeln!(
         out,
         "{}: {} segments, {} records, {} bytes, {} bad ranges",
-        if totals.is_whole() {
-            "whole"
-        } else {
-            "NOT WHOLE"
-        },
+        if totals.is_whole() { "whole" } else { "NOT WHOLE" },
         listing.segments.len(),
         totals.mark.records,
         totals.bytes,
@@ -216,11 +197,7 @@ fn segment_line(out: &mut impl Write, name: &str, summary: &Summary) -> io::Resu
 }
 
 fn bad_line(out: &mut impl Write, range: &BadRange) -> io::Result<()> {
-    let what = if range.torn_tail {
-        "torn tail"
-    } else {
-        "bad range"
-    };
+    let what = if range.torn_tail { "torn tail" } else { "bad range" };
     let (from, to) = (range.offset, range.offset + range.bytes);
     writeln!(out, "  {what}: {} bytes at {from}..{to}", range.bytes)?;
     writeln!(out, "    {}", range.error)
@@ -243,11 +220,7 @@ fn record_line(out: &mut impl Write, offset: u64, header: &Header) -> io::Result
         time(header.timestamp_ns),
         entry_type(header.entry_type),
         header.payload_bytes,
-        if header.checksummed {
-            ""
-        } else {
-            "  no checksum"
-        },
+        if header.checksummed { "" } else { "  no checksum" },
     )
 }
 
@@ -324,11 +297,7 @@ fn civil(days: u64) -> (u64, u64, u64) {
     let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let march_month = (5 * of_year + 2) / 153;
     let day = of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 {
-        march_month + 3
-    } else {
-        march_month - 9
-    };
+    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
     let year = era * 400 + year_of_era + u64::from(month <= 2);
     (year, month, day)
 }
@@ -341,9 +310,6 @@ mod tests {
     fn times_are_written_as_utc() {
         assert_eq!(time(0), "1970-01-01T00:00:00.000000Z");
         assert_eq!(time(951_782_400_000_001_999), "2000-02-29T00:00:00.000001Z");
-        assert_eq!(
-            time(1_795_239_129_123_456_789),
-            "2026-11-21T05:32:09.123456Z"
-        );
+        assert_eq!(time(1_795_239_129_123_456_789), "2026-11-21T05:32:09.123456Z");
     }
 }

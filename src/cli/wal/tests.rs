@@ -26,10 +26,7 @@ fn write_command(dir: &Path, records: u64) -> WalCommand {
 }
 
 fn verify_command(path: &Path) -> WalCommand {
-    WalCommand::Verify {
-        path: path.to_path_buf(),
-        allow_no_checksums: false,
-    }
+    WalCommand::Verify { path: path.to_path_buf(), allow_no_checksums: false }
 }
 
 #[test]
@@ -38,27 +35,12 @@ fn what_was_written_is_whole_and_lines_hold_in_80_columns() {
     let dir = root.path().join("space/wal");
     let (_, text) = run_to_text(write_command(&dir, 20), true);
     let document: Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(
-        (&document["records"], &document["last_sequence"]),
-        (&json!(20), &json!(19))
-    );
+    assert_eq!((&document["records"], &document["last_sequence"]), (&json!(20), &json!(19)));
     let (whole, text) = run_to_text(verify_command(&dir), false);
-    assert!(
-        whole && text.contains("whole: 4 segments, 20 records, 3280 bytes"),
-        "{text}"
-    );
-    let command = WalCommand::Inspect {
-        path: dir.clone(),
-        records: true,
-    };
+    assert!(whole && text.contains("whole: 4 segments, 20 records, 3280 bytes"), "{text}");
+    let command = WalCommand::Inspect { path: dir.clone(), records: true };
     let (_, records) = run_to_text(command, false);
-    assert_eq!(
-        records
-            .lines()
-            .filter(|line| line.contains("EpisodeStore"))
-            .count(),
-        20
-    );
+    assert_eq!(records.lines().filter(|line| line.contains("EpisodeStore")).count(), 20);
     for line in text.lines().chain(records.lines()) {
         assert!(line.chars().count() <= 80, "{line}");
     }
@@ -81,10 +63,7 @@ fn verify_says_no_and_names_every_bad_range() {
     let (_, text) = run_to_text(verify_command(&path), true);
     let document: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(document["segments"][0]["bad"][0]["next_record"], 164);
-    assert_eq!(
-        document["segments"][0]["bad"][1]["next_record"],
-        Value::Null
-    );
+    assert_eq!(document["segments"][0]["bad"][1]["next_record"], Value::Null);
 }
 
 #[test]
@@ -95,19 +74,13 @@ fn compare_says_what_differs() {
     fs::create_dir(&b).unwrap();
     let name = discover::segments(&a).unwrap()[0].to_string();
     fs::copy(a.join(&name), b.join(&name)).unwrap();
-    let compare = || WalCommand::Compare {
-        first: a.clone(),
-        second: b.clone(),
-    };
+    let compare = || WalCommand::Compare { first: a.clone(), second: b.clone() };
     assert!(run_to_text(compare(), false).0);
     let mut bytes = fs::read(b.join(&name)).unwrap();
     bytes[400] ^= 1;
     fs::write(b.join(&name), bytes).unwrap();
     let (identical, text) = run_to_text(compare(), false);
-    assert!(
-        !identical && text.contains("differs from byte 400 on, in record 2"),
-        "{text}"
-    );
+    assert!(!identical && text.contains("differs from byte 400 on, in record 2"), "{text}");
     let (_, text) = run_to_text(compare(), true);
     let document: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(document["differences"][0]["record"], 2);
@@ -116,9 +89,7 @@ fn compare_says_what_differs() {
 #[test]
 fn a_closed_standard_output_is_told_from_other_errors() {
     let closed = io::Error::from(ErrorKind::BrokenPipe);
-    assert!(is_broken_pipe(
-        &anyhow::Error::from(closed).context("cannot write")
-    ));
+    assert!(is_broken_pipe(&anyhow::Error::from(closed).context("cannot write")));
     let full = io::Error::from(ErrorKind::StorageFull);
     assert!(!is_broken_pipe(&full.into()));
 }

@@ -45,11 +45,14 @@ pub struct Slot {
     pub problem: Option<String>,
     /// It will not go on without a person.
     pub failed: bool,
+    /// How often in a row it was stopped and asked for again.
+    pub stops: u32,
     /// The replica's position that waits for the walk to get there.
     pub resume: Option<Lsn>,
 }
 
 /// Where the connection stands.
+#[derive(Debug)]
 pub enum State {
     /// Down until then.
     Waiting(Instant),
@@ -60,6 +63,7 @@ pub enum State {
 }
 
 /// A connection that has been made.
+#[derive(Debug)]
 pub struct Up {
     /// It.
     pub socket: Arc<Socket>,
@@ -78,6 +82,7 @@ pub struct Up {
 }
 
 /// One replica, as one shard sees it.
+#[derive(Debug)]
 pub struct Link {
     /// The replica's name.
     pub replica: NodeId,
@@ -97,15 +102,6 @@ pub struct Link {
     pub problem: Option<String>,
     /// When a frame last came.
     pub heard_at: Option<Instant>,
-}
-
-impl std::fmt::Debug for Link {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Link")
-            .field("replica", &self.replica)
-            .field("address", &self.address)
-            .finish_non_exhaustive()
-    }
 }
 
 impl Link {
@@ -167,7 +163,14 @@ impl Link {
     }
 
     /// A space was stopped on this connection.
-    pub fn stopped(&mut self, handle: usize, now: Instant, code: ErrorCode, reason: String, retry: bool) {
+    pub fn stopped(
+        &mut self,
+        handle: usize,
+        now: Instant,
+        code: ErrorCode,
+        reason: String,
+        retry: bool,
+    ) {
         let replica = self.replica.clone();
         let slot = self.slot(handle);
         slot.streaming = false;
@@ -178,7 +181,9 @@ impl Link {
         }
         slot.problem = Some(reason);
         if retry {
-            self.retries.insert((now + SPACE_RETRY_DELAY, handle));
+            let pause = SPACE_RETRY_DELAY.saturating_mul(1 << slot.stops.min(8));
+            slot.stops += 1;
+            self.retries.insert((now + pause, handle));
         }
     }
 

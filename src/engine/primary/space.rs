@@ -220,7 +220,10 @@ impl Space {
     /// What is wrong, in a sentence.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
-        self.problem.clone().or_else(|| self.damage.clone()).or_else(|| self.notices.first().cloned())
+        self.problem
+            .clone()
+            .or_else(|| self.damage.clone())
+            .or_else(|| self.notices.first().cloned())
     }
 
     /// True if there may be something to walk.
@@ -246,13 +249,20 @@ impl Space {
     }
 
     /// The stream, for `OpenSpace`; nothing until the catalog has answered.
+    /// While the walk is on its way, the head is told as far out as it can
+    /// be: a replica must not be taken to be ahead of a log that has not been
+    /// looked at yet.
     #[must_use]
     pub fn open(&self) -> Option<OpenSpace> {
+        let unwalked = self.files.values().map(|tracked| {
+            let length = tracked.segment.as_ref().and_then(|segment| segment.len().ok());
+            length.unwrap_or(0).saturating_sub(tracked.walked)
+        });
         self.known.then(|| OpenSpace {
             space: self.id.clone(),
             stream: self.stream,
             history: self.history.clone(),
-            head: self.head.lsn,
+            head: self.head.lsn.advance(unwalked.sum()),
         })
     }
 
@@ -450,7 +460,8 @@ impl Space {
         {
             tracing::warn!(space = %self.id, "no longer so: {damage}");
         }
-        self.head = if self.index.head().lsn > self.head.lsn { self.index.head() } else { self.head };
+        self.head =
+            if self.index.head().lsn > self.head.lsn { self.index.head() } else { self.head };
         let file = self.runs.get(self.ordinal).map(|run| run.file);
         if let Some(tracked) = file.and_then(|file| self.files.get_mut(&file)) {
             tracked.walked = tracked.walked.max(offset);
@@ -654,7 +665,8 @@ impl Space {
                 let mut found = Vec::new();
                 let mut last = from;
                 self.seek(ordinal, from, to, |mark| {
-                    if mark.lsn.bytes_since(last.lsn) > u64::from(max_bytes) && last.lsn > from.lsn {
+                    if mark.lsn.bytes_since(last.lsn) > u64::from(max_bytes) && last.lsn > from.lsn
+                    {
                         found.clear();
                     }
                     if mark.lsn.bytes_since(from.lsn) <= u64::from(max_bytes) || found.is_empty() {
@@ -674,12 +686,21 @@ impl Space {
 
     /// The bytes of an extent, for the backend.
     #[must_use]
-    pub fn source(&mut self, ordinal: u32, start: Lsn, bytes: u32, how: Strategy) -> Option<Source> {
+    pub fn source(
+        &mut self,
+        ordinal: u32,
+        start: Lsn,
+        bytes: u32,
+        how: Strategy,
+    ) -> Option<Source> {
         let run = *self.runs.get(ordinal)?;
         let segment = self.segment_of(ordinal)?;
         let offset = run.offset + start.bytes_since(run.start);
+        // Records without checksums are read once here, for the frame's own.
+        let read = self.checksums == Checksums::Optional;
         let mapped = match how {
             Strategy::SendZc | Strategy::Copy => self.window(run.file, &segment, offset, bytes),
+            _ if read => self.window(run.file, &segment, offset, bytes),
             _ => None,
         };
         Some(Source { file: segment.file.clone(), offset, bytes, mapped })

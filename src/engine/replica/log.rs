@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::ids::{Epoch, SpaceId};
-use crate::io::{Op, Slice, SlabPool};
+use crate::io::{Op, SlabPool, Slice};
 use crate::limits::{CHECKPOINT_BYTES, DIRECT_BLOCK_BYTES, MIN_DIRECT_BYTES};
 use crate::lsn::{Lsn, Mark};
 use crate::protocol::message::SegmentOpen;
@@ -343,8 +343,7 @@ impl Log {
         let Some((ordinal, files)) = self.ready.pop_front() else { return };
         self.writing = None;
         if let Some(run) = self.record.runs.get(ordinal) {
-            self.writing =
-                Some(Writing { start: run.start, offset: run.offset, files });
+            self.writing = Some(Writing { start: run.start, offset: run.offset, files });
         }
     }
 
@@ -480,7 +479,8 @@ impl Log {
         if self.flushing.is_some() || self.written.lsn == self.flushed.lsn {
             return;
         }
-        if !self.flush_delay.is_zero() && *self.flush_due.get_or_insert(now + self.flush_delay) > now
+        if !self.flush_delay.is_zero()
+            && *self.flush_due.get_or_insert(now + self.flush_delay) > now
         {
             return;
         }

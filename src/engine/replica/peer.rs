@@ -61,6 +61,8 @@ pub struct Peer {
     logs: BTreeMap<Handle, Log>,
     /// Those that may have something to submit.
     active: BTreeSet<Handle>,
+    /// Those that take nothing more, and go back to the keeper.
+    ended: BTreeSet<Handle>,
     /// Spaces asked of the keeper.
     opening: BTreeMap<Handle, OpenSpace>,
     checksums: Checksums,
@@ -103,6 +105,7 @@ impl Peer {
             closing: None,
             logs: BTreeMap::new(),
             active: BTreeSet::new(),
+            ended: BTreeSet::new(),
             opening: BTreeMap::new(),
             checksums,
             flush_delay,
@@ -211,6 +214,7 @@ impl Peer {
             && !failed
         {
             tracing::error!(space = %log.space, "{why}; nothing more of it is acknowledged");
+            self.ended.insert(handle);
             self.machine.stop_space(now, handle, ErrorCode::Storage, why.to_owned());
         }
     }
@@ -235,8 +239,7 @@ impl Peer {
                     highest_epoch: record.highest_epoch,
                     runs: record.runs.len(),
                 };
-                let mut log =
-                    Log::new(open.space, record, flushed, epoch, self.flush_delay);
+                let mut log = Log::new(open.space, record, flushed, epoch, self.flush_delay);
                 if self.closing.is_none() {
                     if let Some((ordinal, run)) = log.resume_run() {
                         actions.push(Action::Run(log.space.clone(), handle, ordinal, run, true));
@@ -267,6 +270,7 @@ impl Peer {
             Err(why) => {
                 tracing::error!(space = %log.space, "{why}");
                 log.fail(why.clone());
+                self.ended.insert(handle);
                 self.machine.stop_space(now, handle, ErrorCode::Storage, why);
             }
         }
@@ -274,7 +278,8 @@ impl Peer {
 
     /// Do all that can be done now.
     pub fn pump(&mut self, now: Now, actions: &mut Vec<Action>) {
-        if self.closing.is_none() && self.machine.next_timeout().is_some_and(|at| at <= now.instant)
+        if self.closing.is_none()
+            && self.machine.next_timeout().is_some_and(|at| at <= now.instant)
             && let Some(intent) = self.machine.handle_timeout(now)
         {
             self.obey(now, intent, None, actions);
@@ -285,13 +290,10 @@ impl Peer {
                 Ok(Step::Frame(..)) if std::mem::take(&mut self.refused) => {}
                 Ok(Step::Frame(header, range, placed)) => {
                     let at = (range.start, range.end, placed);
-                    let body = if header.kind == Kind::Data {
-                        &[]
-                    } else {
-                        self.inbox.payload(range)
-                    };
+                    let body =
+                        if header.kind == Kind::Data { &[] } else { self.inbox.payload(range) };
                     if let Some(intent) = self.machine.handle_frame(now, &header, body) {
-                        self.obey(now, intent, Some(at), actions);
+                        self.obey(now, intent, Some((at, header)), actions);
                     }
                 }
                 Ok(Step::Receive { slab, low_water, most }) => {
@@ -307,9 +309,7 @@ impl Peer {
         }
         self.write(now, actions);
         self.send(now, actions);
-        if self.closing.is_some() {
-            self.give_back(actions);
-        }
+        self.give_back(actions);
     }
 
     /// A header has come: refuse the frame before its payload, or prepare the
@@ -339,7 +339,7 @@ impl Peer {
         &mut self,
         now: Now,
         intent: Intent,
-        at: Option<(usize, usize, bool)>,
+        at: Option<((usize, usize, bool), FrameHeader)>,
         actions: &mut Vec<Action>,
     ) {
         match intent {
@@ -359,14 +359,22 @@ impl Peer {
                 }
             }
             Intent::Data { handle, skip, .. } => {
-                if let Some((start, end, placed)) = at {
-                    self.take(now, handle, skip as usize, start..end, placed);
+                if let Some(((start, end, placed), header)) = at {
+                    let checked = header.check_payload(self.inbox.payload(start..end));
+                    if let Err(error) = checked {
+                        self.damaged(now, handle, 0, &error.to_string());
+                    } else {
+                        self.take(now, handle, skip as usize, start..end, placed);
+                    }
                 }
             }
             Intent::Stopped { handle, code, reason } => {
                 if let Some(log) = self.logs.get_mut(&handle) {
                     tracing::warn!(space = %log.space, ?code, "stopped: {reason}");
                     log.stop(reason);
+                    log.flush_at_once();
+                    self.ended.insert(handle);
+                    self.active.insert(handle);
                 }
             }
             Intent::Closed { reason, .. } => self.begin_closing(reason),
@@ -401,18 +409,24 @@ impl Peer {
                     self.machine.handle_verified(now, handle, end);
                 }
             }
-            Err((offset, error)) => {
-                let at = log.received().lsn.advance(offset);
-                let why = format!(
-                    "space {}: the record at {at} came damaged: {error}; nothing of its frame was \
-                     written",
-                    log.space
-                );
-                tracing::error!("{why}");
-                log.stop(why.clone());
-                self.machine.stop_space(now, handle, ErrorCode::Corrupt, why);
-            }
+            Err((offset, error)) => self.damaged(now, handle, offset, &error.to_string()),
         }
+    }
+
+    /// What came is not what was written: nothing of the frame is taken.
+    fn damaged(&mut self, now: Now, handle: Handle, offset: u64, error: &str) {
+        let Some(log) = self.logs.get_mut(&handle) else { return };
+        let at = log.received().lsn.advance(offset);
+        let why = format!(
+            "space {}: the record at {at} came damaged: {error}; nothing of its frame was written",
+            log.space
+        );
+        tracing::error!("{why}");
+        log.stop(why.clone());
+        log.flush_at_once();
+        self.ended.insert(handle);
+        self.active.insert(handle);
+        self.machine.stop_space(now, handle, ErrorCode::Corrupt, why);
     }
 
     /// Let the logs submit. A carry goes out unless more of its space is
@@ -453,20 +467,25 @@ impl Peer {
         }
     }
 
-    /// Return every space whose operations have ended; when all are back,
-    /// let the connection go.
+    /// Return every space that has come to its end here and whose operations
+    /// have ended; when all are back, let a closing connection go.
     fn give_back(&mut self, actions: &mut Vec<Action>) {
-        let done: Vec<_> = (self.logs.iter())
-            .filter(|(_, log)| log.is_settled())
-            .map(|(handle, _)| *handle)
-            .collect();
-        for handle in done {
-            if let Some(log) = self.logs.remove(&handle) {
+        let closing = self.closing.is_some();
+        if closing {
+            self.ended.extend(self.logs.keys().copied());
+        }
+        let logs = &mut self.logs;
+        self.ended.retain(|handle| {
+            if !logs.get(handle).is_some_and(Log::is_settled) {
+                return logs.contains_key(handle);
+            }
+            if let Some(log) = logs.remove(handle) {
                 let space = log.space.clone();
                 actions.push(Action::Job(Job::CloseReplica { space, state: log.into_state() }));
             }
-        }
-        if self.logs.is_empty() && !self.sending {
+            false
+        });
+        if closing && self.logs.is_empty() && !self.sending {
             // Also ends a Receive in flight; already closed is as good.
             let _ = self.socket.shutdown(std::net::Shutdown::Both);
         }

@@ -132,10 +132,7 @@ impl Backend for Portable {
         self.next_name += 1;
         match Task::of(op) {
             Ok(task) => self.step(name, token, task),
-            Err(error) => self.ready.push(Completion {
-                token,
-                result: Err(error),
-            }),
+            Err(error) => self.ready.push(Completion { token, result: Err(error) }),
         }
     }
 
@@ -162,11 +159,7 @@ impl Backend for Portable {
         completions: &mut Vec<Completion>,
     ) -> io::Result<()> {
         loop {
-            let until = if self.has_news() {
-                Some(Instant::now())
-            } else {
-                deadline
-            };
+            let until = if self.has_news() { Some(Instant::now()) } else { deadline };
             self.reap(until)?;
             let late = || deadline.is_some_and(|deadline| deadline <= Instant::now());
             if self.has_news() || late() {

@@ -84,53 +84,31 @@ impl Task {
                 started: false,
                 address: address.into(),
             },
-            Op::Receive {
-                socket,
-                slab,
-                low_water,
-                most,
-            } => Self::Receive {
+            Op::Receive { socket, slab, low_water, most } => Self::Receive {
                 most: most.min(slab.spare()),
                 socket,
                 slab: Some(slab),
                 low_water,
                 waited: false,
             },
-            Op::Send { socket, bytes } => Self::Send {
-                socket,
-                bytes,
-                sent: 0,
-            },
-            Op::Transmit {
-                socket,
-                header,
-                source,
-                strategy,
-            } => {
+            Op::Send { socket, bytes } => Self::Send { socket, bytes, sent: 0 },
+            Op::Transmit { socket, header, source, strategy } => {
                 let outgoing = Box::new(Outgoing::new(socket, header, source));
                 let way = way(&outgoing, strategy);
                 Self::Transmit { outgoing, way }
             }
-            Op::Write {
-                file,
-                offset,
-                slices,
-                bulk: _,
-            } => Self::disk(DiskWork::Write, move || write(&file, offset, &slices)),
+            Op::Write { file, offset, slices, bulk: _ } => {
+                Self::disk(DiskWork::Write, move || write(&file, offset, &slices))
+            }
             Op::Flush { file } => Self::disk(DiskWork::Flush, move || file.sync_data()),
-            Op::Prefetch {
-                file,
-                offset,
-                bytes,
-            } => Self::disk(DiskWork::Prefetch, move || prefetch(&file, offset, bytes)),
+            Op::Prefetch { file, offset, bytes } => {
+                Self::disk(DiskWork::Prefetch, move || prefetch(&file, offset, bytes))
+            }
         })
     }
 
     fn disk(work: DiskWork, job: impl FnOnce() -> io::Result<()> + Send + 'static) -> Self {
-        Self::Disk {
-            work,
-            job: Some(Box::new(job)),
-        }
+        Self::Disk { work, job: Some(Box::new(job)) }
     }
 
     /// Whose readiness the task waits for.
@@ -173,18 +151,8 @@ impl Task {
     pub(super) fn step(&mut self, low_water: &mut LowWater) -> Next {
         let result = match self {
             Self::Accept { listener } => accept(listener),
-            Self::Connect {
-                socket,
-                started,
-                address,
-            } => connect(socket, started, address),
-            Self::Receive {
-                socket,
-                slab,
-                low_water: wanted,
-                most,
-                waited,
-            } => {
+            Self::Connect { socket, started, address } => connect(socket, started, address),
+            Self::Receive { socket, slab, low_water: wanted, most, waited } => {
                 let first = !std::mem::replace(waited, true);
                 // Where the option does not exist, wake-ups are merely small.
                 if first && low_water.set(socket, *wanted, *most).unwrap_or(1) > 1 {
@@ -192,11 +160,7 @@ impl Task {
                 }
                 receive(socket, slab, *most)
             }
-            Self::Send {
-                socket,
-                bytes,
-                sent,
-            } => send(socket, bytes, sent),
+            Self::Send { socket, bytes, sent } => send(socket, bytes, sent),
             Self::Transmit { outgoing, way } => transmit(outgoing, way),
             Self::Disk { job, .. } => {
                 return job.take().map_or_else(
@@ -311,9 +275,7 @@ fn way(outgoing: &Outgoing, strategy: Strategy) -> Way {
     if HAS_SEND_FILE && !copies {
         return Way::SendFile;
     }
-    outgoing
-        .mapped()
-        .map_or_else(|| Way::CopyRead(ReadAhead::default()), Way::CopyMapped)
+    outgoing.mapped().map_or_else(|| Way::CopyRead(ReadAhead::default()), Way::CopyMapped)
 }
 
 fn transmit(outgoing: &mut Outgoing, way: &mut Way) -> Step {

@@ -53,8 +53,7 @@ impl Accept {
 fn introduce(socket: &Socket) -> io::Result<SocketAddr> {
     sockets::tune(socket)?;
     let peer = socket.peer_addr()?;
-    peer.as_socket()
-        .ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))
+    peer.as_socket().ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))
 }
 
 pub(super) struct Connect {
@@ -66,10 +65,7 @@ pub(super) struct Connect {
 
 impl Connect {
     pub(super) fn new(address: SocketAddr) -> Self {
-        Self {
-            address,
-            started: None,
-        }
+        Self { address, started: None }
     }
 
     pub(super) fn begin(&mut self) -> Next {

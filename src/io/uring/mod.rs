@@ -140,10 +140,8 @@ impl Uring {
                 return;
             }
             Task::Watch(reading) => {
-                let entry = self
-                    .watcher
-                    .as_mut()
-                    .and_then(|watcher| watcher.take_in(reading, result));
+                let entry =
+                    self.watcher.as_mut().and_then(|watcher| watcher.take_in(reading, result));
                 match entry {
                     Some(entry) => self.queue.push(entry.user_data(name)),
                     None => self.tasks.remove(name),
@@ -245,11 +243,7 @@ impl Drop for Uring {
     fn drop(&mut self) {
         self.queue.forget_backlog(&mut self.tasks);
         for name in self.tasks.names() {
-            if self
-                .tasks
-                .get(name)
-                .is_some_and(|(_, task)| task.waits_for_others())
-            {
+            if self.tasks.get(name).is_some_and(|(_, task)| task.waits_for_others()) {
                 self.queue.push_cancel(name);
             }
         }

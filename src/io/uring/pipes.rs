@@ -34,11 +34,7 @@ impl Pipes {
         let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
         // Refused past the user's limit; the default size works too.
         let _ = fcntl(&write, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
-        Ok(Pipe {
-            read,
-            write,
-            held: 0,
-        })
+        Ok(Pipe { read, write, held: 0 })
     }
 
     /// Keep an empty pipe. One that still holds bytes of a broken stream would

@@ -26,12 +26,7 @@ pub(super) struct Prefetch {
 
 impl Prefetch {
     pub(super) fn new(file: Arc<File>, offset: u64, bytes: u64) -> Self {
-        Self {
-            file,
-            offset,
-            bytes,
-            map: None,
-        }
+        Self { file, offset, bytes, map: None }
     }
 
     pub(super) fn begin(&mut self) -> Next {
@@ -65,10 +60,7 @@ impl Prefetch {
 
     /// A map of the range, as far as the file goes, unless all of it is hot.
     fn map_missing(&self) -> io::Result<Option<Map>> {
-        let end = self
-            .offset
-            .saturating_add(self.bytes)
-            .min(self.file.metadata()?.len());
+        let end = self.offset.saturating_add(self.bytes).min(self.file.metadata()?.len());
         let start = self.offset - self.offset % hot::page_bytes();
         if end <= self.offset || hot::is_cached(&self.file, start, end - start) {
             return Ok(None);

@@ -44,13 +44,7 @@ impl Queue {
             })
             .map_err(explain_refusal)?;
         let support = probe(&ring)?;
-        Ok((
-            Self {
-                ring,
-                backlog: VecDeque::new(),
-            },
-            support,
-        ))
+        Ok((Self { ring, backlog: VecDeque::new() }, support))
     }
 
     /// Hand an entry to the kernel, now or as soon as there is room.
@@ -206,7 +200,5 @@ fn probe(ring: &IoUring) -> io::Result<Support> {
             "the kernel's io_uring lacks timed waits; use Linux 6.1 or later",
         ));
     }
-    Ok(Support {
-        send_zc: probe.is_supported(opcode::SendZc::CODE),
-    })
+    Ok(Support { send_zc: probe.is_supported(opcode::SendZc::CODE) })
 }

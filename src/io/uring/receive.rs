@@ -32,18 +32,11 @@ pub(super) struct Receive {
 impl Receive {
     pub(super) fn new(socket: Arc<Socket>, slab: Slab, low_water: usize, most: usize) -> Self {
         let most = most.min(slab.spare());
-        Self {
-            socket,
-            slab: Some(slab),
-            low_water,
-            most,
-        }
+        Self { socket, slab: Some(slab), low_water, most }
     }
 
     pub(super) fn begin(&mut self, shared: &mut Shared) -> Next {
-        let set = shared
-            .low_water
-            .set(&self.socket, self.low_water, self.most);
+        let set = shared.low_water.set(&self.socket, self.low_water, self.most);
         match set {
             Ok(low_water) => {
                 self.low_water = low_water;
@@ -96,11 +89,7 @@ pub(super) struct Send {
 
 impl Send {
     pub(super) fn new(socket: Arc<Socket>, bytes: Vec<u8>) -> Self {
-        Self {
-            socket,
-            bytes,
-            sent: 0,
-        }
+        Self { socket, bytes, sent: 0 }
     }
 
     pub(super) fn begin(&mut self) -> Next {

@@ -55,31 +55,20 @@ impl Task {
         match op {
             Op::Accept { listener } => Self::Accept(Accept::new(listener)),
             Op::Connect { address } => Self::Connect(Connect::new(address)),
-            Op::Receive {
-                socket,
-                slab,
-                low_water,
-                most,
-            } => Self::Receive(Receive::new(socket, slab, low_water, most)),
+            Op::Receive { socket, slab, low_water, most } => {
+                Self::Receive(Receive::new(socket, slab, low_water, most))
+            }
             Op::Send { socket, bytes } => Self::Send(Send::new(socket, bytes)),
-            Op::Transmit {
-                socket,
-                header,
-                source,
-                strategy,
-            } => Self::Transmit(Box::new(Transmit::new(socket, header, source, strategy))),
-            Op::Write {
-                file,
-                offset,
-                slices,
-                bulk,
-            } => Self::Write(Write::new(file, offset, slices, bulk)),
+            Op::Transmit { socket, header, source, strategy } => {
+                Self::Transmit(Box::new(Transmit::new(socket, header, source, strategy)))
+            }
+            Op::Write { file, offset, slices, bulk } => {
+                Self::Write(Write::new(file, offset, slices, bulk))
+            }
             Op::Flush { file } => Self::Flush(Flush::new(file)),
-            Op::Prefetch {
-                file,
-                offset,
-                bytes,
-            } => Self::Prefetch(Prefetch::new(file, offset, bytes)),
+            Op::Prefetch { file, offset, bytes } => {
+                Self::Prefetch(Prefetch::new(file, offset, bytes))
+            }
         }
     }
 
@@ -205,9 +194,7 @@ impl Tasks {
 
     /// How many tasks have an entry in the ring that will have a result.
     pub(super) fn in_flight(&self) -> usize {
-        self.iter()
-            .filter(|(.., task)| !matches!(task, Task::Linger(_)))
-            .count()
+        self.iter().filter(|(.., task)| !matches!(task, Task::Linger(_))).count()
     }
 
     fn iter(&self) -> impl Iterator<Item = (u64, &Owner, &Task)> {

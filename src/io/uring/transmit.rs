@@ -141,10 +141,7 @@ impl Transmit {
         let mapped = self.outgoing.source.mapped.take();
         mapped
             .filter(|_| self.notifications > 0)
-            .map(|mapped| Linger {
-                _mapped: mapped,
-                notifications: self.notifications,
-            })
+            .map(|mapped| Linger { _mapped: mapped, notifications: self.notifications })
     }
 
     fn choose(&mut self, shared: &mut Shared) {
@@ -170,9 +167,7 @@ impl Transmit {
     }
 
     fn copy(&self) -> Way {
-        self.outgoing
-            .mapped()
-            .map_or_else(Way::read, Way::CopyMapped)
+        self.outgoing.mapped().map_or_else(Way::read, Way::CopyMapped)
     }
 
     fn advance_or_end(&mut self, shared: &mut Shared) -> Next {
@@ -262,10 +257,7 @@ impl Way {
 
 /// The socket cannot, or the user's memory for notifications is used up.
 fn refuses_zero_copy(errno: i32) -> bool {
-    matches!(
-        errno,
-        libc::EOPNOTSUPP | libc::EINVAL | libc::ENOMEM | libc::ENOBUFS
-    )
+    matches!(errno, libc::EOPNOTSUPP | libc::EINVAL | libc::ENOMEM | libc::ENOBUFS)
 }
 
 fn send_zero_copy(outgoing: &Outgoing, mapped: &Mapped) -> Next {

@@ -24,10 +24,7 @@ impl Wake {
         // Blocking, because the ring would fail a read of an empty counter
         // that is marked non-blocking instead of waiting for it.
         let event = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC)?;
-        Ok(Self {
-            event,
-            pending: AtomicBool::new(false),
-        })
+        Ok(Self { event, pending: AtomicBool::new(false) })
     }
 
     pub(super) fn ring(&self) {
@@ -47,10 +44,7 @@ pub(super) struct Armed {
 
 impl Armed {
     pub(super) fn new(wake: Arc<Wake>) -> Self {
-        Self {
-            wake,
-            counter: Box::default(),
-        }
+        Self { wake, counter: Box::default() }
     }
 
     /// Read the counter, once more. A waker that comes between the end of the

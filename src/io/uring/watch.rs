@@ -100,10 +100,7 @@ impl Watcher {
             return None;
         }
         self.reading = true;
-        Some(Reading {
-            inotify: Arc::clone(&self.inotify),
-            buffer: vec![0; BUFFER_BYTES as usize],
-        })
+        Some(Reading { inotify: Arc::clone(&self.inotify), buffer: vec![0; BUFFER_BYTES as usize] })
     }
 
     /// Keep the events of a finished read, and read on, or not for now.

@@ -40,15 +40,7 @@ pub(super) struct Write {
 
 impl Write {
     pub(super) fn new(file: Arc<File>, offset: u64, slices: Vec<Slice>, bulk: bool) -> Self {
-        Self {
-            file,
-            offset,
-            slices,
-            at: 0,
-            within: 0,
-            vectors: Vec::new(),
-            bulk,
-        }
+        Self { file, offset, slices, at: 0, within: 0, vectors: Vec::new(), bulk }
     }
 
     pub(super) fn begin(&mut self, shared: &mut Shared) -> Next {
@@ -132,19 +124,13 @@ impl Flush {
 
     pub(super) fn begin(&mut self) -> Next {
         let fd = types::Fd(self.file.as_raw_fd());
-        let entry = opcode::Fsync::new(fd)
-            .flags(types::FsyncFlags::DATASYNC)
-            .build();
+        let entry = opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build();
         Next::Wait(entry)
     }
 
     /// Success or failure, never a second attempt: after a failed flush the
     /// kernel has forgotten what it could not write.
     pub(super) fn resume(&mut self, result: i32) -> Next {
-        if result < 0 {
-            Next::failed(result)
-        } else {
-            Next::Done(Ok(Outcome::Flushed))
-        }
+        if result < 0 { Next::failed(result) } else { Next::Done(Ok(Outcome::Flushed)) }
     }
 }
