@@ -152,6 +152,16 @@ pub enum Op {
         /// True in catch-up: the pages need not stay in the cache.
         bulk: bool,
     },
+    /// A `Write` and, when all of it is written, a `Flush`, for the price of
+    /// one wake-up. Completes once, with [`Outcome::Flushed`].
+    WriteFlush {
+        /// Open for writing.
+        file: Arc<File>,
+        /// Where in the file.
+        offset: u64,
+        /// What to write.
+        slices: Vec<Slice>,
+    },
     /// `fdatasync`. Completes with [`Outcome::Flushed`]. Never retried.
     Flush {
         /// The file.

@@ -117,6 +117,14 @@ impl Task {
                 slices,
                 bulk: _,
             } => Self::disk(DiskWork::Write, move || write(&file, offset, &slices)),
+            Op::WriteFlush {
+                file,
+                offset,
+                slices,
+            } => Self::disk(DiskWork::Flush, move || {
+                write(&file, offset, &slices)?;
+                file.sync_data()
+            }),
             Op::Flush { file } => Self::disk(DiskWork::Flush, move || file.sync_data()),
             Op::Prefetch {
                 file,
