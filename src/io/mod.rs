@@ -24,7 +24,7 @@ use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Instant;
 
 #[cfg(all(target_os = "linux", feature = "uring"))]
@@ -315,7 +315,11 @@ pub fn open(choice: BackendChoice) -> io::Result<Box<dyn Backend>> {
         BackendChoice::Portable => open_portable(),
         BackendChoice::Uring => open_uring(),
         BackendChoice::Auto => open_uring().or_else(|reason| {
-            tracing::warn!(%reason, "io_uring is not available: using the portable backend");
+            // Once, not for each shard.
+            static SAID: Once = Once::new();
+            SAID.call_once(|| {
+                tracing::warn!(%reason, "io_uring is not available: using the portable backend");
+            });
             open_portable()
         }),
     }
