@@ -10,8 +10,8 @@
 //!   Receive       RECV, armed by poll            polling + recv
 //!   Transmit      sendfile inline + poll,        sendfile or read/write
 //!                 splice chain, SEND_ZC, send
-//!   Write, Flush  WRITEV, FSYNC (datasync)       a thread of its own
-//!   Prefetch      FADVISE + MADVISE              a thread of its own
+//!   Write, Flush  WRITEV, FSYNC (datasync)       threads of its own
+//!   Prefetch      MADVISE (populate)             threads of its own
 //!   watch         inotify, read by the ring      the notify crate
 //! ```
 //!
@@ -260,8 +260,9 @@ pub trait Backend {
     /// socket is shut down.
     fn cancel(&mut self, token: Token);
 
-    /// Append what has completed, waiting for the first until `deadline` or a
-    /// wake-up. Returns at once when something is there already.
+    /// Append what has completed, waiting for the first until `deadline`, a
+    /// wake-up or a watch event. Returns at once when something is there
+    /// already, and as long as watch events are not taken.
     ///
     /// # Errors
     ///
