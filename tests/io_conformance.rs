@@ -8,6 +8,9 @@ mod rig;
 
 #[path = "io/files.rs"]
 mod files;
+#[cfg(all(target_os = "linux", feature = "uring"))]
+#[path = "io/refusal.rs"]
+mod refusal;
 #[path = "io/sockets.rs"]
 mod sockets;
 #[path = "io/transmit.rs"]

@@ -10,8 +10,8 @@
 //!   Receive       RECV, armed by poll            polling + recv
 //!   Transmit      sendfile inline + poll,        sendfile or read/write
 //!                 splice chain, SEND_ZC, send
-//!   Write, Flush  WRITEV, FSYNC (datasync)       a thread of its own
-//!   Prefetch      FADVISE + MADVISE              a thread of its own
+//!   Write, Flush  WRITEV, FSYNC (datasync)       threads of its own
+//!   Prefetch      MADVISE (populate)             threads of its own
 //!   watch         inotify, read by the ring      the notify crate
 //! ```
 //!
@@ -24,7 +24,7 @@ use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Instant;
 
 pub mod bulk;
@@ -167,6 +167,16 @@ pub enum Op {
         /// True in catch-up: the pages need not stay in the cache.
         bulk: bool,
     },
+    /// A `Write` and, when all of it is written, a `Flush`, for the price of
+    /// one wake-up. Completes once, with [`Outcome::Flushed`].
+    WriteFlush {
+        /// Open for writing.
+        file: Arc<File>,
+        /// Where in the file.
+        offset: u64,
+        /// What to write.
+        slices: Vec<Slice>,
+    },
     /// `fdatasync`. Completes with [`Outcome::Flushed`]. Never retried.
     Flush {
         /// The file.
@@ -265,8 +275,9 @@ pub trait Backend {
     /// socket is shut down.
     fn cancel(&mut self, token: Token);
 
-    /// Append what has completed, waiting for the first until `deadline` or a
-    /// wake-up. Returns at once when something is there already.
+    /// Append what has completed, waiting for the first until `deadline`, a
+    /// wake-up or a watch event. Returns at once when something is there
+    /// already, and as long as watch events are not taken.
     ///
     /// # Errors
     ///
@@ -320,7 +331,11 @@ pub fn open(choice: BackendChoice) -> io::Result<Box<dyn Backend>> {
         BackendChoice::Portable => open_portable(),
         BackendChoice::Uring => open_uring(),
         BackendChoice::Auto => open_uring().or_else(|reason| {
-            tracing::warn!(%reason, "io_uring is not available: using the portable backend");
+            // Once, not for each shard.
+            static SAID: Once = Once::new();
+            SAID.call_once(|| {
+                tracing::warn!(%reason, "io_uring is not available: using the portable backend");
+            });
             open_portable()
         }),
     }

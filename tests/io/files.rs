@@ -37,6 +37,56 @@ fn slices_are_written_in_order_and_flushed() {
 }
 
 #[test]
+fn a_write_with_a_flush_completes_once() {
+    on_every_backend(|mut rig| {
+        let file = file_with(b"0123456789");
+        let bytes = pattern(50_000);
+        let mut slab = SlabPool::oversized(50_000);
+        slab.push(&bytes);
+        let mut wanted = b"0123456".to_vec();
+        // Nothing, one slice, several, and more than one system call takes.
+        for count in [0, 1, 5, 3000] {
+            let flushed = rig.run(Op::WriteFlush {
+                file: Arc::clone(&file),
+                offset: wanted.len() as u64,
+                slices: (0..count).map(|at| slab.slice(at * 10..at * 10 + 10)).collect(),
+            });
+            assert!(matches!(flushed.unwrap(), Outcome::Flushed));
+            wanted.extend_from_slice(&bytes[..count * 10]);
+        }
+        let mut seen = Vec::new();
+        (&*file).rewind().unwrap();
+        (&*file).read_to_end(&mut seen).unwrap();
+        assert!(seen[..wanted.len()] == wanted);
+    });
+}
+
+#[test]
+fn many_writes_with_flushes_run_at_the_same_time() {
+    on_every_backend(|mut rig| {
+        let file = file_with(b"");
+        let mut slab = SlabPool::oversized(1000);
+        slab.push(&[5; 1000]);
+        // More pairs than the ring has room for.
+        let tokens: Vec<_> = (0..700)
+            .map(|at| {
+                rig.submit(Op::WriteFlush {
+                    file: Arc::clone(&file),
+                    offset: at * 1000,
+                    slices: vec![slab.slice(0..1000)],
+                })
+            })
+            .collect();
+        for token in tokens {
+            assert!(matches!(rig.end_of(token).unwrap(), Outcome::Flushed));
+        }
+        let mut seen = vec![0; 700_000];
+        file.read_exact_at(&mut seen, 0).unwrap();
+        assert!(seen == [5; 700_000]);
+    });
+}
+
+#[test]
 fn nothing_to_write_is_written() {
     on_every_backend(|mut rig| {
         let file = file_with(b"");
@@ -96,6 +146,9 @@ fn a_full_disk_is_an_error() {
             });
             assert_eq!(error.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
         }
+        let error =
+            rig.run(Op::WriteFlush { file: full, offset: 0, slices: vec![slab.slice(0..4096)] });
+        assert_eq!(error.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
     });
 }
 

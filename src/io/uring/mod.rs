@@ -62,7 +62,7 @@ pub(super) struct Uring {
     woken: bool,
     watcher: Option<Watcher>,
     ready: Vec<Completion>,
-    results: Vec<(u64, i32, u32)>,
+    results: Vec<queue::Result>,
 }
 
 impl Uring {
@@ -98,10 +98,26 @@ impl Uring {
         let next = task.begin(&mut self.shared);
         match next {
             Next::Done(result) => self.finish(owner, result),
-            Next::Wait(entry) => {
+            next => {
                 let name = self.tasks.insert(owner, task);
-                self.queue.push(entry.user_data(name));
+                self.enqueue(name, next);
             }
+        }
+    }
+
+    /// Put what a task waits for into the ring.
+    fn enqueue(&mut self, name: u64, next: Next) {
+        match next {
+            Next::Wait(entry) => self.queue.push(entry.user_data(name)),
+            Next::WaitLinked(first, second) => {
+                if !self.queue.push_linked(first.clone(), second, name) {
+                    if let Some((_, task)) = self.tasks.get(name) {
+                        task.unlink();
+                    }
+                    self.queue.push(first.user_data(name));
+                }
+            }
+            Next::Done(_) => {}
         }
     }
 
@@ -115,18 +131,19 @@ impl Uring {
     fn reap(&mut self) {
         let mut results = std::mem::take(&mut self.results);
         self.queue.take_results(&mut results);
-        for (name, result, flags) in results.drain(..) {
-            self.resume(name, result, flags);
+        for result in results.drain(..) {
+            self.resume(&result);
         }
         self.results = results;
     }
 
-    fn resume(&mut self, name: u64, result: i32, flags: u32) {
+    fn resume(&mut self, result: &queue::Result) {
+        let name = result.name;
         let Some((owner, task)) = self.tasks.get(name) else {
             // The result of a cancellation; what was cancelled reports itself.
             return;
         };
-        if transmit::is_notification(flags) {
+        if transmit::is_notification(result.flags) {
             if task.notified() {
                 self.tasks.remove(name);
             }
@@ -140,8 +157,10 @@ impl Uring {
                 return;
             }
             Task::Watch(reading) => {
-                let entry =
-                    self.watcher.as_mut().and_then(|watcher| watcher.take_in(reading, result));
+                let entry = self
+                    .watcher
+                    .as_mut()
+                    .and_then(|watcher| watcher.take_in(reading, result.value));
                 match entry {
                     Some(entry) => self.queue.push(entry.user_data(name)),
                     None => self.tasks.remove(name),
@@ -150,8 +169,7 @@ impl Uring {
             }
             _ => {}
         }
-        match task.resume(result, flags, &mut self.shared) {
-            Next::Wait(entry) => self.queue.push(entry.user_data(name)),
+        match task.resume(result, &mut self.shared) {
             Next::Done(result) => {
                 match task.leave_behind(0) {
                     Some(rest) => *task = rest,
@@ -159,6 +177,7 @@ impl Uring {
                 }
                 self.finish(owner, result);
             }
+            next => self.enqueue(name, next),
         }
     }
 
@@ -254,7 +273,7 @@ impl Drop for Uring {
                 break;
             }
             self.queue.take_results(&mut self.results);
-            for (name, _, flags) in self.results.drain(..) {
+            for queue::Result { name, flags, .. } in self.results.drain(..) {
                 let Some((_, task)) = self.tasks.get(name) else {
                     continue;
                 };

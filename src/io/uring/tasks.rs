@@ -6,6 +6,7 @@ use io_uring::squeue::Entry;
 
 use super::connect::{Accept, Connect};
 use super::prefetch::Prefetch;
+use super::queue::Result;
 use super::receive::{Receive, Send};
 use super::transmit::{Linger, Transmit};
 use super::write::{Flush, Write};
@@ -18,6 +19,8 @@ pub(super) enum Next {
     Done(io::Result<Outcome>),
     /// The operation goes on when this entry has its result.
     Wait(Entry),
+    /// It goes on when the second has its result, or the first has failed.
+    WaitLinked(Entry, Entry),
 }
 
 impl Next {
@@ -65,6 +68,9 @@ impl Task {
             Op::Write { file, offset, slices, bulk } => {
                 Self::Write(Write::new(file, offset, slices, bulk))
             }
+            Op::WriteFlush { file, offset, slices } => {
+                Self::Write(Write::and_flush(file, offset, slices))
+            }
             Op::Flush { file } => Self::Flush(Flush::new(file)),
             Op::Prefetch { file, offset, bytes } => {
                 Self::Prefetch(Prefetch::new(file, offset, bytes))
@@ -90,14 +96,15 @@ impl Task {
     }
 
     /// The step after the ring's result.
-    pub(super) fn resume(&mut self, result: i32, flags: u32, shared: &mut Shared) -> Next {
+    pub(super) fn resume(&mut self, outcome: &Result, shared: &mut Shared) -> Next {
+        let &Result { value: result, flags, is_first, .. } = outcome;
         match self {
             Self::Accept(task) => task.resume(result),
             Self::Connect(task) => task.resume(result),
             Self::Receive(task) => task.resume(result),
             Self::Send(task) => task.resume(result),
             Self::Transmit(task) => task.resume(result, flags, shared),
-            Self::Write(task) => task.resume(result, shared),
+            Self::Write(task) => task.resume(result, is_first, shared),
             Self::Flush(task) => task.resume(result),
             Self::Prefetch(task) => task.resume(result),
             // These two never end by themselves; the backend steps them.
@@ -126,6 +133,13 @@ impl Task {
         match self {
             Self::Transmit(task) => task.leave_behind(flags).map(Self::Linger),
             _ => None,
+        }
+    }
+
+    /// There was no room for a linked pair; the first goes alone.
+    pub(super) fn unlink(&mut self) {
+        if let Self::Write(task) = self {
+            task.unlink();
         }
     }
 

@@ -4,6 +4,10 @@
 //! leave the cache, so a catch-up of any size costs no memory and its flush
 //! finds little left to do. A file system that does not know the flag is asked
 //! once per ring.
+//!
+//! A write with a flush behind it is a pair of linked entries: one worker does
+//! both, and one result comes back. A write that does less than all breaks the
+//! link: it alone reports, and what is left starts over.
 
 #![allow(unsafe_code)]
 
@@ -36,23 +40,73 @@ pub(super) struct Write {
     /// What the kernel is looking at.
     vectors: Vec<libc::iovec>,
     bulk: bool,
+    then: Then,
+}
+
+/// What follows the write, and how far that is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Nothing,
+    /// A flush; the write is in the ring by itself.
+    Flush,
+    /// A flush that is in the ring, behind the write if that is there too.
+    Flushing,
 }
 
 impl Write {
     pub(super) fn new(file: Arc<File>, offset: u64, slices: Vec<Slice>, bulk: bool) -> Self {
-        Self { file, offset, slices, at: 0, within: 0, vectors: Vec::new(), bulk }
+        Self {
+            file,
+            offset,
+            slices,
+            at: 0,
+            within: 0,
+            vectors: Vec::new(),
+            bulk,
+            then: Then::Nothing,
+        }
+    }
+
+    /// The same for a few bytes, with a flush behind them.
+    pub(super) fn and_flush(file: Arc<File>, offset: u64, slices: Vec<Slice>) -> Self {
+        Self { then: Then::Flush, ..Self::new(file, offset, slices, false) }
     }
 
     pub(super) fn begin(&mut self, shared: &mut Shared) -> Next {
         self.bulk &= shared.dont_cache;
         self.skip(0);
-        match self.entry() {
-            Some(entry) => Next::Wait(entry),
-            None => Next::Done(Ok(Outcome::Written)),
+        let entry = self.entry();
+        if self.then == Then::Nothing {
+            return entry.map_or(Next::Done(Ok(Outcome::Written)), Next::Wait);
+        }
+        let is_all = self.slices.len() - self.at <= MOST_VECTORS;
+        match entry {
+            Some(entry) if is_all => {
+                self.then = Then::Flushing;
+                Next::WaitLinked(entry, flush(&self.file))
+            }
+            Some(entry) => {
+                self.then = Then::Flush;
+                Next::Wait(entry)
+            }
+            None => {
+                self.then = Then::Flushing;
+                Next::Wait(flush(&self.file))
+            }
         }
     }
 
-    pub(super) fn resume(&mut self, result: i32, shared: &mut Shared) -> Next {
+    /// The ring has no room for two entries in a row: the write goes first.
+    pub(super) fn unlink(&mut self) {
+        self.then = Then::Flush;
+    }
+
+    /// `is_first` when the result is that of the first of two linked entries,
+    /// which has one only if it did not do all: the second was given up then.
+    pub(super) fn resume(&mut self, result: i32, is_first: bool, shared: &mut Shared) -> Next {
+        if self.then == Then::Flushing && !is_first {
+            return flushed(result);
+        }
         match result {
             _ if result == -libc::EOPNOTSUPP && self.bulk => {
                 shared.dont_cache = false;
@@ -123,14 +177,20 @@ impl Flush {
     }
 
     pub(super) fn begin(&mut self) -> Next {
-        let fd = types::Fd(self.file.as_raw_fd());
-        let entry = opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build();
-        Next::Wait(entry)
+        Next::Wait(flush(&self.file))
     }
 
-    /// Success or failure, never a second attempt: after a failed flush the
-    /// kernel has forgotten what it could not write.
     pub(super) fn resume(&mut self, result: i32) -> Next {
-        if result < 0 { Next::failed(result) } else { Next::Done(Ok(Outcome::Flushed)) }
+        flushed(result)
     }
+}
+
+fn flush(file: &File) -> Entry {
+    opcode::Fsync::new(types::Fd(file.as_raw_fd())).flags(types::FsyncFlags::DATASYNC).build()
+}
+
+/// Success or failure, never a second attempt: after a failed flush the kernel
+/// has forgotten what it could not write.
+fn flushed(result: i32) -> Next {
+    if result < 0 { Next::failed(result) } else { Next::Done(Ok(Outcome::Flushed)) }
 }
