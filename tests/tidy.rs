@@ -47,8 +47,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("notify", &[]),
     ("redb", &["state"]),
     ("saltus_fallback", &["io"]),
-    ("tokio", &["admin", "cli", "engine"]),
-    ("tokio_uring", &["engine"]),
+    ("tokio", &["admin", "cli", "engine", "io"]),
+    ("tokio_uring", &["io"]),
     ("toml", &["config", "cli"]),
     ("tracing_subscriber", &["cli"]),
 ];
