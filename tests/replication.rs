@@ -16,3 +16,5 @@ mod feed;
 mod identical;
 #[path = "replication/restart.rs"]
 mod restart;
+#[path = "replication/traps.rs"]
+mod traps;

@@ -40,6 +40,14 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("{}", self.explain());
+        }
+    }
+}
+
 /// One node, running or not.
 #[derive(Debug)]
 pub struct Node {
@@ -191,11 +199,21 @@ impl Cluster {
             last = status.or(last);
             assert!(
                 Instant::now() < deadline,
-                "not within {DEADLINE:?}: {what}; last seen: {last:#?}\n{}",
-                self.logs()
+                "not within {DEADLINE:?}: {what}; last seen: {last:#?}"
             );
             thread::sleep(LOOK_INTERVAL);
         }
+    }
+
+    /// Everything that helps to tell why something did not happen.
+    fn explain(&mut self) -> String {
+        let mut text = String::new();
+        for node in std::iter::once(&mut self.primary).chain(&mut self.replicas) {
+            if node.running.is_some() {
+                text += &format!("--- {:#?}\n", node.process().status());
+            }
+        }
+        text + &self.logs()
     }
 
     pub fn logs(&self) -> String {
@@ -213,9 +231,8 @@ impl Cluster {
             let comparison = compare(&self.primary.wal(space), &replica.wal(space)).unwrap();
             assert!(
                 comparison.is_identical(),
-                "{space} on {}: {comparison:?}\n{}",
-                replica.spec.id,
-                self.logs()
+                "{space} on {}: {comparison:?}",
+                replica.spec.id
             );
             assert_whole(&replica.wal(space));
         }

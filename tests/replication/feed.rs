@@ -45,7 +45,7 @@ pub fn payload(seed: u64, bytes: usize) -> Vec<u8> {
 /// One record as it lies in a file.
 pub fn record(sequence: u64, bytes: usize) -> Vec<u8> {
     let payload = payload(sequence, bytes);
-    let header = Header::new(sequence, 1_700_000_000_000_000_000 + sequence, 1, &payload).unwrap();
+    let header = Header::new(sequence, 1_700_000_000_000_000_000, 1, &payload).unwrap();
     [header.encode().as_slice(), &payload].concat()
 }
 
@@ -79,7 +79,7 @@ impl Segment {
         for _ in 0..count {
             let record = record(self.sequence, bytes);
             self.raw(&record);
-            self.sequence += 1;
+            self.sequence = self.sequence.wrapping_add(1);
         }
         self
     }
