@@ -600,28 +600,19 @@ impl Space {
         let Some((ordinal, _)) = self.runs.locate(from.lsn) else {
             return Some(Err(format!("no run holds {}", from.lsn)));
         };
-        Some(self.seek(ordinal, from, lsn, |_| {}))
+        Some(self.seek(ordinal, from, lsn))
     }
 
     /// Walk the headers of one run from a boundary to another.
-    fn seek(
-        &self,
-        ordinal: u32,
-        from: Mark,
-        to: Lsn,
-        mut each: impl FnMut(Mark),
-    ) -> Result<Mark, String> {
+    fn seek(&self, ordinal: u32, from: Mark, to: Lsn) -> Result<Mark, String> {
         let (Some(run), Some(segment)) = (self.runs.get(ordinal), self.segment_of(ordinal)) else {
             return Err(format!("the segment that holds {} is not open", from.lsn));
         };
         let offset = run.offset + from.lsn.bytes_since(run.start);
         let mut cursor = Cursor::new(segment, offset, from, self.checksums);
         let mut last = from;
-        let advance = cursor.advance(to.bytes_since(from.lsn), &mut |mark: &Mark| {
-            last = *mark;
-            each(*mark);
-        });
-        drop(advance);
+        // Where it stopped shows in what it passed.
+        let _ = cursor.advance(to.bytes_since(from.lsn), &mut |mark: &Mark| last = *mark);
         if last.lsn == to {
             Ok(last)
         } else {
@@ -660,22 +651,23 @@ impl Space {
             Cut::Nothing => return None,
             Cut::To(mark) => mark,
             Cut::Walk { from, to } => {
-                // Dense boundaries were forgotten here: find them again.
-                let to = run.bytes.map_or(to.lsn, |bytes| to.lsn.min(run.start.advance(bytes)));
-                let mut found = Vec::new();
-                let mut last = from;
-                self.seek(ordinal, from, to, |mark| {
-                    if mark.lsn.bytes_since(last.lsn) > u64::from(max_bytes) && last.lsn > from.lsn
-                    {
-                        found.clear();
+                // No boundary is remembered within reach: find the last one.
+                let reach = to.lsn.bytes_since(from.lsn).min(u64::from(max_bytes));
+                let end = run.bytes.map_or(Lsn(u64::MAX), |bytes| run.start.advance(bytes));
+                let segment = self.segment_of(ordinal)?;
+                let offset = run.offset + from.lsn.bytes_since(run.start);
+                let mut cursor = Cursor::new(segment, offset, from, self.checksums);
+                let mut found: Option<Mark> = None;
+                // Where it stopped does not matter, what it passed does.
+                let _ = cursor.advance(reach, &mut |mark: &Mark| {
+                    let fits = mark.lsn.bytes_since(from.lsn) <= u64::from(max_bytes);
+                    if mark.lsn <= end && (fits || found.is_none()) {
+                        found = Some(*mark);
                     }
-                    if mark.lsn.bytes_since(from.lsn) <= u64::from(max_bytes) || found.is_empty() {
-                        found.push(mark);
-                    }
-                    last = mark;
-                })
-                .ok()?;
-                *found.last()?
+                });
+                let found = found?;
+                self.index.insert(found);
+                found
             }
         };
         let offset = run.offset + from.lsn.bytes_since(run.start);

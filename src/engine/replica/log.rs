@@ -94,6 +94,15 @@ struct Flushing {
     files_left: usize,
 }
 
+/// Which positions an operation has moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// [`Log::written`].
+    pub written: bool,
+    /// [`Log::flushed`].
+    pub flushed: bool,
+}
+
 /// What an operation of this log was, so that its completion finds its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogOp {
@@ -101,6 +110,8 @@ pub enum LogOp {
     Write(u64),
     /// One file of the flush.
     Flush,
+    /// The write of that number, and the flush of all that was written then.
+    WriteFlush(u64),
 }
 
 /// One received space.
@@ -422,8 +433,38 @@ impl Log {
         if let Some(start) = start {
             let offset = self.file_offset(start);
             let bulk = bytes >= MIN_DIRECT_BYTES as usize;
-            self.write(bulk, offset, slices, end, submit);
+            if bulk || !self.queue.is_empty() || !self.is_quiet() {
+                self.write(bulk, offset, slices, end, submit);
+            } else {
+                self.write_flush(offset, slices, end, submit);
+            }
         }
+    }
+
+    /// Nothing is in flight, nothing else waits for a flush, and flushes are
+    /// not put off: a single append can take its flush along.
+    fn is_quiet(&self) -> bool {
+        self.in_flight.is_empty()
+            && self.flushing.is_none()
+            && self.dirty.is_empty()
+            && self.flush_delay.is_zero()
+    }
+
+    /// One write through the page cache with its flush behind it: a wake-up
+    /// less on the way of a single record.
+    fn write_flush(
+        &mut self,
+        offset: u64,
+        slices: Vec<Slice>,
+        end: Lsn,
+        submit: &mut impl FnMut(LogOp, Op),
+    ) {
+        let Some(file) = self.writing.as_ref().map(|w| w.files.buffered.clone()) else { return };
+        let Some(to) = self.ends.iter().rfind(|mark| mark.lsn == end).copied() else { return };
+        let id = self.number(end);
+        self.dirty.clear();
+        self.flushing = Some(Flushing { to, files_left: 1 });
+        submit(LogOp::WriteFlush(id), Op::WriteFlush { file, offset, slices });
     }
 
     /// The carry goes out through the page cache.
@@ -497,55 +538,63 @@ impl Log {
         }
     }
 
-    /// An operation has ended. True when a position moved.
-    pub fn completed(&mut self, op: LogOp, result: std::io::Result<()>) -> bool {
+    /// An operation has ended.
+    pub fn completed(&mut self, op: LogOp, result: std::io::Result<()>) -> Moved {
         if let Err(error) = result {
-            let what = if op == LogOp::Flush { "fdatasync" } else { "write" };
-            self.failed.get_or_insert(format!("{what} of space {} failed: {error}", self.space));
+            let what = match op {
+                LogOp::Write(_) => "write",
+                LogOp::Flush => "fdatasync",
+                LogOp::WriteFlush(_) => "write or fdatasync",
+            };
+            self.fail(format!("{what} of space {} failed: {error}", self.space));
         }
         match op {
-            LogOp::Write(id) => {
-                if let Some(write) = self.in_flight.iter_mut().find(|write| write.id == id) {
-                    write.done = true;
-                }
-                let mut end = None;
-                while let Some(write) = self.in_flight.front()
-                    && write.done
-                {
-                    end = Some(write.end);
-                    self.in_flight.pop_front();
-                }
-                if self.failed.is_some() {
-                    return false;
-                }
-                let before = self.written.lsn;
-                if let Some(end) = end {
-                    // Only whole frames count: the last mark at or before.
-                    let marks = self.ends.partition_point(|mark| mark.lsn <= end);
-                    if marks > 0 {
-                        self.written = self.ends[marks - 1];
-                    }
-                }
-                self.written.lsn > before
-            }
-            LogOp::Flush => {
-                let Some(flushing) = &mut self.flushing else { return false };
-                flushing.files_left -= 1;
-                if flushing.files_left > 0 {
-                    return false;
-                }
-                let to = flushing.to;
-                self.flushing = None;
-                if self.failed.is_some() {
-                    return false;
-                }
-                self.flushed = to;
-                while self.ends.front().is_some_and(|mark| mark.lsn <= to.lsn) {
-                    self.ends.pop_front();
-                }
-                true
+            LogOp::Write(id) => Moved { written: self.write_done(id), flushed: false },
+            LogOp::Flush => Moved { written: false, flushed: self.flush_done() },
+            LogOp::WriteFlush(id) => {
+                Moved { written: self.write_done(id), flushed: self.flush_done() }
             }
         }
+    }
+
+    fn write_done(&mut self, id: u64) -> bool {
+        if let Some(write) = self.in_flight.iter_mut().find(|write| write.id == id) {
+            write.done = true;
+        }
+        let mut end = None;
+        while let Some(write) = self.in_flight.front()
+            && write.done
+        {
+            end = Some(write.end);
+            self.in_flight.pop_front();
+        }
+        let Some(end) = end.filter(|_| self.failed.is_none()) else { return false };
+        // Only whole frames count: the last mark at or before.
+        let marks = self.ends.partition_point(|mark| mark.lsn <= end);
+        let Some(mark) = marks.checked_sub(1).and_then(|last| self.ends.get(last)) else {
+            return false;
+        };
+        let moved = mark.lsn > self.written.lsn;
+        self.written = *mark;
+        moved
+    }
+
+    fn flush_done(&mut self) -> bool {
+        let Some(flushing) = &mut self.flushing else { return false };
+        flushing.files_left -= 1;
+        if flushing.files_left > 0 {
+            return false;
+        }
+        let to = flushing.to;
+        self.flushing = None;
+        if self.failed.is_some() {
+            return false;
+        }
+        self.flushed = to;
+        while self.ends.front().is_some_and(|mark| mark.lsn <= to.lsn) {
+            self.ends.pop_front();
+        }
+        true
     }
 
     /// A position worth a checkpoint in the catalog, at most one per
