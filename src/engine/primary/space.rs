@@ -142,6 +142,8 @@ impl Space {
         self.saved = record.marks;
         self.known = true;
         let start = self.saved.last().copied().unwrap_or(Mark::START);
+        // Everything up to there was walked before; the head is no earlier.
+        self.head = start;
         self.rewind(start);
     }
 
