@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::Options;
 use super::measure::{Spread, fine_cpu_seconds};
-use super::pair::Pair;
+use super::pair::{Far, Pair};
 use super::volume::Volume;
 use super::workspace::Workspace;
 use crate::cli::output;
@@ -58,7 +58,7 @@ pub(super) fn run(args: &IdleArgs, workspace: &Workspace, json: bool) -> anyhow:
         let space = format!("space-{number:05}");
         bytes += Volume::write(workspace, &space, RECORDS, PAYLOAD_BYTES, 64 << 20)?.bytes;
     }
-    let mut pair = Pair::start(workspace, Strategy::Auto)?;
+    let mut pair = Pair::start(workspace, Strategy::Auto, Far::Node)?;
     pair.catch_up(workspace, bytes)?;
     workspace.say("all are caught up; doing nothing ...");
     workspace.pause(CALM)?;

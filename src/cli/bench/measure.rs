@@ -49,6 +49,15 @@ pub(super) fn fine_cpu_seconds(pid: u32) -> anyhow::Result<f64> {
     Ok(real(ns) / 1e9)
 }
 
+/// Bytes that were read from a disk on behalf of a process until now.
+pub(super) fn disk_read_bytes(pid: u32) -> anyhow::Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/io"))
+        .with_context(|| format!("process {pid} has gone"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("read_bytes: "));
+    line.and_then(|bytes| bytes.parse().ok())
+        .with_context(|| format!("/proc/{pid}/io is not as expected: {text}"))
+}
+
 /// Anonymous memory that a process has in use, KiB: `RssAnon`.
 fn anonymous_kib(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;

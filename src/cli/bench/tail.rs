@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::Options;
 use super::limits::{AppendLog, Quantiles};
 use super::measure::{Spread, real, round};
-use super::pair::{Pair, replicas};
+use super::pair::{Far, Pair, replicas};
 use super::volume::primary_root;
 use super::workspace::Workspace;
 use crate::cli::output;
@@ -123,7 +123,7 @@ fn one(workspace: &Workspace, blocks: u32) -> anyhow::Result<Run> {
     let options = WriterOptions { fsync: Fsync::Never, ..WriterOptions::default() };
     let mut writer = Writer::open(&directory, options)?;
     let payload = vec![0x5a; PAYLOAD_BYTES];
-    let mut pair = Pair::start(workspace, Strategy::Auto)?;
+    let mut pair = Pair::start(workspace, Strategy::Auto, Far::Node)?;
     let mut bare_log = AppendLog::create(workspace)?;
     let (mut bare, mut bytes) = (Vec::new(), 0);
     for _ in 0..blocks {
