@@ -142,7 +142,7 @@ pub struct Io {
 /// nothing in flight a record is shipped at once.
 #[derive(Debug, Clone)]
 pub struct Batch {
-    /// `max_records`: 1 to 16,384. Default 100.
+    /// `max_records`: 1 to 32,768. Default 100.
     pub max_records: u32,
     /// `max_delay`: 0 to 1 s. Default 10 ms.
     pub max_delay: Duration,

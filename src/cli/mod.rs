@@ -1,7 +1,7 @@
 //! The `saltus` command: what an operator types, and what comes back.
 //!
 //! ```text
-//!   saltus [--json] run | status | wait | demo | wal
+//!   saltus [--json] run | status | wait | demo | wal | bench
 //!
 //!   result    -> standard output: text for a person, or one JSON document
 //!   log,error -> standard error
@@ -19,6 +19,7 @@
 //! standard output may go away at any time; that is no error.
 #![forbid(unsafe_code)]
 
+mod bench;
 pub mod demo;
 pub mod identical;
 pub mod interrupt;
@@ -84,6 +85,9 @@ enum Command {
     /// Write, list, verify and compare logs on disk; no node is needed
     #[command(subcommand)]
     Wal(wal::WalCommand),
+    /// Measure this machine, and Saltus beside it
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
 }
 
 /// A command line that clap accepts and that makes no sense nevertheless.
@@ -112,6 +116,7 @@ pub fn main() -> ExitCode {
         Command::Wait(args) => wait::run(&args, json),
         Command::Demo(args) => demo::run(&args, json),
         Command::Wal(command) => wal::run(command, json),
+        Command::Bench(command) => bench::run(command, json),
     });
     result.unwrap_or_else(|error| {
         output::error(&format!("saltus: {error:#}"));
