@@ -18,6 +18,8 @@ mod hostile;
 mod identical;
 #[path = "replication/identity.rs"]
 mod identity;
+#[path = "replication/pressure.rs"]
+mod pressure;
 #[path = "replication/restart.rs"]
 mod restart;
 #[path = "replication/traps.rs"]
