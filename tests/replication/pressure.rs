@@ -1,9 +1,13 @@
 //! Slow replicas, large backlogs, and events that get lost.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
 
 use crate::cluster::{BACKENDS, Cluster, Node, until};
 use crate::feed::{Load, Segment, Steady};
@@ -106,7 +110,7 @@ fn everything_arrives_although_events_were_lost() {
         cluster.await_flushed("space-2", two.len());
         cluster.primary.signal(Signal::SIGSTOP);
         // Equal events in a row become one, so the two take turns.
-        for _ in 0..=events / 2 {
+        for _ in 0..events {
             one.records(1, 0);
             two.records(1, 0);
         }
@@ -146,5 +150,70 @@ fn many_spaces_that_grow_together_all_arrive() {
     for (space, segment) in &segments {
         cluster.await_flushed(space, segment.len());
         cluster.assert_identical(space);
+    }
+}
+
+/// A program that starts the node in a user namespace of its own, where an
+/// inotify limit is lower. None if namespaces are not to be had here.
+fn with_limit(directory: &Path, limit: &str, value: u32) -> Option<PathBuf> {
+    let path = directory.join("limited");
+    let script = format!(
+        "#!/bin/sh\nexec unshare --user --map-root-user sh -ec \
+         'echo {value} >/proc/sys/user/{limit}; exec \"$@\"' sh {} \"$@\"\n",
+        env!("CARGO_BIN_EXE_saltus")
+    );
+    fs::write(&path, script).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(Mode::S_IRWXU.bits())).unwrap();
+    let works = Command::new(&path).arg("--version").output().unwrap().status.success();
+    if !works {
+        println!("skipped: no user namespace with a limit of its own can be made here");
+    }
+    works.then_some(path)
+}
+
+#[test]
+fn spaces_beyond_the_limit_of_watches_are_scanned() {
+    for (backend, limit) in BACKENDS.into_iter().zip([3, 0]) {
+        let mut cluster = Cluster::start(backend, 1);
+        let directory = cluster.directory.path().to_path_buf();
+        let Some(program) = with_limit(&directory, "max_inotify_watches", limit) else { return };
+        cluster.primary.terminate();
+        cluster.primary.spec.program = program;
+        cluster.primary.restart();
+        let mut segments: Vec<_> = (0..6)
+            .map(|number| {
+                let space = format!("space-{number}");
+                let mut segment = Segment::create(&cluster.primary.wal(&space), 1);
+                segment.records(2, 100);
+                (space, segment)
+            })
+            .collect();
+        for (space, segment) in &mut segments {
+            cluster.await_flushed(space, segment.len());
+            segment.records(2, 100);
+        }
+        for (space, segment) in &segments {
+            cluster.await_flushed(space, segment.len());
+            cluster.assert_identical(space);
+        }
+        assert!(cluster.primary.log().contains("max_user_watches"), "it says so");
+    }
+}
+
+#[test]
+fn without_inotify_everything_is_scanned() {
+    for backend in BACKENDS {
+        let mut cluster = Cluster::start(backend, 1);
+        let directory = cluster.directory.path().to_path_buf();
+        let Some(program) = with_limit(&directory, "max_inotify_instances", 0) else { return };
+        cluster.primary.terminate();
+        cluster.primary.spec.program = program;
+        cluster.primary.restart();
+        let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
+        segment.records(2, 100);
+        cluster.await_flushed("alpha", segment.len());
+        segment.records(2, 100);
+        cluster.await_flushed("alpha", segment.len());
+        cluster.assert_identical("alpha");
     }
 }
