@@ -159,6 +159,11 @@ pub const MAX_QUEUED_COMMANDS: usize = 4096;
 /// Jobs of the maintenance plane that share one commit of the catalog.
 pub const MAX_JOBS_PER_COMMIT: usize = 1024;
 
+/// How long a start waits for its address if another process has it: one that
+/// was killed a moment ago still does. Long enough for the kernel to dismantle
+/// a ring on a busy machine, short enough to fail visibly otherwise.
+pub const LISTEN_PATIENCE: Duration = Duration::from_secs(2);
+
 /// How long a connection attempt may take.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 

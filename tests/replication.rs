@@ -12,8 +12,14 @@
 mod cluster;
 #[path = "replication/feed.rs"]
 mod feed;
+#[path = "replication/hostile.rs"]
+mod hostile;
 #[path = "replication/identical.rs"]
 mod identical;
+#[path = "replication/identity.rs"]
+mod identity;
+#[path = "replication/pressure.rs"]
+mod pressure;
 #[path = "replication/restart.rs"]
 mod restart;
 #[path = "replication/traps.rs"]

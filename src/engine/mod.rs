@@ -48,7 +48,7 @@ use self::status::NodeStatus;
 use crate::config::{self, Config, DurabilityLevel};
 use crate::ids::SpaceId;
 use crate::io::Waker;
-use crate::limits::{MAX_QUEUED_COMMANDS, WRITTEN_FLUSH_DELAY};
+use crate::limits::{LISTEN_PATIENCE, MAX_QUEUED_COMMANDS, WRITTEN_FLUSH_DELAY};
 use crate::protocol::message::Identity;
 use crate::protocol::sender::BatchRule;
 use crate::state::catalog::{Catalog, CatalogError};
@@ -58,6 +58,9 @@ use crate::wal::record::Checksums;
 
 /// How long a shard may take to say how it is.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The pause between two attempts to listen on an address that is in use.
+const LISTEN_RETRY_DELAY: Duration = Duration::from_millis(10);
 
 /// Why a node did not start, or did not stop well.
 #[derive(Debug, thiserror::Error)]
@@ -156,10 +159,9 @@ impl Engine {
         let keeper = Keeper::new(places.clone(), catalog, pins, checksums, received.clone())?;
 
         let mut listener = match config.listen.replication {
-            Some(address) => Some(
-                crate::io::sockets::listen(address)
-                    .map_err(|source| EngineError::Listen { address, source })?,
-            ),
+            Some(address) => {
+                Some(listen(address).map_err(|source| EngineError::Listen { address, source })?)
+            }
             None => None,
         };
         let address = listener
@@ -378,6 +380,20 @@ impl Engine {
         match failed {
             Some((shard, reason)) => Err(EngineError::Shard { shard, reason }),
             None => Ok(()),
+        }
+    }
+}
+
+/// Listen on an address, waiting a little if it is in use: the kernel gives a
+/// killed process's sockets back only when it has dismantled its ring.
+fn listen(address: SocketAddr) -> io::Result<crate::io::Socket> {
+    let deadline = Instant::now() + LISTEN_PATIENCE;
+    loop {
+        match crate::io::sockets::listen(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::sleep(LISTEN_RETRY_DELAY);
+            }
+            other => return other,
         }
     }
 }

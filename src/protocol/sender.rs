@@ -148,14 +148,19 @@ impl Sender {
 
     /// The answer to [`Event::Resume`]: the primary's own mark at the
     /// replica's position, or why there is none. The machine compares position
-    /// and chain, and either streams or stops the space with
+    /// and chain, and either streams (true) or stops the space with
     /// [`ErrorCode::Diverged`].
-    pub fn handle_resume(&mut self, _now: Now, handle: Handle, found: Result<Mark, String>) {
+    pub fn handle_resume(
+        &mut self,
+        _now: Now,
+        handle: Handle,
+        found: Result<Mark, String>,
+    ) -> bool {
         let Some(slot) = self.slots.get_mut(&handle) else {
-            return;
+            return false;
         };
         let Phase::Resuming(standing) = &slot.phase else {
-            return;
+            return false;
         };
         let compared = found
             .map_err(|reason| (ErrorCode::Diverged, reason))
@@ -164,8 +169,12 @@ impl Sender {
             Ok(mark) => {
                 slot.phase = Phase::Streaming(Stream::new(mark, standing.runs));
                 self.queue(handle);
+                true
             }
-            Err((code, reason)) => self.stop(handle, code, reason),
+            Err((code, reason)) => {
+                self.stop(handle, code, reason);
+                false
+            }
         }
     }
 

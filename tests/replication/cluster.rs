@@ -229,11 +229,7 @@ impl Cluster {
     pub fn assert_identical(&self, space: &str) {
         for replica in &self.replicas {
             let comparison = compare(&self.primary.wal(space), &replica.wal(space)).unwrap();
-            assert!(
-                comparison.is_identical(),
-                "{space} on {}: {comparison:?}",
-                replica.spec.id
-            );
+            assert!(comparison.is_identical(), "{space} on {}: {comparison:?}", replica.spec.id);
             assert_whole(&replica.wal(space));
         }
     }

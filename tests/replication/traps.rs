@@ -178,7 +178,8 @@ fn t5_a_record_is_shipped_once_it_is_whole() {
                 segment.raw(&bytes[from..*cut]);
                 from = *cut;
                 // Another space gets through, this one stays where it is.
-                let mut other = Segment::create(&cluster.primary.wal(&format!("other-{number}-{cut}")), 1);
+                let mut other =
+                    Segment::create(&cluster.primary.wal(&format!("other-{number}-{cut}")), 1);
                 other.records(1, 10);
                 cluster.await_flushed(&format!("other-{number}-{cut}"), other.len());
                 let status = cluster.primary.space("alpha").unwrap();
@@ -216,34 +217,52 @@ fn t5_what_looks_like_damage_is_shipped_once_the_writer_has_finished() {
 
 #[test]
 fn t7_damage_is_named_and_nothing_behind_it_is_shipped() {
-    for header in [true, false] {
-        let mut cluster = Cluster::with(
-            1,
-            plain,
-            |root| {
-                let mut segment = Segment::create(&root.join("alpha/wal"), 9);
-                segment.records(10, 400);
-                let at = 5 * 464 + if header { 20 } else { 100 };
-                let file = fs::File::options().write(true).open(&segment.path).unwrap();
-                file.write_all_at(&[segment.content[at as usize] ^ 1], at).unwrap();
-                Segment::create(&root.join("beta/wal"), 9).records(10, 400);
-            },
-        );
+    for (within, large) in [(20, false), (100, false), (20, true), (100, true)] {
+        let mut whole = 0;
+        let mut damage = 0;
+        let mut cluster = Cluster::with(1, plain, |root| {
+            let mut segment = Segment::create(&root.join("alpha/wal"), 9);
+            segment.records(5, 400);
+            if large {
+                segment.records(2, 600_000);
+            }
+            whole = segment.len();
+            damage = whole + within;
+            segment.records(5, 400);
+            flip(&segment, damage);
+            Segment::create(&root.join("beta/wal"), 9).records(10, 400);
+        });
         cluster.await_flushed("beta", 4640);
-        let damaged = if header { "offset 2320" } else { "lsn 2320" };
-        until("the damage is named", || {
+        until("the damage is named, and what lies before it has arrived", || {
             let status = cluster.primary.space("alpha")?;
             let replica = &status.replicas[0];
-            let said = status.problem.iter().chain(&replica.problem).any(|p| p.contains(damaged) || p.contains("2320"));
-            (said && replica.flushed_lsn == 2320).then_some(())
+            let mut problems = status.problem.iter().chain(&replica.problem);
+            let place = format!("offset {whole}");
+            let name = SegmentName(9).to_string();
+            let named = problems.any(|text| text.contains(&place) && text.contains(&name));
+            (named && replica.flushed_lsn == whole).then_some(())
         });
         let mut more = Segment::create(&cluster.primary.wal("beta"), 10);
         more.records(3, 5);
         cluster.await_flushed("beta", 4640 + more.len());
         cluster.assert_identical("beta");
         let copy = fs::read(named(&cluster.replicas[0].wal("alpha"), 9)).unwrap();
-        assert_eq!(copy.len(), 2320, "header: {header}");
+        assert_eq!(copy.len() as u64, whole);
+        // Repaired in place, it goes on.
+        let file = fs::File::options().write(true).open(named(&cluster.primary.wal("alpha"), 9));
+        let bytes = record(if large { 7 } else { 5 }, 400);
+        file.unwrap().write_all_at(&bytes, whole).unwrap();
+        cluster.await_flushed("alpha", whole + 5 * 464);
+        cluster.assert_identical("alpha");
+        assert_eq!(cluster.replica(0, "alpha").unwrap().problem, None);
     }
+}
+
+/// Change one bit of a segment.
+fn flip(segment: &Segment, at: u64) {
+    let file = fs::File::options().write(true).open(&segment.path).unwrap();
+    let byte = segment.content[usize::try_from(at).unwrap()] ^ 1;
+    file.write_all_at(&[byte], at).unwrap();
 }
 
 #[test]
@@ -279,7 +298,8 @@ fn t9_what_else_lies_around_is_left_alone() {
     }
     // Names of segments that are none.
     fs::create_dir(wal.join(SegmentName(0x10).to_string())).unwrap();
-    nix::unistd::mkfifo(&wal.join(SegmentName(0x11).to_string()), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    nix::unistd::mkfifo(&wal.join(SegmentName(0x11).to_string()), nix::sys::stat::Mode::S_IRWXU)
+        .unwrap();
     segment.records(3, 100);
     cluster.await_flushed("alpha", segment.len());
     let names: Vec<_> = fs::read_dir(cluster.replicas[0].wal("alpha"))

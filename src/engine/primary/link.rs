@@ -51,6 +51,40 @@ pub struct Slot {
     pub resume: Option<Lsn>,
 }
 
+impl Slot {
+    /// Shipping goes on at `mark`, which the replica has flushed; the stream's
+    /// head is at `head`. A problem is over when the replica has come further
+    /// than it was, or needs nothing more.
+    pub fn resumed(&mut self, mark: Mark, head: Lsn) {
+        if mark.lsn > self.flushed.lsn || mark.lsn >= head {
+            self.problem = None;
+        }
+        self.failed = false;
+        self.known = true;
+        self.sent = mark.lsn;
+        self.flushed = mark;
+        self.ack = Ack {
+            received: mark.lsn,
+            written: mark.lsn,
+            flushed: mark.lsn,
+            sequence: mark.sequence,
+            chain: mark.chain,
+            ..self.ack
+        };
+    }
+
+    /// The replica has acknowledged something.
+    pub fn acked(&mut self, ack: Ack, flushed: Option<Mark>) {
+        self.ack = ack;
+        self.known = true;
+        if let Some(mark) = flushed {
+            self.flushed = mark;
+            self.stops = 0;
+            self.problem = None;
+        }
+    }
+}
+
 /// Where the connection stands.
 #[derive(Debug)]
 pub enum State {

@@ -362,7 +362,7 @@ impl Peer {
                 if let Some(((start, end, placed), header)) = at {
                     let checked = header.check_payload(self.inbox.payload(start..end));
                     if let Err(error) = checked {
-                        self.damaged(now, handle, 0, &error.to_string());
+                        self.damaged(now, handle, &error.to_string());
                     } else {
                         self.take(now, handle, skip as usize, start..end, placed);
                     }
@@ -409,17 +409,34 @@ impl Peer {
                     self.machine.handle_verified(now, handle, end);
                 }
             }
-            Err((offset, error)) => self.damaged(now, handle, offset, &error.to_string()),
+            Err((offset, error)) => {
+                // One bad record holds back nothing but what follows it.
+                let good = usize::try_from(offset).unwrap_or(0).min(payload.len());
+                let before = record::verify(log.received(), &payload[..good], self.checksums);
+                if good > 0
+                    && let Ok(end) = before
+                    && let Some(slice) = self.inbox.slice(from..from + good)
+                {
+                    log.append(slice, 0, false, end);
+                }
+                self.damaged(now, handle, &error.to_string());
+            }
         }
     }
 
-    /// What came is not what was written: nothing of the frame is taken.
-    fn damaged(&mut self, now: Now, handle: Handle, offset: u64, error: &str) {
+    /// What came behind the records that were taken is not what was written.
+    fn damaged(&mut self, now: Now, handle: Handle, error: &str) {
         let Some(log) = self.logs.get_mut(&handle) else { return };
-        let at = log.received().lsn.advance(offset);
+        let at = log.received().lsn;
+        let place = log.record.runs.locate(at).and_then(|(ordinal, offset)| {
+            let segment = log.record.runs.get(ordinal)?.segment;
+            Some(format!(" ({segment}, offset {offset})"))
+        });
         let why = format!(
-            "space {}: the record at {at} came damaged: {error}; nothing of its frame was written",
-            log.space
+            "space {}: the record at lsn {at}{} came damaged: {error}; nothing from there on was \
+             written. If the primary's file is damaged there, saltus wal verify shows it",
+            log.space,
+            place.unwrap_or_default()
         );
         tracing::error!("{why}");
         log.stop(why.clone());

@@ -59,8 +59,14 @@ impl Shard {
                 && let Some(found) =
                     self.spaces.get(handle).and_then(|space| space.borrow_mut().resume_at(lsn))
             {
-                up.sender.handle_resume(now, handle, found);
-                link.slot(handle.0 as usize).resume = None;
+                let at = found.as_ref().ok().copied();
+                let goes_on = up.sender.handle_resume(now, handle, found);
+                let slot = link.slot(handle.0 as usize);
+                slot.resume = None;
+                if goes_on && let Some(mark) = at {
+                    let head = self.spaces.get(handle).map(|space| space.borrow().head().lsn);
+                    slot.resumed(mark, head.unwrap_or(mark.lsn));
+                }
             } else if resume.is_some() {
                 // A walk that went back to get there goes on by itself.
                 if self.spaces.get(handle).is_some_and(|space| space.borrow().wants_turn()) {
@@ -198,11 +204,8 @@ impl Shard {
                 }
                 Event::Acked { handle, ack, flushed } => {
                     let slot = link.slot(handle.0 as usize);
-                    slot.ack = ack;
-                    slot.known = true;
+                    slot.acked(ack, flushed);
                     if let Some(mark) = flushed {
-                        slot.flushed = mark;
-                        slot.stops = 0;
                         let us = now.unix_ns.saturating_sub(mark.timestamp_ns) / 1000;
                         slot.latency.get_or_insert_default().record(us);
                         self.forget(handle);
@@ -294,9 +297,6 @@ impl Shard {
                 let slot = link.slot(handle.0 as usize);
                 slot.sent = end;
                 slot.streaming = true;
-                slot.known = true;
-                slot.problem = None;
-                slot.failed = false;
                 self.submit(
                     Pending::LinkData(index, serial, handle, bytes),
                     Op::Transmit { socket, header, source, strategy },
