@@ -55,7 +55,7 @@ pub const STATE_DIRECTORY: &str = ".saltus";
 /// The most that `batch.max_bytes` can be, and its default. Gathering more
 /// than that would only make the first record of a batch late; in catch-up
 /// nothing is gathered, and extents are as large as the limits allow.
-pub const MAX_BATCH_BYTES: u32 = 1 << 20;
+pub const MAX_BATCH_BYTES: u32 = MAX_EXTENT_BYTES;
 
 // A batch is shipped as one extent.
 const _: () = assert!(MAX_BATCH_BYTES <= MAX_EXTENT_BYTES);
@@ -142,11 +142,11 @@ pub struct Io {
 /// nothing in flight a record is shipped at once.
 #[derive(Debug, Clone)]
 pub struct Batch {
-    /// `max_records`: 1 to 16,384. Default 100.
+    /// `max_records`: 1 to 32,768. Default 100.
     pub max_records: u32,
     /// `max_delay`: 0 to 1 s. Default 10 ms.
     pub max_delay: Duration,
-    /// `max_bytes`: 64 KiB to 1 MiB. Default 1 MiB.
+    /// `max_bytes`: 64 KiB to 2 MiB. Default 2 MiB.
     pub max_bytes: u32,
 }
 

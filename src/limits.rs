@@ -35,13 +35,14 @@ pub const MAX_FRAME_PAYLOAD_BYTES: u32 = RECORD_HEADER_BYTES as u32 + MAX_RECORD
 /// The largest payload of a frame that is not `Data`.
 pub const MAX_CONTROL_PAYLOAD_BYTES: u32 = 64 << 10;
 
-/// The distance between two remembered record boundaries of a stream. One
-/// extent never spans more, so a frame is cut without reading the log again.
-pub const MARK_SPACING_BYTES: u64 = MAX_EXTENT_BYTES as u64;
+/// The distance between two remembered record boundaries of a stream: frames
+/// of any permitted size are cut without reading the log again.
+pub const MARK_SPACING_BYTES: u64 = 256 << 10;
 
 /// Remembered boundaries per space; past it every second one is dropped.
-/// 16,384 boundaries of 40 bytes are 640 KiB, and span 32 GiB undiluted.
-pub const MAX_MARKS_PER_SPACE: usize = 16 << 10;
+/// 65,536 boundaries of 48 bytes are 3 MiB, and span 16 GiB undiluted. Only a
+/// space that is that far ahead of a replica needs them all.
+pub const MAX_MARKS_PER_SPACE: usize = 64 << 10;
 
 /// Boundaries per space that the catalog keeps across restarts. At 40 bytes
 /// and 1,000 spaces they are 10 MiB of database.
@@ -223,6 +224,8 @@ const _: () = assert!(SLABS_PER_CONNECTION >= 4);
 const _: () = assert!(MAX_COPIED_WINDOW_BYTES > RECORD_HEADER_BYTES);
 // The window must hold several extents, or the sender would stop and go.
 const _: () = assert!(MAX_WINDOW_BYTES >= 16 * MAX_EXTENT_BYTES as u64);
+// An extent holds several marks, so that it is filled well.
+const _: () = assert!(MAX_EXTENT_BYTES as u64 >= 4 * MARK_SPACING_BYTES);
 // A peer that sends heartbeats must never run into the time-out.
 const _: () = assert!(HEARTBEAT_INTERVAL.as_millis() * 4 <= PEER_TIMEOUT.as_millis());
 

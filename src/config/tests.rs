@@ -80,7 +80,7 @@ fn the_rest_has_defaults() {
     assert_eq!(config.io.shards, 1);
     assert_eq!(config.batch.max_records, 100);
     assert_eq!(config.batch.max_delay, Duration::from_millis(10));
-    assert_eq!(config.batch.max_bytes, 1 << 20);
+    assert_eq!(config.batch.max_bytes, 2 << 20);
     assert_eq!(config.durability.level, DurabilityLevel::Flushed);
     assert_eq!(config.wal.checksums, Checksums::Required);
 }
@@ -123,13 +123,13 @@ fn value_out_of_range_is_refused_with_the_range() {
     );
     assert_eq!(
         with("[batch]\nmax_bytes = 65535\n"),
-        "node.toml:6:13: batch.max_bytes: found 65535, expected a size from 64KiB to 1024KiB, \
+        "node.toml:6:13: batch.max_bytes: found 65535, expected a size from 64KiB to 2048KiB, \
          as \"256KiB\""
     );
-    for wrong in ["-1", "16385", "1.5", "\"100\"", "true", "99999999999999999999"] {
+    for wrong in ["-1", "32769", "1.5", "\"100\"", "true", "99999999999999999999"] {
         let text = with(&format!("[batch]\nmax_records = {wrong}\n"));
         assert!(text.starts_with("node.toml:6:15: batch.max_records: found "), "{text}");
-        assert!(text.ends_with("expected a whole number from 1 to 16384"), "{text}");
+        assert!(text.ends_with("expected a whole number from 1 to 32768"), "{text}");
     }
 }
 

@@ -19,8 +19,11 @@
 use std::ops::Range;
 
 use crate::io::{Slab, SlabPool, Slice};
-use crate::limits::{DIRECT_BLOCK_BYTES, FRAME_HEADER_BYTES, SLAB_BYTES};
+use crate::limits::{DIRECT_BLOCK_BYTES, FRAME_HEADER_BYTES, MIN_DIRECT_BYTES, SLAB_BYTES};
 use crate::protocol::frame::{FrameError, FrameHeader};
+
+/// A payload of this size is waited for as a whole.
+const LARGE_BYTES: usize = MIN_DIRECT_BYTES as usize;
 
 /// What to do next.
 #[derive(Debug)]
@@ -59,6 +62,8 @@ pub struct Inbox {
     place: Option<Place>,
     /// The awaited frame has been placed.
     placed: bool,
+    /// The last frame was a large one.
+    after_large: bool,
 }
 
 /// Where a large frame wants to be.
@@ -72,7 +77,15 @@ impl Inbox {
     /// An inbox that receives into slabs of this pool.
     #[must_use]
     pub fn new(pool: SlabPool) -> Self {
-        Self { pool, slab: None, parsed: 0, header: None, place: None, placed: false }
+        Self {
+            pool,
+            slab: None,
+            parsed: 0,
+            header: None,
+            place: None,
+            placed: false,
+            after_large: false,
+        }
     }
 
     /// The header whose payload is still incomplete.
@@ -131,12 +144,19 @@ impl Inbox {
                 self.header = Some(header);
                 return Ok(Step::Header(header));
             }
-            return Ok(self.receive(slab, FRAME_HEADER_BYTES - available, None));
+            let missing = FRAME_HEADER_BYTES - available;
+            if self.after_large && slab.spare() >= missing {
+                // Most likely another large one follows: take its header alone,
+                // so that its payload can be placed.
+                return Ok(Step::Receive { slab, low_water: missing, most: missing });
+            }
+            return Ok(self.receive(slab, missing, None));
         };
         let payload = header.payload_bytes as usize;
         let misplaced = self.place.is_some() && available <= payload + FRAME_HEADER_BYTES;
         if !misplaced && available >= payload {
             self.place = None;
+            self.after_large = payload >= LARGE_BYTES;
             let range = self.parsed..self.parsed + payload;
             self.parsed = range.end;
             self.header = None;
@@ -184,7 +204,7 @@ impl Inbox {
     /// Go on receiving `missing` bytes, in a fresh slab if they do not fit.
     /// With a payload, the frame begins at `parsed` and has that length.
     fn receive(&mut self, slab: Slab, missing: usize, payload: Option<usize>) -> Step {
-        let large = payload.is_some_and(|bytes| bytes >= SLAB_BYTES / 8);
+        let large = payload.is_some_and(|bytes| bytes >= LARGE_BYTES);
         let (slab, most) = if slab.spare() >= missing + FRAME_HEADER_BYTES {
             let most = if large { missing + FRAME_HEADER_BYTES } else { slab.spare() };
             (slab, most)

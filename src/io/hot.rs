@@ -3,9 +3,11 @@
 
 #![allow(unsafe_code)]
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 /// `cachestat(2)`, Linux 6.5; the number is the same on all architectures.
 const SYS_CACHESTAT: libc::c_long = 451;
@@ -28,6 +30,50 @@ struct CacheStat {
 
 /// Set once the kernel has said that it does not know the call.
 static MISSING: AtomicBool = AtomicBool::new(false);
+
+/// How far behind an extent of a cold file the cache must be warm too, as far
+/// as the file goes, before the file counts as hot again. More than systems
+/// read ahead (128 KiB to 8 MiB).
+const AHEAD_BYTES: u64 = 16 << 20;
+
+/// Cold files that are remembered; one per stream that is catching up.
+const MOST_COLD_FILES: usize = 64;
+
+/// Tells hot extents from cold ones.
+///
+/// In a cold file that is read from front to back, the next extent is in the
+/// cache already, as pages whose reading has only begun: whoever touches them
+/// waits for the disk. So a file that was cold once stays cold until the cache
+/// holds more of it than reading ahead explains.
+#[derive(Default)]
+pub(super) struct Temperature {
+    cold: VecDeque<Weak<File>>,
+}
+
+impl Temperature {
+    /// True when sending the extent will not wait for the disk.
+    pub(super) fn is_hot(&mut self, file: &Arc<File>, offset: u64, bytes: u64) -> bool {
+        let known = self.cold.iter().position(|cold| cold.as_ptr() == Arc::as_ptr(file));
+        let Some(at) = known else {
+            let hot = is_cached(file, offset, bytes);
+            if !hot {
+                if self.cold.len() == MOST_COLD_FILES {
+                    self.cold.pop_front();
+                }
+                self.cold.push_back(Arc::downgrade(file));
+            }
+            return hot;
+        };
+        let length = file.metadata().map_or(0, |metadata| metadata.len());
+        let end = offset.saturating_add(bytes);
+        let ahead = end.saturating_add(AHEAD_BYTES).min(length).max(end);
+        let hot = is_cached(file, offset, ahead - offset);
+        if hot {
+            self.cold.remove(at);
+        }
+        hot
+    }
+}
 
 /// True when every page of the range is in the page cache, or when the kernel
 /// will not tell: the range is then taken for hot, because a log is mostly

@@ -3,7 +3,7 @@
 //! ```text
 //!   remembered   |        |       |         |‖      |      |   | head
 //!   stream       =============================================>
-//!                 <=1 MiB                     run ends at ‖
+//!                 <=256 KiB                   run ends at ‖
 //! ```
 //!
 //! A frame carries whole records, so the sender must know where records end

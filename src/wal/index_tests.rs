@@ -39,10 +39,11 @@ fn sizes(index: &Index, mut from: Mark, max_bytes: u32) -> Vec<u64> {
 fn extents_are_nearly_full_and_never_over() {
     let index = index_of(100_000, 320);
     let sizes = sizes(&index, Mark::START, MAX_EXTENT_BYTES);
-    let full = u64::from(MAX_EXTENT_BYTES) / 320 * 320;
-    assert!(sizes[..sizes.len() - 1].iter().all(|&bytes| bytes == full));
+    let most = u64::from(MAX_EXTENT_BYTES);
+    let nearly = most - MARK_SPACING_BYTES..=most;
+    assert!(sizes[..sizes.len() - 1].iter().all(|bytes| nearly.contains(bytes)));
     assert_eq!(sizes.iter().sum::<u64>(), 32_000_000);
-    assert!(index.len() < 40);
+    assert!(index.len() < 32_000_000 / 250_000);
 }
 
 #[test]
@@ -87,7 +88,8 @@ fn a_smaller_limit_than_the_spacing_asks_for_a_walk() {
 
 #[test]
 fn memory_is_bounded_and_what_was_dropped_can_be_walked_again() {
-    let record = 1_000_000;
+    // One record fills an extent, two do not fit into one.
+    let record = u64::from(MAX_EXTENT_BYTES) - 1000;
     let count = 5 * MAX_MARKS_PER_SPACE as u64;
     let mut index = index_of(count, record);
     assert!(index.len() <= MAX_MARKS_PER_SPACE);

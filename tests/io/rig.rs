@@ -140,7 +140,13 @@ pub(crate) fn connection() -> (Arc<Socket>, TcpStream) {
 
 /// Bytes that differ from their neighbours at every distance that matters.
 pub(crate) fn pattern(bytes: usize) -> Vec<u8> {
-    (0..bytes as u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+    // A prime, so that no power of two maps the pattern onto itself.
+    const PERIOD: u32 = 65_521;
+    let period: Vec<u8> =
+        (0..PERIOD).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let mut pattern = period.repeat(bytes / period.len() + 1);
+    pattern.truncate(bytes);
+    pattern
 }
 
 /// A file of its own on the disk that the build is on.

@@ -72,6 +72,31 @@ fn cold_bytes_arrive_intact() {
     });
 }
 
+/// What the kernel has begun to read ahead is in the cache, but not there yet.
+/// Taken for hot, it would make the shard wait for the disk.
+#[test]
+fn read_ahead_is_not_taken_for_hot() {
+    // More than any system reads ahead of the extents that are sent.
+    let file = file_with(&pattern(64 << 20));
+    on_every_backend(|mut rig| {
+        if rig.backend.name() == "portable" {
+            return;
+        }
+        chill(&file);
+        let (socket, mut peer) = connection();
+        let reader = thread::spawn(move || peer.read_to_end(&mut Vec::new()).unwrap());
+        for at in 0..8 {
+            let source = extent(&file, at << 20, 1 << 20);
+            let token = rig.transmit(&socket, &source, Strategy::Auto);
+            let outcome = rig.end_of(token).unwrap();
+            let spliced = matches!(outcome, Outcome::Transmitted(Strategy::Splice));
+            assert!(spliced, "extent {at}: {outcome:?}");
+        }
+        socket.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(reader.join().unwrap(), 8 * (64 + (1 << 20)));
+    });
+}
+
 #[test]
 fn a_slow_reader_gets_everything_and_stops_nobody() {
     let contents = pattern(TOO_MUCH as usize);

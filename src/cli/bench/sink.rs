@@ -192,7 +192,6 @@ fn empty() -> Standing {
         flushed: Lsn::ZERO,
         chain: Chain::START,
         records: 0,
-        fingerprint: 0,
         highest_epoch: Epoch::FIRST,
         runs: 0,
     }

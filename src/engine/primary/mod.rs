@@ -14,6 +14,7 @@
 
 pub mod link;
 pub mod space;
+mod walk;
 
 use crate::protocol::frame::Handle;
 

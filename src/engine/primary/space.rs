@@ -22,16 +22,13 @@ use std::time::{Duration, Instant};
 use crate::engine::keeper::Job;
 use crate::ids::{Epoch, SegmentName, SpaceId, StreamId};
 use crate::io::{Mapped, Source, Strategy};
-use crate::limits::{
-    MAX_LAG_SAMPLES, MAX_WALK_BYTES_PER_TURN, PREFETCH_AHEAD_BYTES, PREFETCH_BYTES,
-    SAVED_MARK_SPACING_BYTES,
-};
+use crate::limits::{MAX_LAG_SAMPLES, SAVED_MARK_SPACING_BYTES};
 use crate::lsn::{Lsn, Mark};
 use crate::protocol::frame::Handle;
 use crate::protocol::message::{OpenSpace, SegmentOpen};
 use crate::state::catalog::{Change, SpaceRecord};
-use crate::state::runs::{Run, Runs};
-use crate::wal::cursor::{Advance, Cursor, Stop};
+use crate::state::runs::Runs;
+use crate::wal::cursor::Cursor;
 use crate::wal::index::{Cut, Index};
 use crate::wal::map::Map;
 use crate::wal::record::Checksums;
@@ -45,14 +42,14 @@ const SEND_MAP_BYTES: usize = 64 << 20;
 
 /// One file of the space.
 #[derive(Debug)]
-struct Tracked {
-    name: SegmentName,
+pub(super) struct Tracked {
+    pub(super) name: SegmentName,
     /// Open, unless it was finished long ago.
-    segment: Option<Arc<Segment>>,
+    pub(super) segment: Option<Arc<Segment>>,
     /// Everything before is in the stream.
-    walked: u64,
+    pub(super) walked: u64,
     /// Something may have been appended since the walk was last here.
-    touched: bool,
+    pub(super) touched: bool,
 }
 
 /// What a turn of walking came to.
@@ -75,32 +72,32 @@ pub struct Space {
     pub id: SpaceId,
     /// What it is called on every connection of this shard.
     pub handle: Handle,
-    shard: usize,
-    checksums: Checksums,
-    stream: StreamId,
-    history: Vec<(Epoch, Lsn)>,
+    pub(super) shard: usize,
+    pub(super) checksums: Checksums,
+    pub(super) stream: StreamId,
+    pub(super) history: Vec<(Epoch, Lsn)>,
     /// True once the catalog's record has come.
-    known: bool,
-    runs: Runs,
+    pub(super) known: bool,
+    pub(super) runs: Runs,
     /// How many of them the catalog has made durable.
-    durable_runs: u32,
-    files: BTreeMap<u64, Tracked>,
+    pub(super) durable_runs: u32,
+    pub(super) files: BTreeMap<u64, Tracked>,
     /// The run that is being walked, and where.
-    ordinal: u32,
-    cursor: Option<Cursor>,
-    prefetched: u64,
-    prefetching: u32,
-    index: Index,
+    pub(super) ordinal: u32,
+    pub(super) cursor: Option<Cursor>,
+    pub(super) prefetched: u64,
+    pub(super) prefetching: u32,
+    pub(super) index: Index,
     /// Highest head ever, also while an earlier part is walked again.
-    head: Mark,
-    saved: Vec<Mark>,
-    samples: VecDeque<(Lsn, Instant)>,
-    send_map: Option<(u64, Arc<Map>)>,
-    problem: Option<String>,
+    pub(super) head: Mark,
+    pub(super) saved: Vec<Mark>,
+    pub(super) samples: VecDeque<(Lsn, Instant)>,
+    pub(super) send_map: Option<(u64, Arc<Map>)>,
+    pub(super) problem: Option<String>,
     /// What stands in the way of the walk now; looked at afresh whenever the
     /// file changes, since a write in progress can look like damage.
-    damage: Option<String>,
-    notices: Vec<String>,
+    pub(super) damage: Option<String>,
+    pub(super) notices: Vec<String>,
 }
 
 impl Space {
@@ -145,6 +142,8 @@ impl Space {
         self.saved = record.marks;
         self.known = true;
         let start = self.saved.last().copied().unwrap_or(Mark::START);
+        // Everything up to there was walked before; the head is no earlier.
+        self.head = start;
         self.rewind(start);
     }
 
@@ -210,7 +209,7 @@ impl Space {
     }
 
     /// Stop the walk; what was walked is still shipped.
-    fn stop(&mut self, why: String) {
+    pub(super) fn stop(&mut self, why: String) {
         if self.problem.is_none() {
             tracing::error!(space = %self.id, head = %self.head.lsn, "stopped: {why}");
             self.problem = Some(why);
@@ -237,7 +236,7 @@ impl Space {
 
     /// True if a file that the walk may enter was touched. Behind damage, only
     /// the damaged file counts.
-    fn has_touched(&self) -> bool {
+    pub(super) fn has_touched(&self) -> bool {
         let current = self.runs.get(self.ordinal).map(|run| run.file);
         (self.files.iter())
             .any(|(file, f)| f.touched && (self.damage.is_none() || Some(*file) == current))
@@ -296,238 +295,8 @@ impl Space {
         self.durable_runs = self.durable_runs.max(runs);
     }
 
-    /// Walk some of what is new.
-    pub fn advance(&mut self, now: Instant) -> Turn {
-        let mut turn = Turn::default();
-        if !self.wants_turn() {
-            return turn;
-        }
-        let before = self.head.lsn;
-        let mut budget = MAX_WALK_BYTES_PER_TURN;
-        while budget > 0 && self.problem.is_none() {
-            if self.cursor.is_none() && !self.enter(&mut turn) {
-                break;
-            }
-            if self.prefetch(&mut turn) {
-                break;
-            }
-            let walked = self.walk(budget);
-            budget = budget.saturating_sub(walked.max(1));
-        }
-        turn.moved = self.head.lsn > before;
-        turn.more = self.wants_turn();
-        if turn.moved {
-            self.sample(now);
-            self.save(&mut turn);
-        }
-        turn
-    }
-
-    /// The limit of the run that is being walked, as an offset in its file.
-    fn run_end(&self) -> Option<u64> {
-        let run = self.runs.get(self.ordinal)?;
-        run.bytes.map(|bytes| run.offset + bytes)
-    }
-
-    /// Set the cursor where the walk goes on. False when there is nothing to
-    /// walk now.
-    fn enter(&mut self, turn: &mut Turn) -> bool {
-        let at = self.index.head();
-        let live = self.ordinal + 1 >= self.runs.len();
-        let current = self.runs.get(self.ordinal).copied();
-        let current_file = current.map(|run| run.file);
-        let file = if live {
-            // The present file first: a change of file begins a run.
-            let touched = |file: u64| self.files.get(&file).is_some_and(|f| f.touched);
-            if self.damage.is_some() && !current_file.is_some_and(touched) {
-                // Nothing behind the damage is shipped before it is dealt with.
-                return false;
-            }
-            match current_file.filter(|file| touched(*file)) {
-                Some(file) => file,
-                None => match self.files.iter().find(|(_, f)| f.touched) {
-                    Some((file, _)) => *file,
-                    None => return false,
-                },
-            }
-        } else {
-            match current_file {
-                Some(file) => file,
-                None => return false,
-            }
-        };
-        let Some(tracked) = self.files.get_mut(&file) else {
-            self.stop(format!("file {file} of the catalog is unknown"));
-            return false;
-        };
-        let Some(segment) = tracked.segment.clone() else {
-            tracked.touched = false;
-            turn.jobs.push(Job::OpenSegment { shard: self.shard, space: self.id.clone(), file });
-            return false;
-        };
-        let offset = if live && current_file != Some(file) {
-            let in_stream = self.runs.latest_in(file).is_some();
-            let length = match segment.len() {
-                Ok(length) => length,
-                Err(error) => {
-                    self.stop(format!("cannot look at {}: {error}", segment.name));
-                    return false;
-                }
-            };
-            if in_stream && length == tracked.walked {
-                tracked.touched = false;
-                return true;
-            }
-            let run = Run {
-                start: at.lsn,
-                segment: segment.name,
-                file,
-                offset: tracked.walked,
-                bytes: None,
-            };
-            let offset = tracked.walked;
-            // A partial record alone is no reason to leave the present run.
-            if in_stream && !self.has_record(&segment, offset, at) {
-                if let Some(tracked) = self.files.get_mut(&file) {
-                    tracked.touched = false;
-                }
-                return true;
-            }
-            self.index.push_boundary();
-            self.ordinal = self.runs.open(run);
-            turn.jobs.push(Job::Commit {
-                shard: self.shard,
-                ticket: Some(super::run_ticket(self.handle, self.ordinal)),
-                space: self.id.clone(),
-                change: Change::OpenRun(run),
-            });
-            offset
-        } else {
-            let Some(run) = current else { return false };
-            run.offset + at.lsn.bytes_since(run.start)
-        };
-        self.prefetched = offset;
-        self.cursor = Some(Cursor::new(segment, offset, at, self.checksums));
-        true
-    }
-
-    /// True if a whole record lies there.
-    fn has_record(&self, segment: &Arc<Segment>, offset: u64, at: Mark) -> bool {
-        let mut found = false;
-        let mut cursor = Cursor::new(segment.clone(), offset, at, self.checksums);
-        let stop = cursor.advance(1, &mut |_| found = true).stop;
-        found || matches!(stop, Stop::Corrupt { .. } | Stop::Shrunk { .. })
-    }
-
-    /// Ask for what the walk is about to read. True if it must wait.
-    fn prefetch(&mut self, turn: &mut Turn) -> bool {
-        let Some(cursor) = &self.cursor else { return false };
-        let (offset, bytes) = cursor.next_range(PREFETCH_AHEAD_BYTES);
-        // What has just been appended is in the cache.
-        if bytes <= PREFETCH_BYTES / 8 {
-            return false;
-        }
-        let end = offset + bytes;
-        self.prefetched = self.prefetched.max(offset);
-        if self.prefetched >= offset + PREFETCH_AHEAD_BYTES / 2 || self.prefetched >= end {
-            return false;
-        }
-        let segment = cursor.segment().clone();
-        while self.prefetched < end {
-            let step = PREFETCH_BYTES.min(end - self.prefetched);
-            turn.prefetch.push((segment.clone(), self.prefetched, step));
-            self.prefetched += step;
-            self.prefetching += 1;
-        }
-        true
-    }
-
-    /// One step of the cursor. Returns the bytes walked.
-    fn walk(&mut self, budget: u64) -> u64 {
-        let end = self.run_end();
-        let Some(cursor) = &mut self.cursor else { return 0 };
-        let room = end.map_or(budget, |end| budget.min(end.saturating_sub(cursor.offset())));
-        let index = &mut self.index;
-        let advance = if room > 0 {
-            cursor.advance(room, &mut |mark| index.push(*mark))
-        } else {
-            Advance { bytes: 0, stop: Stop::Budget }
-        };
-        let offset = cursor.offset();
-        let name = cursor.segment().name;
-        if advance.bytes > 0
-            && let Some(damage) = self.damage.take()
-        {
-            tracing::warn!(space = %self.id, "no longer so: {damage}");
-        }
-        self.head =
-            if self.index.head().lsn > self.head.lsn { self.index.head() } else { self.head };
-        let file = self.runs.get(self.ordinal).map(|run| run.file);
-        if let Some(tracked) = file.and_then(|file| self.files.get_mut(&file)) {
-            tracked.walked = tracked.walked.max(offset);
-        }
-        if let Some(end) = end {
-            // A part of the stream that was walked before.
-            if offset == end {
-                self.index.push_boundary();
-                self.ordinal += 1;
-                self.cursor = None;
-            } else if offset > end || !matches!(advance.stop, Stop::Budget) {
-                self.stop(format!(
-                    "{name} no longer holds what was shipped of it: a run ends at offset {end}, \
-                     and the records up to {offset} end differently ({:?}); the file was changed \
-                     behind the stream",
-                    advance.stop
-                ));
-            }
-            return advance.bytes;
-        }
-        match advance.stop {
-            Stop::Budget => {}
-            Stop::End | Stop::Incomplete { .. } => {
-                if let Some(tracked) = file.and_then(|file| self.files.get_mut(&file)) {
-                    tracked.touched = false;
-                }
-                // Keep the cursor and its map while the file stays current.
-                if self.has_touched() {
-                    self.cursor = None;
-                }
-                return advance.bytes.max(budget);
-            }
-            Stop::Corrupt { more: true, .. } => {}
-            Stop::Corrupt { offset, error, resync, .. } => {
-                let next = resync.map_or_else(
-                    || "no valid record follows yet".to_owned(),
-                    |at| format!("the next valid record is at offset {at}"),
-                );
-                let damage = format!(
-                    "{name} is damaged at offset {offset}: {error}; {next}; nothing behind it is \
-                     shipped. Look at it with: saltus wal verify"
-                );
-                if self.damage.as_ref() != Some(&damage) {
-                    tracing::error!(space = %self.id, head = %self.head.lsn, "{damage}");
-                    self.damage = Some(damage);
-                }
-                if let Some(tracked) = file.and_then(|file| self.files.get_mut(&file)) {
-                    tracked.touched = false;
-                }
-                return advance.bytes.max(budget);
-            }
-            Stop::Shrunk { len } => {
-                self.stop(format!(
-                    "{name} is only {len} bytes long, and {offset} bytes of it are in the \
-                     stream already: its tail was lost or cut after it was read"
-                ));
-            }
-            Stop::Failed { offset, error } => {
-                self.stop(format!("{name} cannot be read at offset {offset}: {error}"));
-            }
-        }
-        advance.bytes
-    }
-
     /// Remember when the head was where, for lag in seconds.
-    fn sample(&mut self, now: Instant) {
+    pub(super) fn sample(&mut self, now: Instant) {
         if self.samples.back().is_some_and(|(_, at)| now.duration_since(*at) < SAMPLE_SPACING) {
             // Within one spacing the older time stands for the newer bytes:
             // lag is overstated by at most that.
@@ -559,7 +328,7 @@ impl Space {
 
     /// Keep a boundary in the catalog now and then, so that a restart need
     /// not walk the whole stream.
-    fn save(&mut self, turn: &mut Turn) {
+    pub(super) fn save(&mut self, turn: &mut Turn) {
         let last = self.saved.last().map_or(Lsn::ZERO, |mark| mark.lsn);
         if self.head.lsn.bytes_since(last) < SAVED_MARK_SPACING_BYTES {
             return;
@@ -600,28 +369,19 @@ impl Space {
         let Some((ordinal, _)) = self.runs.locate(from.lsn) else {
             return Some(Err(format!("no run holds {}", from.lsn)));
         };
-        Some(self.seek(ordinal, from, lsn, |_| {}))
+        Some(self.seek(ordinal, from, lsn))
     }
 
     /// Walk the headers of one run from a boundary to another.
-    fn seek(
-        &self,
-        ordinal: u32,
-        from: Mark,
-        to: Lsn,
-        mut each: impl FnMut(Mark),
-    ) -> Result<Mark, String> {
+    fn seek(&self, ordinal: u32, from: Mark, to: Lsn) -> Result<Mark, String> {
         let (Some(run), Some(segment)) = (self.runs.get(ordinal), self.segment_of(ordinal)) else {
             return Err(format!("the segment that holds {} is not open", from.lsn));
         };
         let offset = run.offset + from.lsn.bytes_since(run.start);
         let mut cursor = Cursor::new(segment, offset, from, self.checksums);
         let mut last = from;
-        let advance = cursor.advance(to.bytes_since(from.lsn), &mut |mark: &Mark| {
-            last = *mark;
-            each(*mark);
-        });
-        drop(advance);
+        // Where it stopped shows in what it passed.
+        let _ = cursor.advance(to.bytes_since(from.lsn), &mut |mark: &Mark| last = *mark);
         if last.lsn == to {
             Ok(last)
         } else {
@@ -660,22 +420,23 @@ impl Space {
             Cut::Nothing => return None,
             Cut::To(mark) => mark,
             Cut::Walk { from, to } => {
-                // Dense boundaries were forgotten here: find them again.
-                let to = run.bytes.map_or(to.lsn, |bytes| to.lsn.min(run.start.advance(bytes)));
-                let mut found = Vec::new();
-                let mut last = from;
-                self.seek(ordinal, from, to, |mark| {
-                    if mark.lsn.bytes_since(last.lsn) > u64::from(max_bytes) && last.lsn > from.lsn
-                    {
-                        found.clear();
+                // No boundary is remembered within reach: find the last one.
+                let reach = to.lsn.bytes_since(from.lsn).min(u64::from(max_bytes));
+                let end = run.bytes.map_or(Lsn(u64::MAX), |bytes| run.start.advance(bytes));
+                let segment = self.segment_of(ordinal)?;
+                let offset = run.offset + from.lsn.bytes_since(run.start);
+                let mut cursor = Cursor::new(segment, offset, from, self.checksums);
+                let mut found: Option<Mark> = None;
+                // Where it stopped does not matter, what it passed does.
+                let _ = cursor.advance(reach, &mut |mark: &Mark| {
+                    let fits = mark.lsn.bytes_since(from.lsn) <= u64::from(max_bytes);
+                    if mark.lsn <= end && (fits || found.is_none()) {
+                        found = Some(*mark);
                     }
-                    if mark.lsn.bytes_since(from.lsn) <= u64::from(max_bytes) || found.is_empty() {
-                        found.push(mark);
-                    }
-                    last = mark;
-                })
-                .ok()?;
-                *found.last()?
+                });
+                let found = found?;
+                self.index.insert(found);
+                found
             }
         };
         let offset = run.offset + from.lsn.bytes_since(run.start);

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::ids::{Epoch, SpaceId};
-use crate::io::{Op, SlabPool, Slice};
+use crate::io::{Op, Slice};
 use crate::limits::{CHECKPOINT_BYTES, DIRECT_BLOCK_BYTES, MIN_DIRECT_BYTES};
 use crate::lsn::{Lsn, Mark};
 use crate::protocol::message::SegmentOpen;
@@ -32,7 +32,7 @@ use crate::state::catalog::SpaceRecord;
 use crate::state::runs::Run;
 
 /// The block size as a file offset.
-const BLOCK: u64 = DIRECT_BLOCK_BYTES as u64;
+pub(super) const BLOCK: u64 = DIRECT_BLOCK_BYTES as u64;
 
 /// One segment, open for appending.
 #[derive(Clone, Debug)]
@@ -45,27 +45,27 @@ pub struct SegmentFiles {
 
 /// Where the run that is being written lies.
 #[derive(Debug)]
-struct Writing {
-    start: Lsn,
-    offset: u64,
-    files: SegmentFiles,
+pub(super) struct Writing {
+    pub(super) start: Lsn,
+    pub(super) offset: u64,
+    pub(super) files: SegmentFiles,
 }
 
 /// A verified frame that is not yet submitted.
 #[derive(Debug)]
-struct Piece {
-    start: Lsn,
-    end: Lsn,
-    slice: Slice,
+pub(super) struct Piece {
+    pub(super) start: Lsn,
+    pub(super) end: Lsn,
+    pub(super) slice: Slice,
     /// Bytes of the slice that go before the frame: a copy of the carry.
-    carried: usize,
+    pub(super) carried: usize,
     /// It lies at the same offset within a block, in memory and in the file.
-    placed: bool,
+    pub(super) placed: bool,
 }
 
 /// What the log does next, in stream order.
 #[derive(Debug)]
-enum Next {
+pub(super) enum Next {
     /// Go on in this run, once its file is ready.
     Run(u32),
     Piece(Piece),
@@ -73,25 +73,34 @@ enum Next {
 
 /// The bytes of the last block that is not yet whole.
 #[derive(Debug)]
-struct Carry {
-    start: Lsn,
-    bytes: Vec<u8>,
+pub(super) struct Carry {
+    pub(super) start: Lsn,
+    pub(super) bytes: Vec<u8>,
 }
 
 /// A write in flight.
 #[derive(Debug)]
-struct InFlight {
-    id: u64,
-    end: Lsn,
-    file: Arc<File>,
-    done: bool,
+pub(super) struct InFlight {
+    pub(super) id: u64,
+    pub(super) end: Lsn,
+    pub(super) file: Arc<File>,
+    pub(super) done: bool,
 }
 
 /// A flush in flight.
 #[derive(Debug)]
-struct Flushing {
-    to: Mark,
-    files_left: usize,
+pub(super) struct Flushing {
+    pub(super) to: Mark,
+    pub(super) files_left: usize,
+}
+
+/// Which positions an operation has moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// [`Log::written`].
+    pub written: bool,
+    /// [`Log::flushed`].
+    pub flushed: bool,
 }
 
 /// What an operation of this log was, so that its completion finds its way.
@@ -101,6 +110,8 @@ pub enum LogOp {
     Write(u64),
     /// One file of the flush.
     Flush,
+    /// The write of that number, and the flush of all that was written then.
+    WriteFlush(u64),
 }
 
 /// One received space.
@@ -112,27 +123,27 @@ pub struct Log {
     pub record: SpaceRecord,
     /// The epoch it is received under.
     pub epoch: Epoch,
-    received: Mark,
-    written: Mark,
-    flushed: Mark,
-    checkpoint: Lsn,
-    writing: Option<Writing>,
+    pub(super) received: Mark,
+    pub(super) written: Mark,
+    pub(super) flushed: Mark,
+    pub(super) checkpoint: Lsn,
+    pub(super) writing: Option<Writing>,
     /// Files written to since the last flush began.
-    dirty: Vec<Arc<File>>,
-    queue: VecDeque<Next>,
-    ready: VecDeque<(u32, SegmentFiles)>,
-    carry: Option<Carry>,
+    pub(super) dirty: Vec<Arc<File>>,
+    pub(super) queue: VecDeque<Next>,
+    pub(super) ready: VecDeque<(u32, SegmentFiles)>,
+    pub(super) carry: Option<Carry>,
     /// Ends of verified frames that are not yet flushed.
-    ends: VecDeque<Mark>,
-    in_flight: VecDeque<InFlight>,
-    next_id: u64,
-    flushing: Option<Flushing>,
+    pub(super) ends: VecDeque<Mark>,
+    pub(super) in_flight: VecDeque<InFlight>,
+    pub(super) next_id: u64,
+    pub(super) flushing: Option<Flushing>,
     /// How long written bytes may wait for a flush.
-    flush_delay: Duration,
+    pub(super) flush_delay: Duration,
     /// When the bytes that wait must be flushed.
-    flush_due: Option<Instant>,
-    failed: Option<String>,
-    stopped: Option<String>,
+    pub(super) flush_due: Option<Instant>,
+    pub(super) failed: Option<String>,
+    pub(super) stopped: Option<String>,
 }
 
 impl Log {
@@ -347,121 +358,6 @@ impl Log {
         }
     }
 
-    /// Where a position lies in the file that is being written.
-    fn file_offset(&self, at: Lsn) -> u64 {
-        self.writing.as_ref().map_or(0, |w| w.offset + at.bytes_since(w.start))
-    }
-
-    /// Whole blocks past the page cache; edges through it, or carried.
-    fn submit_direct(&mut self, piece: &Piece, submit: &mut impl FnMut(LogOp, Op)) {
-        let Some(direct) = self.writing.as_ref().and_then(|w| w.files.direct.clone()) else {
-            return;
-        };
-        let offset = self.file_offset(piece.start);
-        let payload = piece.slice.as_ref().len() - piece.carried;
-        // `from` and `to` are positions in the slice, `at` the file offset there.
-        let (mut from, mut at) = (piece.carried, offset);
-        if piece.carried > 0 && self.carry.as_ref().is_some_and(|c| c.bytes.len() == piece.carried)
-        {
-            self.carry = None;
-            from = 0;
-            at = offset - piece.carried as u64;
-        } else {
-            // What was carried has gone out meanwhile, or goes out now.
-            self.settle(submit);
-            let edge = usize::try_from(offset.next_multiple_of(BLOCK) - offset).unwrap_or(0);
-            let edge = edge.min(payload);
-            if edge > 0 {
-                let slice = piece.slice.part(from..from + edge);
-                let end = piece.start.advance(edge as u64);
-                self.write(false, offset, vec![slice], end, submit);
-                from += edge;
-                at += edge as u64;
-            }
-        }
-        let whole = (piece.slice.as_ref().len() - from) / DIRECT_BLOCK_BYTES * DIRECT_BLOCK_BYTES;
-        let to = from + whole;
-        if whole > 0 {
-            let rest = (piece.slice.as_ref().len() - to) as u64;
-            let end = Lsn(piece.end.0 - rest);
-            let slices = vec![piece.slice.part(from..to)];
-            let id = self.number(end);
-            submit(LogOp::Write(id), Op::Write { file: direct, offset: at, slices, bulk: true });
-        }
-        let rest = &piece.slice.as_ref()[to..];
-        if !rest.is_empty() {
-            let start = Lsn(piece.end.0 - rest.len() as u64);
-            self.carry = Some(Carry { start, bytes: rest.to_vec() });
-        }
-    }
-
-    /// All frames at the front of the queue in one write through the page
-    /// cache, the carry first.
-    fn submit_buffered(&mut self, submit: &mut impl FnMut(LogOp, Op)) {
-        let mut slices = Vec::new();
-        let mut start = None;
-        if let Some(carry) = self.carry.take() {
-            start = Some(carry.start);
-            slices.push(owned(&carry.bytes));
-        }
-        let mut end = Lsn::ZERO;
-        let mut bytes = 0;
-        let direct = self.writing.as_ref().is_some_and(|w| w.files.direct.is_some());
-        while slices.len() < 64 {
-            let Some(Next::Piece(piece)) = self.queue.front() else { break };
-            if piece.placed && direct {
-                break;
-            }
-            start.get_or_insert(piece.start);
-            end = piece.end;
-            let len = piece.slice.as_ref().len();
-            bytes += len - piece.carried;
-            slices.push(piece.slice.part(piece.carried..len));
-            self.queue.pop_front();
-        }
-        if let Some(start) = start {
-            let offset = self.file_offset(start);
-            let bulk = bytes >= MIN_DIRECT_BYTES as usize;
-            self.write(bulk, offset, slices, end, submit);
-        }
-    }
-
-    /// The carry goes out through the page cache.
-    fn settle(&mut self, submit: &mut impl FnMut(LogOp, Op)) {
-        if let Some(carry) = self.carry.take() {
-            let offset = self.file_offset(carry.start);
-            let end = carry.start.advance(carry.bytes.len() as u64);
-            self.write(false, offset, vec![owned(&carry.bytes)], end, submit);
-        }
-    }
-
-    /// One write through the page cache.
-    fn write(
-        &mut self,
-        bulk: bool,
-        offset: u64,
-        slices: Vec<Slice>,
-        end: Lsn,
-        submit: &mut impl FnMut(LogOp, Op),
-    ) {
-        let Some(file) = self.writing.as_ref().map(|w| w.files.buffered.clone()) else { return };
-        let id = self.number(end);
-        submit(LogOp::Write(id), Op::Write { file, offset, slices, bulk });
-    }
-
-    /// Enter a write that ends at `end`.
-    fn number(&mut self, end: Lsn) -> u64 {
-        let id = self.next_id;
-        self.next_id += 1;
-        if let Some(writing) = &self.writing {
-            // Synced through the buffered descriptor whichever lane wrote.
-            let file = writing.files.buffered.clone();
-            add(&mut self.dirty, &file);
-            self.in_flight.push_back(InFlight { id, end, file, done: false });
-        }
-        id
-    }
-
     /// When [`Log::submit`] must be called for a flush that was put off.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
@@ -497,55 +393,63 @@ impl Log {
         }
     }
 
-    /// An operation has ended. True when a position moved.
-    pub fn completed(&mut self, op: LogOp, result: std::io::Result<()>) -> bool {
+    /// An operation has ended.
+    pub fn completed(&mut self, op: LogOp, result: std::io::Result<()>) -> Moved {
         if let Err(error) = result {
-            let what = if op == LogOp::Flush { "fdatasync" } else { "write" };
-            self.failed.get_or_insert(format!("{what} of space {} failed: {error}", self.space));
+            let what = match op {
+                LogOp::Write(_) => "write",
+                LogOp::Flush => "fdatasync",
+                LogOp::WriteFlush(_) => "write or fdatasync",
+            };
+            self.fail(format!("{what} of space {} failed: {error}", self.space));
         }
         match op {
-            LogOp::Write(id) => {
-                if let Some(write) = self.in_flight.iter_mut().find(|write| write.id == id) {
-                    write.done = true;
-                }
-                let mut end = None;
-                while let Some(write) = self.in_flight.front()
-                    && write.done
-                {
-                    end = Some(write.end);
-                    self.in_flight.pop_front();
-                }
-                if self.failed.is_some() {
-                    return false;
-                }
-                let before = self.written.lsn;
-                if let Some(end) = end {
-                    // Only whole frames count: the last mark at or before.
-                    let marks = self.ends.partition_point(|mark| mark.lsn <= end);
-                    if marks > 0 {
-                        self.written = self.ends[marks - 1];
-                    }
-                }
-                self.written.lsn > before
-            }
-            LogOp::Flush => {
-                let Some(flushing) = &mut self.flushing else { return false };
-                flushing.files_left -= 1;
-                if flushing.files_left > 0 {
-                    return false;
-                }
-                let to = flushing.to;
-                self.flushing = None;
-                if self.failed.is_some() {
-                    return false;
-                }
-                self.flushed = to;
-                while self.ends.front().is_some_and(|mark| mark.lsn <= to.lsn) {
-                    self.ends.pop_front();
-                }
-                true
+            LogOp::Write(id) => Moved { written: self.write_done(id), flushed: false },
+            LogOp::Flush => Moved { written: false, flushed: self.flush_done() },
+            LogOp::WriteFlush(id) => {
+                Moved { written: self.write_done(id), flushed: self.flush_done() }
             }
         }
+    }
+
+    fn write_done(&mut self, id: u64) -> bool {
+        if let Some(write) = self.in_flight.iter_mut().find(|write| write.id == id) {
+            write.done = true;
+        }
+        let mut end = None;
+        while let Some(write) = self.in_flight.front()
+            && write.done
+        {
+            end = Some(write.end);
+            self.in_flight.pop_front();
+        }
+        let Some(end) = end.filter(|_| self.failed.is_none()) else { return false };
+        // Only whole frames count: the last mark at or before.
+        let marks = self.ends.partition_point(|mark| mark.lsn <= end);
+        let Some(mark) = marks.checked_sub(1).and_then(|last| self.ends.get(last)) else {
+            return false;
+        };
+        let moved = mark.lsn > self.written.lsn;
+        self.written = *mark;
+        moved
+    }
+
+    fn flush_done(&mut self) -> bool {
+        let Some(flushing) = &mut self.flushing else { return false };
+        flushing.files_left -= 1;
+        if flushing.files_left > 0 {
+            return false;
+        }
+        let to = flushing.to;
+        self.flushing = None;
+        if self.failed.is_some() {
+            return false;
+        }
+        self.flushed = to;
+        while self.ends.front().is_some_and(|mark| mark.lsn <= to.lsn) {
+            self.ends.pop_front();
+        }
+        true
     }
 
     /// A position worth a checkpoint in the catalog, at most one per
@@ -561,15 +465,8 @@ impl Log {
     }
 }
 
-/// A slice of its own for a few bytes.
-fn owned(bytes: &[u8]) -> Slice {
-    let mut slab = SlabPool::oversized(bytes.len());
-    slab.push(bytes);
-    slab.slice(0..bytes.len())
-}
-
 /// Enter a file once.
-fn add(files: &mut Vec<Arc<File>>, file: &Arc<File>) {
+pub(super) fn add(files: &mut Vec<Arc<File>>, file: &Arc<File>) {
     if !files.iter().any(|known| Arc::ptr_eq(known, file)) {
         files.push(file.clone());
     }

@@ -3,5 +3,6 @@
 
 #![forbid(unsafe_code)]
 
+mod lanes;
 pub mod log;
 pub mod peer;

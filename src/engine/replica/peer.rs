@@ -204,11 +204,12 @@ impl Peer {
         self.active.insert(handle);
         let Some(log) = self.logs.get_mut(&handle) else { return };
         let failed = log.failed().is_some();
-        if log.completed(op, result) {
-            match op {
-                LogOp::Write(_) => self.machine.handle_written(now, handle, log.written().lsn),
-                LogOp::Flush => self.machine.handle_flushed(now, handle, *log.flushed()),
-            }
+        let moved = log.completed(op, result);
+        if moved.written {
+            self.machine.handle_written(now, handle, log.written().lsn);
+        }
+        if moved.flushed {
+            self.machine.handle_flushed(now, handle, *log.flushed());
         }
         if let Some(why) = log.failed()
             && !failed
@@ -235,7 +236,6 @@ impl Peer {
                     flushed: flushed.lsn,
                     chain: flushed.chain,
                     records: flushed.records,
-                    fingerprint: 0,
                     highest_epoch: record.highest_epoch,
                     runs: record.runs.len(),
                 };

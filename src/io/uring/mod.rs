@@ -35,6 +35,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::hot::Temperature;
 use super::sockets::LowWater;
 use super::{Backend, Completion, Op, Outcome, Token, Waker, WatchEvent, WatchId};
 use pipes::Pipes;
@@ -48,6 +49,7 @@ struct Shared {
     support: Support,
     low_water: LowWater,
     pipes: Pipes,
+    temperature: Temperature,
     /// False once the file system has refused `RWF_DONTCACHE`.
     dont_cache: bool,
 }
@@ -81,6 +83,7 @@ impl Uring {
                 support,
                 low_water: LowWater::default(),
                 pipes: Pipes::default(),
+                temperature: Temperature::default(),
                 dont_cache: true,
             },
             wake: Arc::new(Wake::new()?),

@@ -30,7 +30,7 @@ use super::Shared;
 use super::pipes::Pipe;
 use super::tasks::Next;
 use crate::io::outgoing::{Moved, Outgoing, ReadAhead, explain, moved};
-use crate::io::{Mapped, Outcome, Source, Strategy, hot};
+use crate::io::{Mapped, Outcome, Source, Strategy};
 
 /// The second result of a `SEND_ZC`: the kernel no longer reads the memory.
 pub(super) fn is_notification(flags: u32) -> bool {
@@ -147,7 +147,9 @@ impl Transmit {
     fn choose(&mut self, shared: &mut Shared) {
         let source = &self.outgoing.source;
         let asked = match self.asked {
-            Strategy::Auto if hot::is_cached(&source.file, source.offset, source.bytes.into()) => {
+            Strategy::Auto
+                if shared.temperature.is_hot(&source.file, source.offset, source.bytes.into()) =>
+            {
                 Strategy::Sendfile
             }
             Strategy::Auto => Strategy::Splice,

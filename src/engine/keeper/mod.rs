@@ -1,0 +1,284 @@
+//! The thread that keeps the catalog: everything that may wait for a
+//! directory, a lock or a commit happens here, never on a data core.
+//!
+//! ```text
+//!   shard 0 --+                     +--> redb (one commit for all that wait)
+//!   shard 1 --+-- Job --> keeper ---+--> pins, directories, opened segments
+//!   ...     --+           |
+//!   shard n <---- News ---+
+//! ```
+//!
+//! The keeper also owns every received space while no session does: a session
+//! borrows it ([`Job::OpenReplica`]) and gives it back ([`Job::CloseReplica`]),
+//! so that two connections can never write one log.
+//!
+//! News of a change are sent only after the change is durable.
+
+mod job;
+mod received;
+mod shipped;
+
+pub use job::{Job, Mailbox, News};
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crossbeam::channel::Receiver;
+
+use super::status::{self, SpaceStatus};
+use crate::ids::SpaceId;
+use crate::limits::MAX_JOBS_PER_COMMIT;
+use crate::lsn::Mark;
+use crate::protocol::message::ErrorCode;
+use crate::state::catalog::{Catalog, CatalogError, Change, Role, SpaceRecord};
+use crate::state::pins::Pins;
+use crate::wal::record::Checksums;
+
+/// Where the received spaces stand while no session has them. Shared with the
+/// control plane; no data core touches it.
+#[derive(Clone, Debug, Default)]
+pub struct Received(Arc<Mutex<BTreeMap<SpaceId, SpaceStatus>>>);
+
+impl Received {
+    fn publish(&self, status: SpaceStatus) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(status.space.clone(), status);
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn statuses(&self) -> BTreeMap<SpaceId, SpaceStatus> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Who has a received space.
+#[derive(Debug)]
+enum Lease {
+    /// Nobody: it can be lent. The mark is its durable end.
+    Here(Mark),
+    /// A session.
+    Lent,
+    /// Nobody can: it must be mended first.
+    Broken(String),
+}
+
+/// One space of the catalog.
+#[derive(Debug)]
+struct Space {
+    record: SpaceRecord,
+    /// A primary's: files whose segments the shard has.
+    delivered: BTreeSet<u64>,
+    announced: bool,
+    /// A replica's.
+    lease: Lease,
+}
+
+/// Where things lie.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// `<data_root>`.
+    pub data_root: PathBuf,
+    /// The state directory.
+    pub state_dir: PathBuf,
+}
+
+impl Places {
+    /// The directory that holds a space's segments.
+    #[must_use]
+    pub fn wal(&self, space: &SpaceId) -> PathBuf {
+        self.data_root.join(space.as_str()).join("wal")
+    }
+
+    /// Where diverged and damaged bytes are kept.
+    #[must_use]
+    pub fn quarantine(&self) -> PathBuf {
+        self.state_dir.join("quarantine")
+    }
+}
+
+/// The keeper of one node.
+pub struct Keeper {
+    places: Places,
+    catalog: Arc<Catalog>,
+    pins: Pins,
+    checksums: Checksums,
+    spaces: BTreeMap<SpaceId, Space>,
+    received: Received,
+    mailboxes: Vec<Mailbox>,
+    /// Changes of the batch that is being gathered.
+    changes: Vec<(SpaceId, Change)>,
+    /// News that wait for the batch to be durable.
+    waiting: Vec<(usize, News)>,
+}
+
+impl std::fmt::Debug for Keeper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Keeper").field("places", &self.places).finish_non_exhaustive()
+    }
+}
+
+impl Keeper {
+    /// Take over the catalog. Every received space is recovered before this
+    /// returns, so no torn tail outlives a restart; one that cannot be is no
+    /// error here, it is refused to its primary by name.
+    ///
+    /// # Errors
+    ///
+    /// The catalog cannot be read or written.
+    pub fn new(
+        places: Places,
+        catalog: Arc<Catalog>,
+        pins: Pins,
+        checksums: Checksums,
+        received: Received,
+    ) -> Result<Self, CatalogError> {
+        let mut keeper = Self {
+            places,
+            catalog,
+            pins,
+            checksums,
+            spaces: BTreeMap::new(),
+            received,
+            mailboxes: Vec::new(),
+            changes: Vec::new(),
+            waiting: Vec::new(),
+        };
+        for (space, mut record) in keeper.catalog.load()? {
+            let lease = match record.role {
+                Role::Primary => Lease::Here(Mark::START),
+                Role::Replica => keeper.recover(&space, &mut record),
+            };
+            let entry = Space { record, delivered: BTreeSet::new(), announced: false, lease };
+            keeper.keep(space, entry);
+        }
+        keeper.catalog.commit(&std::mem::take(&mut keeper.changes))?;
+        Ok(keeper)
+    }
+
+    /// Enter or replace a space, and publish where it stands.
+    fn keep(&mut self, id: SpaceId, space: Space) {
+        if space.record.role == Role::Replica {
+            let state = match &space.lease {
+                Lease::Here(mark) => Some((*mark, None)),
+                Lease::Broken(why) => Some((space.record.checkpoint, Some(why.clone()))),
+                // The session that has it knows better.
+                Lease::Lent => None,
+            };
+            if let Some((mark, problem)) = state {
+                let status = SpaceStatus {
+                    space: id.clone(),
+                    role: status::Role::Replica,
+                    epoch: space.record.highest_epoch,
+                    head_lsn: mark.lsn.0,
+                    head_sequence: mark.sequence,
+                    flushed_lsn: Some(mark.lsn.0),
+                    primary: None,
+                    problem,
+                    replicas: Vec::new(),
+                };
+                self.received.publish(status);
+            }
+        }
+        self.spaces.insert(id, space);
+    }
+
+    /// Work until [`Job::Stop`], or until all shards are gone.
+    pub fn run(mut self, mailboxes: Vec<Mailbox>, jobs: &Receiver<Job>) {
+        self.mailboxes = mailboxes;
+        while let Ok(first) = jobs.recv() {
+            let mut stop = false;
+            for job in std::iter::once(first).chain(jobs.try_iter()).take(MAX_JOBS_PER_COMMIT) {
+                stop |= matches!(job, Job::Stop);
+                self.handle(job);
+            }
+            self.publish();
+            if stop {
+                return;
+            }
+        }
+    }
+
+    /// Make the batch durable, then tell the news that waited for it.
+    fn publish(&mut self) {
+        let changes = std::mem::take(&mut self.changes);
+        let result = if changes.is_empty() { Ok(()) } else { self.catalog.commit(&changes) };
+        let failure = result.err().map(|error| {
+            tracing::error!(%error, changes = changes.len(), "the catalog cannot be written");
+            error.to_string()
+        });
+        for (shard, news) in std::mem::take(&mut self.waiting) {
+            let news = match &failure {
+                Some(why) => spoil(news, why),
+                None => news,
+            };
+            let Some(mailbox) = self.mailboxes.get(shard) else { continue };
+            // A shard that is gone needs no news.
+            if mailbox.news.send(news).is_ok() {
+                mailbox.waker.wake();
+            }
+        }
+    }
+
+    fn handle(&mut self, job: Job) {
+        match job {
+            Job::ScanRoot { shard } => {
+                let spaces = self.scan_root();
+                self.waiting.push((shard, News::Spaces(spaces)));
+            }
+            Job::ScanSpace { shard, space } => {
+                if let Some(news) = self.scan_space(&space) {
+                    self.waiting.push((shard, news));
+                }
+            }
+            Job::OpenSegment { shard, space, file } => {
+                let result = self.open_segment(&space, file).map(Arc::new);
+                self.waiting.push((shard, News::Segment { space, file, result }));
+            }
+            Job::Commit { shard, ticket, space, change } => {
+                if let Some(entry) = self.spaces.get_mut(&space) {
+                    remember(&mut entry.record, &change);
+                }
+                self.changes.push((space, change));
+                if let Some(ticket) = ticket {
+                    self.waiting.push((shard, News::Committed { ticket, result: Ok(()) }));
+                }
+            }
+            Job::OpenReplica { shard, ticket, open } => {
+                let result = self.open_replica(&open).map(Box::new);
+                self.waiting.push((shard, News::ReplicaOpened { ticket, result }));
+            }
+            Job::OpenRun { shard, ticket, space, ordinal, run, known } => {
+                let result = self
+                    .open_run(&space, ordinal, run, known)
+                    .map_err(|error| format!("cannot open {} of {space}: {error}", run.segment));
+                self.waiting.push((shard, News::RunOpened { ticket, result }));
+            }
+            Job::CloseReplica { space, state } => self.close_replica(&space, state),
+            Job::Stop => {}
+        }
+    }
+}
+
+/// Keep the record in memory equal to the catalog.
+fn remember(record: &mut SpaceRecord, change: &Change) {
+    record.apply(change);
+}
+
+/// Turn news into the bad news that its batch was not made durable.
+fn spoil(news: News, why: &str) -> News {
+    let why = format!("the catalog cannot be written: {why}");
+    match news {
+        News::Committed { ticket, .. } => News::Committed { ticket, result: Err(why) },
+        News::ReplicaOpened { ticket, .. } => {
+            News::ReplicaOpened { ticket, result: Err((ErrorCode::Storage, why)) }
+        }
+        News::RunOpened { ticket, .. } => News::RunOpened { ticket, result: Err(why) },
+        News::Space { space, record, mut problems, .. } => {
+            problems.push(why);
+            News::Space { space, record, found: Vec::new(), problems }
+        }
+        other @ (News::Spaces(_) | News::Segment { .. }) => other,
+    }
+}

@@ -1,0 +1,219 @@
+//! Spaces that this node receives: lent, recovered, given back.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{Keeper, Lease, remember};
+use crate::engine::recovery;
+use crate::engine::replica::log::SegmentFiles;
+use crate::ids::SpaceId;
+use crate::lsn::Mark;
+use crate::protocol::message::{ErrorCode, OpenSpace};
+use crate::state::catalog::{Change, Role, SpaceRecord};
+use crate::state::runs::Run;
+use crate::state::sync_directory;
+use crate::wal::discover;
+
+impl Keeper {
+    /// Lend a received space, making it if need be.
+    pub(super) fn open_replica(
+        &mut self,
+        open: &OpenSpace,
+    ) -> Result<(SpaceRecord, Mark), (ErrorCode, String)> {
+        let space = &open.space;
+        if !self.spaces.contains_key(space) {
+            let directory = self.places.wal(space);
+            match discover::segments(&directory) {
+                Ok(names) if !names.is_empty() => {
+                    return Err((
+                        ErrorCode::Role,
+                        format!(
+                            "{} holds segments that this node did not receive: move them away, \
+                             or do not ship the space here",
+                            directory.display()
+                        ),
+                    ));
+                }
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err((ErrorCode::Storage, format!("{}: {error}", directory.display())));
+                }
+                _ => {}
+            }
+            make_directories(&self.places.data_root, &directory).map_err(|error| {
+                (ErrorCode::Storage, format!("{}: {error}", directory.display()))
+            })?;
+            let entry = self.create(space, Role::Replica, open.stream, open.history.clone());
+            self.keep(space.clone(), entry);
+        }
+        if matches!(self.spaces.get(space).map(|entry| &entry.lease), Some(Lease::Broken(_)))
+            && let Some(mut entry) = self.spaces.remove(space)
+        {
+            // The operator may have mended it meanwhile.
+            entry.lease = self.recover(space, &mut entry.record);
+            self.keep(space.clone(), entry);
+        }
+        let Some(entry) = self.spaces.get_mut(space) else {
+            return Err((ErrorCode::Protocol, format!("space {space} has vanished")));
+        };
+        if entry.record.role == Role::Primary {
+            return Err((
+                ErrorCode::Role,
+                format!(
+                    "space {space} is written on this node: it ships it, it does not receive it"
+                ),
+            ));
+        }
+        if entry.record.stream != open.stream {
+            return Err((
+                ErrorCode::Stream,
+                format!(
+                    "space {space} holds stream {:?} here, not {:?}: another primary filled it, or \
+                     the primary's state directory was lost; move {} and its catalog entry away to \
+                     receive the new stream",
+                    entry.record.stream,
+                    open.stream,
+                    self.places.wal(space).display()
+                ),
+            ));
+        }
+        match &entry.lease {
+            Lease::Here(mark) => {
+                let lent = (entry.record.clone(), *mark);
+                entry.lease = Lease::Lent;
+                Ok(lent)
+            }
+            Lease::Lent => Err((
+                ErrorCode::Busy,
+                format!("space {space} is being received over another connection"),
+            )),
+            Lease::Broken(why) => Err((ErrorCode::Storage, why.clone())),
+        }
+    }
+
+    pub(super) fn close_replica(
+        &mut self,
+        space: &SpaceId,
+        state: Option<Box<(SpaceRecord, Mark)>>,
+    ) {
+        let Some(mut entry) = self.spaces.remove(space) else { return };
+        entry.lease = if let Some(state) = state {
+            let (record, mark) = *state;
+            if record.checkpoint.lsn > entry.record.checkpoint.lsn {
+                self.changes.push((space.clone(), Change::Checkpoint(record.checkpoint)));
+            }
+            entry.record = record;
+            Lease::Here(mark)
+        } else {
+            self.recover(space, &mut entry.record)
+        };
+        self.keep(space.clone(), entry);
+    }
+
+    /// Verify what a received space has on disk and cut what is not whole.
+    pub(super) fn recover(&mut self, space: &SpaceId, record: &mut SpaceRecord) -> Lease {
+        let quarantine = self.places.quarantine();
+        match recovery::recover(&self.places.data_root, space, record, &quarantine, self.checksums)
+        {
+            Ok(recovered) => {
+                for notice in &recovered.notices {
+                    tracing::warn!(%space, "{notice}");
+                }
+                for change in recovered.changes {
+                    remember(record, &change);
+                    self.changes.push((space.clone(), change));
+                }
+                Lease::Here(recovered.mark)
+            }
+            Err(error) => {
+                tracing::error!(%space, %error, "the space cannot be received");
+                Lease::Broken(error.to_string())
+            }
+        }
+    }
+
+    /// The file of a run, its name durable, its catalog entry in this batch.
+    pub(super) fn open_run(
+        &mut self,
+        space: &SpaceId,
+        ordinal: u32,
+        run: Run,
+        known: bool,
+    ) -> io::Result<SegmentFiles> {
+        let directory = self.places.wal(space);
+        let path = directory.join(run.segment.to_string());
+        let Some(entry) = self.spaces.get_mut(space) else {
+            return Err(io::Error::other("the space is not in the catalog"));
+        };
+        if !known {
+            debug_assert_eq!(ordinal, entry.record.runs.len(), "runs come in order");
+            // Another file bore this name before: the name now means this one.
+            let earlier = entry
+                .record
+                .runs
+                .iter()
+                .filter(|(_, other)| other.segment == run.segment && other.file != run.file)
+                .map(|(_, other)| other.file)
+                .max();
+            let fresh = entry.record.runs.latest_in(run.file).is_none();
+            if let (Some(file), true) = (earlier, fresh) {
+                let retired = recovery::retired_path(&self.places.state_dir, space, file);
+                if let Some(parent) = retired.parent() {
+                    make_directories(&self.places.state_dir, parent)?;
+                    if path.try_exists()? {
+                        fs::rename(&path, &retired)?;
+                        sync_directory(parent)?;
+                    }
+                }
+            }
+            let change = Change::OpenRun(run);
+            remember(&mut entry.record, &change);
+            self.changes.push((space.clone(), change));
+        }
+        let path = recovery::path_of(
+            &self.places.data_root,
+            &self.places.state_dir,
+            space,
+            &entry.record,
+            &run,
+        );
+        let buffered = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)?;
+        sync_directory(&directory)?;
+        let end = buffered.metadata()?.len();
+        let expected = if known { end } else { run.offset };
+        if end != expected {
+            return Err(io::Error::other(format!(
+                "{} is {end} bytes long, and the run begins at {expected}",
+                path.display()
+            )));
+        }
+        let direct = crate::io::open_direct(&path).map(Arc::new);
+        Ok(SegmentFiles { buffered: Arc::new(buffered), direct })
+    }
+}
+
+/// Make a directory and its parents below `root`, each name durable.
+fn make_directories(root: &Path, directory: &Path) -> io::Result<()> {
+    let Ok(below) = directory.strip_prefix(root) else {
+        return fs::create_dir_all(directory);
+    };
+    let mut path = root.to_path_buf();
+    for part in below.components() {
+        let parent = path.clone();
+        path.push(part);
+        match fs::DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) => sync_directory(&parent)?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

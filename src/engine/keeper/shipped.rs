@@ -1,0 +1,191 @@
+//! Spaces that this node ships: found, numbered, pinned, opened.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+
+use super::{Keeper, Lease, News, Space, remember};
+use crate::ids::{Epoch, SpaceId, StreamId};
+use crate::limits::MAX_SPACES;
+use crate::lsn::{Lsn, Mark};
+use crate::state::catalog::{Change, FileRecord, Role, SpaceRecord};
+use crate::state::random_u128;
+use crate::state::runs::Runs;
+use crate::wal::discover;
+use crate::wal::segment::{Identity, Segment, SegmentError};
+
+impl Keeper {
+    pub(super) fn scan_root(&self) -> Vec<SpaceId> {
+        match discover::spaces(&self.places.data_root) {
+            Ok(mut spaces) => {
+                if spaces.len() > MAX_SPACES {
+                    tracing::error!(
+                        found = spaces.len(),
+                        limit = MAX_SPACES,
+                        "more spaces than one node carries: the last ones by name are left out"
+                    );
+                    spaces.truncate(MAX_SPACES);
+                }
+                spaces.retain(|space| {
+                    self.spaces.get(space).is_none_or(|entry| entry.record.role == Role::Primary)
+                });
+                spaces
+            }
+            Err(error) => {
+                tracing::error!(%error, "the data root cannot be listed");
+                Vec::new()
+            }
+        }
+    }
+
+    /// Number, pin and open what is new in a space that this node ships.
+    pub(super) fn scan_space(&mut self, space: &SpaceId) -> Option<News> {
+        let mut problems = Vec::new();
+        if !self.spaces.contains_key(space) {
+            match self.create_primary(space) {
+                Ok(entry) => {
+                    self.keep(space.clone(), entry);
+                }
+                Err(error) => {
+                    tracing::error!(%space, %error, "cannot take up the space");
+                    return None;
+                }
+            }
+        }
+        let directory = self.places.wal(space);
+        let names = match discover::segments(&directory) {
+            Ok(entries) => entries,
+            Err(error) => {
+                problems.push(format!("cannot list {}: {error}", directory.display()));
+                Vec::new()
+            }
+        };
+        let entry = self.spaces.get_mut(space)?;
+        if entry.record.role == Role::Replica {
+            return None;
+        }
+        let first = !std::mem::replace(&mut entry.announced, true);
+        let mut found = Vec::new();
+        for name in names {
+            let path = directory.join(name.to_string());
+            match Segment::open(&path) {
+                Ok(segment) => {
+                    let file = match number_of(&entry.record, segment.identity) {
+                        Some(file) => file,
+                        None => {
+                            let file = entry.record.files.last().map_or(1, |file| file.file + 1);
+                            let known = FileRecord {
+                                file,
+                                segment: name,
+                                device: segment.identity.device,
+                                inode: segment.identity.inode,
+                                birth_ns: segment.identity.birth_ns,
+                            };
+                            let change = Change::AddFile(known);
+                            remember(&mut entry.record, &change);
+                            self.changes.push((space.clone(), change));
+                            file
+                        }
+                    };
+                    if entry.delivered.insert(file) {
+                        let identity = (segment.identity.device, segment.identity.inode);
+                        if let Err(error) = self.pins.pin(space, file, &path, identity) {
+                            problems.push(format!("cannot pin {}: {error}", path.display()));
+                        }
+                        found.push((file, Arc::new(segment)));
+                    }
+                }
+                // Retired between the listing and the opening.
+                Err(SegmentError::Io { source, .. })
+                    if source.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => problems.push(error.to_string()),
+            }
+        }
+        if first {
+            // Files whose names are gone are still there by their pins.
+            let missing: Vec<_> = (entry.record.files.iter().map(|file| file.file))
+                .filter(|file| !entry.delivered.contains(file))
+                .collect();
+            for file in missing {
+                if let Ok(segment) = self.open_segment(space, file) {
+                    found.push((file, Arc::new(segment)));
+                    if let Some(entry) = self.spaces.get_mut(space) {
+                        entry.delivered.insert(file);
+                    }
+                }
+            }
+        }
+        found.sort_by_key(|(file, _)| *file);
+        let record = first
+            .then(|| self.spaces.get(space).map(|entry| Box::new(entry.record.clone())))
+            .flatten();
+        Some(News::Space { space: space.clone(), record, found, problems })
+    }
+
+    /// A space that nobody has shipped before.
+    pub(super) fn create_primary(&mut self, space: &SpaceId) -> io::Result<Space> {
+        let stream = StreamId(random_u128()?);
+        let history = vec![(Epoch::FIRST, Lsn::ZERO)];
+        Ok(self.create(space, Role::Primary, stream, history))
+    }
+
+    pub(super) fn create(
+        &mut self,
+        space: &SpaceId,
+        role: Role,
+        stream: StreamId,
+        history: Vec<(Epoch, Lsn)>,
+    ) -> Space {
+        let highest_epoch = history.last().map_or(Epoch::FIRST, |(epoch, _)| *epoch);
+        let record = SpaceRecord {
+            role,
+            stream,
+            history: history.clone(),
+            highest_epoch,
+            runs: Runs::default(),
+            files: Vec::new(),
+            checkpoint: Mark::START,
+            marks: Vec::new(),
+        };
+        self.changes.push((space.clone(), Change::Create { role, stream, history }));
+        Space {
+            record,
+            delivered: BTreeSet::new(),
+            announced: false,
+            lease: Lease::Here(Mark::START),
+        }
+    }
+
+    /// A numbered file, by its pin or else by its name.
+    pub(super) fn open_segment(&self, space: &SpaceId, file: u64) -> Result<Segment, String> {
+        let known = self
+            .spaces
+            .get(space)
+            .and_then(|entry| entry.record.files.iter().find(|known| known.file == file))
+            .ok_or_else(|| format!("file {file} of space {space} is not in the catalog"))?;
+        let identity =
+            Identity { device: known.device, inode: known.inode, birth_ns: known.birth_ns };
+        let named = self.places.wal(space).join(known.segment.to_string());
+        for path in [self.pins.path(space, file), named] {
+            if let Ok(segment) = Segment::open_as(known.segment, &path)
+                && segment.identity == identity
+            {
+                return Ok(segment);
+            }
+        }
+        Err(format!("{} of space {space} is gone, and so is its pin", known.segment))
+    }
+}
+
+/// The number of a file that is known already.
+fn number_of(record: &SpaceRecord, identity: Identity) -> Option<u64> {
+    record
+        .files
+        .iter()
+        .find(|file| {
+            file.device == identity.device
+                && file.inode == identity.inode
+                && file.birth_ns == identity.birth_ns
+        })
+        .map(|file| file.file)
+}

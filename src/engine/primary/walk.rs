@@ -1,0 +1,245 @@
+//! The walk of a space: from the newest boundary to the end of what is there.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::space::{Space, Turn};
+use crate::engine::keeper::Job;
+use crate::limits::{MAX_WALK_BYTES_PER_TURN, PREFETCH_AHEAD_BYTES, PREFETCH_BYTES};
+use crate::lsn::Mark;
+use crate::state::catalog::Change;
+use crate::state::runs::Run;
+use crate::wal::cursor::{Advance, Cursor, Stop};
+use crate::wal::segment::Segment;
+
+impl Space {
+    /// Walk some of what is new.
+    pub fn advance(&mut self, now: Instant) -> Turn {
+        let mut turn = Turn::default();
+        if !self.wants_turn() {
+            return turn;
+        }
+        let before = self.head.lsn;
+        let mut budget = MAX_WALK_BYTES_PER_TURN;
+        while budget > 0 && self.problem.is_none() {
+            if self.cursor.is_none() && !self.enter(&mut turn) {
+                break;
+            }
+            if self.prefetch(&mut turn) {
+                break;
+            }
+            let walked = self.walk(budget);
+            budget = budget.saturating_sub(walked.max(1));
+        }
+        turn.moved = self.head.lsn > before;
+        turn.more = self.wants_turn();
+        if turn.moved {
+            self.sample(now);
+            self.save(&mut turn);
+        }
+        turn
+    }
+
+    /// The limit of the run that is being walked, as an offset in its file.
+    fn run_end(&self) -> Option<u64> {
+        let run = self.runs.get(self.ordinal)?;
+        run.bytes.map(|bytes| run.offset + bytes)
+    }
+
+    /// Set the cursor where the walk goes on. False when there is nothing to
+    /// walk now.
+    fn enter(&mut self, turn: &mut Turn) -> bool {
+        let at = self.index.head();
+        let live = self.ordinal + 1 >= self.runs.len();
+        let current = self.runs.get(self.ordinal).copied();
+        let current_file = current.map(|run| run.file);
+        let file = if live {
+            // The present file first: a change of file begins a run.
+            let touched = |file: u64| self.files.get(&file).is_some_and(|f| f.touched);
+            if self.damage.is_some() && !current_file.is_some_and(touched) {
+                // Nothing behind the damage is shipped before it is dealt with.
+                return false;
+            }
+            match current_file.filter(|file| touched(*file)) {
+                Some(file) => file,
+                None => match self.files.iter().find(|(_, f)| f.touched) {
+                    Some((file, _)) => *file,
+                    None => return false,
+                },
+            }
+        } else {
+            match current_file {
+                Some(file) => file,
+                None => return false,
+            }
+        };
+        let Some(tracked) = self.files.get_mut(&file) else {
+            self.stop(format!("file {file} of the catalog is unknown"));
+            return false;
+        };
+        let Some(segment) = tracked.segment.clone() else {
+            tracked.touched = false;
+            turn.jobs.push(Job::OpenSegment { shard: self.shard, space: self.id.clone(), file });
+            return false;
+        };
+        let offset = if live && current_file != Some(file) {
+            let in_stream = self.runs.latest_in(file).is_some();
+            let length = match segment.len() {
+                Ok(length) => length,
+                Err(error) => {
+                    self.stop(format!("cannot look at {}: {error}", segment.name));
+                    return false;
+                }
+            };
+            if in_stream && length == tracked.walked {
+                tracked.touched = false;
+                return true;
+            }
+            let run = Run {
+                start: at.lsn,
+                segment: segment.name,
+                file,
+                offset: tracked.walked,
+                bytes: None,
+            };
+            let offset = tracked.walked;
+            // A partial record alone is no reason to leave the present run.
+            if in_stream && !self.has_record(&segment, offset, at) {
+                if let Some(tracked) = self.files.get_mut(&file) {
+                    tracked.touched = false;
+                }
+                return true;
+            }
+            self.index.push_boundary();
+            self.ordinal = self.runs.open(run);
+            turn.jobs.push(Job::Commit {
+                shard: self.shard,
+                ticket: Some(super::run_ticket(self.handle, self.ordinal)),
+                space: self.id.clone(),
+                change: Change::OpenRun(run),
+            });
+            offset
+        } else {
+            let Some(run) = current else { return false };
+            run.offset + at.lsn.bytes_since(run.start)
+        };
+        self.prefetched = offset;
+        self.cursor = Some(Cursor::new(segment, offset, at, self.checksums));
+        true
+    }
+
+    /// True if a whole record lies there.
+    fn has_record(&self, segment: &Arc<Segment>, offset: u64, at: Mark) -> bool {
+        let mut found = false;
+        let mut cursor = Cursor::new(segment.clone(), offset, at, self.checksums);
+        let stop = cursor.advance(1, &mut |_| found = true).stop;
+        found || matches!(stop, Stop::Corrupt { .. } | Stop::Shrunk { .. })
+    }
+
+    /// Ask for what the walk is about to read. True if it must wait.
+    fn prefetch(&mut self, turn: &mut Turn) -> bool {
+        let Some(cursor) = &self.cursor else { return false };
+        let (offset, bytes) = cursor.next_range(PREFETCH_AHEAD_BYTES);
+        // What has just been appended is in the cache.
+        if bytes <= PREFETCH_BYTES / 8 {
+            return false;
+        }
+        let end = offset + bytes;
+        self.prefetched = self.prefetched.max(offset);
+        if self.prefetched >= offset + PREFETCH_AHEAD_BYTES / 2 || self.prefetched >= end {
+            return false;
+        }
+        let segment = cursor.segment().clone();
+        while self.prefetched < end {
+            let step = PREFETCH_BYTES.min(end - self.prefetched);
+            turn.prefetch.push((segment.clone(), self.prefetched, step));
+            self.prefetched += step;
+            self.prefetching += 1;
+        }
+        true
+    }
+
+    /// One step of the cursor. Returns the bytes walked.
+    fn walk(&mut self, budget: u64) -> u64 {
+        let end = self.run_end();
+        let Some(cursor) = &mut self.cursor else { return 0 };
+        let room = end.map_or(budget, |end| budget.min(end.saturating_sub(cursor.offset())));
+        let index = &mut self.index;
+        let advance = if room > 0 {
+            cursor.advance(room, &mut |mark| index.push(*mark))
+        } else {
+            Advance { bytes: 0, stop: Stop::Budget }
+        };
+        let offset = cursor.offset();
+        let name = cursor.segment().name;
+        if advance.bytes > 0
+            && let Some(damage) = self.damage.take()
+        {
+            tracing::warn!(space = %self.id, "no longer so: {damage}");
+        }
+        self.head =
+            if self.index.head().lsn > self.head.lsn { self.index.head() } else { self.head };
+        let file = self.runs.get(self.ordinal).map(|run| run.file);
+        if let Some(tracked) = file.and_then(|file| self.files.get_mut(&file)) {
+            tracked.walked = tracked.walked.max(offset);
+        }
+        if let Some(end) = end {
+            // A part of the stream that was walked before.
+            if offset == end {
+                self.index.push_boundary();
+                self.ordinal += 1;
+                self.cursor = None;
+            } else if offset > end || !matches!(advance.stop, Stop::Budget) {
+                self.stop(format!(
+                    "{name} no longer holds what was shipped of it: a run ends at offset {end}, \
+                     and the records up to {offset} end differently ({:?}); the file was changed \
+                     behind the stream",
+                    advance.stop
+                ));
+            }
+            return advance.bytes;
+        }
+        match advance.stop {
+            Stop::Budget => {}
+            Stop::End | Stop::Incomplete { .. } => {
+                if let Some(tracked) = file.and_then(|file| self.files.get_mut(&file)) {
+                    tracked.touched = false;
+                }
+                // Keep the cursor and its map while the file stays current.
+                if self.has_touched() {
+                    self.cursor = None;
+                }
+                return advance.bytes.max(budget);
+            }
+            Stop::Corrupt { more: true, .. } => {}
+            Stop::Corrupt { offset, error, resync, .. } => {
+                let next = resync.map_or_else(
+                    || "no valid record follows yet".to_owned(),
+                    |at| format!("the next valid record is at offset {at}"),
+                );
+                let damage = format!(
+                    "{name} is damaged at offset {offset}: {error}; {next}; nothing behind it is \
+                     shipped. Look at it with: saltus wal verify"
+                );
+                if self.damage.as_ref() != Some(&damage) {
+                    tracing::error!(space = %self.id, head = %self.head.lsn, "{damage}");
+                    self.damage = Some(damage);
+                }
+                if let Some(tracked) = file.and_then(|file| self.files.get_mut(&file)) {
+                    tracked.touched = false;
+                }
+                return advance.bytes.max(budget);
+            }
+            Stop::Shrunk { len } => {
+                self.stop(format!(
+                    "{name} is only {len} bytes long, and {offset} bytes of it are in the \
+                     stream already: its tail was lost or cut after it was read"
+                ));
+            }
+            Stop::Failed { offset, error } => {
+                self.stop(format!("{name} cannot be read at offset {offset}: {error}"));
+            }
+        }
+        advance.bytes
+    }
+}

@@ -1,0 +1,366 @@
+//! The sending side: spaces walk, links ship.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Pending, Shard, now};
+use crate::engine::inbox::{Inbox, Step};
+use crate::engine::primary::link::{State, Up};
+use crate::io::{Op, Outcome, SlabPool};
+use crate::limits::{CONNECT_TIMEOUT, CONTROL_SLAB_BYTES};
+use crate::lsn::Lsn;
+use crate::protocol::Now;
+use crate::protocol::frame::{FrameHeader, Handle, Kind};
+use crate::protocol::message::Identity;
+use crate::protocol::sender::{Event, Sender, Transmit};
+use crate::wal::record::Checksums;
+
+/// A data frame of records that may have no checksums of their own gets one
+/// over its payload.
+fn with_checksum(header: [u8; 64], payload: &[u8]) -> [u8; 64] {
+    FrameHeader::decode(&header)
+        .map_or(header, |decoded| decoded.with_payload_crc(crc32c::crc32c(payload)).encode())
+}
+
+impl Shard {
+    /// Let every space that grows walk a turn.
+    pub(super) fn grow(&mut self) {
+        if self.growing.is_empty() {
+            return;
+        }
+        let now = now();
+        for handle in std::mem::take(&mut self.growing) {
+            let Some(space) = self.spaces.get(handle) else { continue };
+            let turn = space.borrow_mut().advance(now.instant);
+            for job in turn.jobs {
+                self.job(job);
+            }
+            for (segment, offset, bytes) in turn.prefetch {
+                let file = segment.file.clone();
+                self.submit(Pending::Prefetch(handle), Op::Prefetch { file, offset, bytes });
+            }
+            if turn.more {
+                self.growing.insert(handle);
+            }
+            self.head_moved(now, handle);
+        }
+    }
+
+    /// Tell the links that there is more to ship, and those that wait for the
+    /// walk that it has moved.
+    pub(super) fn head_moved(&mut self, now: Now, handle: Handle) {
+        for (index, link) in self.links.iter_mut().enumerate() {
+            let resume = link.slot(handle.0 as usize).resume;
+            let Some(up) = link.up() else { continue };
+            if !up.established {
+                continue;
+            }
+            if let Some(lsn) = resume
+                && let Some(found) =
+                    self.spaces.get(handle).and_then(|space| space.borrow_mut().resume_at(lsn))
+            {
+                up.sender.handle_resume(now, handle, found);
+                link.slot(handle.0 as usize).resume = None;
+            } else if resume.is_some() {
+                // A walk that went back to get there goes on by itself.
+                if self.spaces.get(handle).is_some_and(|space| space.borrow().wants_turn()) {
+                    self.growing.insert(handle);
+                }
+                continue;
+            } else {
+                up.sender.handle_head(now, handle);
+            }
+            self.busy_links.insert(index);
+        }
+    }
+
+    pub(super) fn jitter(&mut self) -> f64 {
+        // xorshift: spreads attempts, nothing depends on its quality.
+        self.jitter ^= self.jitter << 13;
+        self.jitter ^= self.jitter >> 7;
+        self.jitter ^= self.jitter << 17;
+        #[expect(clippy::cast_precision_loss, reason = "a fraction")]
+        let fraction = (self.jitter >> 11) as f64 / (1_u64 << 53) as f64;
+        fraction
+    }
+
+    pub(super) fn link_down(&mut self, index: usize, why: String) {
+        let jitter = self.jitter();
+        if let Some(link) = self.links.get_mut(index) {
+            link.down(Instant::now(), why, jitter);
+        }
+    }
+
+    pub(super) fn drive_links(&mut self) {
+        for index in std::mem::take(&mut self.busy_links) {
+            self.drive_link(index);
+        }
+    }
+
+    pub(super) fn drive_link(&mut self, index: usize) {
+        let now = now();
+        let Some(link) = self.links.get_mut(index) else { return };
+        let serial = link.serial;
+        match &link.state {
+            State::Waiting(at) if *at <= now.instant && self.stopping.is_none() => {
+                let address = link.address;
+                link.state = State::Connecting(now.instant + CONNECT_TIMEOUT);
+                self.submit(Pending::Connect(index, serial), Op::Connect { address });
+                return;
+            }
+            State::Connecting(at) if *at <= now.instant => {
+                let address = link.address;
+                self.link_down(
+                    index,
+                    format!("no connection to {address} within {CONNECT_TIMEOUT:?}"),
+                );
+                return;
+            }
+            State::Waiting(_) | State::Connecting(_) => return,
+            State::Up(_) => {}
+        }
+        self.link_timers(now, index);
+        self.link_frames(now, index);
+        self.link_events(now, index);
+        self.link_transmit(now, index);
+    }
+
+    pub(super) fn link_timers(&mut self, now: Now, index: usize) {
+        let Some(link) = self.links.get_mut(index) else { return };
+        let mut due = Vec::new();
+        while let Some((at, handle)) = link.retries.first().copied()
+            && at <= now.instant
+        {
+            link.retries.pop_first();
+            due.push(Handle(u32::try_from(handle).unwrap_or(u32::MAX - 1)));
+        }
+        let State::Up(up) = &mut link.state else { return };
+        if up.sender.next_timeout().is_some_and(|at| at <= now.instant) {
+            up.sender.handle_timeout(now);
+        }
+        if up.established {
+            for handle in due {
+                if let Some(open) = self.spaces.get(handle).and_then(|space| space.borrow().open())
+                {
+                    up.sender.open_space(now, handle, open);
+                }
+            }
+        }
+    }
+
+    /// Take the frames that have come, and ask for more.
+    pub(super) fn link_frames(&mut self, now: Now, index: usize) {
+        let Some(link) = self.links.get_mut(index) else { return };
+        let serial = link.serial;
+        let Some(up) = link.up() else { return };
+        while !up.receiving {
+            match up.inbox.step() {
+                Ok(Step::Header(header)) if header.kind == Kind::Data => {
+                    self.link_down(
+                        index,
+                        "the replica sends data, which only a primary does".into(),
+                    );
+                    return;
+                }
+                Ok(Step::Header(_)) => {}
+                Ok(Step::Frame(header, range, _)) => {
+                    let body = up.inbox.payload(range);
+                    up.sender.handle_frame(now, &header, body);
+                }
+                Ok(Step::Receive { slab, low_water, most }) => {
+                    up.receiving = true;
+                    let socket = up.socket.clone();
+                    self.submit(
+                        Pending::LinkReceive(index, serial),
+                        Op::Receive { socket, slab, low_water, most },
+                    );
+                    return;
+                }
+                Ok(Step::Starved) => return,
+                Err(error) => {
+                    self.link_down(index, format!("what the replica sends is no frame: {error}"));
+                    return;
+                }
+            }
+        }
+    }
+
+    pub(super) fn link_events(&mut self, now: Now, index: usize) {
+        loop {
+            let Some(link) = self.links.get_mut(index) else { return };
+            let Some(event) = link.up().and_then(|up| up.sender.poll_event()) else { return };
+            match event {
+                Event::Established { peer } => self.link_established(now, index, &peer),
+                Event::Resume { handle, standing } => {
+                    let slot = link.slot(handle.0 as usize);
+                    slot.resume = Some(standing.flushed);
+                    self.head_moved(now, handle);
+                }
+                Event::Acked { handle, ack, flushed } => {
+                    let slot = link.slot(handle.0 as usize);
+                    slot.ack = ack;
+                    slot.known = true;
+                    if let Some(mark) = flushed {
+                        slot.flushed = mark;
+                        slot.stops = 0;
+                        let us = now.unix_ns.saturating_sub(mark.timestamp_ns) / 1000;
+                        slot.latency.get_or_insert_default().record(us);
+                        self.forget(handle);
+                    }
+                }
+                Event::Stopped { handle, code, reason, retry } => {
+                    link.stopped(handle.0 as usize, now.instant, code, reason, retry);
+                }
+                Event::Closed { code, reason, retry } => {
+                    if !retry {
+                        tracing::error!(replica = %link.replica, ?code, "{reason}");
+                    }
+                    if let Some(up) = link.up() {
+                        up.closing = true;
+                    }
+                    link.problem = Some(reason);
+                }
+            }
+        }
+    }
+
+    pub(super) fn link_established(&mut self, now: Now, index: usize, peer: &Identity) {
+        let Some(link) = self.links.get_mut(index) else { return };
+        if peer.node != link.replica {
+            let why = format!(
+                "{} answers as {}, and the configuration calls it {}",
+                link.address, peer.node, link.replica
+            );
+            self.link_down(index, why);
+            return;
+        }
+        tracing::info!(replica = %link.replica, address = %link.address, "connected");
+        link.failures = 0;
+        link.problem = None;
+        let Some(up) = link.up() else { return };
+        up.established = true;
+        for space in &self.spaces.list {
+            let space = space.borrow();
+            if let Some(open) = space.open() {
+                up.sender.open_space(now, space.handle, open);
+            }
+        }
+    }
+
+    /// Boundaries that every replica has passed are needed no more.
+    pub(super) fn forget(&mut self, handle: Handle) {
+        let lowest = (self.links.iter())
+            .map(|link| link.slots.get(handle.0 as usize).map_or(0, |slot| slot.flushed.lsn.0))
+            .min();
+        if let (Some(lowest), Some(space)) = (lowest, self.spaces.get(handle)) {
+            space.borrow_mut().forget_before(Lsn(lowest));
+        }
+    }
+
+    pub(super) fn link_transmit(&mut self, now: Now, index: usize) {
+        let strategy = self.setup.strategy;
+        let Some(link) = self.links.get_mut(index) else { return };
+        let serial = link.serial;
+        let Some(up) = link.up().filter(|up| !up.sending) else { return };
+        let socket = up.socket.clone();
+        let Some(transmit) = up.sender.poll_transmit(now, &self.spaces) else {
+            if up.closing {
+                let why = link.problem.clone().unwrap_or_else(|| "closed".into());
+                self.link_down(index, why);
+            }
+            return;
+        };
+        up.sending = true;
+        match transmit {
+            Transmit::Control(bytes) => {
+                self.submit(Pending::LinkSend(index, serial), Op::Send { socket, bytes });
+            }
+            Transmit::Data { handle, header, ordinal, start, bytes } => {
+                let end = start.advance(u64::from(bytes));
+                let source = self
+                    .spaces
+                    .get(handle)
+                    .and_then(|space| space.borrow_mut().source(ordinal, start, bytes, strategy));
+                let Some(source) = source else {
+                    self.link_down(index, format!("the bytes at {start} are no longer readable"));
+                    return;
+                };
+                let header = match (&source.mapped, self.setup.checksums) {
+                    (Some(mapped), Checksums::Optional) => {
+                        with_checksum(header, (**mapped).as_ref())
+                    }
+                    _ => header,
+                };
+                let slot = link.slot(handle.0 as usize);
+                slot.sent = end;
+                slot.streaming = true;
+                slot.known = true;
+                slot.problem = None;
+                slot.failed = false;
+                self.submit(
+                    Pending::LinkData(index, serial, handle, bytes),
+                    Op::Transmit { socket, header, source, strategy },
+                );
+            }
+        }
+    }
+
+    pub(super) fn link_sent(
+        &mut self,
+        index: usize,
+        serial: u32,
+        result: std::io::Result<Outcome>,
+        data: Option<(Handle, u32)>,
+    ) {
+        let Some(link) = self.links.get_mut(index).filter(|link| link.serial == serial) else {
+            return;
+        };
+        self.busy_links.insert(index);
+        match result {
+            Ok(outcome) => {
+                if let (Outcome::Transmitted(how), Some((handle, bytes))) = (outcome, data) {
+                    *link.slot(handle.0 as usize).sent_bytes.entry(how).or_default() +=
+                        u64::from(bytes);
+                }
+                if let Some(up) = link.up() {
+                    up.sending = false;
+                }
+            }
+            Err(error) => self.link_down(index, format!("sending failed: {error}")),
+        }
+    }
+
+    pub(super) fn connected(
+        &mut self,
+        now: Now,
+        index: usize,
+        serial: u32,
+        result: std::io::Result<Outcome>,
+    ) {
+        let Some(link) = self.links.get_mut(index).filter(|link| link.serial == serial) else {
+            return;
+        };
+        match result {
+            Ok(Outcome::Connected(socket)) => {
+                let shard = u16::try_from(self.setup.shard).unwrap_or(u16::MAX);
+                link.serial = link.serial.wrapping_add(1);
+                link.heard_at = Some(now.instant);
+                link.state = State::Up(Box::new(Up {
+                    socket: Arc::new(socket),
+                    sender: Sender::new(now, self.setup.me.clone(), shard, self.setup.batch),
+                    inbox: Inbox::new(SlabPool::new(2, CONTROL_SLAB_BYTES)),
+                    receiving: false,
+                    sending: false,
+                    established: false,
+                    closing: false,
+                }));
+                self.busy_links.insert(index);
+            }
+            Ok(_) => {}
+            Err(error) => {
+                let address = link.address;
+                self.link_down(index, format!("cannot connect to {address}: {error}"));
+            }
+        }
+    }
+}

@@ -1,0 +1,467 @@
+//! The loop of one data core: the only code that joins the machines to I/O.
+//!
+//! ```text
+//!   commands, news, watch events, completions
+//!        |
+//!        v
+//!   spaces walk what is new --> links ship it      (primary)
+//!   peers verify and append --> logs flush --> ack (replica)
+//!        |
+//!        v
+//!   submit, wait for the next completion
+//! ```
+//!
+//! Nothing here blocks but the wait itself. What an operation was is kept in
+//! a table under its token; a completion whose connection is gone in the
+//! meantime finds a serial that no longer matches, and is dropped.
+
+mod links;
+mod peers;
+mod watching;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crossbeam::channel::{Receiver, Sender, TryRecvError};
+
+use super::keeper::{Job, News};
+use super::primary::link::{Link, State};
+use super::primary::space::Space;
+use super::replica::log::LogOp;
+use super::replica::peer::Peer;
+use super::report::ShardReport;
+use crate::ids::{NodeId, SpaceId};
+use crate::io::{Backend, Completion, Op, Outcome, Socket, Strategy, Token, WatchId};
+use crate::limits::DRAIN_TIMEOUT;
+use crate::lsn::Mark;
+use crate::protocol::Now;
+use crate::protocol::frame::Handle;
+use crate::protocol::message::{ErrorCode, Identity, SegmentOpen};
+use crate::protocol::sender::{BatchRule, Streams};
+use crate::wal::record::Checksums;
+
+/// What a shard is told from outside.
+#[derive(Debug)]
+pub enum Command {
+    /// A primary has connected.
+    Accepted(Socket, SocketAddr),
+    /// Say what you know.
+    Report(Sender<ShardReport>),
+    /// Bring to the disk what is here, tell the peers, and end.
+    Stop,
+}
+
+/// What a shard is made with.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Its number.
+    pub shard: usize,
+    /// Of how many.
+    pub shards: usize,
+    /// This node.
+    pub me: Identity,
+    /// `<data_root>`.
+    pub data_root: PathBuf,
+    /// Whom to ship to.
+    pub replicas: Vec<(NodeId, SocketAddr)>,
+    /// When to ship a batch.
+    pub batch: BatchRule,
+    /// How.
+    pub strategy: Strategy,
+    /// Which records are taken.
+    pub checksums: Checksums,
+    /// How long a replica's written bytes may wait for their flush.
+    pub flush_delay: Duration,
+}
+
+/// What an operation was.
+#[derive(Clone, Copy, Debug)]
+enum Pending {
+    Connect(usize, u32),
+    LinkReceive(usize, u32),
+    LinkSend(usize, u32),
+    LinkData(usize, u32, Handle, u32),
+    Accept,
+    PeerReceive(u64),
+    PeerSend(u64),
+    Disk(u64, Handle, LogOp),
+    Prefetch(Handle),
+}
+
+/// Where a directory stands in the search for segments.
+#[derive(Clone, Debug)]
+enum Watched {
+    Root,
+    /// Waits for `wal/` to appear.
+    Space(SpaceId),
+    Wal(SpaceId),
+}
+
+/// Whom an answer of the keeper goes to.
+#[derive(Clone, Copy, Debug)]
+enum Ticket {
+    Open(u64, Handle),
+    Run(u64, Handle, u32),
+}
+
+/// The spaces of a shard, as its senders see them.
+#[derive(Default)]
+struct Spaces {
+    list: Vec<RefCell<Space>>,
+    handles: BTreeMap<SpaceId, Handle>,
+}
+
+impl Spaces {
+    fn get(&self, handle: Handle) -> Option<&RefCell<Space>> {
+        self.list.get(handle.0 as usize)
+    }
+}
+
+impl Streams for Spaces {
+    fn head(&self, handle: Handle) -> Mark {
+        self.get(handle).map_or(Mark::START, |space| space.borrow().walked())
+    }
+
+    fn run(&self, handle: Handle, ordinal: u32) -> Option<SegmentOpen> {
+        self.get(handle)?.borrow().run(ordinal)
+    }
+
+    fn cut(
+        &self,
+        handle: Handle,
+        ordinal: u32,
+        from: &Mark,
+        max_bytes: u32,
+    ) -> Option<(Mark, u64)> {
+        self.get(handle)?.borrow_mut().cut(ordinal, from, max_bytes)
+    }
+}
+
+/// One data core.
+pub struct Shard {
+    setup: Setup,
+    backend: Box<dyn Backend>,
+    commands: Receiver<Command>,
+    news: Receiver<News>,
+    jobs: Sender<Job>,
+    listener: Option<Arc<Socket>>,
+    /// Other shards, to hand accepted connections to.
+    others: Vec<(Sender<Command>, crate::io::Waker)>,
+    next_shard: usize,
+    pending: HashMap<u64, Pending>,
+    next_token: u64,
+    spaces: Spaces,
+    /// Spaces that may have something to walk.
+    growing: BTreeSet<Handle>,
+    links: Vec<Link>,
+    /// Links that may have something to do.
+    busy_links: BTreeSet<usize>,
+    peers: BTreeMap<u64, Peer>,
+    busy_peers: BTreeSet<u64>,
+    next_peer: u64,
+    tickets: HashMap<u64, Ticket>,
+    next_ticket: u64,
+    watches: BTreeMap<WatchId, Watched>,
+    /// Directories that could not be watched, and are scanned instead.
+    unwatched: BTreeSet<SpaceId>,
+    root_unwatched: bool,
+    next_scan: Option<Instant>,
+    stopping: Option<Instant>,
+    /// Who waits for a report.
+    asked: Vec<Sender<ShardReport>>,
+    jitter: u64,
+}
+
+impl std::fmt::Debug for Shard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shard").field("shard", &self.setup.shard).finish_non_exhaustive()
+    }
+}
+
+/// The shard that carries a space.
+#[must_use]
+pub fn shard_of(space: &SpaceId, shards: usize) -> usize {
+    // FNV-1a: the same on every start, so that a space stays where it is.
+    let hash = space.as_str().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    usize::try_from(hash % shards.max(1) as u64).unwrap_or(0)
+}
+
+fn now() -> Now {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Now { instant: Instant::now(), unix_ns: u64::try_from(unix.as_nanos()).unwrap_or(u64::MAX) }
+}
+
+impl Shard {
+    /// A shard on the calling thread.
+    #[must_use]
+    pub fn new(
+        setup: Setup,
+        backend: Box<dyn Backend>,
+        commands: Receiver<Command>,
+        news: Receiver<News>,
+        jobs: Sender<Job>,
+        listener: Option<Socket>,
+        others: Vec<(Sender<Command>, crate::io::Waker)>,
+    ) -> Self {
+        let start = Instant::now();
+        let links = setup
+            .replicas
+            .iter()
+            .map(|(replica, address)| Link::new(replica.clone(), *address, start))
+            .collect();
+        Self {
+            jitter: u64::from(std::process::id()) | 1,
+            setup,
+            backend,
+            commands,
+            news,
+            jobs,
+            listener: listener.map(Arc::new),
+            others,
+            next_shard: 0,
+            pending: HashMap::new(),
+            next_token: 0,
+            spaces: Spaces::default(),
+            growing: BTreeSet::new(),
+            links,
+            busy_links: BTreeSet::new(),
+            peers: BTreeMap::new(),
+            busy_peers: BTreeSet::new(),
+            next_peer: 0,
+            tickets: HashMap::new(),
+            next_ticket: 0,
+            watches: BTreeMap::new(),
+            unwatched: BTreeSet::new(),
+            root_unwatched: false,
+            next_scan: None,
+            stopping: None,
+            asked: Vec::new(),
+        }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn number(&self) -> usize {
+        self.setup.shard
+    }
+
+    /// Work until told to stop.
+    ///
+    /// # Errors
+    ///
+    /// The completion queue has failed; nothing more moves in this shard.
+    pub fn run(mut self) -> std::io::Result<()> {
+        self.watch_root();
+        self.accept();
+        let mut completions = Vec::new();
+        let mut events = Vec::new();
+        loop {
+            self.take_commands();
+            self.take_news();
+            self.backend.take_watch_events(&mut events);
+            for event in events.drain(..) {
+                self.watched(&event);
+            }
+            self.grow();
+            self.drive_links();
+            self.drive_peers();
+            self.answer();
+            if self.is_drained() {
+                return Ok(());
+            }
+            let deadline = self.next_timeout();
+            self.backend.wait(deadline, &mut completions)?;
+            for completion in completions.drain(..) {
+                self.completed(completion);
+            }
+            self.timeouts();
+        }
+    }
+
+    fn submit(&mut self, what: Pending, op: Op) {
+        let token = self.next_token;
+        self.next_token += 1;
+        self.pending.insert(token, what);
+        self.backend.submit(Token(token), op);
+    }
+
+    /// Jobs are few; a full queue holds this shard up rather than losing one.
+    fn job(&self, job: Job) {
+        if self.jobs.send(job).is_err() {
+            tracing::error!("the keeper is gone: nothing new can be recorded");
+        }
+    }
+
+    fn take_commands(&mut self) {
+        loop {
+            match self.commands.try_recv() {
+                Ok(Command::Accepted(socket, address)) => self.take_peer(socket, address),
+                Ok(Command::Report(reply)) => self.asked.push(reply),
+                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => {
+                    self.stop();
+                    return;
+                }
+                Err(TryRecvError::Empty) => return,
+            }
+        }
+    }
+
+    fn stop(&mut self) {
+        if self.stopping.is_some() {
+            return;
+        }
+        let now = now();
+        self.stopping = Some(now.instant + DRAIN_TIMEOUT);
+        for (index, link) in self.links.iter_mut().enumerate() {
+            if let Some(up) = link.up() {
+                up.sender.close(now, ErrorCode::Shutdown, "the primary is going down".into());
+                up.closing = true;
+            }
+            self.busy_links.insert(index);
+        }
+        for (id, peer) in &mut self.peers {
+            peer.close(now, ErrorCode::Shutdown, "the replica is going down".into());
+            self.busy_peers.insert(*id);
+        }
+    }
+
+    /// Everything is on the disk and told, or time is up.
+    fn is_drained(&self) -> bool {
+        let Some(deadline) = self.stopping else { return false };
+        let quiet = self.peers.is_empty()
+            && self.links.iter().all(|link| !matches!(link.state, State::Up(_)));
+        if !quiet && Instant::now() >= deadline {
+            tracing::warn!("not everything could be brought to an end in time; closing anyway");
+            return true;
+        }
+        quiet
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        if !self.growing.is_empty() || !self.busy_links.is_empty() || !self.busy_peers.is_empty() {
+            return Some(Instant::now());
+        }
+        let links = self.links.iter().filter_map(Link::next_timeout);
+        let peers = self.peers.values().filter_map(Peer::next_timeout);
+        links.chain(peers).chain(self.next_scan).chain(self.stopping).min()
+    }
+
+    fn timeouts(&mut self) {
+        let instant = Instant::now();
+        for (index, link) in self.links.iter().enumerate() {
+            if link.next_timeout().is_some_and(|at| at <= instant) {
+                self.busy_links.insert(index);
+            }
+        }
+        for (id, peer) in &self.peers {
+            if peer.next_timeout().is_some_and(|at| at <= instant) {
+                self.busy_peers.insert(*id);
+            }
+        }
+        if self.next_scan.is_some_and(|at| at <= instant) {
+            self.scan_unwatched(instant);
+        }
+    }
+
+    fn completed(&mut self, completion: Completion) {
+        let Some(what) = self.pending.remove(&completion.token.0) else { return };
+        let now = now();
+        match what {
+            Pending::Connect(index, serial) => {
+                self.connected(now, index, serial, completion.result);
+            }
+            Pending::LinkReceive(index, serial) => {
+                let Some(link) = self.links.get_mut(index).filter(|link| link.serial == serial)
+                else {
+                    return;
+                };
+                self.busy_links.insert(index);
+                match completion.result {
+                    Ok(Outcome::Received(_, 0)) => {
+                        self.link_down(index, "the replica closed the connection".into());
+                    }
+                    Ok(Outcome::Received(slab, _)) => {
+                        link.heard_at = Some(now.instant);
+                        if let Some(up) = link.up() {
+                            up.received(slab);
+                            up.sender.handle_bytes(now);
+                        }
+                    }
+                    Ok(_) => {}
+                    Err(error) => self.link_down(index, format!("receiving failed: {error}")),
+                }
+            }
+            Pending::LinkSend(index, serial) => {
+                self.link_sent(index, serial, completion.result, None);
+            }
+            Pending::LinkData(index, serial, handle, bytes) => {
+                self.link_sent(index, serial, completion.result, Some((handle, bytes)));
+            }
+            Pending::Accept => {
+                if let Ok(Outcome::Accepted(socket, address)) = completion.result {
+                    self.hand_over(socket, address);
+                } else if let Err(error) = completion.result {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                }
+                self.accept();
+            }
+            Pending::PeerReceive(id) => {
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    let result = completion.result.and_then(|outcome| match outcome {
+                        Outcome::Received(slab, bytes) => Ok((slab, bytes)),
+                        _ => Err(std::io::Error::other("not what was asked for")),
+                    });
+                    peer.received(now, result);
+                    self.busy_peers.insert(id);
+                }
+            }
+            Pending::PeerSend(id) => {
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    peer.sent(completion.result.map(|_| ()));
+                    self.busy_peers.insert(id);
+                }
+            }
+            Pending::Disk(id, handle, op) => {
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    peer.completed(now, handle, op, completion.result.map(|_| ()));
+                    self.busy_peers.insert(id);
+                }
+            }
+            Pending::Prefetch(handle) => {
+                if let Some(space) = self.spaces.get(handle) {
+                    let mut space = space.borrow_mut();
+                    if let Err(error) = completion.result {
+                        space.notice(format!("reading ahead failed: {error}"));
+                    }
+                    space.prefetched();
+                    self.growing.insert(handle);
+                }
+            }
+        }
+    }
+
+    /// Answer who asked, now that everything that was noticed before the
+    /// question is in the answer.
+    fn answer(&mut self) {
+        for reply in std::mem::take(&mut self.asked) {
+            // Who asked may have gone in the meantime.
+            let _ = reply.send(self.report());
+        }
+    }
+
+    fn report(&self) -> ShardReport {
+        super::report::of(
+            self.backend.name(),
+            Instant::now(),
+            self.spaces.list.iter(),
+            &self.links,
+            self.peers.values(),
+        )
+    }
+}

@@ -1,0 +1,246 @@
+//! Noticing what is new: directories are watched, and where that cannot be,
+//! scanned. Nothing is inferred from silence.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Shard, Ticket, Watched, now, shard_of};
+use crate::engine::keeper::{Job, News};
+use crate::engine::primary::space::Space;
+use crate::engine::primary::{run_of_ticket, run_ticket};
+use crate::ids::{SegmentName, SpaceId};
+use crate::io::WatchEvent;
+use crate::limits::SCAN_INTERVAL;
+use crate::protocol::Now;
+use crate::protocol::frame::Handle;
+
+impl Shard {
+    /// True if this shard ships anything or may have to tell of it.
+    pub(super) fn watch_root(&mut self) {
+        let root = self.setup.data_root.clone();
+        match self.backend.watch(&root) {
+            Ok(id) => {
+                self.watches.insert(id, Watched::Root);
+            }
+            Err(error) => {
+                self.root_unwatched = true;
+                self.fall_back_to_scan(&root.display().to_string(), &error);
+            }
+        }
+        self.job(Job::ScanRoot { shard: self.setup.shard });
+    }
+
+    pub(super) fn fall_back_to_scan(&mut self, what: &str, error: &std::io::Error) {
+        tracing::warn!(
+            "{what} cannot be watched: {error}; it is scanned every {SCAN_INTERVAL:?} instead. If \
+             watches have run out, raise fs.inotify.max_user_watches"
+        );
+        self.next_scan.get_or_insert(Instant::now() + SCAN_INTERVAL);
+    }
+
+    pub(super) fn scan_unwatched(&mut self, instant: Instant) {
+        self.next_scan = None;
+        if self.root_unwatched {
+            self.job(Job::ScanRoot { shard: self.setup.shard });
+        }
+        for space in self.unwatched.clone() {
+            self.touch(&space, None);
+            self.job(Job::ScanSpace { shard: self.setup.shard, space });
+        }
+        if self.root_unwatched || !self.unwatched.is_empty() {
+            self.next_scan = Some(instant + SCAN_INTERVAL);
+        }
+    }
+
+    /// A directory of the data root that may be a space of this shard.
+    pub(super) fn take_up(&mut self, id: &SpaceId) {
+        if shard_of(id, self.setup.shards) != self.setup.shard
+            || self.spaces.handles.contains_key(id)
+        {
+            return;
+        }
+        let handle = Handle(u32::try_from(self.spaces.list.len()).unwrap_or(u32::MAX - 1));
+        self.spaces.handles.insert(id.clone(), handle);
+        let space = Space::new(id.clone(), handle, self.setup.shard, self.setup.checksums);
+        self.spaces.list.push(RefCell::new(space));
+        self.watch_space(id);
+    }
+
+    pub(super) fn watch_space(&mut self, id: &SpaceId) {
+        let directory = self.setup.data_root.join(id.as_str());
+        // The inner directory first; whatever appears between two looks is
+        // found by the scan that follows the watch.
+        let wal = directory.join("wal");
+        let watched = match self.backend.watch(&wal) {
+            Ok(watch) => Ok((watch, Watched::Wal(id.clone()))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                self.backend.watch(&directory).map(|watch| (watch, Watched::Space(id.clone())))
+            }
+            Err(error) => Err(error),
+        };
+        match watched {
+            Ok((watch, what)) => {
+                let wait = matches!(what, Watched::Space(_));
+                self.watches.insert(watch, what);
+                if wait {
+                    // It may have appeared just before the watch.
+                    if wal.is_dir() {
+                        self.backend.unwatch(watch);
+                        self.watches.remove(&watch);
+                        return self.watch_space(id);
+                    }
+                    return;
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+            Err(error) => {
+                self.unwatched.insert(id.clone());
+                self.fall_back_to_scan(&directory.display().to_string(), &error);
+            }
+        }
+        self.job(Job::ScanSpace { shard: self.setup.shard, space: id.clone() });
+    }
+
+    pub(super) fn watched(&mut self, event: &WatchEvent) {
+        match event {
+            WatchEvent::Overflow => {
+                tracing::warn!("file events were lost: every space is scanned once");
+                self.job(Job::ScanRoot { shard: self.setup.shard });
+                let all: Vec<_> = self.spaces.handles.keys().cloned().collect();
+                for space in all {
+                    self.touch(&space, None);
+                    self.job(Job::ScanSpace { shard: self.setup.shard, space });
+                }
+            }
+            WatchEvent::Appeared(watch, name) => match self.watches.get(watch).cloned() {
+                Some(Watched::Root) => {
+                    if let Some(id) = name.to_str().and_then(|name| name.parse().ok())
+                        && shard_of(&id, self.setup.shards) == self.setup.shard
+                    {
+                        if self.spaces.handles.contains_key(&id) {
+                            self.watch_space(&id);
+                        } else {
+                            // The keeper knows whether it is received here.
+                            self.job(Job::ScanRoot { shard: self.setup.shard });
+                        }
+                    }
+                }
+                Some(Watched::Space(id)) if name == "wal" => {
+                    self.backend.unwatch(*watch);
+                    self.watches.remove(watch);
+                    self.watch_space(&id);
+                }
+                Some(Watched::Wal(space))
+                    if name.to_str().is_some_and(|name| name.parse::<SegmentName>().is_ok()) =>
+                {
+                    self.job(Job::ScanSpace { shard: self.setup.shard, space });
+                }
+                _ => {}
+            },
+            WatchEvent::Modified(watch, name) => {
+                if let Some(Watched::Wal(space)) = self.watches.get(watch).cloned()
+                    && let Some(name) = name.to_str().and_then(|name| name.parse().ok())
+                {
+                    self.touch(&space, Some(name));
+                }
+            }
+            WatchEvent::Vanished(..) => {}
+            WatchEvent::Ended(watch) => {
+                if let Some(Watched::Wal(id) | Watched::Space(id)) = self.watches.remove(watch) {
+                    self.watch_space(&id);
+                }
+            }
+        }
+    }
+
+    pub(super) fn touch(&mut self, space: &SpaceId, name: Option<SegmentName>) {
+        if let Some(handle) = self.spaces.handles.get(space)
+            && let Some(space) = self.spaces.get(*handle)
+        {
+            space.borrow_mut().touch(name);
+            self.growing.insert(*handle);
+        }
+    }
+
+    pub(super) fn take_news(&mut self) {
+        while let Ok(news) = self.news.try_recv() {
+            let now = now();
+            match news {
+                News::Spaces(spaces) => {
+                    for space in spaces {
+                        self.take_up(&space);
+                    }
+                }
+                News::Space { space, record, found, problems } => {
+                    self.learned(now, &space, record, found, problems);
+                }
+                News::Segment { space, file, result } => {
+                    if let Some(handle) = self.spaces.handles.get(&space).copied() {
+                        if let Some(space) = self.spaces.get(handle) {
+                            space.borrow_mut().reopened(file, result);
+                        }
+                        self.growing.insert(handle);
+                    }
+                }
+                News::Committed { ticket, result } => {
+                    let (handle, ordinal) = run_of_ticket(ticket);
+                    debug_assert_eq!(run_ticket(handle, ordinal), ticket, "tickets are runs");
+                    if let Some(space) = self.spaces.get(handle) {
+                        match result {
+                            Ok(()) => space.borrow_mut().runs_durable(ordinal + 1),
+                            Err(why) => space.borrow_mut().halt(why),
+                        }
+                        self.head_moved(now, handle);
+                    }
+                }
+                News::ReplicaOpened { ticket, result } => {
+                    if let Some(Ticket::Open(id, handle)) = self.tickets.remove(&ticket) {
+                        self.peer(now, id, |peer, actions| {
+                            peer.opened(now, handle, result.map(|state| *state), actions);
+                        });
+                    }
+                }
+                News::RunOpened { ticket, result } => {
+                    if let Some(Ticket::Run(id, handle, ordinal)) = self.tickets.remove(&ticket) {
+                        self.peer(now, id, |peer, _| peer.run_opened(now, handle, ordinal, result));
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn learned(
+        &mut self,
+        now: Now,
+        id: &SpaceId,
+        record: Option<Box<crate::state::catalog::SpaceRecord>>,
+        found: Vec<(u64, Arc<crate::wal::segment::Segment>)>,
+        problems: Vec<String>,
+    ) {
+        let Some(handle) = self.spaces.handles.get(id).copied() else { return };
+        let Some(space) = self.spaces.get(handle) else { return };
+        let mut space = space.borrow_mut();
+        let first = record.is_some();
+        if let Some(record) = record {
+            space.learn(*record);
+        }
+        space.found(found);
+        for problem in problems {
+            space.notice(problem);
+        }
+        let open = space.open();
+        drop(space);
+        self.growing.insert(handle);
+        if first && let Some(open) = open {
+            for index in 0..self.links.len() {
+                if let Some(up) = self.links[index].up()
+                    && up.established
+                {
+                    up.sender.open_space(now, handle, open.clone());
+                    self.busy_links.insert(index);
+                }
+            }
+        }
+    }
+}
