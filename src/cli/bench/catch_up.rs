@@ -75,9 +75,10 @@ pub(super) fn alternate(
     volume: &Volume,
 ) -> anyhow::Result<Vec<Run>> {
     let mut runs = Vec::new();
+    let kind = WriteKind::of_engine(workspace)?;
     for number in 1..=options.runs() {
         warm(&volume.segments)?;
-        let limit = transfer(workspace, &volume.segments, WriteKind::Direct, false)?;
+        let limit = transfer(workspace, &volume.segments, kind, false)?;
         warm(&volume.segments)?;
         let mut pair = Pair::start(workspace, Strategy::Auto, Far::Node)?;
         let saltus = pair.catch_up(workspace, volume.bytes)?;
