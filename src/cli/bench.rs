@@ -15,10 +15,15 @@
 //! children are stopped, however a bench ends.
 
 mod catch_up;
+mod idle;
 mod limits;
 mod measure;
 mod pair;
 mod raw;
+mod records;
+mod sink;
+mod strategies;
+mod tail;
 mod volume;
 mod workspace;
 
@@ -39,6 +44,17 @@ pub(super) enum BenchCommand {
     Limits(Options),
     /// An empty replica catches up with 4 GiB, beside the raw loop
     CatchUp(Options),
+    /// Each way from the page cache, or the disk, to the socket
+    Strategies(Options),
+    /// Single small records, from append to durable, beside write + fdatasync
+    Tail(Options),
+    /// Records of 256 bytes, durable, per second
+    Records(Options),
+    /// What 1,000 spaces cost while nothing happens
+    Idle(idle::IdleArgs),
+    /// A replica that verifies, and keeps nothing
+    #[command(hide = true)]
+    Sink(sink::SinkArgs),
     /// One end of the raw loop
     #[command(hide = true)]
     RawReceive(raw::receive::ReceiveArgs),
@@ -77,6 +93,11 @@ pub(super) fn run(command: BenchCommand, json: bool) -> anyhow::Result<ExitCode>
     match command {
         BenchCommand::Limits(options) => limits::run(&options, &begin(&options)?, json)?,
         BenchCommand::CatchUp(options) => catch_up::run(&options, &begin(&options)?, json)?,
+        BenchCommand::Strategies(options) => strategies::run(&options, &begin(&options)?, json)?,
+        BenchCommand::Tail(options) => tail::run(&options, &begin(&options)?, json)?,
+        BenchCommand::Records(options) => records::run(&options, &begin(&options)?, json)?,
+        BenchCommand::Idle(args) => idle::run(&args, &begin(&args.options)?, json)?,
+        BenchCommand::Sink(args) => sink::run(&args)?,
         BenchCommand::RawReceive(args) => raw::receive::run(&args)?,
         BenchCommand::RawSend(args) => raw::send::run(&args)?,
         BenchCommand::RawWrite(args) => raw::write::run(&args)?,

@@ -19,8 +19,8 @@
 //!  0  16  stream id                  0   8  flushed LSN
 //! 16   8  head LSN                   8   8  chain there
 //! 24   4  epochs that follow, n     16   8  records up to there
-//! 28 16*n epoch (8), its start (8)  24   4  fingerprint
-//!  .  1+n space (name)              28   4  runs recorded
+//! 28 16*n epoch (8), its start (8)  24   4  runs recorded
+//!  .  1+n space (name)              28   4  reserved, zero
 //!                                   32   8  highest epoch seen
 //!
 //! SegmentOpen                       Ack
@@ -90,8 +90,6 @@ pub struct Standing {
     pub chain: Chain,
     /// Records up to there.
     pub records: u64,
-    /// CRC32C of the last record's 64 header bytes; 0 at the start.
-    pub fingerprint: u32,
     /// The highest epoch this replica has ever seen for the space.
     pub highest_epoch: Epoch,
     /// How many runs it has recorded: the next `SegmentOpen` has this ordinal.
@@ -321,20 +319,19 @@ impl Standing {
         put_u64(out, self.flushed.0);
         put_u64(out, self.chain.0);
         put_u64(out, self.records);
-        put_u32(out, self.fingerprint);
         put_u32(out, self.runs);
+        put_u32(out, 0);
         put_u64(out, self.highest_epoch.0);
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, MessageError> {
-        Ok(Self {
-            flushed: Lsn(reader.u64("flushed")?),
-            chain: Chain(reader.u64("chain")?),
-            records: reader.u64("records")?,
-            fingerprint: reader.u32("fingerprint")?,
-            runs: reader.u32("runs")?,
-            highest_epoch: Epoch(reader.u64("highest_epoch")?),
-        })
+        let flushed = Lsn(reader.u64("flushed")?);
+        let chain = Chain(reader.u64("chain")?);
+        let records = reader.u64("records")?;
+        let runs = reader.u32("runs")?;
+        reader.zeros("reserved", 4)?;
+        let highest_epoch = Epoch(reader.u64("highest_epoch")?);
+        Ok(Self { flushed, chain, records, highest_epoch, runs })
     }
 }
 

@@ -48,7 +48,6 @@ fn message() -> impl Strategy<Value = Message> {
             flushed,
             chain: Chain::START,
             records: 0,
-            fingerprint: 0,
             highest_epoch: Epoch(epoch),
             runs,
         })
@@ -249,7 +248,7 @@ proptest! {
             let intent = pair.receiver.handle_frame(pair.now, &frame.header, body);
             if let Some(saltus::protocol::receiver::Intent::Open { handle, .. }) = intent {
                 let standing = Standing {
-                    flushed: Lsn(100), chain: Chain::START, records: 1, fingerprint: 0,
+                    flushed: Lsn(100), chain: Chain::START, records: 1,
                     highest_epoch: Epoch(1), runs: 1,
                 };
                 pair.receiver.handle_opened(pair.now, handle, Ok(standing));

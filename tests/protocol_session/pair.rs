@@ -163,10 +163,6 @@ impl Copy {
             flushed: mark.lsn,
             chain: mark.chain,
             records: mark.records,
-            fingerprint: self
-                .durable
-                .checked_sub(1)
-                .map_or(0, |last| crc32c::crc32c(&self.log.records[last].header)),
             highest_epoch: self.highest_epoch,
             runs: u32::try_from(self.log.runs.len()).unwrap(),
         }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Options;
 use super::measure::Spread;
-use super::pair::{Anon, CatchUp, Pair};
+use super::pair::{Anon, CatchUp, Far, Pair};
 use super::raw::{RawRun, WriteKind, transfer};
 use super::volume::{Volume, warm};
 use super::workspace::Workspace;
@@ -79,7 +79,7 @@ pub(super) fn alternate(
         warm(&volume.segments)?;
         let limit = transfer(workspace, &volume.segments, WriteKind::Direct, false)?;
         warm(&volume.segments)?;
-        let mut pair = Pair::start(workspace, Strategy::Auto)?;
+        let mut pair = Pair::start(workspace, Strategy::Auto, Far::Node)?;
         let saltus = pair.catch_up(workspace, volume.bytes)?;
         pair.end(workspace)?;
         workspace.say(&format!(

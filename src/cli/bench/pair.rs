@@ -7,7 +7,8 @@ use anyhow::{Context, bail};
 use serde::Serialize;
 
 use super::GB;
-use super::measure::{MemoryWatch, cpu_seconds, real};
+use super::measure::{MemoryWatch, cpu_seconds, disk_read_bytes, real};
+use super::raw::{Helper, Listening, own_program};
 use super::workspace::Workspace;
 use crate::cli::node::{NodeProcess, NodeSpec};
 use crate::engine::status::{NodeStatus, ReplicaStatus};
@@ -24,7 +25,7 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Pair {
     pub(super) primary: NodeProcess,
-    pub(super) replica: NodeProcess,
+    pub(super) replica: Replica,
     /// When the primary was started.
     started: Instant,
     /// When it was ready.
@@ -32,6 +33,47 @@ pub(super) struct Pair {
     /// What the processes had used when the primary was started.
     cpu_before: (f64, f64),
     memory: (MemoryWatch, MemoryWatch),
+}
+
+/// What stands at the far end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Far {
+    /// A node.
+    Node,
+    /// What verifies and drops.
+    Sink,
+}
+
+/// The process at the far end.
+#[derive(Debug)]
+pub(super) enum Replica {
+    Node(Box<NodeProcess>),
+    Sink(Helper),
+}
+
+impl Replica {
+    /// Its process id.
+    pub(super) fn pid(&self) -> u32 {
+        match self {
+            Self::Node(node) => node.pid(),
+            Self::Sink(helper) => helper.pid(),
+        }
+    }
+
+    /// Fails when it has ended.
+    fn ended(&mut self) -> anyhow::Result<()> {
+        match self {
+            Self::Node(node) => Ok(node.ended()?),
+            Self::Sink(helper) => helper.ended(),
+        }
+    }
+
+    fn log_tail(&self) -> String {
+        match self {
+            Self::Node(node) => node.spec().log_tail(),
+            Self::Sink(_) => String::new(),
+        }
+    }
 }
 
 /// How one catch-up went.
@@ -47,6 +89,8 @@ pub(super) struct CatchUp {
     pub(super) receiver_cpu_s_per_gb: f64,
     pub(super) sent_bytes_by_strategy: BTreeMap<String, u64>,
     pub(super) anon_mib: Anon,
+    /// Bytes that the primary read from the disk, by bytes shipped.
+    pub(super) disk_reads: f64,
 }
 
 /// Anonymous memory at its peak, MiB.
@@ -58,14 +102,31 @@ pub(super) struct Anon {
 
 impl Pair {
     /// Start both with empty catalogs and an empty replica.
-    pub(super) fn start(workspace: &Workspace, strategy: Strategy) -> anyhow::Result<Self> {
+    pub(super) fn start(
+        workspace: &Workspace,
+        strategy: Strategy,
+        far: Far,
+    ) -> anyhow::Result<Self> {
         let directory = workspace.path();
         workspace.clear("replica")?;
         workspace.clear("primary/.saltus")?;
-        let replica = NodeSpec::new("replica", directory, true)?.spawn()?;
         let mut spec = NodeSpec::new("primary", directory, false)?;
         spec.strategy = strategy;
-        spec.replicas = replica.as_replica().into_iter().collect();
+        let replica = match far {
+            Far::Node => {
+                let node = NodeSpec::new("replica", directory, true)?.spawn()?;
+                spec.replicas = node.as_replica().into_iter().collect();
+                Replica::Node(Box::new(node))
+            }
+            Far::Sink => {
+                let mut command = own_program()?;
+                command.args(["sink", "--node", "replica", "--cluster", spec.cluster.as_str()]);
+                let mut sink = Helper::start(command)?;
+                let Listening { address } = sink.line()?;
+                spec.replicas = vec![crate::config::Replica { id: "replica".parse()?, address }];
+                Replica::Sink(sink)
+            }
+        };
         let replica_cpu = cpu_seconds(replica.pid())?;
         let started = Instant::now();
         let primary = spec.spawn()?;
@@ -109,7 +170,7 @@ impl Pair {
             if moved.elapsed() >= STALL_TIMEOUT {
                 bail!(
                     "the replica stands still at {flushed} of {bytes} bytes; its log says:\n{}",
-                    self.replica.spec().log_tail()
+                    self.replica.log_tail()
                 );
             }
             workspace.pause(LOOK_INTERVAL)?;
@@ -128,6 +189,7 @@ impl Pair {
             sender_cpu_s_per_gb: (cpu.0 - self.cpu_before.0) / gigabytes,
             receiver_cpu_s_per_gb: (cpu.1 - self.cpu_before.1) / gigabytes,
             sent_bytes_by_strategy,
+            disk_reads: real(disk_read_bytes(self.primary.pid())?) / real(bytes),
             anon_mib: Anon { primary: self.memory.0.peak_mib(), replica: self.memory.1.peak_mib() },
         })
     }
@@ -136,7 +198,7 @@ impl Pair {
     pub(super) fn end(self, workspace: &Workspace) -> anyhow::Result<()> {
         let Self { primary, replica, memory, .. } = self;
         drop(memory);
-        drop((primary.kill(), replica.kill()));
+        drop((primary.kill(), replica));
         workspace.clear("replica").context("cannot make room for the next run")
     }
 }

@@ -92,8 +92,8 @@ pub(super) struct Account {
 
 /// What the receiver says when it listens.
 #[derive(Debug, Serialize, Deserialize)]
-struct Listening {
-    address: SocketAddr,
+pub(super) struct Listening {
+    pub(super) address: SocketAddr,
 }
 
 /// Move whole blocks of `files` through the loop, once.
@@ -191,6 +191,14 @@ impl Helper {
     /// Its process id.
     pub(super) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Fails when it has ended.
+    pub(super) fn ended(&mut self) -> anyhow::Result<()> {
+        match self.child.try_wait()? {
+            None => Ok(()),
+            Some(status) => bail!("a helper process ended early: {status}"),
+        }
     }
 
     /// The next line that it prints, as JSON.

@@ -236,7 +236,6 @@ impl Peer {
                     flushed: flushed.lsn,
                     chain: flushed.chain,
                     records: flushed.records,
-                    fingerprint: 0,
                     highest_epoch: record.highest_epoch,
                     runs: record.runs.len(),
                 };
