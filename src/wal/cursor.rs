@@ -251,7 +251,7 @@ impl Cursor {
         if ahead > SHORT_TAIL_BYTES
             && let Some(window) = &self.window
         {
-            window.populate(self.offset, ahead);
+            window.enter(self.offset, ahead);
         }
         let mut pending: Option<Pending> = None;
         loop {
