@@ -549,3 +549,7 @@ impl Space {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "space_tests.rs"]
+mod tests;
