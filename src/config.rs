@@ -72,6 +72,10 @@ const BATCH_DELAY: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_se
 /// wake-ups cost more than the bytes.
 const BATCH_BYTES: RangeInclusive<u32> = 64 << 10..=MAX_BATCH_BYTES;
 
+/// The range of `io.first_core` ends here: what the kernel's usual affinity
+/// mask can name, less the shards.
+const MAX_CORE: u32 = 959;
+
 const SECTIONS: &[&str] = &["node", "listen", "replica", "io", "batch", "durability", "wal"];
 
 /// Every setting of one node, valid.
@@ -136,6 +140,10 @@ pub struct Io {
     pub strategy: Strategy,
     /// `shards`: data-plane threads, 1 to [`MAX_SHARDS`]. Default 1.
     pub shards: u32,
+    /// `first_core`: shard `n` is pinned to core `first_core + n`. Default:
+    /// not pinned, since a process cannot know which cores its neighbours
+    /// (the database, another node) have taken.
+    pub first_core: Option<u32>,
 }
 
 /// `[batch]`: what is gathered while something is in flight already. With
@@ -242,7 +250,12 @@ fn parse(document: Document<'_>) -> Result<(Config, Place), ConfigError> {
     let replicas = replicas(&sections, &node, &listen)?;
 
     let config = Config {
-        io: io(&Section::of(document, root, "io", &["backend", "strategy", "shards"])?)?,
+        io: io(&Section::of(
+            document,
+            root,
+            "io",
+            &["backend", "strategy", "shards", "first_core"],
+        )?)?,
         batch: batch(&Section::of(
             document,
             root,
@@ -354,6 +367,7 @@ fn io(section: &Section<'_, '_>) -> Result<Io, ConfigError> {
             ],
         )?,
         shards: section.number("shards", 1, SHARDS)?,
+        first_core: section.optional_number("first_core", 0..=MAX_CORE)?,
     })
 }
 

@@ -8,6 +8,8 @@
 //! ```
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
+#[path = "replication/change.rs"]
+mod change;
 #[path = "replication/cluster.rs"]
 mod cluster;
 #[path = "replication/feed.rs"]
@@ -18,6 +20,8 @@ mod hostile;
 mod identical;
 #[path = "replication/identity.rs"]
 mod identity;
+#[path = "replication/loss.rs"]
+mod loss;
 #[path = "replication/pressure.rs"]
 mod pressure;
 #[path = "replication/restart.rs"]

@@ -196,14 +196,24 @@ impl<'d, 't> Section<'d, 't> {
         default: u32,
         range: RangeInclusive<u32>,
     ) -> Result<u32, ConfigError> {
-        let Some(value) = self.get(key) else { return Ok(default) };
-        integer(value.get_ref())
-            .and_then(|number| u32::try_from(number).ok())
-            .filter(|number| range.contains(number))
-            .ok_or_else(|| {
+        Ok(self.optional_number(key, range)?.unwrap_or(default))
+    }
+
+    /// A whole number in a range, if the key is there.
+    pub(super) fn optional_number(
+        &self,
+        key: &str,
+        range: RangeInclusive<u32>,
+    ) -> Result<Option<u32>, ConfigError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let number = integer(value.get_ref()).and_then(|number| u32::try_from(number).ok());
+        match number.filter(|number| range.contains(number)) {
+            Some(number) => Ok(Some(number)),
+            None => {
                 let expected = format!("a whole number from {} to {}", range.start(), range.end());
-                self.wrong(key, value, expected)
-            })
+                Err(self.wrong(key, value, expected))
+            }
+        }
     }
 
     /// A duration in a range, or the default.

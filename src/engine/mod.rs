@@ -276,9 +276,15 @@ impl Engine {
         let (go, gone) = bounded::<GoOn>(1);
         let choice = config.io.backend;
         let shard = setup.shard;
+        let core = config.io.first_core.map(|first| first as usize + shard);
         let thread = std::thread::Builder::new()
             .name(format!("saltus-shard-{shard}"))
             .spawn(move || {
+                if let Some(core) = core
+                    && let Err(error) = crate::io::pin_thread(core)
+                {
+                    tracing::warn!(shard, core, %error, "not pinned: see io.first_core");
+                }
                 let backend = match crate::io::open(choice) {
                     Ok(backend) => backend,
                     Err(error) => {

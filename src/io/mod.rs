@@ -390,6 +390,28 @@ pub fn open_direct(path: &Path) -> Option<File> {
     fits.then_some(file)
 }
 
+/// Keep the calling thread on one core, counted from 0.
+///
+/// # Errors
+///
+/// There is no such core, or this process may not use it.
+#[cfg(target_os = "linux")]
+pub fn pin_thread(core: usize) -> io::Result<()> {
+    let mut cores = nix::sched::CpuSet::new();
+    cores.set(core)?;
+    Ok(nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &cores)?)
+}
+
+/// Elsewhere a thread cannot be kept on a core.
+///
+/// # Errors
+///
+/// Always.
+#[cfg(not(target_os = "linux"))]
+pub fn pin_thread(_core: usize) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 /// Elsewhere the page cache is the only way.
 #[cfg(not(target_os = "linux"))]
 #[must_use]

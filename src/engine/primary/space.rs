@@ -82,6 +82,8 @@ pub struct Space {
     /// How many of them the catalog has made durable.
     pub(super) durable_runs: u32,
     pub(super) files: BTreeMap<u64, Tracked>,
+    /// A file may have another name than the one it is known by.
+    renamed: bool,
     /// The run that is being walked, and where.
     pub(super) ordinal: u32,
     pub(super) cursor: Option<Cursor>,
@@ -115,6 +117,7 @@ impl Space {
             runs: Runs::default(),
             durable_runs: 0,
             files: BTreeMap::new(),
+            renamed: false,
             ordinal: 0,
             cursor: None,
             prefetched: 0,
@@ -188,10 +191,28 @@ impl Space {
 
     /// Something was written to a file of that name, or may have been to any.
     pub fn touch(&mut self, name: Option<SegmentName>) {
+        let mut found = false;
         for tracked in self.files.values_mut() {
             if name.is_none_or(|name| name == tracked.name) {
                 tracked.touched = true;
+                found = true;
             }
+        }
+        if !found {
+            self.touch_renamed();
+        }
+    }
+
+    /// A name is gone from the directory. Its file may have got another one,
+    /// and may grow under that.
+    pub fn vanished(&mut self, name: SegmentName) {
+        self.renamed |= self.files.values().any(|tracked| tracked.name == name);
+    }
+
+    /// Something was written to a file that is not known by its name.
+    pub fn touch_renamed(&mut self) {
+        if self.renamed {
+            self.files.values_mut().for_each(|tracked| tracked.touched = true);
         }
     }
 

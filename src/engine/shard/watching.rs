@@ -139,18 +139,52 @@ impl Shard {
                 _ => {}
             },
             WatchEvent::Modified(watch, name) => {
+                if let Some(Watched::Wal(space)) = self.watches.get(watch).cloned() {
+                    match name.to_str().and_then(|name| name.parse().ok()) {
+                        Some(name) => self.touch(&space, Some(name)),
+                        None => self.touch_renamed(&space),
+                    }
+                }
+            }
+            WatchEvent::Vanished(watch, name) => {
                 if let Some(Watched::Wal(space)) = self.watches.get(watch).cloned()
                     && let Some(name) = name.to_str().and_then(|name| name.parse().ok())
                 {
-                    self.touch(&space, Some(name));
+                    self.vanished(&space, name);
                 }
             }
-            WatchEvent::Vanished(..) => {}
             WatchEvent::Ended(watch) => {
                 if let Some(Watched::Wal(id) | Watched::Space(id)) = self.watches.remove(watch) {
                     self.watch_space(&id);
                 }
             }
+        }
+    }
+
+    /// A segment's name is gone, and the directory may be about to follow it.
+    /// That is told only to who watches the directory above: as long as the
+    /// segment is open here, the removed directory lives on without a name.
+    fn vanished(&mut self, id: &SpaceId, name: SegmentName) {
+        let space = self.spaces.handles.get(id).and_then(|handle| self.spaces.get(*handle));
+        if let Some(space) = space {
+            space.borrow_mut().vanished(name);
+        }
+        if self.watches.values().any(|what| matches!(what, Watched::Space(other) if other == id)) {
+            return;
+        }
+        if let Ok(watch) = self.backend.watch(&self.setup.data_root.join(id.as_str())) {
+            self.watches.insert(watch, Watched::Space(id.clone()));
+        }
+        // It may have been made anew before this.
+        self.watch_space(id);
+    }
+
+    fn touch_renamed(&mut self, space: &SpaceId) {
+        if let Some(handle) = self.spaces.handles.get(space)
+            && let Some(space) = self.spaces.get(*handle)
+        {
+            space.borrow_mut().touch_renamed();
+            self.growing.insert(*handle);
         }
     }
 

@@ -1,0 +1,129 @@
+//! Bytes that were there and are gone, or cannot be put anywhere.
+
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::process::Command;
+
+use saltus::engine::status::ReplicaState;
+use saltus::limits::MAX_RECORD_PAYLOAD_BYTES;
+
+use crate::cluster::{BACKENDS, Cluster, until};
+use crate::feed::{Segment, record};
+
+#[test]
+fn t6_a_file_that_shrinks_stops_its_space_alone() {
+    for away in [false, true] {
+        let mut cluster = Cluster::with(1, |_| {}, |_| {});
+        let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
+        segment.records(10, 400);
+        let mut other = Segment::create(&cluster.primary.wal("beta"), 1);
+        other.records(1, 10);
+        cluster.await_flushed("alpha", segment.len());
+        if away {
+            cluster.primary.kill();
+        }
+        let file = File::options().write(true).open(&segment.path).unwrap();
+        file.set_len(5 * 464).unwrap();
+        if away {
+            cluster.primary.restart();
+        }
+        cluster.primary.await_problem("alpha", if away { "4640" } else { "2320" });
+        // It grows again, to the same length, and holds something else.
+        file.write_all_at(&record(77, 464 * 5 - 64), 5 * 464).unwrap();
+        other.records(1, 10);
+        cluster.await_flushed("beta", other.len());
+        cluster.assert_identical("beta");
+        let copy = cluster.replicas[0].wal("alpha").join(segment.path.file_name().unwrap());
+        assert!(fs::read(&copy).unwrap() == segment.content, "the replica's copy is untouched");
+        cluster.primary.kill();
+        cluster.primary.restart();
+        until("the primary sees that it diverged", || {
+            let replica = cluster.replica(0, "alpha")?;
+            (replica.state == ReplicaState::Failed).then_some(())
+        });
+        assert!(fs::read(&copy).unwrap() == segment.content, "the replica's copy is untouched");
+    }
+}
+
+#[test]
+fn a_replica_that_lost_what_it_had_says_so_and_gets_nothing() {
+    for lost in ["shortened", "removed", "damaged"] {
+        let mut cluster = Cluster::with(1, |_| {}, |_| {});
+        let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
+        segment.records(10, 400);
+        cluster.await_flushed("alpha", segment.len());
+        // A clean stop records how far it is.
+        cluster.replicas[0].terminate();
+        let copy = cluster.replicas[0].wal("alpha").join(segment.path.file_name().unwrap());
+        let file = File::options().write(true).open(&copy).unwrap();
+        match lost {
+            "shortened" => file.set_len(3000).unwrap(),
+            "removed" => fs::remove_file(&copy).unwrap(),
+            _ => file.write_all_at(&[7; 10], 4600).unwrap(),
+        }
+        cluster.replicas[0].restart();
+        segment.records(1, 400);
+        let name = copy.file_name().unwrap().to_str().unwrap();
+        cluster.primary.await_problem("alpha", name);
+        cluster.replicas[0].await_problem("alpha", name);
+        assert_eq!(copy.exists(), lost != "removed");
+        // Put back by a person, it goes on.
+        let there = segment.content.len() - 464;
+        fs::write(&copy, &segment.content[..there]).unwrap();
+        cluster.await_flushed("alpha", segment.len());
+        cluster.assert_identical("alpha");
+    }
+}
+
+#[test]
+fn a_disk_that_takes_no_more_stops_nothing_else() {
+    for backend in BACKENDS {
+        let mut cluster = Cluster::start(backend, 2);
+        // A limit on the size of files stands in for a full disk.
+        let program = cluster.directory.path().join("limited");
+        let binary = env!("CARGO_BIN_EXE_saltus");
+        let script = format!("#!/bin/bash\ntrap '' XFSZ\nulimit -f 8192\nexec {binary} \"$@\"\n");
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, Permissions::from_mode(0o700)).unwrap();
+        assert!(Command::new(&program).arg("--version").output().unwrap().status.success());
+        let unlimited = std::mem::replace(&mut cluster.replicas[0].spec.program, program);
+        cluster.replicas[0].terminate();
+        cluster.replicas[0].restart();
+
+        let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
+        let mut other = Segment::create(&cluster.primary.wal("beta"), 1);
+        other.records(1, 10);
+        segment.records(9, 1 << 20).records(100, 1000);
+        cluster.primary.await_problem("alpha", "failed");
+        other.records(1, 10);
+        cluster.await_flushed("beta", other.len());
+        until("the other replica has all of it", || {
+            (cluster.replica(1, "alpha")?.flushed_lsn == segment.len()).then_some(())
+        });
+        let flushed = cluster.replica(0, "alpha").unwrap().flushed_lsn;
+        assert!(flushed <= 8 << 20, "{flushed} bytes are flushed in a file of 8 MiB");
+        cluster.replicas[0].terminate();
+        cluster.replicas[0].spec.program = unlimited;
+        cluster.replicas[0].restart();
+        cluster.await_flushed("alpha", segment.len());
+        cluster.assert_identical("alpha");
+        assert_eq!(cluster.replica(0, "alpha").unwrap().problem, None);
+    }
+}
+
+#[test]
+fn the_largest_record_is_carried_and_a_larger_one_is_not() {
+    for backend in BACKENDS {
+        let mut cluster = Cluster::start(backend, 1);
+        let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
+        let largest = MAX_RECORD_PAYLOAD_BYTES as usize;
+        segment.records(1, 10).records(2, largest).records(3, 10);
+        cluster.await_flushed("alpha", segment.len());
+        cluster.assert_identical("alpha");
+        let mut huge = record(9, 100);
+        huge[24..28].copy_from_slice(&(MAX_RECORD_PAYLOAD_BYTES + 1).to_le_bytes());
+        segment.raw(&huge);
+        let status = cluster.primary.await_problem("alpha", "offset");
+        assert_eq!(status.head_lsn, segment.len() - huge.len() as u64);
+    }
+}
