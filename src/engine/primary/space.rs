@@ -185,7 +185,12 @@ impl Space {
     pub fn reopened(&mut self, file: u64, result: Result<Arc<Segment>, String>) {
         match result {
             Ok(segment) => self.found(vec![(file, segment)]),
-            Err(why) => self.stop(why),
+            // The walk needs what it stands in; of another file that is gone,
+            // everything that is in the stream lies behind the walk.
+            Err(why) if self.runs.get(self.ordinal).is_some_and(|run| run.file == file) => {
+                self.stop(why);
+            }
+            Err(why) => self.notice(why),
         }
     }
 
