@@ -73,6 +73,10 @@ impl Node {
         self.running = Some(process);
     }
 
+    pub fn runs(&self) -> bool {
+        self.running.is_some()
+    }
+
     pub fn process(&mut self) -> &mut NodeProcess {
         self.running.as_mut().unwrap()
     }
