@@ -41,9 +41,9 @@ const GB: f64 = 1e9;
 #[derive(Debug, Subcommand)]
 pub(super) enum BenchCommand {
     /// What the machine can do: each kind of write, the wire, the disk
-    Limits(Options),
+    Limits(catch_up::VolumeArgs),
     /// An empty replica catches up with 4 GiB, beside the raw loop
-    CatchUp(Options),
+    CatchUp(catch_up::VolumeArgs),
     /// Each way from the page cache, or the disk, to the socket
     Strategies(Options),
     /// Single small records, from append to durable, beside write + fdatasync
@@ -91,8 +91,8 @@ impl Options {
 pub(super) fn run(command: BenchCommand, json: bool) -> anyhow::Result<ExitCode> {
     let begin = |options: &Options| Workspace::new(options.dir.as_deref(), json);
     match command {
-        BenchCommand::Limits(options) => limits::run(&options, &begin(&options)?, json)?,
-        BenchCommand::CatchUp(options) => catch_up::run(&options, &begin(&options)?, json)?,
+        BenchCommand::Limits(args) => limits::run(&args, &begin(&args.options)?, json)?,
+        BenchCommand::CatchUp(args) => catch_up::run(&args, &begin(&args.options)?, json)?,
         BenchCommand::Strategies(options) => strategies::run(&options, &begin(&options)?, json)?,
         BenchCommand::Tail(options) => tail::run(&options, &begin(&options)?, json)?,
         BenchCommand::Records(options) => records::run(&options, &begin(&options)?, json)?,

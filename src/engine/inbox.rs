@@ -230,3 +230,7 @@ impl Inbox {
         Step::Receive { slab, low_water, most }
     }
 }
+
+#[cfg(test)]
+#[path = "inbox_tests.rs"]
+mod tests;

@@ -58,6 +58,11 @@ const HEADER_BYTES: u64 = RECORD_HEADER_BYTES as u64;
 /// space that gets one record now and then needs no map.
 const SHORT_TAIL_BYTES: u64 = 4096;
 
+/// How many records ahead a header is fetched into the processor's cache, on
+/// the guess that records are of one size. A miss, with the walk of the page
+/// tables before it, takes as long as eight headers take to check.
+const EXPECTED_AHEAD: u64 = 8;
+
 /// Why an advance ended.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -242,6 +247,12 @@ impl Cursor {
     fn walk(&mut self, max_bytes: u64, each: &mut impl FnMut(&Mark)) -> io::Result<Stop> {
         let mut end = self.segment.len()?;
         let target = self.mark.lsn.0.saturating_add(max_bytes);
+        let ahead = max_bytes.min(end.saturating_sub(self.offset));
+        if ahead > SHORT_TAIL_BYTES
+            && let Some(window) = &self.window
+        {
+            window.enter(self.offset, ahead);
+        }
         let mut pending: Option<Pending> = None;
         loop {
             let at = self.offset + pending.as_ref().map_or(0, |p| p.header.record_bytes());
@@ -303,7 +314,12 @@ impl Cursor {
             None => self.map_and_read(at, end)?,
         };
         match Header::parse(&raw, self.checksums) {
-            Ok(header) => Ok(Ok(Self::whole(raw, header, visible))),
+            Ok(header) => {
+                if let Some(window) = &self.window {
+                    window.expect(at + EXPECTED_AHEAD * header.record_bytes());
+                }
+                Ok(Ok(Self::whole(raw, header, visible)))
+            }
             Err(error) => self.look_again(at, end, raw, error),
         }
     }

@@ -368,6 +368,51 @@ impl Map {
         }
     }
 
+    /// Enter the pages of a range into the address space, so that
+    /// [`Map::expect`] has something to work with. The range must lie before
+    /// the end of the file. Waits for pages that are not in the cache.
+    ///
+    /// One byte is read in each 64 KiB: that is how much Linux maps around a
+    /// fault unless told otherwise, and a third of the price of
+    /// `MADV_POPULATE_READ`, which visits every page.
+    pub fn enter(&self, offset: u64, bytes: u64) {
+        const AROUND: usize = 64 << 10;
+        let Bytes::Mapped { map, .. } = &self.bytes else { return };
+        let start = offset.saturating_sub(self.offset);
+        let end = start.saturating_add(bytes).min(map.len() as u64);
+        let start = usize::try_from(start.min(end)).unwrap_or(usize::MAX);
+        let end = usize::try_from(end).unwrap_or(usize::MAX);
+        for at in (start..end).step_by(AROUND) {
+            // SAFETY: `at` lies within the map; the handler of bus errors
+            // answers for a file that has shrunk. Another process may write
+            // the byte meanwhile, hence volatile, and no reference.
+            let _ = unsafe { map.as_ptr().add(at).read_volatile() };
+        }
+    }
+
+    /// The bytes at `offset` will be read soon: have them in the processor's
+    /// cache by then. A hint that costs an instruction; a wrong one costs
+    /// nothing more.
+    #[inline]
+    pub fn expect(&self, offset: u64) {
+        #[cfg(target_arch = "x86_64")]
+        if let Bytes::Mapped { map, .. } = &self.bytes
+            && let Some(at) =
+                offset.checked_sub(self.offset).and_then(|at| usize::try_from(at).ok())
+            && at < map.len()
+        {
+            // SAFETY: the address lies within the map, and a prefetch does
+            // not fault.
+            unsafe {
+                std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(
+                    map.as_ptr().add(at).cast(),
+                );
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = offset;
+    }
+
     /// A part of the range, to be handed to a transmission. `None` if it does
     /// not lie in the range.
     #[must_use]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use clap::Args;
 use serde::Serialize;
 
 use super::Options;
@@ -10,17 +11,27 @@ use super::pair::{Anon, CatchUp, Far, Pair};
 use super::raw::{RawRun, WriteKind, transfer};
 use super::volume::{Volume, warm};
 use super::workspace::Workspace;
-use crate::cli::output;
+use crate::cli::{output, parse_bytes};
 use crate::io::Strategy;
+use crate::limits::RECORD_HEADER_BYTES;
 
 /// Bytes of a payload, as a real log has them.
 const PAYLOAD_BYTES: usize = 3238;
 
-/// Records of 3,302 bytes: 4 GiB.
-const RECORDS: u64 = (4 << 30) / (PAYLOAD_BYTES as u64 + 64);
+/// Bytes of log, if not told otherwise.
+const BYTES: u64 = 4 << 30;
 
-/// Records of a quick run.
-const QUICK_RECORDS: u64 = 20_000;
+/// Bytes of log in a quick run.
+const QUICK_BYTES: u64 = 64 << 20;
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct VolumeArgs {
+    #[command(flatten)]
+    pub(super) options: Options,
+    /// How much log, as 1GiB [default: 4GiB]
+    #[arg(long, value_parser = parse_bytes, value_name = "SIZE")]
+    bytes: Option<u64>,
+}
 
 /// Bytes of a segment.
 const SEGMENT_BYTES: u64 = 64 << 20;
@@ -54,17 +65,18 @@ pub(super) struct Run {
     pub(super) saltus: CatchUp,
 }
 
-pub(super) fn run(options: &Options, workspace: &Workspace, json: bool) -> anyhow::Result<()> {
+pub(super) fn run(args: &VolumeArgs, workspace: &Workspace, json: bool) -> anyhow::Result<()> {
     workspace.say("writing the log ...");
-    let volume = volume(options, workspace)?;
-    let runs = alternate(options, workspace, &volume)?;
+    let volume = volume(args, workspace)?;
+    let runs = alternate(&args.options, workspace, &volume)?;
     let report = summarise(volume.bytes, runs);
     if json { output::json(&report) } else { output::print(&render(&report)) }
 }
 
-/// 4 GiB of log.
-pub(super) fn volume(options: &Options, workspace: &Workspace) -> anyhow::Result<Volume> {
-    let records = if options.quick { QUICK_RECORDS } else { RECORDS };
+/// The log that is asked for, 4 GiB if nothing is.
+pub(super) fn volume(args: &VolumeArgs, workspace: &Workspace) -> anyhow::Result<Volume> {
+    let bytes = args.bytes.unwrap_or(if args.options.quick { QUICK_BYTES } else { BYTES });
+    let records = (bytes / (PAYLOAD_BYTES + RECORD_HEADER_BYTES) as u64).max(1);
     Volume::write(workspace, "bench", records, PAYLOAD_BYTES, SEGMENT_BYTES)
 }
 
@@ -75,9 +87,10 @@ pub(super) fn alternate(
     volume: &Volume,
 ) -> anyhow::Result<Vec<Run>> {
     let mut runs = Vec::new();
+    let kind = WriteKind::of_engine(workspace)?;
     for number in 1..=options.runs() {
         warm(&volume.segments)?;
-        let limit = transfer(workspace, &volume.segments, WriteKind::Direct, false)?;
+        let limit = transfer(workspace, &volume.segments, kind, false)?;
         warm(&volume.segments)?;
         let mut pair = Pair::start(workspace, Strategy::Auto, Far::Node)?;
         let saltus = pair.catch_up(workspace, volume.bytes)?;

@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::Options;
-use super::measure::{Spread, fine_cpu_seconds};
+use super::measure::{FineCpu, Spread};
 use super::pair::{Far, Pair};
 use super::volume::Volume;
 use super::workspace::Workspace;
@@ -63,18 +63,17 @@ pub(super) fn run(args: &IdleArgs, workspace: &Workspace, json: bool) -> anyhow:
     workspace.say("all are caught up; doing nothing ...");
     workspace.pause(CALM)?;
     let (mut primary, mut replica) = (Vec::new(), Vec::new());
-    let used = |pair: &Pair| {
-        let replica = fine_cpu_seconds(pair.replica.pid())?;
-        anyhow::Ok((fine_cpu_seconds(pair.primary.pid())?, replica, Instant::now()))
-    };
-    let mut before = used(&pair)?;
     for _ in 0..args.options.runs() {
-        workspace.pause(Duration::from_secs(seconds.into()))?;
-        let now = used(&pair)?;
-        let elapsed = (now.2 - before.2).as_secs_f64();
-        primary.push((now.0 - before.0) / elapsed * 100.0);
-        replica.push((now.1 - before.1) / elapsed * 100.0);
-        before = now;
+        let start = Instant::now();
+        let mut cpu = (FineCpu::start(pair.primary.pid())?, FineCpu::start(pair.replica.pid())?);
+        let mut used = (0.0, 0.0);
+        for _ in 0..seconds {
+            workspace.pause(Duration::from_secs(1))?;
+            used = (cpu.0.look()?, cpu.1.look()?);
+        }
+        let elapsed = start.elapsed().as_secs_f64();
+        primary.push(used.0 / elapsed * 100.0);
+        replica.push(used.1 / elapsed * 100.0);
     }
     // That they did not simply die or fall out with each other.
     pair.catch_up(workspace, bytes)?;

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::catch_up::{VolumeArgs, volume};
 use super::measure::{Spread, quantile, round};
 use super::raw::{RawRun, WriteKind, transfer, write_only};
 use super::volume::warm;
 use super::workspace::Workspace;
-use super::{Options, catch_up};
 use crate::cli::output;
 use crate::cli::table::Table;
 
@@ -56,9 +56,10 @@ impl Quantiles {
     }
 }
 
-pub(super) fn run(options: &Options, workspace: &Workspace, json: bool) -> anyhow::Result<()> {
+pub(super) fn run(args: &VolumeArgs, workspace: &Workspace, json: bool) -> anyhow::Result<()> {
     workspace.say("writing what is sent ...");
-    let volume = catch_up::volume(options, workspace)?;
+    let options = &args.options;
+    let volume = volume(args, workspace)?;
     let mut measured: Vec<(String, Vec<RawRun>)> = Vec::new();
     let mut appends = Vec::new();
     let mut add = |name: String, run: RawRun| {

@@ -1,10 +1,12 @@
 //! What processes use, and what several runs come to.
 
-use std::fs;
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
+use std::{fs, mem};
 
 use anyhow::{Context, anyhow};
 use serde::Serialize;
@@ -34,19 +36,44 @@ pub(super) fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
     }
 }
 
-/// Processor time of the threads that a process has now, seconds, to the
-/// nanosecond: for processes that do next to nothing.
-pub(super) fn fine_cpu_seconds(pid: u32) -> anyhow::Result<f64> {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task"))
-        .with_context(|| format!("process {pid} has gone"))?;
-    let mut ns = 0;
-    for task in tasks {
-        // A thread that ends meanwhile has its own way out.
-        let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
-        let on_cpu = text.split_whitespace().next().and_then(|field| field.parse::<u64>().ok());
-        ns += on_cpu.with_context(|| format!("schedstat of {pid} is not as expected: {text}"))?;
+/// Adds up the processor time of a process to the nanosecond, for one that
+/// does next to nothing. What a thread uses between the last look at it and
+/// its end is missed: look often.
+#[derive(Debug)]
+pub(super) struct FineCpu {
+    pid: u32,
+    /// What each thread had used at the last look, ns.
+    threads: HashMap<OsString, u64>,
+    used_ns: u64,
+}
+
+impl FineCpu {
+    /// Count from now on.
+    pub(super) fn start(pid: u32) -> anyhow::Result<Self> {
+        let mut cpu = Self { pid, threads: HashMap::new(), used_ns: 0 };
+        cpu.look()?;
+        cpu.used_ns = 0;
+        Ok(cpu)
     }
-    Ok(real(ns) / 1e9)
+
+    /// Seconds used until now.
+    pub(super) fn look(&mut self) -> anyhow::Result<f64> {
+        let pid = self.pid;
+        let tasks = fs::read_dir(format!("/proc/{pid}/task"))
+            .with_context(|| format!("process {pid} has gone"))?;
+        let before = mem::take(&mut self.threads);
+        for task in tasks {
+            let task = task?;
+            // A thread may end between the listing and the question.
+            let Ok(text) = fs::read_to_string(task.path().join("schedstat")) else { continue };
+            let ns = text.split_whitespace().next().and_then(|field| field.parse::<u64>().ok());
+            let ns = ns.with_context(|| format!("schedstat of {pid} is unexpected: {text}"))?;
+            let name = task.file_name();
+            self.used_ns += ns.saturating_sub(before.get(&name).copied().unwrap_or(0));
+            self.threads.insert(name, ns);
+        }
+        Ok(real(self.used_ns) / 1e9)
+    }
 }
 
 /// Bytes that were read from a disk on behalf of a process until now.

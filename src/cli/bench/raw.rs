@@ -67,6 +67,15 @@ impl WriteKind {
             Self::None => "none",
         }
     }
+
+    /// What the engine does on this disk.
+    pub(super) fn of_engine(workspace: &Workspace) -> anyhow::Result<Self> {
+        let path = workspace.path().join("probe");
+        std::fs::File::create(&path)?;
+        let direct = crate::io::open_direct(&path).is_some();
+        std::fs::remove_file(&path)?;
+        Ok(if direct { Self::Direct } else { Self::Dontcache })
+    }
 }
 
 /// One run of the raw loop.

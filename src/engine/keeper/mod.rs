@@ -109,6 +109,8 @@ pub struct Keeper {
     mailboxes: Vec<Mailbox>,
     /// Changes of the batch that is being gathered.
     changes: Vec<(SpaceId, Change)>,
+    /// Pins to be let go once the batch is durable.
+    releases: Vec<(SpaceId, u64)>,
     /// News that wait for the batch to be durable.
     waiting: Vec<(usize, News)>,
 }
@@ -143,6 +145,7 @@ impl Keeper {
             received,
             mailboxes: Vec::new(),
             changes: Vec::new(),
+            releases: Vec::new(),
             waiting: Vec::new(),
         };
         for (space, mut record) in keeper.catalog.load()? {
@@ -208,6 +211,15 @@ impl Keeper {
             tracing::error!(%error, changes = changes.len(), "the catalog cannot be written");
             error.to_string()
         });
+        for (space, file) in std::mem::take(&mut self.releases) {
+            if failure.is_some() {
+                continue;
+            }
+            match self.pins.release(&space, file) {
+                Ok(()) => tracing::info!(%space, file, "every replica has it: pin released"),
+                Err(error) => tracing::warn!(%space, file, %error, "a pin cannot be released"),
+            }
+        }
         for (shard, news) in std::mem::take(&mut self.waiting) {
             let news = match &failure {
                 Some(why) => spoil(news, why),
@@ -256,6 +268,7 @@ impl Keeper {
                 self.waiting.push((shard, News::RunOpened { ticket, result }));
             }
             Job::CloseReplica { space, state } => self.close_replica(&space, state),
+            Job::Release { space, file } => self.releases.push((space, file)),
             Job::Stop => {}
         }
     }

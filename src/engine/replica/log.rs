@@ -471,3 +471,7 @@ pub(super) fn add(files: &mut Vec<Arc<File>>, file: &Arc<File>) {
         files.push(file.clone());
     }
 }
+
+#[cfg(test)]
+#[path = "log_tests.rs"]
+mod tests;
