@@ -213,7 +213,7 @@ impl Cluster {
     fn explain(&mut self) -> String {
         let mut text = String::new();
         for node in std::iter::once(&mut self.primary).chain(&mut self.replicas) {
-            if node.running.is_some() {
+            if node.runs() {
                 text += &format!("--- {:#?}\n", node.process().status());
             }
         }
