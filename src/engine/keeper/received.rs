@@ -24,6 +24,9 @@ impl Keeper {
         open: &OpenSpace,
     ) -> Result<(SpaceRecord, Mark), (ErrorCode, String)> {
         let space = &open.space;
+        if let Some(why) = self.unrecorded.get(space) {
+            return Err((ErrorCode::Storage, format!("space {space}: {why}")));
+        }
         if !self.spaces.contains_key(space) {
             let directory = self.places.wal(space);
             match discover::segments(&directory) {
@@ -83,6 +86,7 @@ impl Keeper {
             Lease::Here(mark) => {
                 let lent = (entry.record.clone(), *mark);
                 entry.lease = Lease::Lent;
+                self.lending.push(space.clone());
                 Ok(lent)
             }
             Lease::Lent => Err((
@@ -99,12 +103,17 @@ impl Keeper {
         state: Option<Box<(SpaceRecord, Mark)>>,
     ) {
         let Some(mut entry) = self.spaces.remove(space) else { return };
-        entry.lease = if let Some(state) = state {
+        entry.lease = if let Some(why) = self.unrecorded.get(space) {
+            Lease::Broken(why.clone())
+        } else if let Some(state) = state {
+            // Its runs are known here: one that could not be opened is in the
+            // session's record, and in no catalog.
             let (record, mark) = *state;
             if record.checkpoint.lsn > entry.record.checkpoint.lsn {
-                self.changes.push((space.clone(), Change::Checkpoint(record.checkpoint)));
+                let change = Change::Checkpoint(record.checkpoint);
+                remember(&mut entry.record, &change);
+                self.changes.push((space.clone(), change));
             }
-            entry.record = record;
             Lease::Here(mark)
         } else {
             self.recover(space, &mut entry.record)
