@@ -158,14 +158,10 @@ impl Keeper {
         };
         if !known {
             debug_assert_eq!(ordinal, entry.record.runs.len(), "runs come in order");
+            // Recorded, it would be obeyed after every restart.
+            entry.record.runs.accepts(&run).map_err(io::Error::other)?;
             // Another file bore this name before: the name now means this one.
-            let earlier = entry
-                .record
-                .runs
-                .iter()
-                .filter(|(_, other)| other.segment == run.segment && other.file != run.file)
-                .map(|(_, other)| other.file)
-                .max();
+            let earlier = recovery::bearer(&entry.record, run.segment);
             let fresh = entry.record.runs.latest_in(run.file).is_none();
             if let (Some(file), true) = (earlier, fresh) {
                 let retired = recovery::retired_path(&self.places.state_dir, space, file);
@@ -176,6 +172,24 @@ impl Keeper {
                         sync_directory(parent)?;
                     }
                 }
+            }
+            let (data_root, state_dir) = (&self.places.data_root, &self.places.state_dir);
+            let path = match fresh {
+                true => path.clone(),
+                false => recovery::path_of(data_root, state_dir, space, &entry.record, &run),
+            };
+            let end = match fs::metadata(&path) {
+                Ok(metadata) => metadata.len(),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+                Err(error) => return Err(error),
+            };
+            // The session may still be writing the end of an earlier run.
+            if end > run.offset || (fresh && end != run.offset) {
+                return Err(io::Error::other(format!(
+                    "{} is {end} bytes long, and the run begins at {}",
+                    path.display(),
+                    run.offset
+                )));
             }
             let change = Change::OpenRun(run);
             remember(&mut entry.record, &change);
@@ -196,14 +210,6 @@ impl Keeper {
             .mode(0o600)
             .open(&path)?;
         sync_directory(&directory)?;
-        let end = buffered.metadata()?.len();
-        let expected = if known { end } else { run.offset };
-        if end != expected {
-            return Err(io::Error::other(format!(
-                "{} is {end} bytes long, and the run begins at {expected}",
-                path.display()
-            )));
-        }
         let direct = crate::io::open_direct(&path).map(Arc::new);
         Ok(SegmentFiles { buffered: Arc::new(buffered), direct })
     }

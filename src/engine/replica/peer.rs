@@ -353,6 +353,16 @@ impl Peer {
             }
             Intent::Run { handle, run } => {
                 if let Some(log) = self.logs.get_mut(&handle) {
+                    if let Err(error) = log.accepts_run(&run) {
+                        let why = format!("space {}: {error}", log.space);
+                        tracing::error!("{why}");
+                        log.stop(why.clone());
+                        log.flush_at_once();
+                        self.ended.insert(handle);
+                        self.active.insert(handle);
+                        self.machine.stop_space(now, handle, ErrorCode::Protocol, why);
+                        return;
+                    }
                     let run = log.begin_run(&run);
                     let ordinal = log.record.runs.len() - 1;
                     actions.push(Action::Run(log.space.clone(), handle, ordinal, run, false));
