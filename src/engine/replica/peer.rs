@@ -347,6 +347,13 @@ impl Peer {
                 tracing::info!(primary = %peer.node, shard, address = %self.address, "a primary ships here");
                 self.node = Some(peer.node);
             }
+            Intent::Open { handle, .. }
+                if self.logs.contains_key(&handle) || self.opening.contains_key(&handle) =>
+            {
+                // What the handle stood for before is not given back yet.
+                let why = format!("space {handle} is still being brought to its end here");
+                self.machine.stop_space(now, handle, ErrorCode::Busy, why);
+            }
             Intent::Open { handle, open } => {
                 self.opening.insert(handle, open.clone());
                 actions.push(Action::Open(handle, Box::new(open)));
@@ -377,6 +384,10 @@ impl Peer {
                         self.take(now, handle, skip as usize, start..end, placed);
                     }
                 }
+            }
+            Intent::Stopped { handle, .. } if self.opening.contains_key(&handle) => {
+                // Lent or not, what the keeper answers goes back.
+                self.ended.insert(handle);
             }
             Intent::Stopped { handle, code, reason } => {
                 if let Some(log) = self.logs.get_mut(&handle) {
@@ -501,10 +512,10 @@ impl Peer {
         if closing {
             self.ended.extend(self.logs.keys().copied());
         }
-        let logs = &mut self.logs;
+        let (logs, opening) = (&mut self.logs, &self.opening);
         self.ended.retain(|handle| {
             if !logs.get(handle).is_some_and(Log::is_settled) {
-                return logs.contains_key(handle);
+                return logs.contains_key(handle) || opening.contains_key(handle);
             }
             if let Some(log) = logs.remove(handle) {
                 let space = log.space.clone();
