@@ -284,6 +284,11 @@ impl Peer {
         {
             self.obey(now, intent, None, actions);
         }
+        // First of all: a log that failed lets go of its slabs here, and no
+        // completion is left to tell of it.
+        if self.closing.is_none() {
+            self.give_back(actions);
+        }
         while self.closing.is_none() && !self.receiving {
             match self.inbox.step() {
                 Ok(Step::Header(header)) => self.admit(now, &header, actions),
