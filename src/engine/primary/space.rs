@@ -88,6 +88,8 @@ pub struct Space {
     pub(super) ordinal: u32,
     pub(super) cursor: Option<Cursor>,
     pub(super) prefetched: u64,
+    /// What the walk waits for: ranges on their way to the cache, and
+    /// segments that are being opened.
     pub(super) prefetching: u32,
     pub(super) index: Index,
     /// Highest head ever, also while an earlier part is walked again.
@@ -183,6 +185,7 @@ impl Space {
 
     /// A segment that was asked for is open again.
     pub fn reopened(&mut self, file: u64, result: Result<Arc<Segment>, String>) {
+        self.prefetched();
         match result {
             Ok(segment) => self.found(vec![(file, segment)]),
             Err(why) => self.stop(why),

@@ -79,6 +79,9 @@ impl Space {
         };
         let Some(segment) = tracked.segment.clone() else {
             tracked.touched = false;
+            // The walk waits for the answer; asking again in every turn would
+            // keep a core busy and fill the keeper's queue.
+            self.prefetching += 1;
             turn.jobs.push(Job::OpenSegment { shard: self.shard, space: self.id.clone(), file });
             return false;
         };
