@@ -203,6 +203,10 @@ impl Space {
             return advance.bytes;
         }
         match advance.stop {
+            // A search that is not at its end: that was this turn's work.
+            Stop::Budget | Stop::Corrupt { more: true, .. } if advance.bytes == 0 => {
+                return budget;
+            }
             Stop::Budget => {}
             Stop::End | Stop::Incomplete { .. } => {
                 if let Some(tracked) = file.and_then(|file| self.files.get_mut(&file)) {
