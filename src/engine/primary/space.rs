@@ -440,13 +440,19 @@ impl Space {
         if run.bytes.is_some_and(|bytes| from.lsn >= run.start.advance(bytes)) {
             return None;
         }
-        let end = match self.index.cut(from, max_bytes) {
+        let run_end = run.bytes.map_or(Lsn(u64::MAX), |bytes| run.start.advance(bytes));
+        let cut = match self.index.cut(from, max_bytes) {
+            // The index may have forgotten where a run ends; the bytes behind
+            // lie elsewhere.
+            Cut::To(to) if to.lsn > run_end => Cut::Walk { from: *from, to },
+            cut => cut,
+        };
+        let end = match cut {
             Cut::Nothing => return None,
             Cut::To(mark) => mark,
             Cut::Walk { from, to } => {
                 // No boundary is remembered within reach: find the last one.
                 let reach = to.lsn.bytes_since(from.lsn).min(u64::from(max_bytes));
-                let end = run.bytes.map_or(Lsn(u64::MAX), |bytes| run.start.advance(bytes));
                 let segment = self.segment_of(ordinal)?;
                 let offset = run.offset + from.lsn.bytes_since(run.start);
                 let mut cursor = Cursor::new(segment, offset, from, self.checksums);
@@ -454,7 +460,7 @@ impl Space {
                 // Where it stopped does not matter, what it passed does.
                 let _ = cursor.advance(reach, &mut |mark: &Mark| {
                     let fits = mark.lsn.bytes_since(from.lsn) <= u64::from(max_bytes);
-                    if mark.lsn <= end && (fits || found.is_none()) {
+                    if mark.lsn <= run_end && (fits || found.is_none()) {
                         found = Some(*mark);
                     }
                 });
