@@ -350,16 +350,23 @@ impl Shard {
         if !self.growing.is_empty() || !self.busy_links.is_empty() || !self.busy_peers.is_empty() {
             return Some(Instant::now());
         }
-        let links = self.links.iter().filter_map(Link::next_timeout);
+        let links = self.links.iter().filter_map(|link| self.link_timeout(link));
         let peers = self.peers.values().filter_map(Peer::next_timeout);
         let mine = [self.next_scan, self.next_accept, self.stopping].into_iter().flatten();
         links.chain(peers).chain(mine).min()
     }
 
+    /// When something is due on a link. One that is stopped for good, as all
+    /// are that are down while the shard drains, is never due.
+    fn link_timeout(&self, link: &Link) -> Option<Instant> {
+        let ends = self.stopping.is_some() && !matches!(link.state, State::Up(_));
+        link.next_timeout().filter(|_| !ends)
+    }
+
     fn timeouts(&mut self) {
         let instant = Instant::now();
         for (index, link) in self.links.iter().enumerate() {
-            if link.next_timeout().is_some_and(|at| at <= instant) {
+            if self.link_timeout(link).is_some_and(|at| at <= instant) {
                 self.busy_links.insert(index);
             }
         }
