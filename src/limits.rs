@@ -169,6 +169,10 @@ pub const MAX_JOBS_PER_COMMIT: usize = 1024;
 /// a ring on a busy machine, short enough to fail visibly otherwise.
 pub const LISTEN_PATIENCE: Duration = Duration::from_secs(2);
 
+/// The pause after a connection that could not be accepted: descriptors or
+/// memory have run out, and come back when other connections end.
+pub const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
+
 /// How long a connection attempt may take.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 

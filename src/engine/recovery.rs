@@ -87,7 +87,7 @@ pub fn path_of(
 }
 
 /// The number of the file that bears a name now.
-fn bearer(record: &SpaceRecord, segment: SegmentName) -> Option<u64> {
+pub(super) fn bearer(record: &SpaceRecord, segment: SegmentName) -> Option<u64> {
     let mut seen = Vec::new();
     for (_, run) in record.runs.iter().filter(|(_, run)| run.segment == segment) {
         if !seen.contains(&run.file) {

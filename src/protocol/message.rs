@@ -300,6 +300,13 @@ impl OpenSpace {
                     expected: "more than the epoch before it",
                 });
             }
+            if next.1 < last.1 {
+                return Err(MessageError::Value {
+                    field: "epoch start",
+                    found: next.1.0,
+                    expected: "no less than the start of the epoch before it",
+                });
+            }
             history.push(next);
             last = next;
         }

@@ -113,6 +113,11 @@ pub struct Keeper {
     releases: Vec<(SpaceId, u64)>,
     /// News that wait for the batch to be durable.
     waiting: Vec<(usize, News)>,
+    /// Spaces lent in this batch; not lent after all if it fails.
+    lending: Vec<SpaceId>,
+    /// Spaces whose record here may be ahead of the catalog's, because a
+    /// commit failed, and why. None of them is lent again by this process.
+    unrecorded: BTreeMap<SpaceId, String>,
 }
 
 impl std::fmt::Debug for Keeper {
@@ -147,6 +152,8 @@ impl Keeper {
             changes: Vec::new(),
             releases: Vec::new(),
             waiting: Vec::new(),
+            lending: Vec::new(),
+            unrecorded: BTreeMap::new(),
         };
         for (space, mut record) in keeper.catalog.load()? {
             let lease = match record.role {
@@ -220,6 +227,10 @@ impl Keeper {
                 Err(error) => tracing::warn!(%space, file, %error, "a pin cannot be released"),
             }
         }
+        let lending = std::mem::take(&mut self.lending);
+        if let Some(why) = &failure {
+            self.withdraw(changes, lending, why);
+        }
         for (shard, news) in std::mem::take(&mut self.waiting) {
             let news = match &failure {
                 Some(why) => spoil(news, why),
@@ -229,6 +240,23 @@ impl Keeper {
             // A shard that is gone needs no news.
             if mailbox.news.send(news).is_ok() {
                 mailbox.waker.wake();
+            }
+        }
+    }
+
+    /// The batch was not made durable. What was to be lent with it stays here,
+    /// and a space whose changes were lost is not lent again: its record here
+    /// may name a run that a restart would not know, and bytes acknowledged in
+    /// such a run would be lost.
+    fn withdraw(&mut self, changes: Vec<(SpaceId, Change)>, lending: Vec<SpaceId>, why: &str) {
+        for (space, _) in changes {
+            self.unrecorded.entry(space).or_insert_with(|| {
+                format!("the catalog could not be written: {why}; restart this node")
+            });
+        }
+        for space in lending {
+            if let Some(entry) = self.spaces.get_mut(&space) {
+                entry.lease = Lease::Broken(format!("the catalog could not be written: {why}"));
             }
         }
     }
@@ -295,3 +323,7 @@ fn spoil(news: News, why: &str) -> News {
         other @ (News::Spaces(_) | News::Segment { .. }) => other,
     }
 }
+
+#[cfg(test)]
+#[path = "keeper_tests.rs"]
+mod tests;

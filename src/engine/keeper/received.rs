@@ -24,6 +24,9 @@ impl Keeper {
         open: &OpenSpace,
     ) -> Result<(SpaceRecord, Mark), (ErrorCode, String)> {
         let space = &open.space;
+        if let Some(why) = self.unrecorded.get(space) {
+            return Err((ErrorCode::Storage, format!("space {space}: {why}")));
+        }
         if !self.spaces.contains_key(space) {
             let directory = self.places.wal(space);
             match discover::segments(&directory) {
@@ -83,6 +86,7 @@ impl Keeper {
             Lease::Here(mark) => {
                 let lent = (entry.record.clone(), *mark);
                 entry.lease = Lease::Lent;
+                self.lending.push(space.clone());
                 Ok(lent)
             }
             Lease::Lent => Err((
@@ -99,12 +103,17 @@ impl Keeper {
         state: Option<Box<(SpaceRecord, Mark)>>,
     ) {
         let Some(mut entry) = self.spaces.remove(space) else { return };
-        entry.lease = if let Some(state) = state {
+        entry.lease = if let Some(why) = self.unrecorded.get(space) {
+            Lease::Broken(why.clone())
+        } else if let Some(state) = state {
+            // Its runs are known here: one that could not be opened is in the
+            // session's record, and in no catalog.
             let (record, mark) = *state;
             if record.checkpoint.lsn > entry.record.checkpoint.lsn {
-                self.changes.push((space.clone(), Change::Checkpoint(record.checkpoint)));
+                let change = Change::Checkpoint(record.checkpoint);
+                remember(&mut entry.record, &change);
+                self.changes.push((space.clone(), change));
             }
-            entry.record = record;
             Lease::Here(mark)
         } else {
             self.recover(space, &mut entry.record)
@@ -150,14 +159,10 @@ impl Keeper {
         let fresh = entry.record.runs.latest_in(run.file).is_none();
         if !known {
             debug_assert_eq!(ordinal, entry.record.runs.len(), "runs come in order");
+            // Recorded, it would be obeyed after every restart.
+            entry.record.runs.accepts(&run).map_err(io::Error::other)?;
             // Another file bore this name before: the name now means this one.
-            let earlier = entry
-                .record
-                .runs
-                .iter()
-                .filter(|(_, other)| other.segment == run.segment && other.file != run.file)
-                .map(|(_, other)| other.file)
-                .max();
+            let earlier = recovery::bearer(&entry.record, run.segment);
             if let (Some(file), true) = (earlier, fresh) {
                 let retired = recovery::retired_path(&self.places.state_dir, space, file);
                 if let Some(parent) = retired.parent() {
@@ -167,6 +172,24 @@ impl Keeper {
                         sync_directory(parent)?;
                     }
                 }
+            }
+            let (data_root, state_dir) = (&self.places.data_root, &self.places.state_dir);
+            let path = match fresh {
+                true => path.clone(),
+                false => recovery::path_of(data_root, state_dir, space, &entry.record, &run),
+            };
+            let end = match fs::metadata(&path) {
+                Ok(metadata) => metadata.len(),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+                Err(error) => return Err(error),
+            };
+            // The session may still be writing the end of an earlier run.
+            if end > run.offset || (fresh && end != run.offset) {
+                return Err(io::Error::other(format!(
+                    "{} is {end} bytes long, and the run begins at {}",
+                    path.display(),
+                    run.offset
+                )));
             }
             let change = Change::OpenRun(run);
             remember(&mut entry.record, &change);
@@ -195,20 +218,6 @@ impl Keeper {
             .mode(0o600)
             .open(&named)?;
         sync_directory(&directory)?;
-        let end = buffered.metadata()?.len();
-        // What belongs before this run may still be on its way to the disk.
-        let is_foreign = match (known, fresh) {
-            (true, _) => false,
-            (false, true) => end != run.offset,
-            (false, false) => end > run.offset,
-        };
-        if is_foreign {
-            return Err(io::Error::other(format!(
-                "{} is {end} bytes long, and the run begins at {}",
-                named.display(),
-                run.offset
-            )));
-        }
         let direct = crate::io::open_direct(&named).map(Arc::new);
         Ok(SegmentFiles { buffered: Arc::new(buffered), direct })
     }

@@ -24,6 +24,7 @@ impl Space {
     pub(super) fn ready_from(&mut self, from: Lsn, jobs: &mut Vec<Job>) -> Result<bool, String> {
         let first = self.runs.locate(from).map_or(0, |(ordinal, _)| ordinal);
         let mut ready = true;
+        let mut asked = 0;
         for (ordinal, run) in self.runs.iter().filter(|(ordinal, _)| *ordinal >= first) {
             let Some(tracked) = self.files.get_mut(&run.file) else { continue };
             if tracked.gone {
@@ -41,8 +42,11 @@ impl Space {
                 }
                 let (shard, space) = (self.shard, self.id.clone());
                 jobs.push(Job::OpenSegment { shard, space, file: run.file });
+                asked += 1;
             }
         }
+        // The walk waits for the answers, as for those that it asks for itself.
+        self.prefetching += asked;
         Ok(ready)
     }
 

@@ -98,6 +98,8 @@ pub struct Space {
     pub(super) ordinal: u32,
     pub(super) cursor: Option<Cursor>,
     pub(super) prefetched: u64,
+    /// What the walk waits for: ranges on their way to the cache, and
+    /// segments that are being opened.
     pub(super) prefetching: u32,
     pub(super) index: Index,
     /// Highest head ever, also while an earlier part is walked again.
@@ -205,14 +207,17 @@ impl Space {
 
     /// A segment that was asked for is open again.
     pub fn reopened(&mut self, file: u64, result: Result<Arc<Segment>, String>) {
+        self.prefetched();
         match result {
             Ok(segment) => self.found(vec![(file, segment)]),
             Err(why) => {
                 self.notice(why);
+                let current = self.runs.get(self.ordinal).map(|run| run.file);
                 if let Some(tracked) = self.files.get_mut(&file) {
                     tracked.gone = true;
-                    // The walk must look, and stop if it cannot do without.
-                    tracked.touched = true;
+                    // The walk needs what it stands in, and stops without it;
+                    // of another file, all that is in the stream lies behind.
+                    tracked.touched = current == Some(file);
                 }
             }
         }
@@ -475,13 +480,19 @@ impl Space {
         if run.bytes.is_some_and(|bytes| from.lsn >= run.start.advance(bytes)) {
             return None;
         }
-        let end = match self.index.cut(from, max_bytes) {
+        let run_end = run.bytes.map_or(Lsn(u64::MAX), |bytes| run.start.advance(bytes));
+        let cut = match self.index.cut(from, max_bytes) {
+            // The index may have forgotten where a run ends; the bytes behind
+            // lie elsewhere.
+            Cut::To(to) if to.lsn > run_end => Cut::Walk { from: *from, to },
+            cut => cut,
+        };
+        let end = match cut {
             Cut::Nothing => return None,
             Cut::To(mark) => mark,
             Cut::Walk { from, to } => {
                 // No boundary is remembered within reach: find the last one.
                 let reach = to.lsn.bytes_since(from.lsn).min(u64::from(max_bytes));
-                let end = run.bytes.map_or(Lsn(u64::MAX), |bytes| run.start.advance(bytes));
                 let segment = self.segment_of(ordinal)?;
                 let offset = run.offset + from.lsn.bytes_since(run.start);
                 let mut cursor = Cursor::new(segment, offset, from, self.checksums);
@@ -489,7 +500,7 @@ impl Space {
                 // Where it stopped does not matter, what it passed does.
                 let _ = cursor.advance(reach, &mut |mark: &Mark| {
                     let fits = mark.lsn.bytes_since(from.lsn) <= u64::from(max_bytes);
-                    if mark.lsn <= end && (fits || found.is_none()) {
+                    if mark.lsn <= run_end && (fits || found.is_none()) {
                         found = Some(*mark);
                     }
                 });

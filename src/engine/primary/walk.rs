@@ -88,6 +88,9 @@ impl Space {
                 ));
                 return false;
             }
+            // The walk waits for the answer; asking again in every turn would
+            // keep a core busy and fill the keeper's queue.
+            self.prefetching += 1;
             turn.jobs.push(Job::OpenSegment { shard: self.shard, space: self.id.clone(), file });
             return false;
         };
@@ -212,6 +215,10 @@ impl Space {
             return advance.bytes;
         }
         match advance.stop {
+            // A search that is not at its end: that was this turn's work.
+            Stop::Budget | Stop::Corrupt { more: true, .. } if advance.bytes == 0 => {
+                return budget;
+            }
             Stop::Budget => {}
             Stop::End | Stop::Incomplete { .. } => {
                 if let Some(tracked) = file.and_then(|file| self.files.get_mut(&file)) {

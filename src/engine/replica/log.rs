@@ -29,7 +29,7 @@ use crate::limits::{CHECKPOINT_BYTES, DIRECT_BLOCK_BYTES, MIN_DIRECT_BYTES};
 use crate::lsn::{Lsn, Mark};
 use crate::protocol::message::SegmentOpen;
 use crate::state::catalog::SpaceRecord;
-use crate::state::runs::Run;
+use crate::state::runs::{Run, RunError};
 
 /// The block size as a file offset.
 pub(super) const BLOCK: u64 = DIRECT_BLOCK_BYTES as u64;
@@ -245,17 +245,22 @@ impl Log {
         self.failed.is_none().then(|| Box::new((self.record, self.flushed)))
     }
 
+    /// Whether a run may begin where the stream stands: the peer's word alone
+    /// must not lay one over bytes that are there.
+    ///
+    /// # Errors
+    ///
+    /// See [`RunError`]; nothing has changed.
+    pub fn accepts_run(&self, open: &SegmentOpen) -> Result<(), RunError> {
+        self.record.runs.accepts(&run_of(open))
+    }
+
     /// A run begins where the stream stands. Returns it as the catalog will
-    /// know it; its files come with [`Log::run_ready`].
+    /// know it; its files come with [`Log::run_ready`]. The caller has asked
+    /// [`Log::accepts_run`].
     pub fn begin_run(&mut self, open: &SegmentOpen) -> Run {
         debug_assert_eq!(open.start, self.received.lsn, "the machine admits no gap");
-        let run = Run {
-            start: open.start,
-            segment: open.segment,
-            file: open.file,
-            offset: open.offset,
-            bytes: None,
-        };
+        let run = run_of(open);
         let ordinal = self.record.runs.open(run);
         self.queue.push_back(Next::Run(ordinal));
         run
@@ -462,6 +467,16 @@ impl Log {
             self.record.checkpoint = self.flushed;
             self.flushed
         })
+    }
+}
+
+fn run_of(open: &SegmentOpen) -> Run {
+    Run {
+        start: open.start,
+        segment: open.segment,
+        file: open.file,
+        offset: open.offset,
+        bytes: None,
     }
 }
 

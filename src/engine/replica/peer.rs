@@ -284,6 +284,11 @@ impl Peer {
         {
             self.obey(now, intent, None, actions);
         }
+        // First of all: a log that failed lets go of its slabs here, and no
+        // completion is left to tell of it.
+        if self.closing.is_none() {
+            self.give_back(actions);
+        }
         while self.closing.is_none() && !self.receiving {
             match self.inbox.step() {
                 Ok(Step::Header(header)) => self.admit(now, &header, actions),
@@ -347,12 +352,29 @@ impl Peer {
                 tracing::info!(primary = %peer.node, shard, address = %self.address, "a primary ships here");
                 self.node = Some(peer.node);
             }
+            Intent::Open { handle, .. }
+                if self.logs.contains_key(&handle) || self.opening.contains_key(&handle) =>
+            {
+                // What the handle stood for before is not given back yet.
+                let why = format!("space {handle} is still being brought to its end here");
+                self.machine.stop_space(now, handle, ErrorCode::Busy, why);
+            }
             Intent::Open { handle, open } => {
                 self.opening.insert(handle, open.clone());
                 actions.push(Action::Open(handle, Box::new(open)));
             }
             Intent::Run { handle, run } => {
                 if let Some(log) = self.logs.get_mut(&handle) {
+                    if let Err(error) = log.accepts_run(&run) {
+                        let why = format!("space {}: {error}", log.space);
+                        tracing::error!("{why}");
+                        log.stop(why.clone());
+                        log.flush_at_once();
+                        self.ended.insert(handle);
+                        self.active.insert(handle);
+                        self.machine.stop_space(now, handle, ErrorCode::Protocol, why);
+                        return;
+                    }
                     let run = log.begin_run(&run);
                     let ordinal = log.record.runs.len() - 1;
                     actions.push(Action::Run(log.space.clone(), handle, ordinal, run, false));
@@ -367,6 +389,10 @@ impl Peer {
                         self.take(now, handle, skip as usize, start..end, placed);
                     }
                 }
+            }
+            Intent::Stopped { handle, .. } if self.opening.contains_key(&handle) => {
+                // Lent or not, what the keeper answers goes back.
+                self.ended.insert(handle);
             }
             Intent::Stopped { handle, code, reason } => {
                 if let Some(log) = self.logs.get_mut(&handle) {
@@ -491,10 +517,10 @@ impl Peer {
         if closing {
             self.ended.extend(self.logs.keys().copied());
         }
-        let logs = &mut self.logs;
+        let (logs, opening) = (&mut self.logs, &self.opening);
         self.ended.retain(|handle| {
             if !logs.get(handle).is_some_and(Log::is_settled) {
-                return logs.contains_key(handle);
+                return logs.contains_key(handle) || opening.contains_key(handle);
             }
             if let Some(log) = logs.remove(handle) {
                 let space = log.space.clone();

@@ -36,7 +36,7 @@ use super::replica::peer::Peer;
 use super::report::ShardReport;
 use crate::ids::{NodeId, SpaceId};
 use crate::io::{Backend, Completion, Op, Outcome, Socket, Strategy, Token, WatchId};
-use crate::limits::DRAIN_TIMEOUT;
+use crate::limits::{ACCEPT_RETRY_DELAY, DRAIN_TIMEOUT};
 use crate::lsn::Mark;
 use crate::protocol::Now;
 use crate::protocol::frame::Handle;
@@ -170,6 +170,8 @@ pub struct Shard {
     unwatched: BTreeSet<SpaceId>,
     root_unwatched: bool,
     next_scan: Option<Instant>,
+    /// When to accept again after an attempt that failed.
+    next_accept: Option<Instant>,
     stopping: Option<Instant>,
     /// Who waits for a report.
     asked: Vec<Sender<ShardReport>>,
@@ -240,6 +242,7 @@ impl Shard {
             unwatched: BTreeSet::new(),
             root_unwatched: false,
             next_scan: None,
+            next_accept: None,
             stopping: None,
             asked: Vec::new(),
         }
@@ -347,15 +350,23 @@ impl Shard {
         if !self.growing.is_empty() || !self.busy_links.is_empty() || !self.busy_peers.is_empty() {
             return Some(Instant::now());
         }
-        let links = self.links.iter().filter_map(Link::next_timeout);
+        let links = self.links.iter().filter_map(|link| self.link_timeout(link));
         let peers = self.peers.values().filter_map(Peer::next_timeout);
-        links.chain(peers).chain(self.next_scan).chain(self.stopping).min()
+        let mine = [self.next_scan, self.next_accept, self.stopping].into_iter().flatten();
+        links.chain(peers).chain(mine).min()
+    }
+
+    /// When something is due on a link. One that is stopped for good, as all
+    /// are that are down while the shard drains, is never due.
+    fn link_timeout(&self, link: &Link) -> Option<Instant> {
+        let ends = self.stopping.is_some() && !matches!(link.state, State::Up(_));
+        link.next_timeout().filter(|_| !ends)
     }
 
     fn timeouts(&mut self) {
         let instant = Instant::now();
         for (index, link) in self.links.iter().enumerate() {
-            if link.next_timeout().is_some_and(|at| at <= instant) {
+            if self.link_timeout(link).is_some_and(|at| at <= instant) {
                 self.busy_links.insert(index);
             }
         }
@@ -366,6 +377,9 @@ impl Shard {
         }
         if self.next_scan.is_some_and(|at| at <= instant) {
             self.scan_unwatched(instant);
+        }
+        if self.next_accept.is_some_and(|at| at <= instant) {
+            self.accept();
         }
     }
 
@@ -404,10 +418,16 @@ impl Shard {
                 self.link_sent(index, serial, completion.result, Some((handle, bytes)));
             }
             Pending::Accept => {
-                if let Ok(Outcome::Accepted(socket, address)) = completion.result {
-                    self.hand_over(socket, address);
-                } else if let Err(error) = completion.result {
-                    tracing::warn!(%error, "a connection could not be accepted");
+                match completion.result {
+                    Ok(Outcome::Accepted(socket, address)) => self.hand_over(socket, address),
+                    Ok(_) => {}
+                    Err(error) => {
+                        // Without descriptors the next attempt fails at once,
+                        // as the connection is still waiting.
+                        tracing::warn!(%error, "a connection could not be accepted");
+                        self.next_accept = Some(now.instant + ACCEPT_RETRY_DELAY);
+                        return;
+                    }
                 }
                 self.accept();
             }

@@ -12,6 +12,7 @@ use crate::protocol::Now;
 
 impl Shard {
     pub(super) fn accept(&mut self) {
+        self.next_accept = None;
         if let Some(listener) = &self.listener
             && self.stopping.is_none()
         {

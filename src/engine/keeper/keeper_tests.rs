@@ -1,0 +1,152 @@
+#![allow(clippy::unwrap_used)]
+
+use crossbeam::channel::unbounded;
+
+use super::*;
+use crate::ids::{Epoch, SegmentName, StreamId};
+use crate::io::Waker;
+use crate::lsn::Lsn;
+use crate::protocol::message::OpenSpace;
+use crate::state::runs::Run;
+
+struct Rig {
+    _directory: tempfile::TempDir,
+    keeper: Keeper,
+    news: Receiver<News>,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let state_dir = directory.path().join(".saltus");
+        let catalog = Arc::new(Catalog::open(&state_dir).unwrap());
+        let pins = Pins::open(&state_dir).unwrap();
+        let places = Places { data_root: directory.path().to_path_buf(), state_dir };
+        let mut keeper =
+            Keeper::new(places, catalog, pins, Checksums::Required, Received::default()).unwrap();
+        let (tell, news) = unbounded();
+        keeper.mailboxes = vec![Mailbox { news: tell, waker: Waker(Arc::new(|| {})) }];
+        Self { _directory: directory, keeper, news }
+    }
+
+    /// One batch of jobs, and the news that come of it.
+    fn batch(&mut self, jobs: Vec<Job>) -> Vec<News> {
+        jobs.into_iter().for_each(|job| self.keeper.handle(job));
+        self.keeper.publish();
+        self.news.try_iter().collect()
+    }
+
+    /// As [`Rig::batch`], with a change that the catalog refuses.
+    fn failing_batch(&mut self, mut jobs: Vec<Job>) -> Vec<News> {
+        jobs.push(Job::Commit {
+            shard: 0,
+            ticket: None,
+            space: "nobody".parse().unwrap(),
+            change: Change::Checkpoint(Mark::START),
+        });
+        self.batch(jobs)
+    }
+
+    fn runs(&self) -> u32 {
+        self.keeper.catalog.load().unwrap()[&space()].runs.len()
+    }
+}
+
+fn space() -> SpaceId {
+    "alpha".parse().unwrap()
+}
+
+fn open() -> Job {
+    let history = vec![(Epoch::FIRST, Lsn::ZERO)];
+    let open = OpenSpace { space: space(), stream: StreamId(5), history, head: Lsn::ZERO };
+    Job::OpenReplica { shard: 0, ticket: 1, open: Box::new(open) }
+}
+
+fn run(file: u64, start: u64, offset: u64) -> Run {
+    Run { start: Lsn(start), segment: SegmentName(file), file, offset, bytes: None }
+}
+
+fn open_run(ordinal: u32, run: Run) -> Job {
+    Job::OpenRun { shard: 0, ticket: 2, space: space(), ordinal, run, known: false }
+}
+
+fn lent(news: &[News]) -> Result<(SpaceRecord, Mark), ErrorCode> {
+    match news {
+        [News::ReplicaOpened { result: Ok(lent), .. }, ..] => Ok((**lent).clone()),
+        [News::ReplicaOpened { result: Err((code, _)), .. }, ..] => Err(*code),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn opened(news: &[News]) -> bool {
+    match news {
+        [News::RunOpened { result, .. }] => result.is_ok(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_space_is_lent_once_at_a_time() {
+    let mut rig = Rig::new();
+    let (record, mark) = lent(&rig.batch(vec![open()])).unwrap();
+    assert_eq!(lent(&rig.batch(vec![open()])), Err(ErrorCode::Busy));
+    let state = Some(Box::new((record, mark)));
+    assert!(lent(&rig.batch(vec![Job::CloseReplica { space: space(), state }, open()])).is_ok());
+}
+
+#[test]
+fn what_was_lent_in_a_batch_that_failed_can_be_lent_again() {
+    let mut rig = Rig::new();
+    let (record, mark) = lent(&rig.batch(vec![open()])).unwrap();
+    let state = Some(Box::new((record, mark)));
+    rig.batch(vec![Job::CloseReplica { space: space(), state }]);
+    assert_eq!(lent(&rig.failing_batch(vec![open()])), Err(ErrorCode::Storage));
+    assert!(lent(&rig.batch(vec![open()])).is_ok(), "nobody has it");
+}
+
+#[test]
+fn a_space_whose_run_was_not_recorded_is_not_lent_again() {
+    let mut rig = Rig::new();
+    lent(&rig.batch(vec![open()])).unwrap();
+    assert!(!opened(&rig.failing_batch(vec![open_run(0, run(1, 0, 0))])));
+    assert_eq!(rig.runs(), 0);
+    let close = Job::CloseReplica { space: space(), state: None };
+    assert_eq!(lent(&rig.batch(vec![close, open()])), Err(ErrorCode::Storage));
+}
+
+#[test]
+fn a_run_that_could_not_be_opened_is_not_taken_from_the_session() {
+    let mut rig = Rig::new();
+    let (mut record, mark) = lent(&rig.batch(vec![open()])).unwrap();
+    // The session has begun a run that the keeper has not recorded.
+    record.runs.open(run(1, 0, 0));
+    let close = Job::CloseReplica { space: space(), state: Some(Box::new((record, mark))) };
+    let (record, _) = lent(&rig.batch(vec![close, open()])).unwrap();
+    assert_eq!((record.runs.len(), rig.runs()), (0, 0), "the catalog's word counts");
+}
+
+#[test]
+fn a_run_may_follow_bytes_that_are_still_on_their_way() {
+    let mut rig = Rig::new();
+    lent(&rig.batch(vec![open()])).unwrap();
+    // Nothing of the first run is on the disk yet when its file is opened for
+    // the third.
+    let turns = [run(1, 0, 0), run(2, 500, 0), run(1, 900, 500)];
+    for (ordinal, run) in (0..).zip(turns) {
+        assert!(opened(&rig.batch(vec![open_run(ordinal, run)])), "run {ordinal}");
+    }
+}
+
+#[test]
+fn a_run_over_bytes_that_are_there_is_refused_and_not_recorded() {
+    let mut rig = Rig::new();
+    lent(&rig.batch(vec![open()])).unwrap();
+    assert!(opened(&rig.batch(vec![open_run(0, run(1, 0, 0))])));
+    assert!(opened(&rig.batch(vec![open_run(1, run(2, 500, 0))])));
+    assert!(!opened(&rig.batch(vec![open_run(2, run(1, 900, 499))])));
+    // A file that the catalog does not know has bytes already.
+    let stranger = rig.keeper.places.wal(&space()).join(SegmentName(3).to_string());
+    std::fs::write(stranger, b"bytes").unwrap();
+    assert!(!opened(&rig.batch(vec![open_run(2, run(3, 900, 0))])));
+    assert_eq!(rig.runs(), 2);
+}
