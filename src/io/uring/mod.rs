@@ -101,7 +101,7 @@ impl Uring {
         let next = task.begin(&mut self.shared);
         match next {
             Next::Done(result) => self.finish(owner, result),
-            next => {
+            next @ Next::Wait(_) => {
                 let name = self.tasks.insert(owner, task);
                 self.enqueue(name, next);
             }
@@ -112,14 +112,6 @@ impl Uring {
     fn enqueue(&mut self, name: u64, next: Next) {
         match next {
             Next::Wait(entry) => self.queue.push(entry.user_data(name)),
-            Next::WaitLinked(first, second) => {
-                if !self.queue.push_linked(first.clone(), second, name) {
-                    if let Some((_, task)) = self.tasks.get(name) {
-                        task.unlink();
-                    }
-                    self.queue.push(first.user_data(name));
-                }
-            }
             Next::Done(_) => {}
         }
     }
@@ -180,7 +172,7 @@ impl Uring {
                 }
                 self.finish(owner, result);
             }
-            next => self.enqueue(name, next),
+            next @ Next::Wait(_) => self.enqueue(name, next),
         }
     }
 

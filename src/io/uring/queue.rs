@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Instant;
 
-use io_uring::squeue::{Entry, Flags};
+use io_uring::squeue::Entry;
 use io_uring::types::{SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, opcode};
 
@@ -21,10 +21,6 @@ const COMPLETIONS: u32 = 4096;
 /// The user data of a cancellation, whose own result nobody waits for.
 const NOBODY: u64 = u64::MAX;
 
-/// Set in the user data of the first of two linked entries. Names leave the
-/// bit free: their lower half is the index of a task.
-const FIRST: u64 = 1 << 31;
-
 /// What became of an entry.
 pub(super) struct Result {
     /// The task that it was for.
@@ -32,9 +28,6 @@ pub(super) struct Result {
     /// What the system call would return, or a negated error number.
     pub(super) value: i32,
     pub(super) flags: u32,
-    /// True for the first of two linked entries. Only a failure, or less than
-    /// was asked for, is reported of it, and then nothing of the second.
-    pub(super) is_first: bool,
 }
 
 /// What this kernel can do beyond what is required.
@@ -69,20 +62,6 @@ impl Queue {
             self.backlog.push_back(entry);
             self.drain_backlog();
         }
-    }
-
-    /// Hand over two entries for the same task, the second to be started when
-    /// the first has done all it should. False, and neither is taken, when
-    /// they cannot be submitted together.
-    pub(super) fn push_linked(&mut self, first: Entry, second: Entry, name: u64) -> bool {
-        let mut submission = self.ring.submission();
-        if !self.backlog.is_empty() || submission.capacity() - submission.len() < 2 {
-            return false;
-        }
-        let first = first.flags(Flags::IO_LINK | Flags::SKIP_SUCCESS).user_data(name | FIRST);
-        let second = second.user_data(name);
-        // SAFETY: as in `try_push`, for both.
-        unsafe { submission.push_multiple(&[first, second]) }.is_ok()
     }
 
     /// Ask the kernel to end what the task of that name waits for.
@@ -149,12 +128,7 @@ impl Queue {
     pub(super) fn take_results(&mut self, results: &mut Vec<Result>) {
         let completions = self.ring.completion();
         results.extend(completions.filter(|entry| entry.user_data() != NOBODY).map(|entry| {
-            Result {
-                name: entry.user_data() & !FIRST,
-                value: entry.result(),
-                flags: entry.flags(),
-                is_first: entry.user_data() & FIRST != 0,
-            }
+            Result { name: entry.user_data(), value: entry.result(), flags: entry.flags() }
         }));
     }
 

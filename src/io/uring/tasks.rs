@@ -19,8 +19,6 @@ pub(super) enum Next {
     Done(io::Result<Outcome>),
     /// The operation goes on when this entry has its result.
     Wait(Entry),
-    /// It goes on when the second has its result, or the first has failed.
-    WaitLinked(Entry, Entry),
 }
 
 impl Next {
@@ -97,14 +95,14 @@ impl Task {
 
     /// The step after the ring's result.
     pub(super) fn resume(&mut self, outcome: &Result, shared: &mut Shared) -> Next {
-        let &Result { value: result, flags, is_first, .. } = outcome;
+        let &Result { value: result, flags, .. } = outcome;
         match self {
             Self::Accept(task) => task.resume(result),
             Self::Connect(task) => task.resume(result),
             Self::Receive(task) => task.resume(result),
             Self::Send(task) => task.resume(result),
             Self::Transmit(task) => task.resume(result, flags, shared),
-            Self::Write(task) => task.resume(result, is_first, shared),
+            Self::Write(task) => task.resume(result, shared),
             Self::Flush(task) => task.resume(result),
             Self::Prefetch(task) => task.resume(result),
             // These two never end by themselves; the backend steps them.
@@ -133,13 +131,6 @@ impl Task {
         match self {
             Self::Transmit(task) => task.leave_behind(flags).map(Self::Linger),
             _ => None,
-        }
-    }
-
-    /// There was no room for a linked pair; the first goes alone.
-    pub(super) fn unlink(&mut self) {
-        if let Self::Write(task) = self {
-            task.unlink();
         }
     }
 

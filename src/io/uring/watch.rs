@@ -1,4 +1,6 @@
-//! inotify, read through the ring.
+//! inotify, waited for through the ring and read when there is something. (A
+//! read in the ring would be handed to a worker: inotify cannot be asked not
+//! to block.)
 //!
 //! ```text
 //!   event   | wd i32 | mask u32 | cookie u32 | length u32 | name, padded with 0 |
@@ -15,12 +17,15 @@ use std::sync::Arc;
 
 use io_uring::squeue::Entry;
 use io_uring::{opcode, types};
+use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 
 use crate::io::{WatchEvent, WatchId};
 
 /// Room for some thousand events of usual names at a time.
-const BUFFER_BYTES: u32 = 64 << 10;
+const BUFFER_BYTES: usize = 64 << 10;
+
+const POLL_IN: u32 = libc::POLLIN as u32;
 
 /// Events kept for the shard. When it does not take them the descriptor is not
 /// read on, and the kernel's own queue (16,384 by default) overflows and says
@@ -29,16 +34,15 @@ const MOST_EVENTS: usize = 16 << 10;
 
 const EVENT_HEADER_BYTES: usize = 16;
 
-/// The descriptor, and the buffer that the kernel fills.
+/// The wait for the descriptor to have something.
 pub(super) struct Reading {
     inotify: Arc<Inotify>,
-    buffer: Vec<u8>,
 }
 
 impl Reading {
-    pub(super) fn again(&mut self) -> Entry {
+    pub(super) fn again(&self) -> Entry {
         let fd = types::Fd(self.inotify.as_fd().as_raw_fd());
-        opcode::Read::new(fd, self.buffer.as_mut_ptr(), BUFFER_BYTES).build()
+        opcode::PollAdd::new(fd, POLL_IN).build()
     }
 }
 
@@ -49,12 +53,12 @@ pub(super) struct Watcher {
     descriptors: HashMap<WatchId, WatchDescriptor>,
     next_id: u64,
     events: Vec<WatchEvent>,
+    buffer: Box<[u8]>,
 }
 
 impl Watcher {
     pub(super) fn new() -> io::Result<Self> {
-        // Blocking, or the ring would fail a read of an empty queue.
-        let inotify = Inotify::init(InitFlags::IN_CLOEXEC)?;
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
         Ok(Self {
             inotify: Arc::new(inotify),
             reading: false,
@@ -62,6 +66,7 @@ impl Watcher {
             descriptors: HashMap::new(),
             next_id: 0,
             events: Vec::new(),
+            buffer: vec![0; BUFFER_BYTES].into(),
         })
     }
 
@@ -100,17 +105,24 @@ impl Watcher {
             return None;
         }
         self.reading = true;
-        Some(Reading { inotify: Arc::clone(&self.inotify), buffer: vec![0; BUFFER_BYTES as usize] })
+        Some(Reading { inotify: Arc::clone(&self.inotify) })
     }
 
-    /// Keep the events of a finished read, and read on, or not for now.
-    pub(super) fn take_in(&mut self, reading: &mut Reading, result: i32) -> Option<Entry> {
-        match usize::try_from(result) {
-            Ok(bytes) => self.parse(&reading.buffer[..bytes.min(reading.buffer.len())]),
-            Err(_) if result == -libc::EINTR || result == -libc::EAGAIN => {}
+    /// Read what is there, and wait for more, or not for now.
+    pub(super) fn take_in(&mut self, reading: &Reading, result: i32) -> Option<Entry> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let read = if result < 0 {
+            Err(Errno::from_raw(-result))
+        } else {
+            nix::unistd::read(self.inotify.as_fd(), &mut buffer)
+        };
+        match read {
+            Ok(bytes) => self.parse(&buffer[..bytes]),
+            Err(Errno::EINTR | Errno::EAGAIN) => {}
             // The queue cannot be read: the shard must look for itself.
             Err(_) => self.events.push(WatchEvent::Overflow),
         }
+        self.buffer = buffer;
         if self.events.len() < MOST_EVENTS {
             return Some(reading.again());
         }

@@ -5,9 +5,10 @@
 //! finds little left to do. A file system that does not know the flag is asked
 //! once per ring.
 //!
-//! A write with a flush behind it is a pair of linked entries: one worker does
-//! both, and one result comes back. A write that does less than all breaks the
-//! link: it alone reports, and what is left starts over.
+//! A write with a flush behind it carries `RWF_DSYNC`: one worker does what
+//! `fdatasync` would do for the range, and one result comes back. Two linked
+//! entries would come to the same, but their second is handed to the worker
+//! by the submitting thread, which has to wake up for it.
 
 #![allow(unsafe_code)]
 
@@ -26,6 +27,9 @@ use crate::io::{Outcome, Slice};
 /// `RWF_DONTCACHE` of the kernel's `fs.h`, Linux 6.14.
 const RWF_DONTCACHE: i32 = 0x80;
 
+/// `RWF_DSYNC` of the kernel's `fs.h`.
+const RWF_DSYNC: i32 = 0x02;
+
 /// Slices of one write entry: the kernel's `UIO_MAXIOV`.
 const MOST_VECTORS: usize = 1024;
 
@@ -40,78 +44,36 @@ pub(super) struct Write {
     /// What the kernel is looking at.
     vectors: Vec<libc::iovec>,
     bulk: bool,
-    then: Then,
-}
-
-/// What follows the write, and how far that is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Then {
-    Nothing,
-    /// A flush; the write is in the ring by itself.
-    Flush,
-    /// A flush that is in the ring, behind the write if that is there too.
-    Flushing,
+    /// Make it durable, and do not try again if that fails.
+    durable: bool,
 }
 
 impl Write {
     pub(super) fn new(file: Arc<File>, offset: u64, slices: Vec<Slice>, bulk: bool) -> Self {
-        Self {
-            file,
-            offset,
-            slices,
-            at: 0,
-            within: 0,
-            vectors: Vec::new(),
-            bulk,
-            then: Then::Nothing,
-        }
+        Self { file, offset, slices, at: 0, within: 0, vectors: Vec::new(), bulk, durable: false }
     }
 
     /// The same for a few bytes, with a flush behind them.
     pub(super) fn and_flush(file: Arc<File>, offset: u64, slices: Vec<Slice>) -> Self {
-        Self { then: Then::Flush, ..Self::new(file, offset, slices, false) }
+        Self { durable: true, ..Self::new(file, offset, slices, false) }
     }
 
     pub(super) fn begin(&mut self, shared: &mut Shared) -> Next {
         self.bulk &= shared.dont_cache;
         self.skip(0);
-        let entry = self.entry();
-        if self.then == Then::Nothing {
-            return entry.map_or(Next::Done(Ok(Outcome::Written)), Next::Wait);
-        }
-        let is_all = self.slices.len() - self.at <= MOST_VECTORS;
-        match entry {
-            Some(entry) if is_all => {
-                self.then = Then::Flushing;
-                Next::WaitLinked(entry, flush(&self.file))
-            }
-            Some(entry) => {
-                self.then = Then::Flush;
-                Next::Wait(entry)
-            }
-            None => {
-                self.then = Then::Flushing;
-                Next::Wait(flush(&self.file))
-            }
-        }
+        let outcome = if self.durable { Outcome::Flushed } else { Outcome::Written };
+        self.entry().map_or(Next::Done(Ok(outcome)), Next::Wait)
     }
 
-    /// The ring has no room for two entries in a row: the write goes first.
-    pub(super) fn unlink(&mut self) {
-        self.then = Then::Flush;
-    }
-
-    /// `is_first` when the result is that of the first of two linked entries,
-    /// which has one only if it did not do all: the second was given up then.
-    pub(super) fn resume(&mut self, result: i32, is_first: bool, shared: &mut Shared) -> Next {
-        if self.then == Then::Flushing && !is_first {
-            return flushed(result);
-        }
+    pub(super) fn resume(&mut self, result: i32, shared: &mut Shared) -> Next {
         match result {
             _ if result == -libc::EOPNOTSUPP && self.bulk => {
                 shared.dont_cache = false;
                 self.bulk = false;
             }
+            // The bytes may have been written and not flushed: that is no
+            // attempt to be repeated.
+            ..0 if self.durable => return Next::failed(result),
             _ if result == -libc::EINTR || result == -libc::EAGAIN => {}
             0 => return Next::Done(Err(io::ErrorKind::WriteZero.into())),
             1.. => self.skip(result.unsigned_abs() as usize),
@@ -149,7 +111,8 @@ impl Write {
         }
         let first = self.vectors.first()?;
         let fd = types::Fd(self.file.as_raw_fd());
-        let flags = if self.bulk { RWF_DONTCACHE } else { 0 };
+        let flags =
+            if self.durable { RWF_DSYNC } else { 0 } | if self.bulk { RWF_DONTCACHE } else { 0 };
         let entry = if self.vectors.len() == 1 {
             let length = u32::try_from(first.iov_len).unwrap_or(u32::MAX);
             opcode::Write::new(fd, first.iov_base.cast(), length)
