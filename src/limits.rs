@@ -129,6 +129,11 @@ pub const SAVED_MARK_SPACING_BYTES: u64 = 64 << 20;
 /// Samples of the head per space, from which lag in seconds is told.
 pub const MAX_LAG_SAMPLES: usize = 512;
 
+/// How long a segment whose name is gone must have been left alone before its
+/// pin may go. A writer that compacts at its start goes on with the unlinked
+/// file for as long as it runs, but not silently for minutes.
+pub const RELEASE_AFTER: Duration = Duration::from_secs(600);
+
 /// How often a directory is scanned that cannot be watched.
 pub const SCAN_INTERVAL: Duration = Duration::from_secs(1);
 

@@ -23,13 +23,17 @@ mod cluster;
 mod feed;
 
 use std::env;
+use std::fs;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
+use saltus::ids::SegmentName;
 use saltus::io::BackendChoice;
+use saltus::wal::discover;
 
-use cluster::{Cluster, assert_prefix, until};
-use feed::{Load, Random, Steady};
+use cluster::{Cluster, Node, assert_prefix, until};
+use feed::{Load, Random, Segment, Steady, record};
 
 /// How often in the short form.
 const KILLS: u64 = 12;
@@ -38,6 +42,21 @@ const SPACES: [&str; 3] = ["alpha", "beta", "gamma"];
 
 fn setting(name: &str) -> Option<u64> {
     env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text}")))
+}
+
+fn seed() -> u64 {
+    setting("SALTUS_SEED").unwrap_or_else(|| {
+        u64::from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos())
+    })
+}
+
+fn backend(random: &mut Random) -> BackendChoice {
+    match env::var("SALTUS_BACKEND").as_deref() {
+        Ok("uring") => BackendChoice::Uring,
+        Ok("portable") => BackendChoice::Portable,
+        _ if random.below(2) == 0 => BackendChoice::Uring,
+        _ => BackendChoice::Portable,
+    }
 }
 
 /// Let the system run until it has made some progress, and a moment longer
@@ -99,17 +118,10 @@ fn kill_one(cluster: &mut Cluster, random: &mut Random) {
 
 #[test]
 fn both_sides_survive_being_killed_at_random_moments() {
-    let seed = setting("SALTUS_SEED").unwrap_or_else(|| {
-        u64::from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos())
-    });
+    let seed = seed();
     let kills = setting("SALTUS_KILLS").unwrap_or(KILLS);
     let mut random = Random(seed);
-    let backend = match env::var("SALTUS_BACKEND").as_deref() {
-        Ok("uring") => BackendChoice::Uring,
-        Ok("portable") => BackendChoice::Portable,
-        _ if random.below(2) == 0 => BackendChoice::Uring,
-        _ => BackendChoice::Portable,
-    };
+    let backend = backend(&mut random);
     println!("SALTUS_SEED={seed} SALTUS_KILLS={kills}, {backend:?}");
 
     let mut cluster = Cluster::start(backend, 2);
@@ -137,5 +149,170 @@ fn both_sides_survive_being_killed_at_random_moments() {
     }
     for space in SPACES {
         cluster.assert_identical(space);
+    }
+}
+
+/// A writer that renames, unlinks, goes back and forth, and stops in
+/// mid-record; one step at a time, between kills.
+#[derive(Debug)]
+struct Unruly {
+    wal: PathBuf,
+    open: Vec<Segment>,
+    /// What a record still lacks, of the segment with that index.
+    rest: Option<(usize, Vec<u8>)>,
+    /// All that was ever written, closed segments included.
+    closed: Vec<Segment>,
+    number: u64,
+}
+
+impl Unruly {
+    fn new(wal: PathBuf) -> Self {
+        Self { wal, open: Vec::new(), rest: None, closed: Vec::new(), number: 0 }
+    }
+
+    /// Do one thing. `may_compact` is asked before names are removed: what no
+    /// process has seen before its name is gone is gone itself.
+    fn step(&mut self, random: &mut Random, may_compact: impl FnOnce(u64) -> bool) {
+        // A half record is finished before anything else happens to its file.
+        if let Some((index, rest)) = self.rest.take() {
+            self.open[index].raw(&rest);
+        }
+        let index = match self.open.len() as u64 {
+            0 => 0,
+            count => usize::try_from(random.below(count)).unwrap(),
+        };
+        match random.below(20) {
+            _ if self.open.is_empty() => self.create(),
+            0 => self.create(),
+            1 if may_compact(self.written()) => self.compact(random),
+            2 if self.open.len() > 3 => {
+                let segment = self.open.remove(index);
+                self.closed.push(segment);
+            }
+            3 => {
+                let segment = &mut self.open[index];
+                let bytes =
+                    record(segment.sequence, 1 + usize::try_from(random.below(9000)).unwrap());
+                segment.sequence += 1;
+                let cut = usize::try_from(random.below(bytes.len() as u64)).unwrap();
+                segment.raw(&bytes[..cut]);
+                self.rest = Some((index, bytes[cut..].to_vec()));
+            }
+            4 => {
+                self.open[index].records(1, usize::try_from(random.below(3 << 20)).unwrap());
+            }
+            _ => {
+                let count = 1 + usize::try_from(random.below(20)).unwrap();
+                self.open[index].records(count, usize::try_from(random.below(5000)).unwrap());
+            }
+        }
+    }
+
+    fn create(&mut self) {
+        // The clock steps back now and then.
+        self.number += 1;
+        let number =
+            if self.number.is_multiple_of(7) { 1_000 - self.number } else { 1_000 + self.number };
+        let mut segment = Segment::create(&self.wal, number);
+        // With a record in it, the head tells whether it was seen.
+        segment.records(1, 10);
+        self.open.push(segment);
+    }
+
+    /// A snapshot takes the place, and perhaps the name, of all others.
+    fn compact(&mut self, random: &mut Random) {
+        self.number += 1;
+        let mut snapshot = Segment::at(self.wal.join(format!("{}.tmp", self.number)));
+        snapshot.records(5, 300);
+        let names: Vec<_> = discover::segments(&self.wal).unwrap();
+        let keep = names[usize::try_from(random.below(names.len() as u64)).unwrap()];
+        let name = if random.below(2) == 0 { keep } else { SegmentName(2_000 + self.number) };
+        snapshot.rename(self.wal.join(name.to_string()));
+        for other in names.into_iter().filter(|other| *other != name) {
+            fs::remove_file(self.wal.join(other.to_string())).unwrap();
+        }
+        self.open.push(snapshot);
+    }
+
+    fn finish(&mut self) -> u64 {
+        if let Some((index, rest)) = self.rest.take() {
+            self.open[index].raw(&rest);
+        }
+        self.written()
+    }
+
+    fn written(&self) -> u64 {
+        self.segments().map(Segment::len).sum()
+    }
+
+    fn segments(&self) -> impl Iterator<Item = &Segment> {
+        self.open.iter().chain(&self.closed)
+    }
+}
+
+/// Every file of the replica, retired ones included.
+fn contents(replica: &Node, space: &str) -> Vec<Vec<u8>> {
+    let retired = replica.spec.data_root.join(".saltus/retired").join(space);
+    let mut contents = Vec::new();
+    for directory in [replica.wal(space), retired] {
+        let Ok(entries) = fs::read_dir(directory) else { continue };
+        contents.extend(entries.map(|entry| fs::read(entry.unwrap().path()).unwrap()));
+    }
+    contents
+}
+
+#[test]
+fn an_unruly_writer_is_followed_through_kills() {
+    let seed = seed();
+    let kills = setting("SALTUS_KILLS").unwrap_or(KILLS);
+    let mut random = Random(seed);
+    let backend = backend(&mut random);
+    println!("SALTUS_SEED={seed} SALTUS_KILLS={kills}, {backend:?}");
+    let mut cluster = Cluster::start(backend, 1);
+    let mut writer = Unruly::new(cluster.primary.wal("alpha"));
+    for kill in 0..=kills {
+        for _ in 0..random.below(60) {
+            writer.step(&mut random, |written| {
+                until("the primary has seen everything", || {
+                    let status = cluster.primary.space("alpha")?;
+                    (status.head_lsn == written).then_some(true)
+                })
+            });
+        }
+        if kill == kills {
+            break;
+        }
+        // While everything runs, or while it is away.
+        let away = random.below(3) == 0;
+        match random.below(3) {
+            0 => cluster.primary.kill(),
+            1 => cluster.replicas[0].kill(),
+            _ => {
+                cluster.primary.kill();
+                cluster.replicas[0].kill();
+            }
+        }
+        if away {
+            for _ in 0..random.below(30) {
+                writer.step(&mut random, |_| false);
+            }
+        }
+        for node in [&mut cluster.replicas[0], &mut cluster.primary] {
+            if !node.runs() {
+                node.restart();
+            }
+        }
+    }
+    let written = writer.finish();
+    println!("{written} bytes written to {} segments", writer.segments().count());
+    cluster.await_flushed("alpha", written);
+    let there = contents(&cluster.replicas[0], "alpha");
+    for segment in writer.segments().filter(|segment| segment.len() > 0) {
+        let copies = there.iter().filter(|content| **content == segment.content).count();
+        assert!(copies > 0, "{} is not on the replica", segment.path.display());
+    }
+    for name in discover::segments(&writer.wal).unwrap() {
+        let copy = fs::read(cluster.replicas[0].wal("alpha").join(name.to_string())).unwrap();
+        assert!(copy == fs::read(writer.wal.join(name.to_string())).unwrap(), "{name} differs");
     }
 }

@@ -9,10 +9,12 @@
 //! | [`bound_unsent`] | `TCP_NOTSENT_LOWAT`, `TCP_USER_TIMEOUT` | nothing            | nothing        | nothing     |
 //! | [`DiskThreads`]  | `fdatasync`                             | `F_FULLFSYNC`      | `fdatasync`    | `fsync`     |
 //! | [`DirectoryWatch`] | inotify                               | FSEvents           | kqueue         | scan        |
+//! | [`cache`]        | `cachestat`, `posix_fadvise`            | nothing known      | nothing known  | nothing known |
 //!
 //! What it cannot do: `sendfile` of a page that is not in the cache blocks the
 //! caller, and outside Linux a file that was unlinked grows unnoticed.
 
+pub mod cache;
 mod disk;
 mod readiness;
 mod sending;

@@ -90,7 +90,7 @@ fn unknown_key_is_refused_with_its_place_and_the_nearest() {
     assert_eq!(
         with("[io]\nshards = 1\nbackened = \"auto\"\n"),
         "node.toml:7:1: unknown key \"backened\" (did you mean \"backend\"?); \
-         allowed here: backend, strategy, shards"
+         allowed here: backend, strategy, shards, first_core"
     );
     assert_eq!(
         with("[duribility]\nlevel = \"flushed\"\n").split(';').next().unwrap(),

@@ -12,11 +12,16 @@
 //! database and the senders read again and again. So read-ahead is off, and
 //! pieces that were not in the cache before are dropped after they were read.
 
-#![allow(unsafe_code)]
+#![forbid(unsafe_code)]
 
 use std::fs::File;
 use std::future::Future;
 use std::io;
+
+pub use saltus_fallback::cache::forget;
+use saltus_fallback::cache::{cached_pages, no_read_ahead};
+
+use super::bulk_ring::{self, Reader};
 
 /// Pieces end on multiples of this, the largest page of any system, so that no
 /// page is read with two pieces.
@@ -40,17 +45,10 @@ pub enum Reads {
 /// No runtime can be made: descriptors or memory have run out. The task was
 /// not started.
 pub fn run<F: Future>(task: impl FnOnce(Reads) -> F) -> io::Result<F::Output> {
-    #[cfg(all(feature = "uring", target_os = "linux"))]
-    {
-        /// Reads in flight at a time: one task reads one piece.
-        const RING_ENTRIES: u32 = 8;
-        match tokio_uring::Runtime::new(tokio_uring::builder().entries(RING_ENTRIES)) {
-            Ok(runtime) => return Ok(runtime.block_on(task(Reads::Ring))),
-            Err(error) => {
-                tracing::info!(%error, "no ring for background reads: they block their thread");
-            }
-        }
-    }
+    let task = match bulk_ring::run(task) {
+        Ok(output) => return Ok(output),
+        Err(task) => task,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     Ok(runtime.block_on(task(Reads::Blocking)))
 }
@@ -59,8 +57,7 @@ pub fn run<F: Future>(task: impl FnOnce(Reads) -> F) -> io::Result<F::Output> {
 #[derive(Debug)]
 pub struct BulkFile {
     file: File,
-    #[cfg(all(feature = "uring", target_os = "linux"))]
-    ring: Option<tokio_ring::Reader>,
+    ring: Option<Reader>,
 }
 
 impl BulkFile {
@@ -71,19 +68,11 @@ impl BulkFile {
     /// The descriptor cannot be duplicated.
     pub fn new(file: File, reads: Reads) -> io::Result<Self> {
         no_read_ahead(&file);
-        #[cfg(all(feature = "uring", target_os = "linux"))]
-        {
-            let ring = match reads {
-                Reads::Ring => Some(tokio_ring::Reader::new(file.try_clone()?)),
-                Reads::Blocking => None,
-            };
-            Ok(Self { file, ring })
-        }
-        #[cfg(not(all(feature = "uring", target_os = "linux")))]
-        {
-            let _ = reads;
-            Ok(Self { file })
-        }
+        let ring = match reads {
+            Reads::Ring => Reader::new(file.try_clone()?),
+            Reads::Blocking => None,
+        };
+        Ok(Self { file, ring })
     }
 
     /// The file, for anything but reading in bulk.
@@ -124,7 +113,6 @@ impl BulkFile {
         most: usize,
         offset: u64,
     ) -> (io::Result<usize>, Vec<u8>) {
-        #[cfg(all(feature = "uring", target_os = "linux"))]
         if let Some(ring) = &self.ring {
             return ring.read(piece, most, offset).await;
         }
@@ -147,101 +135,10 @@ fn to_block_end(offset: u64, most: usize) -> usize {
     }
 }
 
-#[cfg(all(feature = "uring", target_os = "linux"))]
-mod tokio_ring {
-    use super::{File, io};
-    use tokio_uring::buf::BoundedBuf;
-
-    /// A file on the thread's ring.
-    pub(super) struct Reader(tokio_uring::fs::File);
-
-    impl Reader {
-        pub(super) fn new(file: File) -> Self {
-            Self(tokio_uring::fs::File::from_std(file))
-        }
-
-        /// The ring owns the piece while the read is in flight.
-        pub(super) async fn read(
-            &self,
-            piece: Vec<u8>,
-            most: usize,
-            offset: u64,
-        ) -> (io::Result<usize>, Vec<u8>) {
-            let (result, lent) = self.0.read_at(piece.slice(..most), offset).await;
-            (result, lent.into_inner())
-        }
-    }
-
-    impl std::fmt::Debug for Reader {
-        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("Reader")
-        }
-    }
-}
-
-/// Ask the kernel to drop clean pages of a range from the page cache
-/// (`bytes` 0: to the end of the file), so that the next read comes from the
-/// disk. Pages that are mapped or dirty stay, and where the system knows no
-/// such request nothing happens.
-pub fn forget(file: &File, offset: u64, bytes: u64) {
-    #[cfg(target_os = "linux")]
-    if let (Ok(offset), Ok(bytes)) = (i64::try_from(offset), i64::try_from(bytes)) {
-        let advice = nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED;
-        // An error only means that the advice was not taken.
-        let _ = nix::fcntl::posix_fadvise(file, offset, bytes, advice);
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = (file, offset, bytes);
-}
-
-/// Without it a read would bring the next pieces into the cache, where they
-/// would pass for pages that somebody else wants.
-fn no_read_ahead(file: &File) {
-    #[cfg(target_os = "linux")]
-    {
-        let advice = nix::fcntl::PosixFadviseAdvice::POSIX_FADV_RANDOM;
-        let _ = nix::fcntl::posix_fadvise(file, 0, 0, advice);
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = file;
-}
-
-/// True if the kernel says that no page of the range is cached.
-#[cfg(target_os = "linux")]
+/// True if the kernel says that no page of the range is cached. One that
+/// cannot say has nothing dropped.
 fn is_uncached(file: &File, offset: u64, bytes: u64) -> bool {
-    use std::os::fd::AsRawFd;
-
-    /// `cachestat(2)`, Linux 6.5: one number on all architectures.
-    const SYS_CACHESTAT: libc::c_long = 451;
-
-    /// `struct cachestat_range` of the kernel.
-    #[repr(C)]
-    struct Range {
-        offset: u64,
-        bytes: u64,
-    }
-    /// `struct cachestat`: cached, dirty, writeback, evicted, recently evicted
-    /// pages.
-    type Pages = [u64; 5];
-
-    if bytes == 0 {
-        return false;
-    }
-    let range = Range { offset, bytes };
-    let mut pages: Pages = [0; 5];
-    // SAFETY: both structures have the kernel's layout and outlive the call;
-    // the descriptor is open.
-    let result = unsafe {
-        libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), &raw const range, &raw mut pages, 0)
-    };
-    // A kernel before 6.5 cannot say: then nothing is dropped.
-    result == 0 && pages[0] == 0
-}
-
-/// Nothing is known, so nothing is dropped.
-#[cfg(not(target_os = "linux"))]
-fn is_uncached(_file: &File, _offset: u64, _bytes: u64) -> bool {
-    false
+    bytes > 0 && cached_pages(file, offset, bytes) == Some(0)
 }
 
 #[cfg(test)]
@@ -293,7 +190,6 @@ mod tests {
         assert_eq!(to_block_end(65_000, 1000), 536);
     }
 
-    #[cfg(target_os = "linux")]
     #[test]
     fn reading_once_leaves_the_cache_as_it_was() {
         let bytes = 1 << 20;

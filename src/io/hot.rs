@@ -5,31 +5,9 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
-/// `cachestat(2)`, Linux 6.5; the number is the same on all architectures.
-const SYS_CACHESTAT: libc::c_long = 451;
-
-#[repr(C)]
-struct Range {
-    offset: u64,
-    bytes: u64,
-}
-
-#[repr(C)]
-#[derive(Default)]
-struct CacheStat {
-    cached: u64,
-    dirty: u64,
-    writeback: u64,
-    evicted: u64,
-    recently_evicted: u64,
-}
-
-/// Set once the kernel has said that it does not know the call.
-static MISSING: AtomicBool = AtomicBool::new(false);
+use saltus_fallback::cache::cached_pages;
 
 /// How far behind an extent of a cold file the cache must be warm too, as far
 /// as the file goes, before the file counts as hot again. More than systems
@@ -79,23 +57,9 @@ impl Temperature {
 /// will not tell: the range is then taken for hot, because a log is mostly
 /// read right behind its writer.
 pub(super) fn is_cached(file: &File, offset: u64, bytes: u64) -> bool {
-    if bytes == 0 || MISSING.load(Ordering::Relaxed) {
-        return true;
-    }
-    let range = Range { offset, bytes };
-    let mut stat = CacheStat::default();
-    // SAFETY: both structures match the kernel's layout and outlive the call.
-    let result = unsafe {
-        libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), &raw const range, &raw mut stat, 0)
-    };
-    if result != 0 {
-        let error = std::io::Error::last_os_error();
-        if error.raw_os_error() == Some(libc::ENOSYS) {
-            MISSING.store(true, Ordering::Relaxed);
-        }
-        return true;
-    }
-    stat.cached >= pages_spanned(offset, bytes, page_bytes())
+    bytes == 0
+        || cached_pages(file, offset, bytes)
+            .is_none_or(|cached| cached >= pages_spanned(offset, bytes, page_bytes()))
 }
 
 fn pages_spanned(offset: u64, bytes: u64, page: u64) -> u64 {
@@ -131,11 +95,8 @@ mod tests {
         assert!(is_cached(&file, 0, 1 << 20));
         assert!(is_cached(&file, 777, 12345));
         file.sync_all().unwrap();
-        // SAFETY: no memory is involved.
-        let advised =
-            unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
-        assert_eq!(advised, 0);
-        if !MISSING.load(Ordering::Relaxed) {
+        saltus_fallback::cache::forget(&file, 0, 0);
+        if cached_pages(&file, 0, 1 << 20).is_some() {
             assert!(!is_cached(&file, 0, 1 << 20));
         }
     }

@@ -29,6 +29,11 @@ use std::time::Instant;
 
 pub mod bulk;
 #[cfg(all(target_os = "linux", feature = "uring"))]
+mod bulk_ring;
+#[cfg(not(all(target_os = "linux", feature = "uring")))]
+#[path = "bulk_no_ring.rs"]
+mod bulk_ring;
+#[cfg(all(target_os = "linux", feature = "uring"))]
 mod hot;
 mod outgoing;
 mod portable;

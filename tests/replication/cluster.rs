@@ -73,6 +73,10 @@ impl Node {
         self.running = Some(process);
     }
 
+    pub fn runs(&self) -> bool {
+        self.running.is_some()
+    }
+
     pub fn process(&mut self) -> &mut NodeProcess {
         self.running.as_mut().unwrap()
     }
@@ -209,7 +213,7 @@ impl Cluster {
     fn explain(&mut self) -> String {
         let mut text = String::new();
         for node in std::iter::once(&mut self.primary).chain(&mut self.replicas) {
-            if node.running.is_some() {
+            if node.runs() {
                 text += &format!("--- {:#?}\n", node.process().status());
             }
         }

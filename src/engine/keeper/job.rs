@@ -37,6 +37,13 @@ pub enum Job {
         /// Its number.
         file: u64,
     },
+    /// Let go of a pin, once everything before this is durable.
+    Release {
+        /// The space.
+        space: SpaceId,
+        /// Its number.
+        file: u64,
+    },
     /// Make a change durable. News come only if a ticket is given.
     Commit {
         /// Who asks.

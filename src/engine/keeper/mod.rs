@@ -109,6 +109,8 @@ pub struct Keeper {
     mailboxes: Vec<Mailbox>,
     /// Changes of the batch that is being gathered.
     changes: Vec<(SpaceId, Change)>,
+    /// Pins to be let go once the batch is durable.
+    releases: Vec<(SpaceId, u64)>,
     /// News that wait for the batch to be durable.
     waiting: Vec<(usize, News)>,
     /// Spaces lent in this batch; not lent after all if it fails.
@@ -148,6 +150,7 @@ impl Keeper {
             received,
             mailboxes: Vec::new(),
             changes: Vec::new(),
+            releases: Vec::new(),
             waiting: Vec::new(),
             lending: Vec::new(),
             unrecorded: BTreeMap::new(),
@@ -215,6 +218,15 @@ impl Keeper {
             tracing::error!(%error, changes = changes.len(), "the catalog cannot be written");
             error.to_string()
         });
+        for (space, file) in std::mem::take(&mut self.releases) {
+            if failure.is_some() {
+                continue;
+            }
+            match self.pins.release(&space, file) {
+                Ok(()) => tracing::info!(%space, file, "every replica has it: pin released"),
+                Err(error) => tracing::warn!(%space, file, %error, "a pin cannot be released"),
+            }
+        }
         let lending = std::mem::take(&mut self.lending);
         if let Some(why) = &failure {
             self.withdraw(changes, lending, why);
@@ -284,6 +296,7 @@ impl Keeper {
                 self.waiting.push((shard, News::RunOpened { ticket, result }));
             }
             Job::CloseReplica { space, state } => self.close_replica(&space, state),
+            Job::Release { space, file } => self.releases.push((space, file)),
             Job::Stop => {}
         }
     }

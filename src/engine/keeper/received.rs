@@ -163,13 +163,13 @@ impl Keeper {
         let Some(entry) = self.spaces.get_mut(space) else {
             return Err(io::Error::other("the space is not in the catalog"));
         };
+        let fresh = entry.record.runs.latest_in(run.file).is_none();
         if !known {
             debug_assert_eq!(ordinal, entry.record.runs.len(), "runs come in order");
             // Recorded, it would be obeyed after every restart.
             entry.record.runs.accepts(&run).map_err(io::Error::other)?;
             // Another file bore this name before: the name now means this one.
             let earlier = recovery::bearer(&entry.record, run.segment);
-            let fresh = entry.record.runs.latest_in(run.file).is_none();
             if let (Some(file), true) = (earlier, fresh) {
                 let retired = recovery::retired_path(&self.places.state_dir, space, file);
                 if let Some(parent) = retired.parent() {
@@ -202,22 +202,30 @@ impl Keeper {
             remember(&mut entry.record, &change);
             self.changes.push((space.clone(), change));
         }
-        let path = recovery::path_of(
-            &self.places.data_root,
-            &self.places.state_dir,
-            space,
-            &entry.record,
-            &run,
-        );
+        let state_dir = &self.places.state_dir;
+        let named =
+            recovery::path_of(&self.places.data_root, state_dir, space, &entry.record, &run);
+        let retired = recovery::retired_path(state_dir, space, run.file);
+        if named != retired && retired.try_exists()? {
+            // Recovery took away the run that had taken over the name.
+            if named.try_exists()? {
+                return Err(io::Error::other(format!(
+                    "{} is in the way of {}: move it away",
+                    named.display(),
+                    retired.display()
+                )));
+            }
+            fs::rename(&retired, &named)?;
+        }
         let buffered = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
             .mode(0o600)
-            .open(&path)?;
+            .open(&named)?;
         sync_directory(&directory)?;
-        let direct = crate::io::open_direct(&path).map(Arc::new);
+        let direct = crate::io::open_direct(&named).map(Arc::new);
         Ok(SegmentFiles { buffered: Arc::new(buffered), direct })
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use super::{Keeper, Lease, News, Space, remember};
@@ -9,6 +10,7 @@ use crate::ids::{Epoch, SpaceId, StreamId};
 use crate::limits::MAX_SPACES;
 use crate::lsn::{Lsn, Mark};
 use crate::state::catalog::{Change, FileRecord, Role, SpaceRecord};
+use crate::state::pins::Pins;
 use crate::state::random_u128;
 use crate::state::runs::Runs;
 use crate::wal::discover;
@@ -73,7 +75,10 @@ impl Keeper {
                     let file = match number_of(&entry.record, segment.identity) {
                         Some(file) => file,
                         None => {
-                            let file = entry.record.files.last().map_or(1, |file| file.file + 1);
+                            let last = entry.record.files.last().map_or(0, |file| file.file);
+                            let inode = (segment.identity.device, segment.identity.inode);
+                            let file =
+                                free_number(&self.pins, space, last + 1, inode, &mut problems);
                             let known = FileRecord {
                                 file,
                                 segment: name,
@@ -188,4 +193,34 @@ fn number_of(record: &SpaceRecord, identity: Identity) -> Option<u64> {
                 && file.birth_ns == identity.birth_ns
         })
         .map(|file| file.file)
+}
+
+/// The first number from `file` on whose pin is free, or is of that inode
+/// already. A process that was killed between a pin and its entry in the
+/// catalog leaves a pin behind that no entry names.
+fn free_number(
+    pins: &Pins,
+    space: &SpaceId,
+    mut file: u64,
+    inode: (u64, u64),
+    problems: &mut Vec<String>,
+) -> u64 {
+    loop {
+        let path = pins.path(space, file);
+        match path.symlink_metadata() {
+            Ok(found) if (found.dev(), found.ino()) != inode => {
+                if found.nlink() > 1 && pins.release(space, file).is_ok() {
+                    // It has a name besides, and is numbered by that.
+                    return file;
+                }
+                problems.push(format!(
+                    "{} holds a segment whose name was removed before it was shipped; look at it \
+                     with saltus wal verify, and move it away",
+                    path.display()
+                ));
+                file += 1;
+            }
+            _ => return file,
+        }
+    }
 }

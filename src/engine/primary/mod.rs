@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod link;
+mod retention;
 pub mod space;
 mod walk;
 

@@ -50,6 +50,16 @@ pub(super) struct Tracked {
     pub(super) walked: u64,
     /// Something may have been appended since the walk was last here.
     pub(super) touched: bool,
+    /// Its name has gone from the directory.
+    pub(super) vanished: bool,
+    /// It could not be opened again: neither its name nor its pin is left.
+    pub(super) gone: bool,
+    /// The keeper was asked to open it.
+    pub(super) asked: bool,
+    /// Its pin was let go.
+    pub(super) released: bool,
+    /// When the walk last found something in it.
+    pub(super) grown_at: Option<Instant>,
 }
 
 /// What a turn of walking came to.
@@ -153,7 +163,17 @@ impl Space {
     }
 
     fn track(&mut self, file: u64, name: SegmentName) -> &mut Tracked {
-        self.files.entry(file).or_insert(Tracked { name, segment: None, walked: 0, touched: false })
+        self.files.entry(file).or_insert(Tracked {
+            name,
+            segment: None,
+            walked: 0,
+            touched: false,
+            vanished: false,
+            gone: false,
+            asked: false,
+            released: false,
+            grown_at: None,
+        })
     }
 
     /// Begin the walk anew at an earlier boundary.
@@ -179,6 +199,8 @@ impl Space {
         for (file, segment) in found {
             let tracked = self.track(file, segment.name);
             tracked.segment = Some(segment);
+            tracked.asked = false;
+            tracked.gone = false;
             tracked.touched = true;
         }
     }
@@ -188,7 +210,16 @@ impl Space {
         self.prefetched();
         match result {
             Ok(segment) => self.found(vec![(file, segment)]),
-            Err(why) => self.stop(why),
+            Err(why) => {
+                self.notice(why);
+                let current = self.runs.get(self.ordinal).map(|run| run.file);
+                if let Some(tracked) = self.files.get_mut(&file) {
+                    tracked.gone = true;
+                    // The walk needs what it stands in, and stops without it;
+                    // of another file, all that is in the stream lies behind.
+                    tracked.touched = current == Some(file);
+                }
+            }
         }
     }
 
@@ -209,7 +240,10 @@ impl Space {
     /// A name is gone from the directory. Its file may have got another one,
     /// and may grow under that.
     pub fn vanished(&mut self, name: SegmentName) {
-        self.renamed |= self.files.values().any(|tracked| tracked.name == name);
+        for tracked in self.files.values_mut().filter(|tracked| tracked.name == name) {
+            tracked.vanished = true;
+            self.renamed = true;
+        }
     }
 
     /// Something was written to a file that is not known by its name.
@@ -368,15 +402,21 @@ impl Space {
 
     /// What this node has at a replica's position: `None` while the walk is
     /// still on its way there.
-    pub fn resume_at(&mut self, lsn: Lsn) -> Option<Result<Mark, String>> {
+    pub fn resume_at(&mut self, lsn: Lsn, jobs: &mut Vec<Job>) -> Option<Result<Mark, String>> {
         if !self.known {
             return None;
         }
         if lsn < self.index.oldest().lsn {
             let start = self.saved.iter().rev().find(|mark| mark.lsn <= lsn);
             let start = start.copied().unwrap_or(Mark::START);
-            self.rewind(start);
-            return None;
+            return match self.ready_from(start.lsn, jobs) {
+                Ok(true) => {
+                    self.rewind(start);
+                    None
+                }
+                Ok(false) => None,
+                Err(why) => Some(Err(why)),
+            };
         }
         if lsn > self.index.head().lsn {
             return self.is_walked().then(|| {
@@ -520,3 +560,7 @@ impl Space {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "space_tests.rs"]
+mod tests;

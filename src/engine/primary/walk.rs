@@ -28,7 +28,7 @@ impl Space {
             if self.prefetch(&mut turn) {
                 break;
             }
-            let walked = self.walk(budget);
+            let walked = self.walk(budget, now);
             budget = budget.saturating_sub(walked.max(1));
         }
         turn.moved = self.head.lsn > before;
@@ -79,6 +79,15 @@ impl Space {
         };
         let Some(segment) = tracked.segment.clone() else {
             tracked.touched = false;
+            if tracked.gone {
+                let name = tracked.name;
+                self.stop(format!(
+                    "{name} is gone, and so is its pin: what it held behind {} can no longer be \
+                     shipped",
+                    at.lsn
+                ));
+                return false;
+            }
             // The walk waits for the answer; asking again in every turn would
             // keep a core busy and fill the keeper's queue.
             self.prefetching += 1;
@@ -163,7 +172,7 @@ impl Space {
     }
 
     /// One step of the cursor. Returns the bytes walked.
-    fn walk(&mut self, budget: u64) -> u64 {
+    fn walk(&mut self, budget: u64, now: Instant) -> u64 {
         let end = self.run_end();
         let Some(cursor) = &mut self.cursor else { return 0 };
         let room = end.map_or(budget, |end| budget.min(end.saturating_sub(cursor.offset())));
@@ -185,6 +194,9 @@ impl Space {
         let file = self.runs.get(self.ordinal).map(|run| run.file);
         if let Some(tracked) = file.and_then(|file| self.files.get_mut(&file)) {
             tracked.walked = tracked.walked.max(offset);
+            if advance.bytes > 0 {
+                tracked.grown_at = Some(now);
+            }
         }
         if let Some(end) = end {
             // A part of the stream that was walked before.

@@ -49,16 +49,18 @@ impl Shard {
     /// Tell the links that there is more to ship, and those that wait for the
     /// walk that it has moved.
     pub(super) fn head_moved(&mut self, now: Now, handle: Handle) {
+        let mut jobs = Vec::new();
         for (index, link) in self.links.iter_mut().enumerate() {
             let resume = link.slot(handle.0 as usize).resume;
             let Some(up) = link.up() else { continue };
             if !up.established {
                 continue;
             }
-            if let Some(lsn) = resume
-                && let Some(found) =
-                    self.spaces.get(handle).and_then(|space| space.borrow_mut().resume_at(lsn))
-            {
+            let found = resume.and_then(|lsn| {
+                let space = self.spaces.get(handle)?;
+                space.borrow_mut().resume_at(lsn, &mut jobs)
+            });
+            if let Some(found) = found {
                 let at = found.as_ref().ok().copied();
                 let goes_on = up.sender.handle_resume(now, handle, found);
                 let slot = link.slot(handle.0 as usize);
@@ -77,6 +79,9 @@ impl Shard {
                 up.sender.handle_head(now, handle);
             }
             self.busy_links.insert(index);
+        }
+        for job in jobs {
+            self.job(job);
         }
     }
 
@@ -208,7 +213,7 @@ impl Shard {
                     if let Some(mark) = flushed {
                         let us = now.unix_ns.saturating_sub(mark.timestamp_ns) / 1000;
                         slot.latency.get_or_insert_default().record(us);
-                        self.forget(handle);
+                        self.forget(now, handle);
                     }
                 }
                 Event::Stopped { handle, code, reason, retry } => {
@@ -251,12 +256,15 @@ impl Shard {
     }
 
     /// Boundaries that every replica has passed are needed no more.
-    pub(super) fn forget(&mut self, handle: Handle) {
+    pub(super) fn forget(&self, now: Now, handle: Handle) {
         let lowest = (self.links.iter())
             .map(|link| link.slots.get(handle.0 as usize).map_or(0, |slot| slot.flushed.lsn.0))
             .min();
-        if let (Some(lowest), Some(space)) = (lowest, self.spaces.get(handle)) {
-            space.borrow_mut().forget_before(Lsn(lowest));
+        let (Some(lowest), Some(space)) = (lowest, self.spaces.get(handle)) else { return };
+        space.borrow_mut().forget_before(Lsn(lowest));
+        let jobs = space.borrow_mut().release(Lsn(lowest), now.instant);
+        for job in jobs {
+            self.job(job);
         }
     }
 

@@ -1,0 +1,211 @@
+//! Facts about a space that is shipped: runs, heads, and what is kept.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use super::*;
+use crate::limits::RELEASE_AFTER;
+use crate::state::catalog::{FileRecord, Role};
+use crate::wal::record::Header;
+
+/// A record as a writer leaves it.
+fn record(sequence: u64, payload: &[u8]) -> Vec<u8> {
+    let header = Header::new(sequence, 1, 1, payload).unwrap();
+    [&header.encode()[..], payload].concat()
+}
+
+fn append(path: &Path, bytes: &[u8]) {
+    OpenOptions::new().create(true).append(true).open(path).unwrap().write_all(bytes).unwrap();
+}
+
+fn name(number: u64) -> SegmentName {
+    SegmentName(number)
+}
+
+/// A space over a directory of its own; files are numbered by the test.
+struct Bed {
+    _root: tempfile::TempDir,
+    directory: PathBuf,
+    space: Space,
+    now: Instant,
+}
+
+impl Bed {
+    fn new(files: &[u64]) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().to_path_buf();
+        let id = "alpha".parse().unwrap();
+        let mut space = Space::new(id, Handle(0), 0, Checksums::Required);
+        let known = |&number: &u64| FileRecord {
+            file: number,
+            segment: name(number),
+            device: 0,
+            inode: 0,
+            birth_ns: 0,
+        };
+        space.learn(SpaceRecord {
+            role: Role::Primary,
+            stream: StreamId(7),
+            history: vec![(Epoch::FIRST, Lsn::ZERO)],
+            highest_epoch: Epoch::FIRST,
+            runs: Runs::default(),
+            files: files.iter().map(known).collect(),
+            checkpoint: Mark::START,
+            marks: Vec::new(),
+        });
+        Self { _root: root, directory, space, now: Instant::now() }
+    }
+
+    fn path(&self, number: u64) -> PathBuf {
+        self.directory.join(name(number).to_string())
+    }
+
+    fn write(&self, number: u64, bytes: &[u8]) {
+        append(&self.path(number), bytes);
+    }
+
+    fn found(&mut self, number: u64) {
+        let segment = Segment::open(&self.path(number)).unwrap();
+        self.space.found(vec![(number, Arc::new(segment))]);
+    }
+
+    /// Walk until there is nothing more, as the shard does.
+    fn walk(&mut self) -> Vec<Job> {
+        let mut jobs = Vec::new();
+        while self.space.wants_turn() {
+            let turn = self.space.advance(self.now);
+            jobs.extend(turn.jobs);
+            for _ in turn.prefetch {
+                self.space.prefetched();
+            }
+        }
+        jobs
+    }
+}
+
+#[test]
+fn two_segments_that_grow_in_turn_alternate_in_runs() {
+    let one = record(0, b"one");
+    let mut bed = Bed::new(&[]);
+    for number in [1, 2] {
+        bed.write(number, &one);
+        bed.found(number);
+    }
+    let mut opened = bed.walk().len();
+    for number in [1, 2] {
+        bed.write(number, &one);
+        bed.space.touch(Some(name(number)));
+        opened += bed.walk().len();
+    }
+    assert_eq!(opened, 4, "each change of file begins a run, which is committed");
+    let runs: Vec<_> = bed.space.runs.iter().map(|(_, run)| (run.file, run.offset)).collect();
+    let len = one.len() as u64;
+    assert_eq!(runs, [(1, 0), (2, 0), (1, len), (2, len)]);
+    assert_eq!(bed.space.head().lsn, Lsn(4 * len));
+    assert_eq!(bed.space.head().records, 4);
+    assert!(bed.space.run(0).is_none(), "no run is shipped before it is durable");
+    bed.space.runs_durable(4);
+    assert_eq!(bed.space.run(3).unwrap().offset, len);
+}
+
+#[test]
+fn a_partial_record_is_no_reason_to_leave_a_segment() {
+    let one = record(0, b"one");
+    let mut bed = Bed::new(&[]);
+    for number in [1, 2] {
+        bed.write(number, &one);
+        bed.found(number);
+    }
+    bed.walk();
+    bed.write(1, &one[..70.min(one.len() - 1)]);
+    bed.space.touch(Some(name(1)));
+    assert!(bed.walk().is_empty());
+    assert_eq!(bed.space.runs.len(), 2);
+    bed.write(1, &one[70.min(one.len() - 1)..]);
+    bed.space.touch(Some(name(1)));
+    assert_eq!(bed.walk().len(), 1);
+    assert_eq!(bed.space.head().records, 3);
+}
+
+#[test]
+fn a_shrunken_segment_stops_the_space_by_name() {
+    let mut bed = Bed::new(&[]);
+    bed.write(1, &record(0, &[1; 200]));
+    bed.write(1, &record(1, &[2; 200]));
+    bed.found(1);
+    bed.walk();
+    let head = bed.space.head();
+    OpenOptions::new().write(true).open(bed.path(1)).unwrap().set_len(100).unwrap();
+    bed.space.touch(Some(name(1)));
+    bed.walk();
+    assert_eq!(bed.space.head(), head);
+    let problem = bed.space.problem().unwrap();
+    assert!(problem.contains(&name(1).to_string()) && problem.contains("100"), "{problem}");
+}
+
+#[test]
+fn a_pin_is_released_only_when_nobody_needs_it() {
+    let mut bed = Bed::new(&[]);
+    for number in [1, 2] {
+        bed.write(number, &record(0, b"one"));
+        bed.found(number);
+    }
+    bed.walk();
+    let head = bed.space.head().lsn;
+    let later = bed.now + RELEASE_AFTER;
+    assert!(bed.space.release(head, later).is_empty(), "it still has its name");
+    bed.space.vanished(name(1));
+    assert!(bed.space.release(Lsn(10), later).is_empty(), "a replica still needs it");
+    assert!(bed.space.release(head, bed.now).is_empty(), "it grew a moment ago");
+    let jobs = bed.space.release(head, later);
+    assert!(
+        matches!(&jobs[..], [Job::Commit { .. }, Job::Release { file: 1, .. }]),
+        "a restart must not look for it: {jobs:?}"
+    );
+    assert!(bed.space.release(head, later).is_empty(), "once");
+}
+
+#[test]
+fn who_needs_what_is_gone_is_refused_and_the_others_go_on() {
+    let mut bed = Bed::new(&[]);
+    for number in [1, 2] {
+        bed.write(number, &record(0, b"one"));
+        bed.found(number);
+    }
+    bed.walk();
+    let head = bed.space.head();
+    // As after a restart behind the first segment, which is gone.
+    bed.space.index = Index::new(head);
+    bed.space.files.get_mut(&1).unwrap().segment = None;
+    let mut jobs = Vec::new();
+    assert!(bed.space.resume_at(Lsn::ZERO, &mut jobs).is_none());
+    assert!(matches!(jobs[..], [Job::OpenSegment { file: 1, .. }]));
+    bed.space.reopened(1, Err("gone".into()));
+    let refused = bed.space.resume_at(Lsn::ZERO, &mut jobs).unwrap().unwrap_err();
+    assert!(refused.contains("no longer here"), "{refused}");
+    assert_eq!(bed.space.resume_at(head.lsn, &mut jobs), Some(Ok(head)));
+    bed.write(2, &record(1, b"two"));
+    bed.space.touch(Some(name(2)));
+    bed.walk();
+    assert_eq!(bed.space.head().records, 3);
+}
+
+#[test]
+fn damage_that_was_a_write_in_progress_is_taken_back() {
+    let mut bed = Bed::new(&[]);
+    let (first, second) = (record(0, b"first"), record(1, b"second"));
+    bed.write(1, &first);
+    bed.write(1, b"no record at all, and longer than a header is, in fact longer than 64");
+    bed.found(1);
+    bed.walk();
+    assert!(bed.space.problem().unwrap().contains("damaged at offset"));
+    OpenOptions::new().write(true).open(bed.path(1)).unwrap().set_len(first.len() as u64).unwrap();
+    bed.write(1, &second);
+    bed.space.touch(Some(name(1)));
+    bed.walk();
+    assert_eq!(bed.space.head().records, 2);
+    assert_eq!(bed.space.problem(), None);
+}
