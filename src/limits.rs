@@ -96,6 +96,11 @@ pub const SLAB_BYTES: usize = MAX_EXTENT_BYTES as usize + 2 * DIRECT_BLOCK_BYTES
 /// Receive slabs per connection on a replica.
 pub const SLABS_PER_CONNECTION: usize = 8;
 
+/// Slabs for single records that are larger than a slab, per connection: one
+/// to be received into while the one before is being written. With the others
+/// they are 48 MiB.
+pub const MAX_OVERSIZED_SLABS: usize = 2;
+
 /// The most bytes for which a receiver asks to be woken: `SO_RCVLOWAT` is
 /// raised to what is still missing of a frame, capped here. Measured: 64 KiB
 /// wake-ups cost two thirds of the throughput, above 512 KiB nothing is won.
@@ -234,6 +239,8 @@ const _: () =
 const _: () = assert!(SLAB_BYTES.is_multiple_of(DIRECT_BLOCK_BYTES));
 // Half the slabs may be in flight to the disk while the other half receives.
 const _: () = assert!(SLABS_PER_CONNECTION >= 4);
+// With one alone, the inbox that holds it would wait for itself.
+const _: () = assert!(MAX_OVERSIZED_SLABS >= 2);
 // A copied range must let a cursor advance.
 const _: () = assert!(MAX_COPIED_WINDOW_BYTES > RECORD_HEADER_BYTES);
 // The window must hold several extents, or the sender would stop and go.

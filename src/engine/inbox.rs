@@ -168,11 +168,8 @@ impl Inbox {
         let place = self.place.take().filter(|_| available <= payload + FRAME_HEADER_BYTES);
         if let Some(place) = place {
             let total = place.offset + payload + FRAME_HEADER_BYTES;
-            let fresh = if total > SLAB_BYTES {
-                Some(SlabPool::oversized(total))
-            } else {
-                self.pool.take()
-            };
+            let fresh =
+                if total > SLAB_BYTES { self.pool.take_oversized(total) } else { self.pool.take() };
             let Some(mut fresh) = fresh else {
                 self.slab = Some(slab);
                 self.place = Some(place);
@@ -210,11 +207,8 @@ impl Inbox {
             (slab, most)
         } else {
             let total = payload.unwrap_or(0) + 2 * FRAME_HEADER_BYTES;
-            let fresh = if total > SLAB_BYTES {
-                Some(SlabPool::oversized(total))
-            } else {
-                self.pool.take()
-            };
+            let fresh =
+                if total > SLAB_BYTES { self.pool.take_oversized(total) } else { self.pool.take() };
             let Some(mut fresh) = fresh else {
                 self.slab = Some(slab);
                 return Step::Starved;

@@ -191,6 +191,16 @@ fn starved_it_waits_for_the_disk_and_resumes() {
 }
 
 #[test]
+fn records_larger_than_a_slab_wait_for_each_other() {
+    let largest = Wanted { bytes: 3 << 20, place: Some((77, true)) };
+    let frames = [vec![largest; 4], vec![plain(3 << 20); 4]].concat();
+    let pool = SlabPool::new(3, SLAB_BYTES);
+    let came = receive(&frames, pool.clone(), usize::MAX, |_, most| most);
+    assert!(came.starved >= 4, "{came:?}");
+    assert_eq!(pool.in_use(), 0);
+}
+
+#[test]
 fn what_is_no_frame_ends_the_stream() {
     let mut inbox = Inbox::new(SlabPool::new(2, CONTROL_SLAB_BYTES));
     let Step::Receive { mut slab, .. } = inbox.step().unwrap() else { unreachable!() };

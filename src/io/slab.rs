@@ -25,6 +25,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use socket2::Socket;
 
+use crate::limits::MAX_OVERSIZED_SLABS;
+
 /// Chunks start on a page: the kernel copies whole pages at its best speed,
 /// and direct writes stay possible.
 const ALIGN_BYTES: usize = 4096;
@@ -72,6 +74,8 @@ struct Shelf {
 struct Stock {
     idle: Vec<Memory>,
     allocated: usize,
+    /// Slabs larger than the pool's own that are in use.
+    oversized: usize,
 }
 
 impl Shelf {
@@ -96,7 +100,11 @@ impl SlabPool {
             shelf: Arc::new(Shelf {
                 most,
                 bytes,
-                stock: Mutex::new(Stock { idle: Vec::with_capacity(most), allocated: 0 }),
+                stock: Mutex::new(Stock {
+                    idle: Vec::with_capacity(most),
+                    allocated: 0,
+                    oversized: 0,
+                }),
             }),
         }
     }
@@ -117,7 +125,21 @@ impl SlabPool {
         Some(Slab::over(memory, Some(Arc::clone(&self.shelf))))
     }
 
-    /// An empty slab outside the pool, for a single frame larger than a slab.
+    /// An empty slab for a single frame of `bytes`, more than the pool's slabs
+    /// have; nothing while [`MAX_OVERSIZED_SLABS`] of them are in use.
+    #[must_use]
+    pub fn take_oversized(&self, bytes: usize) -> Option<Slab> {
+        let mut stock = self.shelf.stock();
+        if stock.oversized >= MAX_OVERSIZED_SLABS {
+            return None;
+        }
+        stock.oversized += 1;
+        drop(stock);
+        let memory = Memory::new(bytes.max(self.shelf.bytes + 1));
+        Some(Slab::over(memory, Some(Arc::clone(&self.shelf))))
+    }
+
+    /// An empty slab of no pool; who makes it bounds how many there are.
     #[must_use]
     pub fn oversized(bytes: usize) -> Slab {
         Slab::over(Memory::new(bytes), None)
@@ -156,7 +178,12 @@ unsafe impl Sync for Chunk {}
 impl Drop for Chunk {
     fn drop(&mut self) {
         if let (Some(shelf), Some(memory)) = (&self.shelf, self.memory.take()) {
-            shelf.stock().idle.push(memory);
+            let mut stock = shelf.stock();
+            if memory.bytes() > shelf.bytes {
+                stock.oversized -= 1;
+            } else {
+                stock.idle.push(memory);
+            }
         }
     }
 }
@@ -331,6 +358,24 @@ mod tests {
         assert!(again.filled().is_empty());
         drop((second, again));
         assert_eq!(pool.in_use(), 0);
+    }
+
+    #[test]
+    fn larger_slabs_are_bounded_too() {
+        let pool = SlabPool::new(1, 4096);
+        let mut held: Vec<_> =
+            (0..MAX_OVERSIZED_SLABS).map(|_| pool.take_oversized(9000).unwrap()).collect();
+        assert!(held[0].spare() >= 9000);
+        assert!(pool.take_oversized(9000).is_none());
+        let slab = pool.take().unwrap();
+        assert!(pool.take().is_none());
+        held[0].push(b"x");
+        let slice = held[0].slice(0..1);
+        held.clear();
+        assert!(pool.take_oversized(5000).is_some());
+        drop((slice, slab));
+        assert_eq!(pool.in_use(), 0);
+        assert_eq!(pool.take().unwrap().spare(), 4096);
     }
 
     #[test]

@@ -57,7 +57,10 @@ fn space() -> SpaceId {
 }
 
 fn open() -> Job {
-    let history = vec![(Epoch::FIRST, Lsn::ZERO)];
+    open_in(vec![(Epoch::FIRST, Lsn::ZERO)])
+}
+
+fn open_in(history: Vec<(Epoch, Lsn)>) -> Job {
     let open = OpenSpace { space: space(), stream: StreamId(5), history, head: Lsn::ZERO };
     Job::OpenReplica { shard: 0, ticket: 1, open: Box::new(open) }
 }
@@ -92,6 +95,24 @@ fn a_space_is_lent_once_at_a_time() {
     assert_eq!(lent(&rig.batch(vec![open()])), Err(ErrorCode::Busy));
     let state = Some(Box::new((record, mark)));
     assert!(lent(&rig.batch(vec![Job::CloseReplica { space: space(), state }, open()])).is_ok());
+}
+
+#[test]
+fn a_higher_epoch_is_durable_before_it_is_obeyed() {
+    let mut rig = Rig::new();
+    let (record, _) = lent(&rig.batch(vec![open()])).unwrap();
+    assert_eq!(record.highest_epoch, Epoch::FIRST);
+    let at = Mark { lsn: Lsn(100), ..Mark::START };
+    let close =
+        || Job::CloseReplica { space: space(), state: Some(Box::new((record.clone(), at))) };
+    // A new reign begins no earlier than what is here.
+    let early = vec![(Epoch(1), Lsn::ZERO), (Epoch(2), Lsn(99))];
+    assert_eq!(lent(&rig.batch(vec![close(), open_in(early)])), Err(ErrorCode::Diverged));
+    let next = vec![(Epoch(1), Lsn::ZERO), (Epoch(2), Lsn(100)), (Epoch(4), Lsn(100))];
+    let (lent, _) = lent(&rig.batch(vec![open_in(next.clone())])).unwrap();
+    let durable = &rig.keeper.catalog.load().unwrap()[&space()];
+    assert_eq!((lent.highest_epoch, durable.highest_epoch), (Epoch(4), Epoch(4)));
+    assert_eq!(durable.history, next);
 }
 
 #[test]

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use super::{Keeper, Lease, remember};
 use crate::engine::recovery;
 use crate::engine::replica::log::SegmentFiles;
-use crate::ids::SpaceId;
-use crate::lsn::Mark;
+use crate::ids::{Epoch, SpaceId};
+use crate::limits::MAX_EPOCHS_PER_SPACE;
+use crate::lsn::{Lsn, Mark};
 use crate::protocol::message::{ErrorCode, OpenSpace};
 use crate::state::catalog::{Change, Role, SpaceRecord};
 use crate::state::runs::Run;
@@ -84,6 +85,12 @@ impl Keeper {
         }
         match &entry.lease {
             Lease::Here(mark) => {
+                // A higher epoch is durable before it is obeyed: the news of
+                // this loan wait for the commit.
+                for change in new_epochs(&entry.record, open, mark)? {
+                    remember(&mut entry.record, &change);
+                    self.changes.push((space.clone(), change));
+                }
                 let lent = (entry.record.clone(), *mark);
                 entry.lease = Lease::Lent;
                 self.lending.push(space.clone());
@@ -221,6 +228,39 @@ impl Keeper {
         let direct = crate::io::open_direct(&named).map(Arc::new);
         Ok(SegmentFiles { buffered: Arc::new(buffered), direct })
     }
+}
+
+/// The epochs that the primary tells of and this node has not seen. None of
+/// them may begin before what is durable here: the bytes behind its beginning
+/// are those of an earlier primary.
+fn new_epochs(
+    record: &SpaceRecord,
+    open: &OpenSpace,
+    mark: &Mark,
+) -> Result<Vec<Change>, (ErrorCode, String)> {
+    let known = record.highest_epoch;
+    // What the catalog would refuse is refused here, by name.
+    let least = record.history.last().map_or(mark.lsn, |(_, start)| mark.lsn.max(*start));
+    let fresh = open.history.iter().filter(|(epoch, _)| *epoch > known);
+    let change = |&(epoch, start): &(Epoch, Lsn)| {
+        if start < least {
+            let space = &open.space;
+            return Err((
+                ErrorCode::Diverged,
+                format!(
+                    "epoch {epoch} of space {space} begins at {start}, and this node has an \
+                     earlier epoch up to {least}"
+                ),
+            ));
+        }
+        Ok(Change::Epoch { epoch, start })
+    };
+    let changes = fresh.map(change).collect::<Result<Vec<_>, _>>()?;
+    if record.history.len() + changes.len() > MAX_EPOCHS_PER_SPACE {
+        let why = format!("space {} has more than {MAX_EPOCHS_PER_SPACE} epochs", open.space);
+        return Err((ErrorCode::Limit, why));
+    }
+    Ok(changes)
 }
 
 /// Make a directory and its parents below `root`, each name durable.

@@ -288,10 +288,12 @@ impl Shard {
             }
             Transmit::Data { handle, header, ordinal, start, bytes } => {
                 let end = start.advance(u64::from(bytes));
-                let source = self
-                    .spaces
-                    .get(handle)
-                    .and_then(|space| space.borrow_mut().source(ordinal, start, bytes, strategy));
+                // Records that may have no checksums of their own never go
+                // without one of the frame's.
+                let sealed = self.setup.checksums == Checksums::Required;
+                let source = (self.spaces.get(handle))
+                    .and_then(|space| space.borrow_mut().source(ordinal, start, bytes, strategy))
+                    .filter(|source| sealed || source.mapped.is_some());
                 let Some(source) = source else {
                     self.link_down(index, format!("the bytes at {start} are no longer readable"));
                     return;
