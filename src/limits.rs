@@ -134,6 +134,14 @@ pub const MAX_LAG_SAMPLES: usize = 512;
 /// file for as long as it runs, but not silently for minutes.
 pub const RELEASE_AFTER: Duration = Duration::from_secs(600);
 
+/// A flush that took longer on a data core than this is left to workers for
+/// [`SLOW_DISK_PAUSE`]. A hundred times the median of the development disk,
+/// and a hundredth of what a peer is patient for.
+pub const MAX_INLINE_FLUSH: Duration = Duration::from_millis(20);
+
+/// How long flushes stay with workers after one was slow.
+pub const SLOW_DISK_PAUSE: Duration = Duration::from_secs(1);
+
 /// How often a directory is scanned that cannot be watched.
 pub const SCAN_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -247,6 +255,8 @@ const _: () = assert!(MAX_COPIED_WINDOW_BYTES > RECORD_HEADER_BYTES);
 const _: () = assert!(MAX_WINDOW_BYTES >= 16 * MAX_EXTENT_BYTES as u64);
 // An extent holds several marks, so that it is filled well.
 const _: () = assert!(MAX_EXTENT_BYTES as u64 >= 4 * MARK_SPACING_BYTES);
+// A flush on a data core must not look like a silent peer.
+const _: () = assert!(MAX_INLINE_FLUSH.as_millis() * 100 <= PEER_TIMEOUT.as_millis());
 // A peer that sends heartbeats must never run into the time-out.
 const _: () = assert!(HEARTBEAT_INTERVAL.as_millis() * 4 <= PEER_TIMEOUT.as_millis());
 

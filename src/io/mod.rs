@@ -181,6 +181,10 @@ pub enum Op {
         offset: u64,
         /// What to write.
         slices: Vec<Slice>,
+        /// Nothing else waits for this thread or this disk: the backend may
+        /// do it at once, on the calling thread, and save the two wake-ups
+        /// of a worker. It does not while the disk is slow.
+        alone: bool,
     },
     /// `fdatasync`. Completes with [`Outcome::Flushed`]. Never retried.
     Flush {

@@ -40,6 +40,9 @@ pub(super) fn unconnected(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     tune(&socket)?;
+    if address.ip().is_loopback() {
+        saltus_fallback::spare_loopback(&socket);
+    }
     Ok(socket)
 }
 
@@ -53,6 +56,10 @@ pub fn tune(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_PAUSE).with_interval(KEEPALIVE_PAUSE);
     socket.set_tcp_keepalive(&keepalive)?;
+    let peer = socket.peer_addr().ok().and_then(|address| address.as_socket());
+    if peer.is_some_and(|peer| peer.ip().is_loopback()) {
+        saltus_fallback::spare_loopback(socket);
+    }
     saltus_fallback::bound_unsent(socket, MAX_UNSENT_BYTES, PEER_TIMEOUT)
 }
 

@@ -45,11 +45,13 @@ fn a_write_with_a_flush_completes_once() {
         slab.push(&bytes);
         let mut wanted = b"0123456".to_vec();
         // Nothing, one slice, several, and more than one system call takes.
-        for count in [0, 1, 5, 3000] {
+        // Once by a worker, once on this thread.
+        for (count, alone) in [0, 1, 5, 3000].into_iter().flat_map(|n| [(n, false), (n, true)]) {
             let flushed = rig.run(Op::WriteFlush {
                 file: Arc::clone(&file),
                 offset: wanted.len() as u64,
                 slices: (0..count).map(|at| slab.slice(at * 10..at * 10 + 10)).collect(),
+                alone,
             });
             assert!(matches!(flushed.unwrap(), Outcome::Flushed));
             wanted.extend_from_slice(&bytes[..count * 10]);
@@ -74,6 +76,7 @@ fn many_writes_with_flushes_run_at_the_same_time() {
                     file: Arc::clone(&file),
                     offset: at * 1000,
                     slices: vec![slab.slice(0..1000)],
+                    alone: at % 2 == 0,
                 })
             })
             .collect();
@@ -146,8 +149,12 @@ fn a_full_disk_is_an_error() {
             });
             assert_eq!(error.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
         }
-        let error =
-            rig.run(Op::WriteFlush { file: full, offset: 0, slices: vec![slab.slice(0..4096)] });
+        let error = rig.run(Op::WriteFlush {
+            file: full,
+            offset: 0,
+            slices: vec![slab.slice(0..4096)],
+            alone: false,
+        });
         assert_eq!(error.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
     });
 }

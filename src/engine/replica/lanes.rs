@@ -113,7 +113,7 @@ impl Log {
         let id = self.number(end);
         self.dirty.clear();
         self.flushing = Some(Flushing { to, files_left: 1 });
-        submit(LogOp::WriteFlush(id), Op::WriteFlush { file, offset, slices });
+        submit(LogOp::WriteFlush(id), Op::WriteFlush { file, offset, slices, alone: false });
     }
 
     /// The carry goes out through the page cache.

@@ -102,7 +102,7 @@ impl Disk {
                 self.claim(image, *offset, slices, direct);
                 None
             }
-            Op::WriteFlush { file, offset, slices } => {
+            Op::WriteFlush { file, offset, slices, .. } => {
                 assert!(!self.descriptor(file).direct);
                 self.claim(self.descriptor(file).image, *offset, slices, false);
                 None
@@ -140,7 +140,7 @@ impl Disk {
             self.submitted.swap_remove(chance.below(self.submitted.len()));
         match op {
             Op::Write { file, offset, slices, .. } => self.write(&file, offset, &slices),
-            Op::WriteFlush { file, offset, slices } => {
+            Op::WriteFlush { file, offset, slices, .. } => {
                 self.write(&file, offset, &slices);
                 let image = self.descriptor(&file).image;
                 self.images[image].durable = self.images[image].seen.clone();

@@ -173,6 +173,8 @@ pub struct Shard {
     /// When to accept again after an attempt that failed.
     next_accept: Option<Instant>,
     stopping: Option<Instant>,
+    /// Writes and flushes in flight.
+    disk_operations: u32,
     /// Who waits for a report.
     asked: Vec<Sender<ShardReport>>,
     jitter: u64,
@@ -244,6 +246,7 @@ impl Shard {
             next_scan: None,
             next_accept: None,
             stopping: None,
+            disk_operations: 0,
             asked: Vec::new(),
         }
     }
@@ -346,8 +349,13 @@ impl Shard {
         quiet
     }
 
+    /// Nothing else is to be done in this turn.
+    fn is_calm(&self) -> bool {
+        self.growing.is_empty() && self.busy_links.is_empty() && self.busy_peers.is_empty()
+    }
+
     fn next_timeout(&self) -> Option<Instant> {
-        if !self.growing.is_empty() || !self.busy_links.is_empty() || !self.busy_peers.is_empty() {
+        if !self.is_calm() {
             return Some(Instant::now());
         }
         let links = self.links.iter().filter_map(|link| self.link_timeout(link));
@@ -448,6 +456,7 @@ impl Shard {
                 }
             }
             Pending::Disk(id, handle, op) => {
+                self.disk_operations -= 1;
                 if let Some(peer) = self.peers.get_mut(&id) {
                     peer.completed(now, handle, op, completion.result.map(|_| ()));
                     self.busy_peers.insert(id);

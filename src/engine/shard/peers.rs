@@ -95,9 +95,16 @@ impl Shard {
     }
 
     pub(super) fn perform(&mut self, id: u64, actions: Vec<Action>) {
+        let disk = actions.iter().filter(|action| matches!(action, Action::Disk(..))).count();
         for action in actions {
             match action {
-                Action::Disk(handle, what, op) => self.submit(Pending::Disk(id, handle, what), op),
+                Action::Disk(handle, what, mut op) => {
+                    if let Op::WriteFlush { alone, .. } = &mut op {
+                        *alone = disk == 1 && self.disk_operations == 0 && self.is_calm();
+                    }
+                    self.disk_operations += 1;
+                    self.submit(Pending::Disk(id, handle, what), op);
+                }
                 Action::Receive(op) => self.submit(Pending::PeerReceive(id), op),
                 Action::Send(op) => self.submit(Pending::PeerSend(id), op),
                 Action::Job(job) => self.job(job),

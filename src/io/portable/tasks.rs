@@ -100,10 +100,12 @@ impl Task {
             Op::Write { file, offset, slices, bulk: _ } => {
                 Self::disk(DiskWork::Write, move || write(&file, offset, &slices))
             }
-            Op::WriteFlush { file, offset, slices } => Self::disk(DiskWork::Flush, move || {
-                write(&file, offset, &slices)?;
-                file.sync_data()
-            }),
+            Op::WriteFlush { file, offset, slices, alone: _ } => {
+                Self::disk(DiskWork::Flush, move || {
+                    write(&file, offset, &slices)?;
+                    file.sync_data()
+                })
+            }
             Op::Flush { file } => Self::disk(DiskWork::Flush, move || file.sync_data()),
             Op::Prefetch { file, offset, bytes } => {
                 Self::disk(DiskWork::Prefetch, move || prefetch(&file, offset, bytes))

@@ -37,6 +37,9 @@ use std::time::Instant;
 
 use super::hot::Temperature;
 use super::sockets::LowWater;
+
+use crate::limits::{MAX_INLINE_FLUSH, SLOW_DISK_PAUSE};
+
 use super::{Backend, Completion, Op, Outcome, Token, Waker, WatchEvent, WatchId};
 use pipes::Pipes;
 use queue::{Queue, Support};
@@ -52,6 +55,23 @@ struct Shared {
     temperature: Temperature,
     /// False once the file system has refused `RWF_DONTCACHE`.
     dont_cache: bool,
+    /// A flush on this thread took long: the workers have them until then.
+    slow_until: Option<Instant>,
+}
+
+impl Shared {
+    /// True unless a flush on this thread has taken long lately.
+    fn disk_is_quick(&self) -> bool {
+        self.slow_until.is_none_or(|until| Instant::now() >= until)
+    }
+
+    /// A flush on this thread began then and has ended.
+    fn disk_took(&mut self, began: Instant) {
+        let now = Instant::now();
+        if now.duration_since(began) > MAX_INLINE_FLUSH {
+            self.slow_until = Some(now + SLOW_DISK_PAUSE);
+        }
+    }
 }
 
 /// See the module.
@@ -85,6 +105,7 @@ impl Uring {
                 pipes: Pipes::default(),
                 temperature: Temperature::default(),
                 dont_cache: true,
+                slow_until: None,
             },
             wake: Arc::new(Wake::new()?),
             woken: false,

@@ -66,8 +66,8 @@ impl Task {
             Op::Write { file, offset, slices, bulk } => {
                 Self::Write(Write::new(file, offset, slices, bulk))
             }
-            Op::WriteFlush { file, offset, slices } => {
-                Self::Write(Write::and_flush(file, offset, slices))
+            Op::WriteFlush { file, offset, slices, alone } => {
+                Self::Write(Write::and_flush(file, offset, slices, alone))
             }
             Op::Flush { file } => Self::Flush(Flush::new(file)),
             Op::Prefetch { file, offset, bytes } => {

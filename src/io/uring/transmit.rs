@@ -46,6 +46,10 @@ pub(super) struct Transmit {
     notifications: u32,
 }
 
+/// An extent of at most this is sent without asking whether it is cached:
+/// finding where its records end has read its only page, or most of its few.
+const SMALL_BYTES: u32 = 16 << 10;
+
 enum Way {
     Undecided,
     Sendfile,
@@ -147,6 +151,8 @@ impl Transmit {
     fn choose(&mut self, shared: &mut Shared) {
         let source = &self.outgoing.source;
         let asked = match self.asked {
+            // What is this small was looked at a moment ago.
+            Strategy::Auto if source.bytes <= SMALL_BYTES => Strategy::Sendfile,
             Strategy::Auto
                 if shared.temperature.is_hot(&source.file, source.offset, source.bytes.into()) =>
             {
