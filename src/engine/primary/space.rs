@@ -102,6 +102,9 @@ pub struct Space {
     /// segments that are being opened.
     pub(super) prefetching: u32,
     pub(super) index: Index,
+    /// Where the last walk began, and the sequence of the first record there:
+    /// what a tail frame asks for, without another look.
+    pub(super) first: Option<(Lsn, u64)>,
     /// Highest head ever, also while an earlier part is walked again.
     pub(super) head: Mark,
     pub(super) saved: Vec<Mark>,
@@ -135,6 +138,7 @@ impl Space {
             prefetched: 0,
             prefetching: 0,
             index: Index::new(Mark::START),
+            first: None,
             head: Mark::START,
             saved: Vec::new(),
             samples: VecDeque::new(),
@@ -509,6 +513,11 @@ impl Space {
                 found
             }
         };
+        if let Some((at, sequence)) = self.first
+            && at == from.lsn
+        {
+            return Some((end, sequence));
+        }
         let offset = run.offset + from.lsn.bytes_since(run.start);
         let segment = self.segment_of(ordinal)?;
         let sequence = segment.first_sequence_at(offset, self.checksums).ok()?;

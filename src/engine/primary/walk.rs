@@ -178,7 +178,13 @@ impl Space {
         let room = end.map_or(budget, |end| budget.min(end.saturating_sub(cursor.offset())));
         let index = &mut self.index;
         let advance = if room > 0 {
-            cursor.advance(room, &mut |mark| index.push(*mark))
+            let (from, mut first) = (index.head().lsn, None);
+            let advance = cursor.advance(room, &mut |mark| {
+                first.get_or_insert(mark.sequence);
+                index.push(*mark);
+            });
+            self.first = first.map(|sequence| (from, sequence)).or(self.first);
+            advance
         } else {
             Advance { bytes: 0, stop: Stop::Budget }
         };
