@@ -106,6 +106,13 @@ pub const MAX_OVERSIZED_SLABS: usize = 2;
 /// wake-ups cost two thirds of the throughput, above 512 KiB nothing is won.
 pub const MAX_RECEIVE_LOW_WATER_BYTES: usize = 512 << 10;
 
+/// The most bytes for which a receiver waits while a peer has not shown that
+/// it is quick: a link of 2 KB/s is heard of in every [`PEER_TIMEOUT`].
+pub const MIN_LOW_WATER_BYTES: usize = 16 << 10;
+
+/// A large frame that took less than this came over a quick link.
+pub const QUICK_FRAME: Duration = Duration::from_millis(500);
+
 /// Bytes shipped and not yet flushed, per slot, before the sender waits.
 pub const MAX_WINDOW_BYTES: u64 = 256 << 20;
 

@@ -17,9 +17,13 @@
 //! still missing.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use crate::io::{Slab, SlabPool, Slice};
-use crate::limits::{DIRECT_BLOCK_BYTES, FRAME_HEADER_BYTES, MIN_DIRECT_BYTES, SLAB_BYTES};
+use crate::limits::{
+    DIRECT_BLOCK_BYTES, FRAME_HEADER_BYTES, MIN_DIRECT_BYTES, MIN_LOW_WATER_BYTES, QUICK_FRAME,
+    SLAB_BYTES,
+};
 use crate::protocol::frame::{FrameError, FrameHeader};
 
 /// A payload of this size is waited for as a whole.
@@ -64,6 +68,8 @@ pub struct Inbox {
     placed: bool,
     /// The last frame was a large one.
     after_large: bool,
+    /// The most bytes to wait for at a time.
+    patience_bytes: usize,
 }
 
 /// Where a large frame wants to be.
@@ -85,7 +91,16 @@ impl Inbox {
             place: None,
             placed: false,
             after_large: false,
+            patience_bytes: MIN_LOW_WATER_BYTES,
         }
+    }
+
+    /// How long the last large frame took. A peer on a slow link must be heard
+    /// of long before a time-out, so only a quick one is listened to in large
+    /// pieces; a new one has to show first.
+    pub fn pace(&mut self, took: Duration) {
+        let quick = took < QUICK_FRAME;
+        self.patience_bytes = if quick { usize::MAX } else { MIN_LOW_WATER_BYTES };
     }
 
     /// The header whose payload is still incomplete.
@@ -190,7 +205,7 @@ impl Inbox {
             let missing = payload - available;
             return Ok(Step::Receive {
                 slab: fresh,
-                low_water: missing,
+                low_water: missing.min(self.patience_bytes),
                 most: missing + FRAME_HEADER_BYTES,
             });
         }
@@ -220,7 +235,7 @@ impl Inbox {
         };
         // Only a partial frame is worth waiting for as a whole: between
         // frames, and in small ones, whatever comes is welcome.
-        let low_water = if large { missing } else { 1 };
+        let low_water = if large { missing.min(self.patience_bytes) } else { 1 };
         Step::Receive { slab, low_water, most }
     }
 }

@@ -37,7 +37,8 @@ pub fn of<'a>(
             space: space.id.clone(),
             role: Role::Primary,
             epoch: space.epoch(),
-            head_lsn: head.lsn.0,
+            // Nobody is caught up with what has not been looked at.
+            head_lsn: space.farthest_head().0,
             head_sequence: head.sequence,
             flushed_lsn: None,
             primary: None,
@@ -69,7 +70,8 @@ fn replica(now: Instant, space: &Space, link: &Link) -> ReplicaStatus {
     let heard = link.heard_at.is_some_and(|at| now.duration_since(at) < PEER_TIMEOUT);
     let up = matches!(&link.state, State::Up(up) if up.established);
     let age = space.age_behind(slot.flushed.lsn, now);
-    let caught_up = slot.flushed.lsn >= head.lsn;
+    let farthest = space.farthest_head();
+    let caught_up = slot.flushed.lsn >= farthest;
     // Nothing known is unknown, never 0; and caught up is 0 only while the
     // replica is heard from.
     let seconds = if !slot.known || (caught_up && !(up && heard)) {
@@ -100,7 +102,7 @@ fn replica(now: Instant, space: &Space, link: &Link) -> ReplicaStatus {
         written_lsn: slot.ack.written.0,
         flushed_lsn: slot.flushed.lsn.0,
         lag: Lag {
-            bytes: head.lsn.bytes_since(slot.flushed.lsn),
+            bytes: farthest.bytes_since(slot.flushed.lsn),
             records: head.records.saturating_sub(slot.flushed.records),
             seconds,
         },

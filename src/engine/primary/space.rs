@@ -315,16 +315,25 @@ impl Space {
     /// looked at yet.
     #[must_use]
     pub fn open(&self) -> Option<OpenSpace> {
-        let unwalked = self.files.values().map(|tracked| {
-            let length = tracked.segment.as_ref().and_then(|segment| segment.len().ok());
-            length.unwrap_or(0).saturating_sub(tracked.walked)
-        });
         self.known.then(|| OpenSpace {
             space: self.id.clone(),
             stream: self.stream,
             history: self.history.clone(),
-            head: self.head.lsn.advance(unwalked.sum()),
+            head: self.farthest_head(),
         })
+    }
+
+    /// The head, or while the walk is on its way, the farthest that it can be.
+    #[must_use]
+    pub fn farthest_head(&self) -> Lsn {
+        if self.is_walked() {
+            return self.head.lsn;
+        }
+        let unwalked = self.files.values().map(|tracked| {
+            let length = tracked.segment.as_ref().and_then(|segment| segment.len().ok());
+            length.unwrap_or(0).saturating_sub(tracked.walked)
+        });
+        self.head.lsn.advance(unwalked.sum())
     }
 
     /// The present epoch.

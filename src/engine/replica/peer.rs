@@ -18,7 +18,7 @@ use crate::engine::inbox::{Inbox, Step};
 use crate::engine::keeper::Job;
 use crate::ids::NodeId;
 use crate::io::{Op, SlabPool, Socket};
-use crate::limits::{SLAB_BYTES, SLABS_PER_CONNECTION};
+use crate::limits::{MIN_DIRECT_BYTES, SLAB_BYTES, SLABS_PER_CONNECTION};
 use crate::lsn::Mark;
 use crate::protocol::Now;
 use crate::protocol::frame::{FrameHeader, Handle, Kind};
@@ -72,6 +72,8 @@ pub struct Peer {
     in_flight: u32,
     /// The frame that is coming in may not: its payload is passed over.
     refused: bool,
+    /// When the header of the present frame came.
+    frame_began: Instant,
     /// The frame that was placed last, and the length of its carry.
     placed: Option<(Handle, usize)>,
 }
@@ -113,6 +115,7 @@ impl Peer {
             in_flight: 0,
             refused: false,
             placed: None,
+            frame_began: now.instant,
         }
     }
 
@@ -294,6 +297,9 @@ impl Peer {
                 Ok(Step::Header(header)) => self.admit(now, &header, actions),
                 Ok(Step::Frame(..)) if std::mem::take(&mut self.refused) => {}
                 Ok(Step::Frame(header, range, placed)) => {
+                    if header.payload_bytes >= MIN_DIRECT_BYTES {
+                        self.inbox.pace(now.instant.duration_since(self.frame_began));
+                    }
                     let at = (range.start, range.end, placed);
                     let body =
                         if header.kind == Kind::Data { &[] } else { self.inbox.payload(range) };
@@ -321,6 +327,7 @@ impl Peer {
     /// place for it.
     fn admit(&mut self, now: Now, header: &FrameHeader, actions: &mut Vec<Action>) {
         self.placed = None;
+        self.frame_began = now.instant;
         if self.machine.admit(header).is_err() {
             // The machine tells the primary why; the payload is passed over.
             self.refused = true;
