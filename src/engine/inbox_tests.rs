@@ -242,3 +242,28 @@ proptest! {
         });
     }
 }
+
+/// The low water mark of the `Receive` behind the header of a large frame.
+fn low_water_of_a_large_frame(pace: Option<Duration>) -> usize {
+    let wire = wire(&[plain(1 << 20)]);
+    let mut inbox = Inbox::new(SlabPool::new(4, SLAB_BYTES));
+    if let Some(took) = pace {
+        inbox.pace(took);
+    }
+    let Step::Receive { mut slab, .. } = inbox.step().unwrap() else { panic!("nothing is here") };
+    slab.push(&wire[..FRAME_HEADER_BYTES]);
+    inbox.received(slab);
+    assert!(matches!(inbox.step().unwrap(), Step::Header(_)));
+    inbox.place(0, Vec::new());
+    match inbox.step().unwrap() {
+        Step::Receive { low_water, .. } => low_water,
+        other => panic!("a payload is awaited, not {other:?}"),
+    }
+}
+
+#[test]
+fn a_peer_is_listened_to_in_small_pieces_until_it_has_shown_that_it_is_quick() {
+    assert_eq!(low_water_of_a_large_frame(None), MIN_LOW_WATER_BYTES);
+    assert_eq!(low_water_of_a_large_frame(Some(QUICK_FRAME)), MIN_LOW_WATER_BYTES);
+    assert_eq!(low_water_of_a_large_frame(Some(QUICK_FRAME / 2)), 1 << 20);
+}
