@@ -54,7 +54,7 @@ fn backend(random: &mut Random) -> BackendChoice {
     match env::var("SALTUS_BACKEND").as_deref() {
         Ok("uring") => BackendChoice::Uring,
         Ok("portable") => BackendChoice::Portable,
-        _ if random.below(2) == 0 => BackendChoice::Uring,
+        _ if cfg!(feature = "uring") && random.below(2) == 0 => BackendChoice::Uring,
         _ => BackendChoice::Portable,
     }
 }

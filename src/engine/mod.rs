@@ -67,7 +67,7 @@ const LISTEN_RETRY_DELAY: Duration = Duration::from_millis(10);
 #[non_exhaustive]
 pub enum EngineError {
     /// The replication address cannot be bound. Nothing was started.
-    #[error("cannot listen for replication on {address}: {source}")]
+    #[error("cannot listen for replication on {address}")]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -78,7 +78,7 @@ pub enum EngineError {
     #[error(transparent)]
     Catalog(#[from] CatalogError),
     /// A directory of the node's own cannot be used. Nothing was started.
-    #[error("cannot use {path}: {source}")]
+    #[error("cannot use {path}")]
     Directory {
         /// Which.
         path: String,
@@ -86,13 +86,13 @@ pub enum EngineError {
         source: io::Error,
     },
     /// The backend that was asked for is not to be had. Nothing was started.
-    #[error("cannot open the I/O backend: {source}")]
+    #[error("cannot open the I/O backend")]
     Backend {
         /// Why.
         source: io::Error,
     },
     /// A thread could not be started. What was started has been stopped.
-    #[error("cannot start a thread: {source}")]
+    #[error("cannot start a thread")]
     Thread {
         /// Why.
         source: io::Error,

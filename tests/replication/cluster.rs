@@ -24,8 +24,13 @@ pub const DEADLINE: Duration = Duration::from_secs(45);
 /// The pause between two looks at a condition.
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Both backends, for tests that run on each.
-pub const BACKENDS: [BackendChoice; 2] = [BackendChoice::Uring, BackendChoice::Portable];
+/// The backend that this build prefers.
+pub const NATIVE: BackendChoice =
+    if cfg!(feature = "uring") { BackendChoice::Uring } else { BackendChoice::Portable };
+
+/// Both backends, for tests that run on each. Where this build has one, the
+/// tests run twice on it.
+pub const BACKENDS: [BackendChoice; 2] = [NATIVE, BackendChoice::Portable];
 
 /// Wait until `look` gives something.
 #[track_caller]

@@ -6,7 +6,7 @@ use std::path::Path;
 use saltus::config::DurabilityLevel;
 use saltus::io::{BackendChoice, Strategy};
 
-use crate::cluster::{BACKENDS, Cluster};
+use crate::cluster::{BACKENDS, Cluster, NATIVE};
 use crate::feed::{Load, Segment, Steady};
 
 /// The log that a real Engram process wrote.
@@ -148,7 +148,7 @@ fn a_writer_in_several_spaces_is_followed_on_several_shards() {
 fn backends_mix() {
     let each = |spec: &mut saltus::cli::node::NodeSpec| {
         let primary = spec.replication.is_none();
-        spec.backend = if primary { BackendChoice::Uring } else { BackendChoice::Portable };
+        spec.backend = if primary { NATIVE } else { BackendChoice::Portable };
     };
     let mut cluster = Cluster::with(1, each, |_| {});
     let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);

@@ -55,7 +55,9 @@ impl Space {
         let newest = self.files.keys().next_back().copied();
         let mut released = Vec::new();
         for (file, tracked) in &mut self.files {
-            let idle = tracked.grown_at.is_none_or(|at| now.duration_since(at) >= RELEASE_AFTER);
+            // After a start nobody knows when it last grew: the time begins now.
+            let at = *tracked.grown_at.get_or_insert(now);
+            let idle = now.duration_since(at) >= RELEASE_AFTER;
             if !tracked.vanished || tracked.released || !idle || Some(*file) == newest {
                 continue;
             }

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use crate::engine::keeper::Job;
 use crate::ids::{Epoch, SegmentName, SpaceId, StreamId};
 use crate::io::{Mapped, Source, Strategy};
-use crate::limits::{MAX_LAG_SAMPLES, SAVED_MARK_SPACING_BYTES};
+use crate::limits::{MAX_LAG_SAMPLES, MAX_SAVED_MARKS_PER_SPACE, SAVED_MARK_SPACING_BYTES};
 use crate::lsn::{Lsn, Mark};
 use crate::protocol::frame::Handle;
 use crate::protocol::message::{OpenSpace, SegmentOpen};
@@ -401,15 +401,31 @@ impl Space {
     /// not walk the whole stream.
     pub(super) fn save(&mut self, turn: &mut Turn) {
         let last = self.saved.last().map_or(Lsn::ZERO, |mark| mark.lsn);
-        if self.head.lsn.bytes_since(last) < SAVED_MARK_SPACING_BYTES {
+        if self.head.lsn.bytes_since(last) >= SAVED_MARK_SPACING_BYTES {
+            self.remember(self.head, turn);
+        }
+    }
+
+    /// Keep this boundary. The beginning of each run is one of them: a restart
+    /// then needs the files of earlier runs only if a replica does.
+    pub(super) fn remember(&mut self, mark: Mark, turn: &mut Turn) {
+        if self.saved.last().is_some_and(|last| last.lsn >= mark.lsn) || mark.lsn == Lsn::ZERO {
             return;
         }
-        self.saved.push(self.head);
+        if self.saved.len() >= 2 * MAX_SAVED_MARKS_PER_SPACE {
+            // As the catalog does: the older half is thinned out.
+            let mut place = 0;
+            self.saved.retain(|_| {
+                place += 1;
+                place > MAX_SAVED_MARKS_PER_SPACE || place % 2 == 0
+            });
+        }
+        self.saved.push(mark);
         turn.jobs.push(Job::Commit {
             shard: self.shard,
             ticket: None,
             space: self.id.clone(),
-            change: Change::AddMark(self.head),
+            change: Change::AddMark(mark),
         });
     }
 

@@ -77,7 +77,11 @@ impl Bed {
         let mut jobs = Vec::new();
         while self.space.wants_turn() {
             let turn = self.space.advance(self.now);
-            jobs.extend(turn.jobs);
+            jobs.extend(
+                turn.jobs
+                    .into_iter()
+                    .filter(|job| !matches!(job, Job::Commit { change: Change::AddMark(_), .. })),
+            );
             for _ in turn.prefetch {
                 self.space.prefetched();
             }
@@ -109,6 +113,18 @@ fn two_segments_that_grow_in_turn_alternate_in_runs() {
     assert!(bed.space.run(0).is_none(), "no run is shipped before it is durable");
     bed.space.runs_durable(4);
     assert_eq!(bed.space.run(3).unwrap().offset, len);
+}
+
+#[test]
+fn a_restart_needs_no_file_of_an_earlier_run() {
+    let mut bed = Bed::new(&[]);
+    for number in [1, 2] {
+        bed.write(number, &record(0, b"one"));
+        bed.found(number);
+    }
+    bed.walk();
+    let start = bed.space.runs.last().unwrap().start;
+    assert_eq!(bed.space.saved.last().unwrap().lsn, start);
 }
 
 #[test]

@@ -124,6 +124,7 @@ impl Space {
             }
             self.index.push_boundary();
             self.ordinal = self.runs.open(run);
+            self.remember(at, turn);
             turn.jobs.push(Job::Commit {
                 shard: self.shard,
                 ticket: Some(super::run_ticket(self.handle, self.ordinal)),

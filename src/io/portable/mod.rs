@@ -16,6 +16,7 @@ mod tasks;
 
 use std::collections::HashMap;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -46,6 +47,8 @@ pub(super) struct Portable {
 struct Watching {
     watch: DirectoryWatch,
     ids: HashMap<PathBuf, WatchId>,
+    /// Which directory it was that bore the name.
+    inodes: HashMap<PathBuf, u64>,
     next_id: u64,
 }
 
@@ -189,10 +192,19 @@ impl Backend for Portable {
             none => none.insert(Watching {
                 watch: DirectoryWatch::new(self.readiness.notifier())?,
                 ids: HashMap::new(),
+                inodes: HashMap::new(),
                 next_id: 0,
             }),
         };
+        let inode = directory.metadata()?.ino();
+        let before = watching.inodes.insert(directory.clone(), inode);
         if let Some(id) = watching.ids.get(&directory) {
+            if before != Some(inode) {
+                // The name means another directory now; the watch is still on
+                // the one that is gone.
+                watching.watch.remove(&directory);
+                watching.watch.add(&directory)?;
+            }
             return Ok(*id);
         }
         watching.watch.add(&directory)?;
@@ -208,6 +220,7 @@ impl Backend for Portable {
             if let Some(directory) = directory.map(|(directory, _)| directory.clone()) {
                 watching.watch.remove(&directory);
                 watching.ids.remove(&directory);
+                watching.inodes.remove(&directory);
             }
         }
     }
