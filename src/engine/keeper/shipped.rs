@@ -42,7 +42,19 @@ impl Keeper {
     /// Number, pin and open what is new in a space that this node ships.
     pub(super) fn scan_space(&mut self, space: &SpaceId) -> Option<News> {
         let mut problems = Vec::new();
+        let directory = self.places.wal(space);
+        let listed = discover::segments(&directory);
         if !self.spaces.contains_key(space) {
+            // A directory alone is no log. A replica makes it before its entry
+            // in the catalog is durable: killed between the two, it must not
+            // find a log of its own there.
+            let is_empty = match &listed {
+                Ok(names) => names.is_empty(),
+                Err(error) => error.kind() == io::ErrorKind::NotFound,
+            };
+            if is_empty {
+                return None;
+            }
             match self.create_primary(space) {
                 Ok(entry) => {
                     self.keep(space.clone(), entry);
@@ -53,8 +65,7 @@ impl Keeper {
                 }
             }
         }
-        let directory = self.places.wal(space);
-        let names = match discover::segments(&directory) {
+        let names = match listed {
             Ok(entries) => entries,
             Err(error) => {
                 problems.push(format!("cannot list {}: {error}", directory.display()));
