@@ -252,7 +252,7 @@ impl Backend for Uring {
 
     fn waker(&self) -> Waker {
         let wake = Arc::clone(&self.wake);
-        Waker(Arc::new(move || wake.ring()))
+        Waker::new(move || wake.ring())
     }
 
     fn watch(&mut self, directory: &Path) -> io::Result<WatchId> {
