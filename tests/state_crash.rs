@@ -9,11 +9,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use saltus::engine::recovery::{Notice, Recovered, RecoveryError, path_of, recover, retired_path};
 use saltus::ids::{Epoch, SegmentName, SpaceId, StreamId};
 use saltus::lsn::{Lsn, Mark};
 use saltus::state::catalog::{Catalog, CatalogError, Change, Role, SpaceRecord};
+use saltus::state::host::{Host, ThisHost};
 use saltus::state::runs::Run;
 use saltus::wal::record::{Checksums, Header, RecordError, verify};
 
@@ -91,7 +93,8 @@ impl Replica {
     /// Recover, without telling the catalog.
     fn try_recover(&self) -> Result<Recovered, RecoveryError> {
         let (root, quarantine) = (self.root.path(), self.quarantine());
-        recover(root, &self.space, &self.record(), &quarantine, Checksums::Required)
+        let host: Arc<dyn Host> = Arc::new(ThisHost);
+        recover(&host, root, &self.space, &self.record(), &quarantine, Checksums::Required)
     }
 
     /// Recover, tell the catalog, and check what must hold after every

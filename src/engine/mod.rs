@@ -21,6 +21,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod clock;
 pub mod inbox;
 pub mod keeper;
 pub mod latency;
@@ -43,6 +44,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Sender, bounded, unbounded};
 
+use self::clock::SystemClock;
 use self::keeper::{Job, Keeper, Mailbox, Places, Received};
 use self::proof::question::{Answer, Question};
 use self::proof::{ProofError, Prover};
@@ -56,6 +58,7 @@ use crate::limits::{LISTEN_PATIENCE, MAX_QUEUED_COMMANDS, WRITTEN_FLUSH_DELAY};
 use crate::protocol::message::Identity;
 use crate::protocol::sender::BatchRule;
 use crate::state::catalog::{Catalog, CatalogError};
+use crate::state::host::ThisHost;
 use crate::state::pins::Pins;
 use crate::wal::discover;
 use crate::wal::record::Checksums;
@@ -144,13 +147,14 @@ impl Engine {
         let places = Places {
             data_root: config.node.data_root.clone(),
             state_dir: config.node.state_dir.clone(),
+            host: Arc::new(ThisHost),
         };
         let directory = |source| EngineError::Directory {
             path: places.state_dir.display().to_string(),
             source,
         };
-        let catalog = Arc::new(Catalog::open(&places.state_dir)?);
-        let pins = Pins::open(&places.state_dir).map_err(directory)?;
+        let catalog = Arc::new(Catalog::open_on(&places.host, &places.state_dir)?);
+        let pins = Pins::open_on(&places.host, &places.state_dir).map_err(directory)?;
         let checksums = match config.wal.checksums {
             config::Checksums::Required => Checksums::Required,
             config::Checksums::Optional => Checksums::Optional,
@@ -193,6 +197,8 @@ impl Engine {
                 DurabilityLevel::Flushed => Duration::ZERO,
                 DurabilityLevel::Written => WRITTEN_FLUSH_DELAY,
             },
+            clock: Arc::new(SystemClock),
+            jitter_seed: u64::from(std::process::id()),
         };
 
         // The rings are made on the threads that use them. Each thread says

@@ -33,6 +33,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub use error::RecoveryError;
 pub use notice::Notice;
@@ -44,8 +45,8 @@ use crate::io::bulk;
 use crate::limits::{MAX_NAMED_FILES, MAX_RECORD_BYTES, RECORD_HEADER_BYTES, VERIFY_PIECE_BYTES};
 use crate::lsn::{Lsn, Mark};
 use crate::state::catalog::{Change, SpaceRecord};
+use crate::state::host::{Host, make_directories};
 use crate::state::runs::Run;
-use crate::state::sync_directory;
 use crate::wal::record::{Checksums, Header, MAGIC_BYTES, RecordError};
 use crate::wal::search::{self, Found};
 
@@ -110,6 +111,7 @@ fn wal_directory(data_root: &Path, space: &SpaceId) -> PathBuf {
 ///
 /// See [`RecoveryError`].
 pub fn recover(
+    host: &Arc<dyn Host>,
     data_root: &Path,
     space: &SpaceId,
     record: &SpaceRecord,
@@ -118,12 +120,13 @@ pub fn recover(
 ) -> Result<Recovered, RecoveryError> {
     let state_dir = quarantine.parent().unwrap_or(data_root);
     let directory = wal_directory(data_root, space);
-    fs::create_dir_all(&directory).map_err(io_error("create", &directory))?;
+    make_directories(&**host, data_root, &directory).map_err(io_error("create", &directory))?;
     let mut recovery = Recovery {
+        host,
         space,
         record,
         checksums,
-        quarantine: Quarantine::new(quarantine, space),
+        quarantine: Quarantine::new(host.clone(), quarantine, space),
         files: locate_files(data_root, state_dir, space, record),
         notices: Vec::new(),
         directory,
@@ -134,7 +137,7 @@ pub fn recover(
     let end = recovery.walk()?;
     recovery.enforce(&end)?;
     recovery.notice_unknown()?;
-    sync_directory(&recovery.directory).map_err(io_error("sync", &recovery.directory))?;
+    host.sync_directory(&recovery.directory).map_err(io_error("sync", &recovery.directory))?;
 
     let mut changes = Vec::new();
     if end.cut {
@@ -164,6 +167,7 @@ struct End {
 }
 
 struct Recovery<'a> {
+    host: &'a Arc<dyn Host>,
     space: &'a SpaceId,
     record: &'a SpaceRecord,
     checksums: Checksums,
@@ -216,8 +220,8 @@ impl Recovery<'_> {
                     .map_err(io_error("move to the quarantine", &place.path))?;
                 self.notices.push(Notice::Moved { path: place.path.clone(), to });
             }
-            fs::rename(&retired, &place.path).map_err(io_error("rename", &retired))?;
-            sync_directory(&self.directory).map_err(io_error("sync", &self.directory))?;
+            self.host.rename(&retired, &place.path).map_err(io_error("rename", &retired))?;
+            self.host.sync_directory(&self.directory).map_err(io_error("sync", &self.directory))?;
             self.notices.push(Notice::Renamed { path: retired, to: place.path.clone() });
         }
         Ok(())
@@ -303,7 +307,7 @@ impl Recovery<'_> {
         for (ordinal, run) in runs.iter().filter(|(ordinal, _)| *ordinal >= first) {
             let begin = if ordinal == first { first_offset } else { run.offset };
             let path = self.place(run)?.path.clone();
-            let trouble = verify_run(&path, run, begin, &mut verifier, &mut buffer)?;
+            let trouble = verify_run(&**self.host, &path, run, begin, &mut verifier, &mut buffer)?;
             if let Some(notice) = trouble {
                 self.notices.push(notice);
                 return Ok(End { mark: verifier.mark(), runs: ordinal + 1, cut: true });
@@ -383,6 +387,7 @@ impl Recovery<'_> {
 /// Verify one run from `begin` on. Nothing if it is whole, or why it ends
 /// early; the verifier then stands behind its last whole record.
 fn verify_run(
+    host: &dyn Host,
     path: &Path,
     run: &Run,
     begin: u64,
@@ -400,7 +405,7 @@ fn verify_run(
         }
         Err(error) => return Err(failed(error)),
     };
-    file.sync_data().map_err(io_error("sync", path))?;
+    host.sync_data(&file).map_err(io_error("sync", path))?;
     bulk::forget(&file, begin, 0);
     let found = file.metadata().map_err(&failed)?.len();
     let stop = expected.map_or(found, |expected| expected.min(found));
