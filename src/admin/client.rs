@@ -1,9 +1,9 @@
 //! Asks a running node for its status, and for digests of what it holds.
 
-use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty, Limited};
@@ -86,7 +86,7 @@ pub enum ClientError {
 pub struct Client {
     runtime: Runtime,
     address: SocketAddr,
-    exchanged: Rc<Cell<u64>>,
+    exchanged: Arc<AtomicU64>,
 }
 
 impl Client {
@@ -101,7 +101,7 @@ impl Client {
             .enable_all()
             .build()
             .map_err(|source| ClientError::Client { source })?;
-        Ok(Self { runtime, address, exchanged: Rc::default() })
+        Ok(Self { runtime, address, exchanged: Arc::default() })
     }
 
     /// Who is asked.
@@ -145,12 +145,12 @@ impl Client {
     /// Bytes that were sent and received so far, HTTP included.
     #[must_use]
     pub fn exchanged_bytes(&self) -> u64 {
-        self.exchanged.get()
+        self.exchanged.load(Ordering::Relaxed)
     }
 
     fn get(&self, path: &str, most: usize) -> Result<(StatusCode, Bytes), ClientError> {
         let address = self.address;
-        let exchanged = Rc::clone(&self.exchanged);
+        let exchanged = Arc::clone(&self.exchanged);
         let got = self.runtime.block_on(async {
             time::timeout(ADMIN_TIMEOUT, get(address, path, most, exchanged)).await
         });
@@ -178,7 +178,7 @@ async fn get(
     address: SocketAddr,
     path: &str,
     most: usize,
-    exchanged: Rc<Cell<u64>>,
+    exchanged: Arc<AtomicU64>,
 ) -> Result<(StatusCode, Bytes), ClientError> {
     let unreachable = |source| ClientError::Unreachable { address, source };
     let foreign = |found: String| ClientError::Foreign { address, found };

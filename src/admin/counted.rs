@@ -1,9 +1,9 @@
 //! A connection whose bytes are counted.
 
-use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -12,17 +12,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 #[derive(Debug)]
 pub(super) struct Counted<S> {
     inner: S,
-    bytes: Rc<Cell<u64>>,
+    bytes: Arc<AtomicU64>,
 }
 
 impl<S> Counted<S> {
     /// Count onto `bytes`.
-    pub(super) fn new(inner: S, bytes: Rc<Cell<u64>>) -> Self {
+    pub(super) fn new(inner: S, bytes: Arc<AtomicU64>) -> Self {
         Self { inner, bytes }
     }
 
     fn add(&self, count: usize) {
-        self.bytes.set(self.bytes.get() + count as u64);
+        self.bytes.fetch_add(count as u64, Ordering::Relaxed);
     }
 }
 

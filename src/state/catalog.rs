@@ -405,17 +405,7 @@ impl Catalog {
         self.load_some(None)
     }
 
-    /// One space, as the last commit left it; nothing if it is unknown. For
-    /// readers beside the keeper: a commit under way does not hold them up.
-    ///
-    /// # Errors
-    ///
-    /// As [`Catalog::load`].
-    pub fn space(&self, space: &SpaceId) -> Result<Option<SpaceRecord>, CatalogError> {
-        Ok(self.load_some(Some(space))?.remove(space))
-    }
-
-    fn load_some(
+    pub(super) fn load_some(
         &self,
         only: Option<&SpaceId>,
     ) -> Result<BTreeMap<SpaceId, SpaceRecord>, CatalogError> {

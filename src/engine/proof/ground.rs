@@ -192,7 +192,7 @@ impl Ground {
     /// The file of a received run. A segment is put aside before the run of
     /// its successor is committed, so it may already be where it will belong.
     fn find_received(&self, run: &Run) -> io::Result<Result<File, PathBuf>> {
-        let Places { data_root, state_dir } = &self.places;
+        let Places { data_root, state_dir, .. } = &self.places;
         let named = path_of(data_root, state_dir, &self.space, &self.record, run);
         for path in [&retired_path(state_dir, &self.space, run.file), &named] {
             match File::open(path) {

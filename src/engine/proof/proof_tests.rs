@@ -39,7 +39,8 @@ impl Node {
         let state_dir = root.path().join(".saltus");
         let catalog = Arc::new(Catalog::open(&state_dir).unwrap());
         let pins = Pins::open(&state_dir).unwrap();
-        let places = Places { data_root: root.path().to_path_buf(), state_dir };
+        let host = Arc::new(crate::state::host::ThisHost);
+        let places = Places { data_root: root.path().to_path_buf(), state_dir, host };
         let sources = (places, pins.clone(), Arc::clone(&catalog));
         let prover = Prover::start(sources.0, sources.1, sources.2, Checksums::Required).unwrap();
         let node = Self { root, catalog, prover };
