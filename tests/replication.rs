@@ -24,6 +24,8 @@ mod identity;
 mod loss;
 #[path = "replication/pressure.rs"]
 mod pressure;
+#[path = "replication/proof.rs"]
+mod proof;
 #[path = "replication/restart.rs"]
 mod restart;
 #[path = "replication/traps.rs"]
