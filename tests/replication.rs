@@ -20,6 +20,8 @@ mod hostile;
 mod identical;
 #[path = "replication/identity.rs"]
 mod identity;
+#[path = "replication/isolation.rs"]
+mod isolation;
 #[path = "replication/loss.rs"]
 mod loss;
 #[path = "replication/pressure.rs"]
@@ -28,5 +30,7 @@ mod pressure;
 mod proof;
 #[path = "replication/restart.rs"]
 mod restart;
+#[path = "replication/talker.rs"]
+mod talker;
 #[path = "replication/traps.rs"]
 mod traps;

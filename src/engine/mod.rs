@@ -22,9 +22,11 @@
 #![forbid(unsafe_code)]
 
 pub mod clock;
+pub mod doorkeeper;
 pub mod inbox;
 pub mod keeper;
 pub mod latency;
+pub mod patience;
 pub mod primary;
 pub mod proof;
 mod quarantine;
