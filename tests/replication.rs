@@ -20,11 +20,17 @@ mod hostile;
 mod identical;
 #[path = "replication/identity.rs"]
 mod identity;
+#[path = "replication/isolation.rs"]
+mod isolation;
 #[path = "replication/loss.rs"]
 mod loss;
 #[path = "replication/pressure.rs"]
 mod pressure;
+#[path = "replication/proof.rs"]
+mod proof;
 #[path = "replication/restart.rs"]
 mod restart;
+#[path = "replication/talker.rs"]
+mod talker;
 #[path = "replication/traps.rs"]
 mod traps;

@@ -55,8 +55,6 @@ use crate::wal::search::{self, Found};
 pub struct Recovered {
     /// The end of the stream: every record before it is durable, and verified.
     pub mark: Mark,
-    /// CRC32C of the last record's 64 header bytes; 0 at the start.
-    pub fingerprint: u32,
     /// What the catalog must be told, before the space is received again.
     pub changes: Vec<Change>,
     /// What an operator must be told.
@@ -135,7 +133,7 @@ pub fn recover(
     };
     recovery.restore_names(state_dir)?;
     recovery.check_lengths()?;
-    let before = recovery.header_before_checkpoint()?;
+    recovery.check_record_before_checkpoint()?;
     let end = recovery.walk()?;
     recovery.enforce(&end)?;
     recovery.notice_unknown()?;
@@ -148,8 +146,7 @@ pub fn recover(
     if end.mark != record.checkpoint {
         changes.push(Change::Checkpoint(end.mark));
     }
-    let fingerprint = end.last.or(before).map_or(0, |header| crc32c::crc32c(&header));
-    Ok(Recovered { mark: end.mark, fingerprint, changes, notices: recovery.notices })
+    Ok(Recovered { mark: end.mark, changes, notices: recovery.notices })
 }
 
 /// One file of the space.
@@ -167,8 +164,6 @@ struct End {
     runs: u32,
     /// True if bytes or runs behind `mark` must go.
     cut: bool,
-    /// The last header that was read behind the checkpoint.
-    last: Option<[u8; RECORD_HEADER_BYTES]>,
 }
 
 struct Recovery<'a> {
@@ -268,13 +263,13 @@ impl Recovery<'_> {
         }
     }
 
-    /// The header of the record that ends at the checkpoint, found backwards
-    /// by its own size, its sequence and its time; the record is verified.
-    /// That the file still holds it shows that it is the file that was
-    /// checkpointed. Nothing at the start of the stream.
-    fn header_before_checkpoint(&self) -> Result<Option<[u8; RECORD_HEADER_BYTES]>, RecoveryError> {
+    /// The record that ends at the checkpoint is found backwards by its own
+    /// size, its sequence and its time, and verified. That the file still
+    /// holds it shows that it is the file that was checkpointed. Nothing is to
+    /// be found at the start of the stream.
+    fn check_record_before_checkpoint(&self) -> Result<(), RecoveryError> {
         let checkpoint = &self.record.checkpoint;
-        let Some(byte_before) = checkpoint.lsn.0.checked_sub(1) else { return Ok(None) };
+        let Some(byte_before) = checkpoint.lsn.0.checked_sub(1) else { return Ok(()) };
         let (run, last_byte) = self
             .record
             .runs
@@ -286,14 +281,14 @@ impl Recovery<'_> {
         let found = File::open(path)
             .and_then(|file| find_backwards(&file, run.offset, end, checkpoint, self.checksums))
             .map_err(io_error("read", path))?;
-        match found {
-            Some(header) => Ok(Some(header)),
-            None => Err(RecoveryError::Damaged {
-                path: path.clone(),
-                offset: end,
-                sequence: checkpoint.sequence,
-            }),
+        if found {
+            return Ok(());
         }
+        Err(RecoveryError::Damaged {
+            path: path.clone(),
+            offset: end,
+            sequence: checkpoint.sequence,
+        })
     }
 
     /// Verify from the checkpoint on, run by run, up to the first record that
@@ -304,7 +299,7 @@ impl Recovery<'_> {
         let mut verifier = Verifier::new(checkpoint, self.checksums);
         let Some((first, first_offset)) = runs.locate(checkpoint.lsn) else {
             if runs.is_empty() && checkpoint.lsn == Lsn::ZERO {
-                return Ok(End { mark: checkpoint, runs: 0, cut: false, last: None });
+                return Ok(End { mark: checkpoint, runs: 0, cut: false });
             }
             return Err(self.catalog_error());
         };
@@ -315,12 +310,10 @@ impl Recovery<'_> {
             let trouble = verify_run(&**self.host, &path, run, begin, &mut verifier, &mut buffer)?;
             if let Some(notice) = trouble {
                 self.notices.push(notice);
-                let last = verifier.last_header().copied();
-                return Ok(End { mark: verifier.mark(), runs: ordinal + 1, cut: true, last });
+                return Ok(End { mark: verifier.mark(), runs: ordinal + 1, cut: true });
             }
         }
-        let last = verifier.last_header().copied();
-        Ok(End { mark: verifier.mark(), runs: runs.len(), cut: false, last })
+        Ok(End { mark: verifier.mark(), runs: runs.len(), cut: false })
     }
 
     /// Let every file end where its last run that remains ends. The bytes
@@ -468,15 +461,15 @@ fn describe(
     Ok(Notice::Damaged { path, offset, error, good_after })
 }
 
-/// Search `lowest..end` backwards for the record that ends at `end` and is
-/// the last before `mark`; verified.
+/// Whether a record in `lowest..end` ends at `end`, is the last before
+/// `mark`, and holds. Searched backwards.
 fn find_backwards(
     file: &File,
     lowest: u64,
     end: u64,
     mark: &Mark,
     checksums: Checksums,
-) -> io::Result<Option<[u8; RECORD_HEADER_BYTES]>> {
+) -> io::Result<bool> {
     const CHUNK_BYTES: u64 = 64 << 10;
     let lowest = lowest.max(end.saturating_sub(MAX_RECORD_BYTES));
     // A header that begins in a chunk may reach into the one above it.
@@ -501,12 +494,12 @@ fn find_backwards(
                     && header.timestamp_ns == mark.timestamp_ns
             });
             if fits && is_whole(file, offset, end, checksums)? {
-                return Ok(Some(*raw));
+                return Ok(true);
             }
         }
         above = from;
     }
-    Ok(None)
+    Ok(false)
 }
 
 /// Whether `offset..end` is one record and holds.

@@ -10,7 +10,7 @@ use std::time::Instant;
 use super::primary::link::{Link, Slot, State};
 use super::primary::space::Space;
 use super::replica::peer::Peer;
-use super::status::{Lag, Latency, ReplicaState, ReplicaStatus, Role, SpaceStatus};
+use super::status::{Connection, Lag, Latency, ReplicaState, ReplicaStatus, Role, SpaceStatus};
 use crate::limits::{LAGGING_AFTER, PEER_TIMEOUT};
 
 /// What one shard knows.
@@ -83,7 +83,7 @@ fn replica(now: Instant, space: &Space, link: &Link) -> ReplicaStatus {
     };
     let state = if slot.failed {
         ReplicaState::Failed
-    } else if !up && link.failures >= 3 {
+    } else if !up && link.is_degraded() {
         ReplicaState::Degraded
     } else if !up && !slot.known {
         ReplicaState::Connecting
@@ -109,6 +109,13 @@ fn replica(now: Instant, space: &Space, link: &Link) -> ReplicaStatus {
         append_to_flushed_us: latency(slot),
         sent_bytes_by_strategy: strategies(slot),
         problem: slot.problem.clone().or_else(|| link.problem.clone()),
+        connection: Connection {
+            up,
+            since_seconds: (up || link.failures > 0)
+                .then(|| now.duration_since(link.since).as_secs_f64()),
+            failures: link.failures,
+            next_attempt_seconds: link.next_attempt(now).map(|pause| pause.as_secs_f64()),
+        },
     }
 }
 

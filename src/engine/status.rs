@@ -155,6 +155,26 @@ pub struct ReplicaStatus {
     /// What is wrong with it, in a sentence.
     #[serde(default)]
     pub problem: Option<String>,
+    /// How the connection to it is.
+    #[serde(default)]
+    pub connection: Connection,
+}
+
+/// The connection to a replica. Ages, not times of day: a clock that is set
+/// changes none of them.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Connection {
+    /// It is made, and both ends know each other.
+    pub up: bool,
+    /// For how long it has been up, or down. `None` before the first attempt
+    /// has had an outcome.
+    pub since_seconds: Option<f64>,
+    /// Failures in a row; 0 once something was made durable over it, or it has
+    /// lasted ten seconds.
+    pub failures: u32,
+    /// When it is tried again, from now on; `None` while it is up or being
+    /// tried.
+    pub next_attempt_seconds: Option<f64>,
 }
 
 /// How far a replica is behind the head.

@@ -23,7 +23,7 @@ use super::message::{
     Standing,
 };
 use crate::ids::Epoch;
-use crate::limits::MAX_SPACES;
+use crate::limits::{MAX_GREETING_BYTES, MAX_SPACES};
 use crate::lsn::{Lsn, Mark};
 
 /// What the engine must do about a frame.
@@ -239,8 +239,10 @@ impl Receiver {
     }
 
     /// Close the connection with an error (bad frame, storage, shutdown).
-    /// Gives no intent.
+    /// What is durable and not acknowledged is acknowledged first. Gives no
+    /// intent.
     pub fn close(&mut self, _now: Now, code: ErrorCode, reason: String) {
+        while !self.link.is_closed() && self.queue_ack() {}
         self.link.close(code, reason);
         self.clear();
     }
@@ -253,20 +255,23 @@ impl Receiver {
 
     /// Control frames to send next: acks coalesced, one per space with news.
     pub fn poll_transmit(&mut self, now: Now) -> Option<Vec<u8>> {
-        while !self.link.batch_is_full() {
-            let Some(handle) = self.news.pop_front() else {
-                break;
-            };
-            let Some(space) = self.spaces.get_mut(&handle).filter(|space| space.queued) else {
-                continue;
-            };
-            space.queued = false;
-            if space.phase == Phase::Open {
-                let ack = Message::Ack(space.ack());
-                self.link.queue(&ack, handle, space.epoch);
-            }
-        }
+        while !self.link.batch_is_full() && self.queue_ack() {}
         self.link.take(now).or_else(|| self.link.take_heartbeat(now))
+    }
+
+    /// Queues the ack of one space with news. False if there is none.
+    fn queue_ack(&mut self) -> bool {
+        let Some(handle) = self.news.pop_front() else {
+            return false;
+        };
+        if let Some(space) = self.spaces.get_mut(&handle)
+            && std::mem::take(&mut space.queued)
+            && space.phase == Phase::Open
+        {
+            let ack = Message::Ack(space.ack());
+            self.link.queue(&ack, handle, space.epoch);
+        }
+        true
     }
 
     /// What the header alone says about a frame.
@@ -283,6 +288,10 @@ impl Receiver {
         };
         if !makes_sense {
             let reason = format!("a {:?} frame makes no sense here", header.kind);
+            return Err(Refused::Connection(ErrorCode::Protocol, reason));
+        }
+        if !self.link.is_established() && header.payload_bytes > MAX_GREETING_BYTES {
+            let reason = format!("a {:?} frame of {} bytes", header.kind, header.payload_bytes);
             return Err(Refused::Connection(ErrorCode::Protocol, reason));
         }
         if !matches!(header.kind, Kind::SegmentOpen | Kind::Data) {

@@ -173,3 +173,14 @@ fn a_run_over_bytes_that_are_there_is_refused_and_not_recorded() {
     assert!(!opened(&rig.batch(vec![open_run(2, run(3, 900, 0))])));
     assert_eq!(rig.runs(), 2);
 }
+
+#[test]
+fn a_run_that_is_announced_again_under_another_number_is_refused() {
+    let mut rig = Rig::new();
+    lent(&rig.batch(vec![open()])).unwrap();
+    assert!(opened(&rig.batch(vec![open_run(0, run(1, 0, 0))])));
+    assert!(!opened(&rig.batch(vec![open_run(0, run(1, 0, 0))])), "run 0 is there");
+    assert!(!opened(&rig.batch(vec![open_run(2, run(2, 500, 0))])), "run 1 is not");
+    assert!(opened(&rig.batch(vec![open_run(1, run(2, 500, 0))])));
+    assert_eq!(rig.runs(), 2);
+}

@@ -19,6 +19,7 @@ mod received;
 mod shipped;
 
 pub use job::{Job, Mailbox, News};
+pub use shipped::open_numbered;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

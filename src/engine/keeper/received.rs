@@ -9,7 +9,7 @@ use super::{Keeper, Lease, remember};
 use crate::engine::recovery;
 use crate::engine::replica::log::SegmentFiles;
 use crate::ids::{Epoch, SpaceId};
-use crate::limits::MAX_EPOCHS_PER_SPACE;
+use crate::limits::{MAX_EPOCHS_PER_SPACE, MAX_SPACES};
 use crate::lsn::{Lsn, Mark};
 use crate::protocol::message::{ErrorCode, OpenSpace};
 use crate::state::catalog::{Change, Role, SpaceRecord};
@@ -28,6 +28,10 @@ impl Keeper {
             return Err((ErrorCode::Storage, format!("space {space}: {why}")));
         }
         if !self.spaces.contains_key(space) {
+            if self.spaces.len() >= MAX_SPACES {
+                let why = format!("this node holds {MAX_SPACES} spaces already");
+                return Err((ErrorCode::Limit, why));
+            }
             let directory = self.places.wal(space);
             match discover::segments(&directory) {
                 Ok(names) if !names.is_empty() => {
@@ -164,8 +168,13 @@ impl Keeper {
         };
         let fresh = entry.record.runs.latest_in(run.file).is_none();
         if !known {
-            debug_assert_eq!(ordinal, entry.record.runs.len(), "runs come in order");
             // Recorded, it would be obeyed after every restart.
+            let next = entry.record.runs.len();
+            if ordinal != next {
+                return Err(io::Error::other(format!(
+                    "it is announced as run {ordinal}, and run {next} comes next"
+                )));
+            }
             entry.record.runs.accepts(&run).map_err(io::Error::other)?;
             // Another file bore this name before: the name now means this one.
             let earlier = recovery::bearer(&entry.record, run.segment);

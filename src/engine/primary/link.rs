@@ -6,20 +6,28 @@
 //!      +---- refused -----+------ 100 ms, 1 s, 10 s, 60 s, jittered -----+
 //! ```
 //!
+//! That a connection can be made proves little: a replica may crash, or hang,
+//! at the first record each time. So the pauses go on growing until one is
+//! *proven*: something was made durable over it, or it has lasted. After
+//! [`DEGRADED_AFTER`] failures in a row the next one is a probe: a single space
+//! is opened, and all others only when the replica has answered for that one.
+//!
 //! What is known of the replica (its slots) outlives the connection: status
 //! and lag go on while it is down.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::engine::inbox::Inbox;
 use crate::engine::latency::Latency;
+use crate::engine::patience::Patience;
 use crate::ids::NodeId;
-use crate::io::{Slab, Socket, Strategy};
-use crate::limits::{RECONNECT_DELAYS, SPACE_RETRY_DELAY};
+use crate::io::{Slab, Socket, Strategy, Token};
+use crate::limits::{DEGRADED_AFTER, PEER_TIMEOUT, RECONNECT_DELAYS, SPACE_RETRY_DELAY};
 use crate::lsn::{Lsn, Mark};
+use crate::protocol::frame::Handle;
 use crate::protocol::message::{Ack, ErrorCode};
 use crate::protocol::sender::Sender;
 
@@ -90,8 +98,8 @@ impl Slot {
 pub enum State {
     /// Down until then.
     Waiting(Instant),
-    /// Being made; given up then.
-    Connecting(Instant),
+    /// Being made; given up then. The token names the attempt.
+    Connecting(Instant, Token),
     /// Made.
     Up(Box<Up>),
 }
@@ -111,8 +119,15 @@ pub struct Up {
     pub sending: bool,
     /// The handshake is done.
     pub established: bool,
-    /// Nothing more will be done but sending what is left.
-    pub closing: bool,
+    /// Nothing more will be done but sending what is left, until then.
+    pub closing: Option<Instant>,
+    /// The one space that was opened so far, while the replica has to prove
+    /// itself.
+    pub probe: Option<Handle>,
+    /// For the frame that the replica sends.
+    pub giving: Patience,
+    /// For the frame that the replica takes.
+    pub taking: Patience,
 }
 
 /// One replica, as one shard sees it.
@@ -130,8 +145,10 @@ pub struct Link {
     pub slots: Vec<Slot>,
     /// Spaces to ask for again, and when.
     pub retries: BTreeSet<(Instant, usize)>,
-    /// Failures in a row.
+    /// Failures in a row, none of which was of a connection that was proven.
     pub failures: u32,
+    /// Since when it is as it is: made, or not.
+    pub since: Instant,
     /// Why it is down, in a sentence.
     pub problem: Option<String>,
     /// When a frame last came.
@@ -150,8 +167,55 @@ impl Link {
             slots: Vec::new(),
             retries: BTreeSet::new(),
             failures: 0,
+            since: now,
             problem: None,
             heard_at: None,
+        }
+    }
+
+    /// Attempt after attempt has failed.
+    #[must_use]
+    pub fn is_degraded(&self) -> bool {
+        self.failures >= DEGRADED_AFTER
+    }
+
+    /// The handshake is done. Whether the replica has to prove itself.
+    pub fn established(&mut self, now: Instant) -> bool {
+        let down = now.duration_since(self.since);
+        let (replica, address) = (&self.replica, &self.address);
+        if self.failures > 0 {
+            tracing::info!(%replica, %address, failures = self.failures, "connected after {down:.1?}");
+        } else {
+            tracing::info!(%replica, %address, "connected");
+        }
+        self.since = now;
+        self.problem = None;
+        if let Some(up) = self.up() {
+            up.established = true;
+        }
+        self.is_degraded()
+    }
+
+    /// The connection has proven itself.
+    pub fn proven(&mut self) {
+        self.failures = 0;
+    }
+
+    /// It has lasted, which proves it too.
+    pub fn mind_age(&mut self, now: Instant) {
+        let lasts = now.duration_since(self.since) >= PEER_TIMEOUT;
+        if lasts && self.failures > 0 && self.up().is_some_and(|up| up.established) {
+            self.proven();
+        }
+    }
+
+    /// When the next attempt is made, from now on; nothing while it is made
+    /// or under way.
+    #[must_use]
+    pub fn next_attempt(&self, now: Instant) -> Option<Duration> {
+        match &self.state {
+            State::Waiting(at) => Some(at.saturating_duration_since(now)),
+            _ => None,
         }
     }
 
@@ -174,9 +238,8 @@ impl Link {
     /// The connection failed or ended: wait before the next attempt. `jitter`
     /// (0 to 1) spreads the attempts of many.
     pub fn down(&mut self, now: Instant, why: String, jitter: f64) {
-        if let State::Up(up) = &self.state {
-            // Ends what is in flight; already closed is as good.
-            let _ = up.socket.shutdown(std::net::Shutdown::Both);
+        if self.hang_up() {
+            self.since = now;
         }
         let index = usize::try_from(self.failures).unwrap_or(usize::MAX);
         let pause = RECONNECT_DELAYS[index.min(RECONNECT_DELAYS.len() - 1)];
@@ -186,14 +249,41 @@ impl Link {
             tracing::warn!(replica = %self.replica, address = %self.address, "{why}; next attempt in {pause:.1?}");
         }
         self.failures = self.failures.saturating_add(1);
+        if self.failures == DEGRADED_AFTER {
+            tracing::warn!(
+                replica = %self.replica,
+                address = %self.address,
+                "degraded: {DEGRADED_AFTER} attempts in a row have failed; trying on with growing \
+                 pauses, and with a single space first"
+            );
+        }
         self.problem = Some(why);
         self.state = State::Waiting(now + pause);
+    }
+
+    /// Let go of the connection for good, as this node ends.
+    pub fn end(&mut self, now: Instant) {
+        self.hang_up();
+        self.state = State::Waiting(now);
+    }
+
+    /// End what is in flight. True if the handshake had been done.
+    fn hang_up(&mut self) -> bool {
+        let established = match &self.state {
+            State::Up(up) => {
+                // Already closed is as good.
+                let _ = up.socket.shutdown(std::net::Shutdown::Both);
+                up.established
+            }
+            _ => false,
+        };
         self.serial = self.serial.wrapping_add(1);
         self.retries.clear();
         for slot in &mut self.slots {
             slot.streaming = false;
             slot.resume = None;
         }
+        established
     }
 
     /// A space was stopped on this connection.
@@ -225,10 +315,13 @@ impl Link {
     #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
         match &self.state {
-            State::Waiting(at) | State::Connecting(at) => Some(*at),
+            State::Waiting(at) | State::Connecting(at, _) => Some(*at),
+            State::Up(up) if up.closing.is_some() => up.closing,
             State::Up(up) => {
                 let retry = self.retries.first().map(|(at, _)| *at);
-                [up.sender.next_timeout(), retry].into_iter().flatten().min()
+                let patience = [up.giving.until(), up.taking.until()];
+                let timers = [up.sender.next_timeout(), retry];
+                timers.into_iter().chain(patience).flatten().min()
             }
         }
     }

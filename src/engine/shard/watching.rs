@@ -271,6 +271,7 @@ impl Shard {
             for index in 0..self.links.len() {
                 if let Some(up) = self.links[index].up()
                     && up.established
+                    && up.probe.is_none()
                 {
                     up.sender.open_space(now, handle, open.clone());
                     self.busy_links.insert(index);
