@@ -18,6 +18,8 @@ mod backend;
 mod chance;
 #[path = "simulation/clock.rs"]
 mod clock;
+#[path = "simulation/crash.rs"]
+mod crash;
 #[path = "simulation/database.rs"]
 mod database;
 #[path = "simulation/disk.rs"]

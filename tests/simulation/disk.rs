@@ -24,7 +24,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::chance::Chance;
-use super::names::{Entry, NameChange, Names, apply, prune};
+use super::names::{Entry, NameChange, Names, apply};
 
 /// What a disk writes all of, or nothing.
 pub const SECTOR: u64 = 512;
@@ -34,16 +34,16 @@ pub type FileId = usize;
 
 /// One file.
 #[derive(Debug)]
-struct Content {
+pub struct Content {
     /// Open as long as the file can come back.
-    file: File,
+    pub file: File,
     /// Sectors as they were when last synced.
-    undo: BTreeMap<u64, Vec<u8>>,
+    pub undo: BTreeMap<u64, Vec<u8>>,
     /// Sectors that a failed sync left behind: as they are on the disk.
-    lost: BTreeMap<u64, Vec<u8>>,
-    durable_len: u64,
+    pub lost: BTreeMap<u64, Vec<u8>>,
+    pub durable_len: u64,
     /// The lengths that it has had since, and whether it came there by writes.
-    lengths: Vec<(u64, bool)>,
+    pub lengths: Vec<(u64, bool)>,
 }
 
 /// How often the disk fails; 0 is never.
@@ -60,16 +60,14 @@ pub struct Trouble {
 /// One disk.
 #[derive(Debug)]
 pub struct Disk {
-    root: PathBuf,
-    chance: Chance,
-    contents: Vec<Content>,
+    pub(super) root: PathBuf,
+    pub(super) chance: Chance,
+    pub(super) contents: Vec<Content>,
     by_inode: HashMap<u64, FileId>,
-    /// Files that have had a durable name among the pins.
-    pinned: HashSet<FileId>,
     /// What programs see, and what would be left.
-    live: Names,
-    durable: Names,
-    pending: Vec<NameChange>,
+    pub(super) live: Names,
+    pub(super) durable: Names,
+    pub(super) pending: Vec<NameChange>,
     pub trouble: Trouble,
     /// Nothing changes any more: the process that would change it is dead.
     frozen: bool,
@@ -95,7 +93,6 @@ impl Disk {
             chance,
             contents: Vec::new(),
             by_inode: HashMap::new(),
-            pinned: HashSet::new(),
             durable: live.clone(),
             live,
             pending: Vec::new(),
@@ -112,7 +109,7 @@ impl Disk {
         self.root.join("data")
     }
 
-    fn note(&mut self, text: impl FnOnce() -> String) {
+    pub(super) fn note(&mut self, text: impl FnOnce() -> String) {
         if self.logging {
             self.log.push(text());
         }
@@ -285,7 +282,7 @@ impl Disk {
         self.show_lost(id);
     }
 
-    fn show_lost(&mut self, id: FileId) {
+    pub(super) fn show_lost(&mut self, id: FileId) {
         let content = self.content(id);
         let len = content.file.metadata().unwrap().len();
         for (sector, old) in std::mem::take(&mut content.lost) {
@@ -393,7 +390,7 @@ impl Disk {
         }
     }
 
-    fn attic(&self, id: FileId) -> PathBuf {
+    pub(super) fn attic(&self, id: FileId) -> PathBuf {
         self.root.join("attic").join(id.to_string())
     }
 
@@ -415,19 +412,7 @@ impl Disk {
         }
         goes.iter().for_each(|change| apply(&mut self.durable, change));
         self.pending = stays;
-        if below.starts_with("data/.saltus/pins") {
-            for entry in self.live[&below].values() {
-                if let Entry::File(id) = entry {
-                    self.pinned.insert(*id);
-                }
-            }
-        }
         Ok(())
-    }
-
-    /// Whether the file ever had a pin that a crash could not take.
-    pub fn was_pinned(&self, file: &File) -> bool {
-        self.pinned.contains(&self.id_of(file))
     }
 
     /// Nobody has changed names behind the simulator's back.
@@ -491,125 +476,6 @@ impl Disk {
             }
         }
         found
-    }
-
-    /// The power goes. Of what was not synced, a random part survives.
-    pub fn crash(&mut self) {
-        let mut chance = self.chance.fork();
-        let keep_percent = *chance.pick(&[0, 10, 50, 90, 100]);
-        // A disk tears between sectors, a file system between pages.
-        let granule = *chance.pick(&[1, 8]);
-        self.note(|| format!("crash: {keep_percent} % survive, granules of {granule} sectors"));
-
-        let mut target = self.durable.clone();
-        let mut dropped: HashSet<PathBuf> = HashSet::new();
-        for change in std::mem::take(&mut self.pending) {
-            let directories = change.directories();
-            let behind = directories.iter().any(|directory| dropped.contains(*directory));
-            if behind || !chance.percent(keep_percent) {
-                dropped.extend(directories.into_iter().map(Path::to_path_buf));
-            } else {
-                apply(&mut target, &change);
-            }
-        }
-        prune(&mut target);
-        for id in 0..self.contents.len() {
-            self.crash_content(id, &mut chance, keep_percent, granule);
-        }
-        self.realise(target);
-    }
-
-    fn crash_content(&mut self, id: FileId, chance: &mut Chance, keep: u64, granule: u64) {
-        self.show_lost(id);
-        let content = &mut self.contents[id];
-        let mut decided: Option<(u64, bool)> = None;
-        let mut gone = Vec::new();
-        for (sector, old) in std::mem::take(&mut content.undo) {
-            let survives = match decided {
-                Some((of, survives)) if of == sector / granule => survives,
-                _ => chance.percent(keep),
-            };
-            decided = Some((sector / granule, survives));
-            if !survives {
-                gone.push((sector, old));
-            }
-        }
-        // Lengths are journalled: a file has one that it had. Only growth by
-        // writes can be there in part.
-        let mut len = content.durable_len;
-        for (next, written) in std::mem::take(&mut content.lengths) {
-            if !chance.percent(keep.max(30)) {
-                if written && chance.percent(50) {
-                    len = chance.within(len.min(next), next);
-                }
-                break;
-            }
-            len = next;
-        }
-        content.file.set_len(len).unwrap();
-        for (sector, old) in gone {
-            let at = sector * SECTOR;
-            let most = usize::try_from(len.saturating_sub(at).min(SECTOR)).unwrap();
-            content.file.write_all_at(&old[..most], at).unwrap();
-        }
-        content.durable_len = len;
-    }
-
-    /// Make the real directories what `target` says.
-    fn realise(&mut self, target: Names) {
-        // Every file that changes its names has one in the attic meanwhile.
-        let mut moved: HashSet<FileId> = HashSet::new();
-        for (directory, names) in self.live.iter().chain(&target) {
-            let live = self.live.get(directory);
-            let wanted = target.get(directory);
-            for name in names.keys() {
-                let pair = [live.and_then(|n| n.get(name)), wanted.and_then(|n| n.get(name))];
-                if pair[0] != pair[1] {
-                    for entry in pair.into_iter().flatten() {
-                        if let Entry::File(id) = entry {
-                            moved.insert(*id);
-                        }
-                    }
-                }
-            }
-        }
-        for (directory, names) in &self.live {
-            for (name, entry) in names {
-                if let Entry::File(id) = entry
-                    && moved.contains(id)
-                    && !self.attic(*id).exists()
-                {
-                    fs::hard_link(self.root.join(directory).join(name), self.attic(*id)).unwrap();
-                }
-            }
-        }
-        for (directory, names) in self.live.iter().rev() {
-            for (name, entry) in names.iter().rev() {
-                let path = self.root.join(directory).join(name);
-                if target.get(directory).and_then(|n| n.get(name)) != Some(entry) {
-                    match entry {
-                        Entry::File(_) => fs::remove_file(&path).unwrap(),
-                        Entry::Directory => fs::remove_dir(&path).unwrap(),
-                    }
-                }
-            }
-        }
-        for (directory, names) in &target {
-            for (name, entry) in names {
-                let path = self.root.join(directory).join(name);
-                if self.live.get(directory).and_then(|n| n.get(name)) != Some(entry) {
-                    match entry {
-                        Entry::File(id) => fs::hard_link(self.attic(*id), &path).unwrap(),
-                        Entry::Directory => fs::create_dir(&path).unwrap(),
-                    }
-                }
-            }
-        }
-        for entry in fs::read_dir(self.root.join("attic")).unwrap() {
-            fs::remove_file(entry.unwrap().path()).unwrap();
-        }
-        self.live = target.clone();
-        self.durable = target;
     }
 }
 

@@ -1,10 +1,15 @@
 //! What goes wrong, how it ends, and when all is well again.
 
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use saltus::engine::keeper::Job;
+use saltus::engine::report::ShardReport;
+use saltus::engine::status::{ReplicaState, ReplicaStatus};
+use saltus::ids::SpaceId;
 
 use super::disk::Trouble;
+use super::machine::name_of;
 use super::plan::Fault;
 use super::world::{Event, World};
 
@@ -15,6 +20,43 @@ const PATIENCE: Duration = Duration::from_secs(900);
 /// How long one replica may be held still at the end, and the others must not
 /// care.
 const HELD_PATIENCE: Duration = Duration::from_secs(300);
+
+/// How long something may be missing before the primary's status must say so.
+const SAYS_SO_WITHIN: Duration = Duration::from_secs(40);
+
+/// What is not where it should be.
+#[derive(Debug)]
+struct Missing {
+    space: SpaceId,
+    /// A replica that has not all of the stream; none: a record is not shipped.
+    replica: Option<usize>,
+}
+
+impl Missing {
+    /// Nothing is lost quietly: who looks at the status sees it.
+    fn is_named_in(&self, told: &ShardReport) {
+        let space = told.spaces.iter().find(|status| status.space == self.space);
+        let Some(space) = space else { panic!("Nothing is lost quietly: {self:?} of {told:?}") };
+        let is_behind = |replica: &ReplicaStatus| {
+            let healthy = replica.state == ReplicaState::Healthy && replica.lag.bytes == 0;
+            replica.problem.is_some() || !healthy
+        };
+        let is_named = match self.replica.map(name_of) {
+            Some(name) => {
+                space.replicas.iter().any(|replica| replica.id == name && is_behind(replica))
+            }
+            // It may be on its way to somebody.
+            None => space.replicas.iter().any(|replica| {
+                replica.lag.bytes > 0
+                    && matches!(replica.state, ReplicaState::Healthy | ReplicaState::Lagging)
+            }),
+        };
+        assert!(
+            is_named || space.problem.is_some(),
+            "Nothing is lost quietly: {self:?}, and the status says {space:?}"
+        );
+    }
+}
 
 impl World {
     pub fn fault(&mut self) {
@@ -240,38 +282,47 @@ impl World {
             }
             Some(missing) => {
                 let patience = if self.held.is_some() { HELD_PATIENCE } else { PATIENCE };
-                self.missing = missing;
+                let told = self.told.take().and_then(|told| told.try_recv().ok());
+                let slow = self.held.map_or(String::new(), |held| format!(", {held} being slow"));
                 assert!(
                     u128::from(waited) < patience.as_nanos(),
-                    "Liveness{}: {}",
-                    self.held.map_or(String::new(), |held| format!(" (replica {held} is slow)")),
-                    self.missing
+                    "Liveness: {missing:?}{slow}; the primary says {told:?}"
                 );
+                if u128::from(waited) > SAYS_SO_WITHIN.as_nanos()
+                    && let Some(told) = told
+                {
+                    missing.is_named_in(&told);
+                }
+                self.told = self.machines[0].ask();
+                self.wake(0, Duration::from_micros(10));
                 self.after(Duration::from_secs(1), Event::Check);
             }
         }
     }
 
-    fn what_is_missing(&self) -> Option<String> {
+    fn what_is_missing(&self) -> Option<Missing> {
         for database in &self.databases {
-            let disk = self.machines[0].disk.lock();
+            // What the database took away before the primary knew of it is
+            // nobody's loss: it is in the compacted segment.
+            let running = self.machines[0].running.as_ref();
+            let record = running.and_then(|r| r.catalog.space(&database.space).unwrap());
+            let known = record.map_or(Vec::new(), |record| record.files);
             let seen = |index: usize| {
                 let log = &database.files[index];
-                !log.unlinked || disk.was_pinned(&log.file)
+                let inode = log.file.metadata().unwrap().ino();
+                !log.unlinked || known.iter().any(|file| file.inode == inode)
             };
-            if let Err(why) = self.oracle.is_complete(database, seen) {
-                return Some(why);
+            let space = &database.space;
+            if !self.oracle.is_complete(database, seen) {
+                return Some(Missing { space: space.clone(), replica: None });
             }
             let Some(stream) = self.oracle.streams.get(&database.space) else { continue };
             for replica in (1..self.machines.len()).filter(|replica| self.held != Some(*replica)) {
                 let said = self.oracle.said.get(&(replica, database.space.clone()));
                 let flushed = said.map_or(0, |said| said.flushed);
                 if flushed < stream.bytes.len() as u64 {
-                    return Some(format!(
-                        "replica {replica} has {flushed} of {} bytes of {}",
-                        stream.bytes.len(),
-                        database.space
-                    ));
+                    let space = space.clone();
+                    return Some(Missing { space, replica: Some(replica) });
                 }
             }
         }

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crossbeam::channel::{Receiver, Sender, unbounded};
+use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use saltus::engine::keeper::{Job, Keeper, Mailbox, Places, Received};
 use saltus::engine::report::ShardReport;
 use saltus::engine::shard::{Command, Setup, Shard};
@@ -37,6 +37,7 @@ pub struct Running {
     commands: Sender<Command>,
     pub kernel: Rc<RefCell<Kernel>>,
     pub received: Received,
+    pub catalog: Arc<Catalog>,
     /// The operation that waits for a connection.
     pub accepting: Option<Token>,
     /// Connections that wait to be accepted.
@@ -134,15 +135,17 @@ impl Machine {
         };
         let received = Received::default();
         let data_root = places.data_root.clone();
-        let mut keeper = Keeper::new(places, catalog, pins, Checksums::Required, received.clone())
-            .map_err(|error| error.to_string())?;
+        let mut keeper =
+            Keeper::new(places, catalog.clone(), pins, Checksums::Required, received.clone())
+                .map_err(|error| error.to_string())?;
 
         let backend = SimulatedBackend::default();
         let kernel = backend.0.clone();
         kernel.borrow_mut().watches_used_up = chance.one_in(40);
         let (commands, command_queue) = unbounded();
         let (news, news_queue) = unbounded();
-        let (jobs, job_queue) = unbounded();
+        // A full queue is the shard's to deal with.
+        let (jobs, job_queue) = bounded(*chance.pick(&[1, 8, 4096]));
         keeper.begin(vec![Mailbox { news, waker: backend.waker() }]);
         let setup = Setup {
             shard: 0,
@@ -179,6 +182,7 @@ impl Machine {
             commands,
             kernel,
             received,
+            catalog,
             accepting: None,
             backlog: VecDeque::new(),
             stopping: false,

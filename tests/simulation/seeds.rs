@@ -115,9 +115,6 @@ impl Seeds {
                     return;
                 }
                 let seed = self.first + index;
-                if std::env::var_os("SALTUS_VERBOSE").is_some() {
-                    eprintln!("seed {seed}");
-                }
                 let course = Course::of(seed, Mode::Off);
                 run.fetch_add(1, Ordering::Relaxed);
                 if let Some(violation) = course.violation {
