@@ -195,3 +195,7 @@ impl Keeper {
         denial
     }
 }
+
+#[cfg(test)]
+#[path = "matched_tests.rs"]
+mod tests;
