@@ -12,7 +12,7 @@
 //! |---|---|
 //! | 0 | done; the answer is yes |
 //! | 1 | the answer is no: not identical, not whole, not caught up in time |
-//! | 2 | the command line or the configuration is wrong; nothing was done |
+//! | 2 | the command line or the configuration is wrong, or it may not use what they name; nothing was done |
 //! | 3 | it failed, or was interrupted |
 //!
 //! Errors carry context with `anyhow` here, and only here. A reader of
@@ -26,6 +26,7 @@ mod logging;
 pub mod node;
 pub mod output;
 mod payload;
+mod ready;
 mod run;
 mod scratch;
 mod status;
@@ -33,6 +34,7 @@ pub mod table;
 mod wait;
 pub mod wal;
 
+use std::io::{self, ErrorKind};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -54,7 +56,8 @@ const AFTER_HELP: &str = "\
 Exit codes:
   0  done; the answer is yes
   1  the answer is no: not identical, not whole, not caught up in time
-  2  the command line or the configuration is wrong; nothing was done
+  2  the command line or the configuration is wrong, or names what this
+     process may not use; nothing was done
   3  it failed, or was interrupted
 
 Environment:
@@ -97,6 +100,24 @@ enum Command {
 #[error("{0}")]
 pub struct UsageError(pub String);
 
+/// A node that cannot start where it was told to, because it may not: nothing
+/// changes by itself, and nothing was done.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:#}")]
+struct NotPermitted(anyhow::Error);
+
+impl NotPermitted {
+    /// The error of a start, marked if permission is what it lacks.
+    fn sift(error: impl Into<anyhow::Error>) -> anyhow::Error {
+        let error = error.into();
+        let refused =
+            error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|e| {
+                matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem)
+            });
+        if refused { Self(error).into() } else { error }
+    }
+}
+
 /// Run the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -127,7 +148,9 @@ pub fn main() -> ExitCode {
 
 /// The exit code of an error, wherever in its chain the cause stands.
 fn exit_code(error: &anyhow::Error) -> u8 {
-    let usage = error.chain().any(|cause| cause.is::<UsageError>() || cause.is::<ConfigError>());
+    let usage = error.chain().any(|cause| {
+        cause.is::<UsageError>() || cause.is::<ConfigError>() || cause.is::<NotPermitted>()
+    });
     if usage { EXIT_USAGE } else { EXIT_FAILURE }
 }
 

@@ -224,6 +224,14 @@ impl Engine {
             // The threads that wait for their go end without it.
             return Err(EngineError::Backend { source });
         }
+        let strategy = config.io.strategy;
+        if backend == "portable" && !strategy.is_portable() {
+            tracing::warn!(
+                "io.strategy {} needs io_uring, which is not available: the portable backend sends \
+                 by sendfile, or copies",
+                strategy.name()
+            );
+        }
         let others: Vec<_> =
             shards.iter().skip(1).map(|s| (s.commands.clone(), s.waker.clone())).collect();
         for (index, go) in goes.into_iter().enumerate() {
@@ -400,9 +408,16 @@ impl Engine {
 /// killed process's sockets back only when it has dismantled its ring.
 fn listen(address: SocketAddr) -> io::Result<crate::io::Socket> {
     let deadline = Instant::now() + LISTEN_PATIENCE;
+    let mut told = false;
     loop {
         match crate::io::sockets::listen(address) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(
+                        "{address} (listen.replication) is in use: trying again for \
+                         {LISTEN_PATIENCE:?}"
+                    );
+                }
                 std::thread::sleep(LISTEN_RETRY_DELAY);
             }
             other => return other,
