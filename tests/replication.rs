@@ -26,5 +26,7 @@ mod loss;
 mod pressure;
 #[path = "replication/restart.rs"]
 mod restart;
+#[path = "replication/spaces.rs"]
+mod spaces;
 #[path = "replication/traps.rs"]
 mod traps;

@@ -94,6 +94,42 @@ fn run(config: &Path, ready: &Path) -> Command {
 }
 
 #[test]
+fn configuration_is_checked_without_a_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = config(directory.path(), &spec(directory.path()));
+    let check = |arguments: &[&str]| saltus(arguments).arg(&file).output().unwrap();
+    let output = check(&["config", "check"]);
+    assert_eq!(exits(&output, 0), "");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("alpha.toml: valid\n"), "{text}");
+    assert!(text.contains("alpha of cluster local"), "{text}");
+    let output = check(&["--json", "config", "check"]);
+    exits(&output, 0);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&json["valid"], &json["node"]), (&true.into(), &"alpha".into()));
+    assert_eq!(fs::read_dir(directory.path().join("alpha")).unwrap().count(), 0);
+
+    fs::write(&file, spec(directory.path()).to_toml() + "[batch]\nmax_record = 1\n").unwrap();
+    let output = check(&["config", "check"]);
+    let error = exits(&output, 2);
+    assert!(error.contains("did you mean \"max_records\""), "{error}");
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn log_that_no_node_would_ship_is_written_with_a_warning() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |wal: &str| {
+        let mut command = saltus(&["wal", "write", "--records", "1"]);
+        exits(&command.arg(directory.path().join(wal)).output().unwrap(), 0)
+    };
+    let warning = write("UPPER/wal");
+    assert!(warning.contains("UPPER/wal: space id \"UPPER\" is not valid"), "{warning}");
+    assert_eq!(write("alpha/wal"), "");
+    assert_eq!(write("Just Segments"), "");
+}
+
+#[test]
 fn hang_up_does_not_end_a_service() {
     let directory = tempfile::tempdir().unwrap();
     let config = config(directory.path(), &spec(directory.path()));

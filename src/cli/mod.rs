@@ -1,7 +1,7 @@
 //! The `saltus` command: what an operator types, and what comes back.
 //!
 //! ```text
-//!   saltus [--json] run | status | wait | demo | wal | bench
+//!   saltus [--json] run | config | status | wait | demo | wal | bench
 //!
 //!   result    -> standard output: text for a person, or one JSON document
 //!   log,error -> standard error
@@ -20,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod config;
 pub mod demo;
 pub mod interrupt;
 mod logging;
@@ -80,6 +81,9 @@ struct Cli {
 enum Command {
     /// Run a node: ship the spaces of its data root, receive those of others
     Run(run::RunArgs),
+    /// Check a configuration without starting a node
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     /// Show the spaces of a running node, and how far each replica is behind
     Status(status::StatusArgs),
     /// Wait until the replicas have what the node has now
@@ -134,6 +138,7 @@ pub fn main() -> ExitCode {
     let level = if matches!(command, Command::Run(_)) { "info" } else { "warn" };
     let result = logging::start(level).and_then(|()| match command {
         Command::Run(args) => run::run(&args, json),
+        Command::Config(command) => config::run(&command, json),
         Command::Status(args) => status::run(&args, json),
         Command::Wait(args) => wait::run(&args, json),
         Command::Demo(args) => demo::run(&args, json),

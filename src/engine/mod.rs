@@ -43,7 +43,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Sender, bounded, unbounded};
 
 use self::clock::SystemClock;
-use self::keeper::{Job, Keeper, Mailbox, Places, Received};
+use self::keeper::{Ignored, Job, Keeper, Mailbox, Places, Received};
 use self::scrub::{ScrubHandle, ScrubOptions, Scrubber};
 use self::shard::{Command, Setup, Shard};
 use self::status::NodeStatus;
@@ -127,6 +127,7 @@ pub struct Engine {
     shards: Vec<Handle>,
     keeper: Option<(Sender<Job>, JoinHandle<()>)>,
     received: Received,
+    ignored: Ignored,
     scrub: ScrubHandle,
     failed: Arc<Mutex<Option<(usize, String)>>>,
     backend: &'static str,
@@ -161,6 +162,8 @@ impl Engine {
         };
         let received = Received::default();
         let keeper = Keeper::new(places.clone(), catalog, pins, checksums, received.clone())?;
+
+        let ignored = keeper.ignored();
 
         let mut listener = match config.listen.replication {
             Some(address) => {
@@ -256,6 +259,7 @@ impl Engine {
             shards,
             keeper: Some((jobs, thread)),
             received,
+            ignored,
             scrub,
             failed,
             backend,
@@ -361,6 +365,7 @@ impl Engine {
             problem,
             spaces: spaces.into_values().collect(),
             scrub: self.scrub.report().into(),
+            ignored: self.ignored.status(),
         }
     }
 

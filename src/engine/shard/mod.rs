@@ -21,6 +21,7 @@ mod watching;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -103,6 +104,8 @@ enum Watched {
     Root,
     /// Waits for `wal/` to appear.
     Space(SpaceId),
+    /// A directory that can be no space: waits for a `wal/` to warn of.
+    Stranger(OsString),
     Wal(SpaceId),
 }
 
@@ -174,6 +177,8 @@ pub struct Shard {
     /// Directories that could not be watched, and are scanned instead.
     unwatched: BTreeSet<SpaceId>,
     root_unwatched: bool,
+    /// Spaces whose log is shipped under another name.
+    refused: BTreeSet<SpaceId>,
     next_scan: Option<Instant>,
     /// When to accept again after an attempt that failed.
     next_accept: Option<Instant>,
@@ -255,6 +260,7 @@ impl Shard {
             watches: BTreeMap::new(),
             unwatched: BTreeSet::new(),
             root_unwatched: false,
+            refused: BTreeSet::new(),
             next_scan: None,
             next_accept: None,
             stopping: None,
@@ -527,7 +533,7 @@ impl Shard {
         super::report::of(
             self.backend.name(),
             self.now().instant,
-            self.spaces.list.iter(),
+            self.shown().into_iter(),
             &self.links,
             self.peers.values(),
         )
