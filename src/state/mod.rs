@@ -26,8 +26,10 @@
 
 mod batch;
 pub mod catalog;
+mod history;
 pub mod host;
 mod layout;
+mod lookup;
 pub mod pins;
 pub mod runs;
 mod storage;

@@ -15,8 +15,10 @@
 //! a table under its token; a completion whose connection is gone in the
 //! meantime finds a serial that no longer matches, and is dropped.
 
+mod jobs;
 mod links;
 mod peers;
+mod reign;
 mod watching;
 
 use std::cell::RefCell;
@@ -29,7 +31,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, TryRecvError};
 
+use self::jobs::Jobs;
 use super::clock::Clock;
+use super::doorkeeper::Doorkeeper;
 use super::keeper::{Job, News};
 use super::primary::link::{Link, State};
 use super::primary::space::Space;
@@ -38,7 +42,7 @@ use super::replica::peer::Peer;
 use super::report::ShardReport;
 use crate::ids::{NodeId, SpaceId};
 use crate::io::{Backend, Completion, Op, Outcome, Socket, Strategy, Token, WatchEvent, WatchId};
-use crate::limits::{ACCEPT_RETRY_DELAY, DRAIN_TIMEOUT};
+use crate::limits::{DRAIN_TIMEOUT, FAREWELL_TIMEOUT, JOB_RETRY_DELAY};
 use crate::lsn::Mark;
 use crate::protocol::Now;
 use crate::protocol::frame::Handle;
@@ -114,6 +118,7 @@ enum Watched {
 enum Ticket {
     Open(u64, Handle),
     Run(u64, Handle, u32),
+    Match(u64, Handle),
 }
 
 /// The spaces of a shard, as its senders see them.
@@ -155,7 +160,7 @@ pub struct Shard {
     backend: Box<dyn Backend>,
     commands: Receiver<Command>,
     news: Receiver<News>,
-    jobs: Sender<Job>,
+    jobs: Jobs,
     listener: Option<Arc<Socket>>,
     /// Other shards, to hand accepted connections to.
     others: Vec<(Sender<Command>, crate::io::Waker)>,
@@ -171,6 +176,10 @@ pub struct Shard {
     peers: BTreeMap<u64, Peer>,
     busy_peers: BTreeSet<u64>,
     next_peer: u64,
+    /// Of the peers, those that have not said who they are.
+    door: Doorkeeper,
+    /// The keeper's queue was full a moment ago.
+    congested: bool,
     tickets: HashMap<u64, Ticket>,
     next_ticket: u64,
     watches: BTreeMap<WatchId, Watched>,
@@ -242,7 +251,7 @@ impl Shard {
             backend,
             commands,
             news,
-            jobs,
+            jobs: Jobs::new(jobs),
             listener: listener.map(Arc::new),
             others,
             next_shard: 0,
@@ -255,6 +264,8 @@ impl Shard {
             peers: BTreeMap::new(),
             busy_peers: BTreeSet::new(),
             next_peer: 0,
+            door: Doorkeeper::default(),
+            congested: false,
             tickets: HashMap::new(),
             next_ticket: 0,
             watches: BTreeMap::new(),
@@ -307,6 +318,7 @@ impl Shard {
             self.watched(&event);
         }
         self.events = events;
+        self.relieve();
         self.grow();
         self.drive_links();
         self.drive_peers();
@@ -342,10 +354,17 @@ impl Shard {
         self.backend.submit(Token(token), op);
     }
 
-    /// Jobs are few; a full queue holds this shard up rather than losing one.
     fn job(&self, job: Job) {
-        if self.jobs.send(job).is_err() {
-            tracing::error!("the keeper is gone: nothing new can be recorded");
+        self.jobs.send(job);
+    }
+
+    /// Give the keeper what it did not take before; then every peer that was
+    /// not listened to meanwhile has its turn.
+    fn relieve(&mut self) {
+        if self.jobs.is_congested() && !self.jobs.flush() {
+            self.congested = true;
+        } else if std::mem::take(&mut self.congested) {
+            self.busy_peers.extend(self.peers.keys());
         }
     }
 
@@ -372,12 +391,12 @@ impl Shard {
         for (index, link) in self.links.iter_mut().enumerate() {
             if let Some(up) = link.up() {
                 up.sender.close(now, ErrorCode::Shutdown, "the primary is going down".into());
-                up.closing = true;
+                up.closing.get_or_insert(now.instant + FAREWELL_TIMEOUT);
             }
             self.busy_links.insert(index);
         }
         for (id, peer) in &mut self.peers {
-            peer.close(now, ErrorCode::Shutdown, "the replica is going down".into());
+            peer.close(ErrorCode::Shutdown, "the replica is going down".into());
             self.busy_peers.insert(*id);
         }
     }
@@ -405,8 +424,9 @@ impl Shard {
         }
         let links = self.links.iter().filter_map(|link| self.link_timeout(link));
         let peers = self.peers.values().filter_map(Peer::next_timeout);
-        let mine = [self.next_scan, self.next_accept, self.stopping].into_iter().flatten();
-        links.chain(peers).chain(mine).min()
+        let keeper = self.jobs.is_congested().then(|| self.now().instant + JOB_RETRY_DELAY);
+        let mine = [self.next_scan, self.next_accept, self.stopping, self.door.next_timeout()];
+        links.chain(peers).chain(mine.into_iter().flatten()).chain(keeper).min()
     }
 
     /// When something is due on a link. One that is stopped for good, as all
@@ -433,6 +453,9 @@ impl Shard {
         }
         if self.next_accept.is_some_and(|at| at <= instant) {
             self.accept();
+        }
+        if self.door.next_timeout().is_some_and(|at| at <= instant) {
+            self.tell_left_out(instant);
         }
     }
 
@@ -475,10 +498,7 @@ impl Shard {
                     Ok(Outcome::Accepted(socket, address)) => self.hand_over(socket, address),
                     Ok(_) => {}
                     Err(error) => {
-                        // Without descriptors the next attempt fails at once,
-                        // as the connection is still waiting.
-                        tracing::warn!(%error, "a connection could not be accepted");
-                        self.next_accept = Some(now.instant + ACCEPT_RETRY_DELAY);
+                        self.not_accepted(now.instant, &error);
                         return;
                     }
                 }
