@@ -39,6 +39,7 @@ use super::primary::link::{Link, State};
 use super::primary::space::Space;
 use super::replica::log::LogOp;
 use super::replica::peer::Peer;
+use super::replica::primaries::Primaries;
 use super::report::ShardReport;
 use crate::ids::{NodeId, SpaceId};
 use crate::io::{Backend, Completion, Op, Outcome, Socket, Strategy, Token, WatchEvent, WatchId};
@@ -174,6 +175,8 @@ pub struct Shard {
     /// Links that may have something to do.
     busy_links: BTreeSet<usize>,
     peers: BTreeMap<u64, Peer>,
+    /// Who ships to this node, over whichever shard.
+    primaries: Primaries,
     busy_peers: BTreeSet<u64>,
     next_peer: u64,
     /// Of the peers, those that have not said who they are.
@@ -262,6 +265,7 @@ impl Shard {
             links,
             busy_links: BTreeSet::new(),
             peers: BTreeMap::new(),
+            primaries: Primaries::default(),
             busy_peers: BTreeSet::new(),
             next_peer: 0,
             door: Doorkeeper::default(),
@@ -280,6 +284,12 @@ impl Shard {
             completions: Vec::new(),
             events: Vec::new(),
         }
+    }
+
+    /// The same shard, beside others that receive for the same node.
+    #[must_use]
+    pub fn among(self, primaries: Primaries) -> Self {
+        Self { primaries, ..self }
     }
 
     /// Its number.
