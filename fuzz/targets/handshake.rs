@@ -11,9 +11,9 @@ use saltus::limits::{FRAME_HEADER_BYTES, MAX_CONTROL_PAYLOAD_BYTES};
 use saltus::lsn::{Chain, Lsn, Mark};
 use saltus::protocol::Now;
 use saltus::protocol::frame::{FrameHeader, Handle, Kind};
-use saltus::protocol::message::{Identity, OpenSpace, SegmentOpen, Standing};
+use saltus::protocol::message::{Boundary, Identity, OpenSpace, SegmentOpen, Standing};
 use saltus::protocol::receiver::{Intent, Receiver};
-use saltus::protocol::sender::{BatchRule, Event, Sender, Streams, Transmit};
+use saltus::protocol::sender::{BatchRule, Event, Found, Sender, Streams, Transmit};
 
 use super::frames::control;
 use super::input::Input;
@@ -214,6 +214,20 @@ impl Pair {
                     self.receiver.stop_space(self.now, handle, code, "no whole record".into());
                 }
             }
+            Some(&Intent::Match { handle, lsn }) => {
+                let records =
+                    self.held.get(&handle).map_or(0, |&held| held.min(lsn.0 / RECORD_BYTES));
+                let Mark { lsn, chain, records, .. } = mark(records);
+                self.receiver.handle_matched(
+                    self.now,
+                    handle,
+                    Ok(Boundary { lsn, chain, records }),
+                );
+            }
+            Some(&Intent::Truncate { handle, .. }) => {
+                self.held.insert(handle, 0);
+                self.receiver.handle_opened(self.now, handle, Ok(Standing::EMPTY));
+            }
             Some(Intent::Stopped { handle, .. }) => drop(self.held.remove(handle)),
             Some(Intent::Closed { .. }) => self.closed = true,
             _ => {}
@@ -228,12 +242,14 @@ impl Pair {
     fn events(&mut self) {
         while let Some(event) = self.sender.poll_event() {
             match event {
-                Event::Resume { handle, standing } => {
-                    let records = standing.flushed.0 / RECORD_BYTES;
-                    let known =
-                        standing.flushed == mark(records).lsn && records <= self.log.records;
-                    let found = known.then(|| mark(records)).ok_or_else(|| "none".to_owned());
+                Event::Resume { handle, at, .. } => {
+                    let records = at.0 / RECORD_BYTES;
+                    let known = at == mark(records).lsn && records <= self.log.records;
+                    let found = if known { Found::Mark(mark(records)) } else { Found::Nothing };
                     self.sender.handle_resume(self.now, handle, found);
+                }
+                Event::Diverged { handle, .. } => {
+                    self.sender.handle_diverged(self.now, handle, "not the same".into());
                 }
                 Event::Closed { .. } => self.closed = true,
                 _ => {}

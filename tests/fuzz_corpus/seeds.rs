@@ -57,6 +57,7 @@ fn messages() -> Vec<(&'static str, Message, Handle)> {
         records: 4,
         highest_epoch: Epoch(2),
         runs: 1,
+        common: Lsn(400),
     };
     let run =
         SegmentOpen { ordinal: 0, start: Lsn(0), segment: SegmentName(1), file: 0, offset: 0 };
