@@ -52,6 +52,10 @@ pub const MAX_SAVED_MARKS_PER_SPACE: usize = 256;
 /// each damaged tail, both rare; the history travels in one control frame.
 pub const MAX_EPOCHS_PER_SPACE: usize = 1024;
 
+/// The most bytes of a quarantine's manifest that are read. One extent takes
+/// less than 100, and a file of many runs has one for each.
+pub const MAX_MANIFEST_BYTES: u64 = 64 << 20;
+
 /// Bytes that recovery, scrubbing and comparing read at a time.
 pub const VERIFY_PIECE_BYTES: usize = 1 << 20;
 
@@ -76,6 +80,14 @@ pub const SCRUB_CONFIRM_DELAY: Duration = Duration::from_secs(1);
 /// Damaged ranges that the report of scrubbing lists; past it they are only
 /// counted, and logged.
 pub const MAX_LISTED_BAD_RANGES: usize = 256;
+
+/// Directories of a data root that hold a log and are no space, as far as they
+/// are named: a person who reads more of them has seen what is wrong.
+pub const MAX_LISTED_IGNORED: usize = 64;
+
+/// Directories that can be no space and hold no log yet, as far as they are
+/// watched for one. More of them in a data root mean that it is none.
+pub const MAX_WATCHED_STRANGERS: usize = 64;
 
 /// Memory that the catalog's database may use for its pages. The process as a
 /// whole stays below 64 MiB of anonymous memory.

@@ -6,7 +6,7 @@
 //!                "replicas": [{"id", "state", "sent_lsn", "received_lsn",
 //!                              "written_lsn", "flushed_lsn",
 //!                              "lag": {"bytes", "records", "seconds"}, ...}]}],
-//!    "scrub": {...}}
+//!    "scrub": {...}, "ignored": {"count", "directories": [{"name", "reason"}]}}
 //! ```
 //!
 //! Plain values without invariants of their own: the engine fills them from
@@ -20,6 +20,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{ClusterId, Epoch, NodeId, SpaceId};
+use crate::lsn::Lsn;
 
 /// One node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,6 +45,9 @@ pub struct NodeStatus {
     /// The verification of segments at rest.
     #[serde(default)]
     pub scrub: ScrubStatus,
+    /// Directories of the data root that hold a log and are not shipped.
+    #[serde(default)]
+    pub ignored: Ignored,
 }
 
 /// What this node is to a space.
@@ -94,6 +98,42 @@ pub struct SpaceStatus {
     /// On a primary: each replica, in the order of the configuration.
     #[serde(default)]
     pub replicas: Vec<ReplicaStatus>,
+    /// The reigns of this node's copy, oldest first.
+    #[serde(default)]
+    pub epochs: Vec<EpochStatus>,
+    /// The highest epoch that this node has ever heard of for the space. Higher
+    /// than `epoch`: another primary reigns.
+    #[serde(default)]
+    pub highest_epoch: Option<Epoch>,
+    /// Bytes that were taken out of the space and kept.
+    #[serde(default)]
+    pub quarantine: QuarantineStatus,
+}
+
+/// One reign.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EpochStatus {
+    /// Its number.
+    pub epoch: Epoch,
+    /// Where in the stream it began.
+    pub start_lsn: u64,
+}
+
+impl EpochStatus {
+    /// A history.
+    #[must_use]
+    pub fn of(history: &[(Epoch, Lsn)]) -> Vec<Self> {
+        history.iter().map(|(epoch, start)| Self { epoch: *epoch, start_lsn: start.0 }).collect()
+    }
+}
+
+/// What a space has in quarantine; `saltus quarantine list` names the pieces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct QuarantineStatus {
+    /// How many pieces.
+    pub pieces: u64,
+    /// How long they are together.
+    pub bytes: u64,
 }
 
 /// How a replica is doing, as its primary sees it.
@@ -203,6 +243,25 @@ pub struct Latency {
     pub p999: Option<u64>,
     /// How many samples there are.
     pub count: u64,
+}
+
+/// Directories of the data root that hold a log and are not shipped.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Ignored {
+    /// How many there are.
+    pub count: usize,
+    /// The first ones by name, at most
+    /// [`MAX_LISTED_IGNORED`](crate::limits::MAX_LISTED_IGNORED).
+    pub directories: Vec<IgnoredDirectory>,
+}
+
+/// A directory that is not shipped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IgnoredDirectory {
+    /// Its name; what is no UTF-8 in it is replaced.
+    pub name: String,
+    /// Why, in a sentence.
+    pub reason: String,
 }
 
 /// The verification of segments at rest.

@@ -14,11 +14,14 @@
 //!
 //! News of a change are sent only after the change is durable.
 
+mod ignored;
 mod job;
+mod matched;
 mod received;
 mod shipped;
 
-pub use job::{Job, Mailbox, News};
+pub use ignored::Ignored;
+pub use job::{Denial, Job, Loan, Mailbox, News};
 pub use shipped::open_numbered;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,8 +30,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam::channel::Receiver;
 
-use super::status::{self, SpaceStatus};
-use crate::ids::SpaceId;
+use super::quarantine;
+use super::status::{self, EpochStatus, QuarantineStatus, SpaceStatus};
+use crate::ids::{Epoch, SpaceId};
 use crate::limits::MAX_JOBS_PER_COMMIT;
 use crate::lsn::Mark;
 use crate::protocol::message::ErrorCode;
@@ -40,18 +44,35 @@ use crate::wal::record::Checksums;
 /// Where the received spaces stand while no session has them. Shared with the
 /// control plane; no data core touches it.
 #[derive(Clone, Debug, Default)]
-pub struct Received(Arc<Mutex<BTreeMap<SpaceId, SpaceStatus>>>);
+pub struct Received(Arc<Mutex<Published>>);
+
+#[derive(Debug, Default)]
+struct Published {
+    statuses: BTreeMap<SpaceId, SpaceStatus>,
+    quarantines: BTreeMap<SpaceId, QuarantineStatus>,
+}
 
 impl Received {
     fn publish(&self, status: SpaceStatus) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.insert(status.space.clone(), status);
+        all.statuses.insert(status.space.clone(), status);
+    }
+
+    fn publish_quarantine(&self, space: SpaceId, status: QuarantineStatus) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.quarantines.insert(space, status);
     }
 
     /// All of them.
     #[must_use]
     pub fn statuses(&self) -> BTreeMap<SpaceId, SpaceStatus> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).statuses.clone()
+    }
+
+    /// What is in quarantine, by space; of both roles.
+    #[must_use]
+    pub fn quarantines(&self) -> BTreeMap<SpaceId, QuarantineStatus> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).quarantines.clone()
     }
 }
 
@@ -61,9 +82,19 @@ enum Lease {
     /// Nobody: it can be lent. The mark is its durable end.
     Here(Mark),
     /// A session.
-    Lent,
+    Lent(Lessee),
     /// Nobody can: it must be mended first.
     Broken(String),
+}
+
+/// The session that has a received space.
+#[derive(Clone, Copy, Debug)]
+struct Lessee {
+    shard: usize,
+    /// The reign that it is received under.
+    epoch: Epoch,
+    /// The durable end when it was lent.
+    mark: Mark,
 }
 
 /// One space of the catalog.
@@ -110,6 +141,9 @@ pub struct Keeper {
     checksums: Checksums,
     spaces: BTreeMap<SpaceId, Space>,
     received: Received,
+    ignored: Ignored,
+    /// Whose log is the directory of that device and inode.
+    logs: BTreeMap<(u64, u64), SpaceId>,
     mailboxes: Vec<Mailbox>,
     /// Changes of the batch that is being gathered.
     changes: Vec<(SpaceId, Change)>,
@@ -152,6 +186,8 @@ impl Keeper {
             checksums,
             spaces: BTreeMap::new(),
             received,
+            ignored: Ignored::default(),
+            logs: BTreeMap::new(),
             mailboxes: Vec::new(),
             changes: Vec::new(),
             releases: Vec::new(),
@@ -178,7 +214,7 @@ impl Keeper {
                 Lease::Here(mark) => Some((*mark, None)),
                 Lease::Broken(why) => Some((space.record.checkpoint, Some(why.clone()))),
                 // The session that has it knows better.
-                Lease::Lent => None,
+                Lease::Lent(_) => None,
             };
             if let Some((mark, problem)) = state {
                 let status = SpaceStatus {
@@ -191,11 +227,25 @@ impl Keeper {
                     primary: None,
                     problem,
                     replicas: Vec::new(),
+                    epochs: EpochStatus::of(&space.record.history),
+                    highest_epoch: Some(space.record.highest_epoch),
+                    quarantine: QuarantineStatus::default(),
                 };
                 self.received.publish(status);
             }
         }
+        self.count_quarantine(&id);
         self.spaces.insert(id, space);
+    }
+
+    /// Publish what a space has in quarantine.
+    fn count_quarantine(&self, space: &SpaceId) {
+        match quarantine::tally(&self.places.quarantine(), space) {
+            Ok((pieces, bytes)) => {
+                self.received.publish_quarantine(space.clone(), QuarantineStatus { pieces, bytes });
+            }
+            Err(error) => tracing::warn!(%space, %error, "the quarantine cannot be listed"),
+        }
     }
 
     /// Work until [`Job::Stop`], or until all shards are gone.
@@ -283,8 +333,11 @@ impl Keeper {
     fn handle(&mut self, job: Job) {
         match job {
             Job::ScanRoot { shard } => {
-                let spaces = self.scan_root();
+                let (spaces, strangers) = self.scan_root();
                 self.waiting.push((shard, News::Spaces(spaces)));
+                if shard == 0 && !strangers.is_empty() {
+                    self.waiting.push((shard, News::Strangers(strangers)));
+                }
             }
             Job::ScanSpace { shard, space } => {
                 if let Some(news) = self.scan_space(&space) {
@@ -304,8 +357,22 @@ impl Keeper {
                     self.waiting.push((shard, News::Committed { ticket, result: Ok(()) }));
                 }
             }
+            Job::BeginEpoch { shard, space, at, runs } => {
+                let result = self.begin_epoch(&space, at, runs).map(Box::new);
+                self.waiting.push((shard, News::EpochBegun { space, result }));
+            }
             Job::OpenReplica { shard, ticket, open } => {
-                let result = self.open_replica(&open).map(Box::new);
+                let result = self.open_replica(shard, &open).map(Box::new);
+                self.waiting.push((shard, News::ReplicaOpened { ticket, result }));
+            }
+            Job::Match { shard, ticket, space, at } => {
+                let result = self.match_replica(&space, at);
+                self.waiting.push((shard, News::Matched { ticket, result }));
+            }
+            Job::Truncate { shard, ticket, open, to } => {
+                // What waits for this batch has nothing to do with the cut.
+                self.publish();
+                let result = self.truncate_replica(shard, &open, &to).map(Box::new);
                 self.waiting.push((shard, News::ReplicaOpened { ticket, result }));
             }
             Job::OpenRun { shard, ticket, space, ordinal, run, known } => {
@@ -332,7 +399,7 @@ fn spoil(news: News, why: &str) -> News {
     match news {
         News::Committed { ticket, .. } => News::Committed { ticket, result: Err(why) },
         News::ReplicaOpened { ticket, .. } => {
-            News::ReplicaOpened { ticket, result: Err((ErrorCode::Storage, why)) }
+            News::ReplicaOpened { ticket, result: Err((ErrorCode::Storage, why).into()) }
         }
         News::RunOpened { ticket, .. } => News::RunOpened { ticket, result: Err(why) },
         News::Space { space, mut problems, .. } => {
@@ -340,7 +407,13 @@ fn spoil(news: News, why: &str) -> News {
             // A stream that no restart would know must not be shipped.
             News::Space { space, record: None, found: Vec::new(), problems }
         }
-        other @ (News::Spaces(_) | News::Segment { .. }) => other,
+        News::EpochBegun { space, .. } => News::EpochBegun { space, result: Err(why) },
+        other @ (News::Spaces(_)
+        | News::Strangers(_)
+        | News::Refused(_)
+        | News::Segment { .. }
+        | News::Matched { .. }
+        | News::Recalled { .. }) => other,
     }
 }
 

@@ -1,25 +1,32 @@
 //! Spaces that this node ships: found, numbered, pinned, opened.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::{Keeper, Lease, News, Places, Space, remember};
+use crate::engine::primary::fenced;
 use crate::ids::{Epoch, SpaceId, StreamId};
-use crate::limits::MAX_SPACES;
+use crate::limits::{MAX_EPOCHS_PER_SPACE, MAX_SPACES, MAX_WATCHED_STRANGERS};
 use crate::lsn::{Lsn, Mark};
 use crate::state::catalog::{Change, FileRecord, Role, SpaceRecord};
 use crate::state::pins::{Pin, Pins};
 use crate::state::runs::Runs;
-use crate::wal::discover;
+use crate::wal::discover::{self, Root};
 use crate::wal::segment::{Identity, Segment, SegmentError};
 
 impl Keeper {
-    pub(super) fn scan_root(&self) -> Vec<SpaceId> {
-        match discover::spaces(&self.places.data_root) {
-            Ok(mut spaces) => {
+    /// The spaces that this node ships or may ship, and directories that can
+    /// be none and hold no log yet.
+    pub(super) fn scan_root(&mut self) -> (Vec<SpaceId>, Vec<OsString>) {
+        let found = discover::look(&self.places.data_root, |id| self.spaces.contains_key(id));
+        match found {
+            Ok(Root { mut spaces, ignored, mut strangers }) => {
+                self.ignored.publish(ignored);
+                strangers.truncate(MAX_WATCHED_STRANGERS);
                 if spaces.len() > MAX_SPACES {
                     tracing::error!(
                         found = spaces.len(),
@@ -31,11 +38,11 @@ impl Keeper {
                 spaces.retain(|space| {
                     self.spaces.get(space).is_none_or(|entry| entry.record.role == Role::Primary)
                 });
-                spaces
+                (spaces, strangers)
             }
             Err(error) => {
                 tracing::error!(%error, "the data root cannot be listed");
-                Vec::new()
+                (Vec::new(), Vec::new())
             }
         }
     }
@@ -43,6 +50,11 @@ impl Keeper {
     /// Number, pin and open what is new in a space that this node ships.
     pub(super) fn scan_space(&mut self, space: &SpaceId) -> Option<News> {
         let mut problems = Vec::new();
+        if self.shipped_as(space).is_some() {
+            // A link that has appeared since the root was looked at.
+            self.scan_root();
+            return Some(News::Refused(space.clone()));
+        }
         let directory = self.places.wal(space);
         let listed = discover::segments(&directory);
         if !self.spaces.contains_key(space) {
@@ -144,6 +156,40 @@ impl Keeper {
         let stream = StreamId(self.places.host.random_u128()?);
         let history = vec![(Epoch::FIRST, Lsn::ZERO)];
         Ok(self.create(space, Role::Primary, stream, history))
+    }
+
+    /// Cut the stream of a space that this node ships, and begin a new epoch
+    /// there. Gives the record as it will be once the batch is durable.
+    pub(super) fn begin_epoch(
+        &mut self,
+        space: &SpaceId,
+        at: Mark,
+        runs: u32,
+    ) -> Result<SpaceRecord, String> {
+        let Some(entry) = self.spaces.get_mut(space) else {
+            return Err(format!("space {space} is not in the catalog"));
+        };
+        let present = entry.record.history.last().map_or(Epoch::FIRST, |(epoch, _)| *epoch);
+        if entry.record.highest_epoch > present {
+            return Err(fenced(present, entry.record.highest_epoch));
+        }
+        if entry.record.history.len() >= MAX_EPOCHS_PER_SPACE {
+            return Err(format!(
+                "the space has had {MAX_EPOCHS_PER_SPACE} epochs, the most there are"
+            ));
+        }
+        let epoch = Epoch(present.0 + 1);
+        let mut changes = vec![Change::Truncate { end: at.lsn, runs }];
+        if at.lsn > Lsn::ZERO {
+            changes.push(Change::AddMark(at));
+        }
+        changes.push(Change::Epoch { epoch, start: at.lsn });
+        for change in changes {
+            remember(&mut entry.record, &change);
+            self.changes.push((space.clone(), change));
+        }
+        tracing::warn!(%space, epoch = epoch.0, start = at.lsn.0, "a new epoch begins");
+        Ok(entry.record.clone())
     }
 
     pub(super) fn create(

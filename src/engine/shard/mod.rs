@@ -18,10 +18,12 @@
 mod jobs;
 mod links;
 mod peers;
+mod reign;
 mod watching;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,6 +39,7 @@ use super::primary::link::{Link, State};
 use super::primary::space::Space;
 use super::replica::log::LogOp;
 use super::replica::peer::Peer;
+use super::replica::primaries::Primaries;
 use super::report::ShardReport;
 use crate::ids::{NodeId, SpaceId};
 use crate::io::{Backend, Completion, Op, Outcome, Socket, Strategy, Token, WatchEvent, WatchId};
@@ -106,6 +109,8 @@ enum Watched {
     Root,
     /// Waits for `wal/` to appear.
     Space(SpaceId),
+    /// A directory that can be no space: waits for a `wal/` to warn of.
+    Stranger(OsString),
     Wal(SpaceId),
 }
 
@@ -114,6 +119,7 @@ enum Watched {
 enum Ticket {
     Open(u64, Handle),
     Run(u64, Handle, u32),
+    Match(u64, Handle),
 }
 
 /// The spaces of a shard, as its senders see them.
@@ -169,6 +175,8 @@ pub struct Shard {
     /// Links that may have something to do.
     busy_links: BTreeSet<usize>,
     peers: BTreeMap<u64, Peer>,
+    /// Who ships to this node, over whichever shard.
+    primaries: Primaries,
     busy_peers: BTreeSet<u64>,
     next_peer: u64,
     /// Of the peers, those that have not said who they are.
@@ -181,6 +189,8 @@ pub struct Shard {
     /// Directories that could not be watched, and are scanned instead.
     unwatched: BTreeSet<SpaceId>,
     root_unwatched: bool,
+    /// Spaces whose log is shipped under another name.
+    refused: BTreeSet<SpaceId>,
     next_scan: Option<Instant>,
     /// When to accept again after an attempt that failed.
     next_accept: Option<Instant>,
@@ -255,6 +265,7 @@ impl Shard {
             links,
             busy_links: BTreeSet::new(),
             peers: BTreeMap::new(),
+            primaries: Primaries::default(),
             busy_peers: BTreeSet::new(),
             next_peer: 0,
             door: Doorkeeper::default(),
@@ -264,6 +275,7 @@ impl Shard {
             watches: BTreeMap::new(),
             unwatched: BTreeSet::new(),
             root_unwatched: false,
+            refused: BTreeSet::new(),
             next_scan: None,
             next_accept: None,
             stopping: None,
@@ -272,6 +284,12 @@ impl Shard {
             completions: Vec::new(),
             events: Vec::new(),
         }
+    }
+
+    /// The same shard, beside others that receive for the same node.
+    #[must_use]
+    pub fn among(self, primaries: Primaries) -> Self {
+        Self { primaries, ..self }
     }
 
     /// Its number.
@@ -545,7 +563,7 @@ impl Shard {
         super::report::of(
             self.backend.name(),
             self.now().instant,
-            self.spaces.list.iter(),
+            self.shown().into_iter(),
             &self.links,
             self.peers.values(),
         )

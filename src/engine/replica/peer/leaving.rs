@@ -46,6 +46,7 @@ impl Peer {
     pub(super) fn begin_closing(&mut self, why: String) {
         if self.closing.is_none() {
             self.closing = Some(why);
+            self.entry = None;
             for (handle, log) in &mut self.logs {
                 log.flush_at_once();
                 self.active.insert(*handle);
@@ -131,13 +132,14 @@ impl Peer {
         if closing {
             self.ended.extend(self.logs.keys().copied());
         }
-        let (logs, opening) = (&mut self.logs, &self.opening);
+        let (logs, opening, opened) = (&mut self.logs, &self.opening, &mut self.opened);
         self.ended.retain(|handle| {
             if !logs.get(handle).is_some_and(Log::is_settled) {
                 return logs.contains_key(handle) || opening.contains_key(handle);
             }
             if let Some(log) = logs.remove(handle) {
                 let space = log.space.clone();
+                opened.remove(handle);
                 actions.push(Action::Job(Job::CloseReplica { space, state: log.into_state() }));
             }
             false
