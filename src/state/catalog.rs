@@ -99,8 +99,9 @@ impl SpaceRecord {
         match change {
             Change::Create { .. } => {}
             Change::OpenRun(run) => {
-                let again = self.runs.iter().any(|(_, known)| known.begins_like(run));
-                if !again && run.start >= self.runs.last().map_or(Lsn::ZERO, |last| last.start) {
+                // Only the last run can be meant again: of several empty ones,
+                // an earlier may lie where a later does.
+                if run.start >= self.runs.last().map_or(Lsn::ZERO, |last| last.start) {
                     self.runs.open(*run);
                 }
             }

@@ -314,7 +314,11 @@ impl Keeper {
     /// may name a run that a restart would not know, and bytes acknowledged in
     /// such a run would be lost.
     fn withdraw(&mut self, changes: Vec<(SpaceId, Change)>, lending: Vec<SpaceId>, why: &str) {
-        for (space, _) in changes {
+        for (space, change) in changes {
+            if matches!(change, Change::Create { role: Role::Primary, .. }) {
+                // Nobody has heard of it: it can be drawn anew.
+                self.spaces.remove(&space);
+            }
             self.unrecorded.entry(space).or_insert_with(|| {
                 format!("the catalog could not be written: {why}; restart this node")
             });
@@ -398,9 +402,10 @@ fn spoil(news: News, why: &str) -> News {
             News::ReplicaOpened { ticket, result: Err((ErrorCode::Storage, why).into()) }
         }
         News::RunOpened { ticket, .. } => News::RunOpened { ticket, result: Err(why) },
-        News::Space { space, record, mut problems, .. } => {
+        News::Space { space, mut problems, .. } => {
             problems.push(why);
-            News::Space { space, record, found: Vec::new(), problems }
+            // A stream that no restart would know must not be shipped.
+            News::Space { space, record: None, found: Vec::new(), problems }
         }
         News::EpochBegun { space, .. } => News::EpochBegun { space, result: Err(why) },
         other @ (News::Spaces(_)
