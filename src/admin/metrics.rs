@@ -118,19 +118,19 @@ fn spaces(exposition: &mut Exposition, status: &NodeStatus) {
     exposition.family(
         "saltus_space_highest_epoch",
         Kind::Gauge,
-        "The highest reign that this node has heard of; above the epoch: another one reigns.",
+        "The highest epoch ever heard of; on a primary, more than its own means fenced.",
         of_spaces(status, |space| space.highest_epoch.map(|epoch| epoch.0)),
     );
     exposition.family(
         "saltus_quarantine_pieces",
         Kind::Gauge,
-        "Pieces that were taken out of the space on this node and kept.",
+        "Pieces of segments that were taken out of the stream and kept.",
         of_spaces(status, |space| Some(space.quarantine.pieces)),
     );
     exposition.family(
         "saltus_quarantine_bytes",
         Kind::Gauge,
-        "How long these pieces are together.",
+        "Bytes that were taken out of the stream and kept.",
         of_spaces(status, |space| Some(space.quarantine.bytes)),
     );
     exposition.family(
