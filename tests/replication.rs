@@ -16,6 +16,8 @@ mod cluster;
 mod epochs;
 #[path = "replication/feed.rs"]
 mod feed;
+#[path = "replication/fencing.rs"]
+mod fencing;
 #[path = "replication/hostile.rs"]
 mod hostile;
 #[path = "replication/identical.rs"]

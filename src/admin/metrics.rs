@@ -115,6 +115,24 @@ fn spaces(exposition: &mut Exposition, status: &NodeStatus) {
         of_spaces(status, |space| Some(space.epoch.0)),
     );
     exposition.family(
+        "saltus_space_highest_epoch",
+        Kind::Gauge,
+        "The highest epoch ever heard of; on a primary, more than its own means fenced.",
+        of_spaces(status, |space| Some(space.highest_epoch.unwrap_or(space.epoch).0)),
+    );
+    exposition.family(
+        "saltus_quarantine_pieces",
+        Kind::Gauge,
+        "Pieces of segments that were taken out of the stream and kept.",
+        of_spaces(status, |space| Some(space.quarantine.pieces)),
+    );
+    exposition.family(
+        "saltus_quarantine_bytes",
+        Kind::Gauge,
+        "Bytes that were taken out of the stream and kept.",
+        of_spaces(status, |space| Some(space.quarantine.bytes)),
+    );
+    exposition.family(
         "saltus_replica_problem",
         Kind::Gauge,
         "1 if something is wrong with the replica of the space; the status says what.",

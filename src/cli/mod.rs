@@ -1,7 +1,7 @@
 //! The `saltus` command: what an operator types, and what comes back.
 //!
 //! ```text
-//!   saltus [--json] run | config | status | wait | verify | demo | wal | bench
+//!   saltus [--json] run | config | status | wait | epoch | quarantine | verify | demo | wal | bench
 //!
 //!   result    -> standard output: text for a person, or one JSON document
 //!   log,error -> standard error
@@ -22,11 +22,13 @@
 mod bench;
 mod config;
 pub mod demo;
+mod epoch;
 pub mod interrupt;
 mod logging;
 pub mod node;
 pub mod output;
 mod payload;
+mod quarantine;
 mod ready;
 mod run;
 mod scratch;
@@ -91,6 +93,12 @@ enum Command {
     Wait(wait::WaitArgs),
     /// Prove that two nodes hold the same, or find where they differ
     Verify(verify::VerifyArgs),
+    /// Show the epochs of spaces: which reigns their streams have had
+    #[command(subcommand)]
+    Epoch(epoch::EpochCommand),
+    /// List, show and export bytes that were taken out of a stream and kept
+    #[command(subcommand)]
+    Quarantine(quarantine::QuarantineCommand),
     /// Watch a primary and its replicas at work, in a temporary directory
     Demo(demo::DemoArgs),
     /// Write, list, verify and compare logs on disk; no node is needed
@@ -145,6 +153,8 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(&args, json),
         Command::Wait(args) => wait::run(&args, json),
         Command::Verify(args) => verify::run(&args, json),
+        Command::Epoch(command) => epoch::run(&command, json),
+        Command::Quarantine(command) => quarantine::run(command, json),
         Command::Demo(args) => demo::run(&args, json),
         Command::Wal(command) => wal::run(command, json),
         Command::Bench(command) => bench::run(command, json),

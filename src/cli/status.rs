@@ -98,6 +98,14 @@ fn render_space(text: &mut String, space: &SpaceStatus) {
     if let Some(problem) = &space.problem {
         let _ = writeln!(text, "  PROBLEM: {}", output::printable(problem));
     }
+    if space.quarantine.pieces > 0 {
+        let _ = writeln!(
+            text,
+            "  in quarantine: {} pieces, {}; saltus quarantine list",
+            space.quarantine.pieces,
+            output::bytes(space.quarantine.bytes)
+        );
+    }
     if space.role == Role::Primary && space.replicas.is_empty() {
         text.push_str("  no replicas\n");
     }
