@@ -11,14 +11,15 @@
 //!
 //! A commit is one transaction with redb's immediate durability: when
 //! [`Catalog::commit`] returns, the changes have been synced; when it fails,
-//! none of them is there. Repeating a batch that was applied is harmless.
+//! none of them is there. Repeating a batch that was applied is harmless. How
+//! it is asked, and what happens if the database asserts, stands in `access`.
 //!
 //! The catalog checks what it is told against what it holds, because a change
 //! that contradicts it (a run that goes back, another stream under a known
 //! name) would be obeyed after every restart from then on.
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,7 @@ use redb::{
     TableDefinition,
 };
 
+use super::access::guarded;
 use super::batch::{Batch, FILES, MARKS, RUNS, SPACES, numbers, ordinals};
 use super::history::{continues, cut_history, is_history};
 use super::host::{Host, ThisHost};
@@ -341,7 +343,7 @@ pub enum CatalogError {
 #[derive(Debug)]
 pub struct Catalog {
     database: Database,
-    path: PathBuf,
+    pub(super) path: PathBuf,
     node: NodeUuid,
 }
 
@@ -374,6 +376,10 @@ impl Catalog {
             .and_then(|file| host.sync_directory(state_dir).map(|()| file))
             .map_err(|source| CatalogError::Directory { path: path.clone(), source })?;
 
+        guarded(&path.clone(), || Self::start(host, file, path))
+    }
+
+    fn start(host: &Arc<dyn Host>, file: File, path: PathBuf) -> Result<Self, CatalogError> {
         let mut database = Storage::new(host.clone(), file)
             .and_then(|storage| {
                 Builder::new().set_cache_size(CATALOG_CACHE_BYTES).create_with_backend(storage)
@@ -398,16 +404,8 @@ impl Catalog {
         self.node
     }
 
-    /// Everything.
-    ///
-    /// # Errors
-    ///
-    /// [`CatalogError::Damaged`] or [`CatalogError::Storage`].
-    pub fn load(&self) -> Result<BTreeMap<SpaceId, SpaceRecord>, CatalogError> {
-        self.load_some(None)
-    }
-
-    pub(super) fn load_some(
+    /// One space, or all.
+    pub(super) fn read(
         &self,
         only: Option<&SpaceId>,
     ) -> Result<BTreeMap<SpaceId, SpaceRecord>, CatalogError> {
@@ -463,16 +461,8 @@ impl Catalog {
         Ok(spaces)
     }
 
-    /// Apply all changes, in order, in one durable transaction. Blocks on the
-    /// disk. An empty batch is nothing.
-    ///
-    /// # Errors
-    ///
-    /// See [`CatalogError`]; nothing was applied.
-    pub fn commit(&self, changes: &[(SpaceId, Change)]) -> Result<(), CatalogError> {
-        if changes.is_empty() {
-            return Ok(());
-        }
+    /// One durable transaction.
+    pub(super) fn write(&self, changes: &[(SpaceId, Change)]) -> Result<(), CatalogError> {
         let write = self.database.begin_write().map_err(|e| self.storage(e))?;
         {
             let mut batch = Batch::begin(self, &write)?;
