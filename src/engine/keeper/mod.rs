@@ -15,6 +15,7 @@
 //! News of a change are sent only after the change is durable.
 
 mod job;
+mod mending;
 mod received;
 mod shipped;
 
@@ -23,12 +24,13 @@ pub use job::{Job, Mailbox, News};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
-use crossbeam::channel::Receiver;
+use crossbeam::channel::{Receiver, RecvTimeoutError};
 
 use super::status::{self, SpaceStatus};
 use crate::ids::SpaceId;
-use crate::limits::MAX_JOBS_PER_COMMIT;
+use crate::limits::{CATALOG_RETRY_DELAY, MAX_JOBS_PER_COMMIT};
 use crate::lsn::Mark;
 use crate::protocol::message::ErrorCode;
 use crate::state::catalog::{Catalog, CatalogError, Change, Role, SpaceRecord};
@@ -39,18 +41,34 @@ use crate::wal::record::Checksums;
 /// Where the received spaces stand while no session has them. Shared with the
 /// control plane; no data core touches it.
 #[derive(Clone, Debug, Default)]
-pub struct Received(Arc<Mutex<BTreeMap<SpaceId, SpaceStatus>>>);
+pub struct Received {
+    spaces: Arc<Mutex<BTreeMap<SpaceId, SpaceStatus>>>,
+    /// What is wrong with the catalog.
+    problem: Arc<Mutex<Option<String>>>,
+}
 
 impl Received {
     fn publish(&self, status: SpaceStatus) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.spaces.lock().unwrap_or_else(PoisonError::into_inner);
         all.insert(status.space.clone(), status);
     }
 
     /// All of them.
     #[must_use]
     pub fn statuses(&self) -> BTreeMap<SpaceId, SpaceStatus> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.spaces.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What is wrong with the catalog, in a sentence.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// True if that is news.
+    fn set_problem(&self, problem: Option<String>) -> bool {
+        let mut told = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *told, problem.clone()) != problem
     }
 }
 
@@ -119,8 +137,9 @@ pub struct Keeper {
     /// Spaces lent in this batch; not lent after all if it fails.
     lending: Vec<SpaceId>,
     /// Spaces whose record here may be ahead of the catalog's, because a
-    /// commit failed, and why. None of them is lent again by this process.
+    /// commit failed, and why. None of them is lent as long as it is.
     unrecorded: BTreeMap<SpaceId, String>,
+    unwritten: mending::Unwritten,
 }
 
 impl std::fmt::Debug for Keeper {
@@ -157,6 +176,7 @@ impl Keeper {
             waiting: Vec::new(),
             lending: Vec::new(),
             unrecorded: BTreeMap::new(),
+            unwritten: mending::Unwritten::default(),
         };
         for (space, mut record) in keeper.catalog.load()? {
             let lease = match record.role {
@@ -200,8 +220,26 @@ impl Keeper {
     /// Work until [`Job::Stop`], or until all shards are gone.
     pub fn run(mut self, mailboxes: Vec<Mailbox>, jobs: &Receiver<Job>) {
         self.begin(mailboxes);
-        while let Ok(first) = jobs.recv() {
-            if !self.batch(std::iter::once(first).chain(jobs.try_iter())) {
+        let mut mend_at = None;
+        loop {
+            let first = match mend_at.filter(|_| self.needs_mending()) {
+                Some(at) => jobs.recv_deadline(at),
+                None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            let goes_on = match first {
+                Ok(first) => self.batch(std::iter::once(first).chain(jobs.try_iter())),
+                Err(RecvTimeoutError::Timeout) => true,
+                Err(RecvTimeoutError::Disconnected) => false,
+            };
+            let now = Instant::now();
+            let at = *mend_at.get_or_insert(now + CATALOG_RETRY_DELAY);
+            if !goes_on || at <= now {
+                self.mend();
+                mend_at = None;
+            } else if !self.needs_mending() {
+                mend_at = None;
+            }
+            if !goes_on {
                 return;
             }
         }
@@ -227,11 +265,7 @@ impl Keeper {
     /// Make the batch durable, then tell the news that waited for it.
     fn publish(&mut self) {
         let changes = std::mem::take(&mut self.changes);
-        let result = if changes.is_empty() { Ok(()) } else { self.catalog.commit(&changes) };
-        let failure = result.err().map(|error| {
-            tracing::error!(%error, changes = changes.len(), "the catalog cannot be written");
-            error.to_string()
-        });
+        let failure = self.commit(&changes).err();
         for (space, file) in std::mem::take(&mut self.releases) {
             if failure.is_some() {
                 continue;
@@ -247,31 +281,21 @@ impl Keeper {
         }
         for (shard, news) in std::mem::take(&mut self.waiting) {
             let news = match &failure {
-                Some(why) => spoil(news, why),
-                None => news,
+                Some(why) => self.withhold(shard, news, why),
+                None => Some(news),
             };
-            let Some(mailbox) = self.mailboxes.get(shard) else { continue };
-            // A shard that is gone needs no news.
-            if mailbox.news.send(news).is_ok() {
-                mailbox.waker.wake();
+            if let Some(news) = news {
+                self.tell(shard, news);
             }
         }
     }
 
-    /// The batch was not made durable. What was to be lent with it stays here,
-    /// and a space whose changes were lost is not lent again: its record here
-    /// may name a run that a restart would not know, and bytes acknowledged in
-    /// such a run would be lost.
-    fn withdraw(&mut self, changes: Vec<(SpaceId, Change)>, lending: Vec<SpaceId>, why: &str) {
-        for (space, _) in changes {
-            self.unrecorded.entry(space).or_insert_with(|| {
-                format!("the catalog could not be written: {why}; restart this node")
-            });
-        }
-        for space in lending {
-            if let Some(entry) = self.spaces.get_mut(&space) {
-                entry.lease = Lease::Broken(format!("the catalog could not be written: {why}"));
-            }
+    fn tell(&self, shard: usize, news: News) {
+        // A shard that is gone needs no news.
+        if let Some(mailbox) = self.mailboxes.get(shard)
+            && mailbox.news.send(news).is_ok()
+        {
+            mailbox.waker.wake();
         }
     }
 
