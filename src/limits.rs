@@ -52,7 +52,7 @@ pub const MAX_SAVED_MARKS_PER_SPACE: usize = 256;
 /// each damaged tail, both rare; the history travels in one control frame.
 pub const MAX_EPOCHS_PER_SPACE: usize = 1024;
 
-/// Bytes that recovery and scrubbing read at a time.
+/// Bytes that recovery, scrubbing and comparing read at a time.
 pub const VERIFY_PIECE_BYTES: usize = 1 << 20;
 
 /// Names that one notice about unknown files holds.
@@ -333,6 +333,35 @@ pub const MAX_ADMIN_HEAD_BYTES: usize = 8 << 10;
 
 /// How long one admin request may take, from connecting to the last byte.
 pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The largest answer to a question about a range that a client takes: as many
+/// findings as there may be parts, each with a path and a sentence.
+pub const MAX_ANSWER_BYTES: usize = 1 << 20;
+
+/// Questions about ranges of a stream that wait for one thread to answer them.
+/// A comparison asks one at a time, so this many go on beside each other.
+pub const MAX_PROOF_QUESTIONS: usize = 4;
+
+/// How long the answer to one question may take from the moment at which it
+/// was asked: what is not read by then is left to the next question.
+pub const PROOF_TIME: Duration = Duration::from_secs(3);
+
+/// Parts into which one question may cut its range. An answer with as many is
+/// 3 KiB.
+pub const MAX_PROOF_PARTS: usize = 64;
+
+/// The smallest part of which a digest is told. Of a few bytes it would tell
+/// the bytes; and a record has 64 of header anyway.
+pub const MIN_PROOF_PART_BYTES: u64 = 1 << 10;
+
+/// Records that one answer lists: more than a smallest part can hold.
+pub const MAX_PROOF_RECORDS: usize = 32;
+
+// A listed range of the smallest parts must be listed whole.
+const _: () =
+    assert!(MAX_PROOF_RECORDS as u64 > MIN_PROOF_PART_BYTES / RECORD_HEADER_BYTES as u64 + 1);
+// Who waits for an answer must still be there when it comes.
+const _: () = assert!(PROOF_TIME.as_millis() < ADMIN_TIMEOUT.as_millis());
 
 /// The largest status that a client takes: [`MAX_SPACES`] spaces with a few
 /// replicas each, at about 500 bytes per pair.

@@ -26,6 +26,8 @@ mod isolation;
 mod loss;
 #[path = "replication/pressure.rs"]
 mod pressure;
+#[path = "replication/proof.rs"]
+mod proof;
 #[path = "replication/restart.rs"]
 mod restart;
 #[path = "replication/talker.rs"]

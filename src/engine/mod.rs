@@ -7,6 +7,7 @@
 //!     |                          v   |
 //!     +------ received ------ keeper       (catalog, pins, directories)
 //!     +------ report -------- scrubber     (verification at rest)
+//!     +------ question ------ prover       (digests, for another node to compare)
 //! ```
 //!
 //! The control plane holds an [`Engine`] and nothing else of this module. The
@@ -27,6 +28,7 @@ pub mod keeper;
 pub mod latency;
 pub mod patience;
 pub mod primary;
+pub mod proof;
 mod quarantine;
 pub mod recovery;
 pub mod replica;
@@ -46,6 +48,8 @@ use crossbeam::channel::{Sender, bounded, unbounded};
 
 use self::clock::SystemClock;
 use self::keeper::{Job, Keeper, Mailbox, Places, Received};
+use self::proof::question::{Answer, Question};
+use self::proof::{ProofError, Prover};
 use self::scrub::{ScrubHandle, ScrubOptions, Scrubber};
 use self::shard::{Command, Setup, Shard};
 use self::status::NodeStatus;
@@ -130,6 +134,7 @@ pub struct Engine {
     keeper: Option<(Sender<Job>, JoinHandle<()>)>,
     received: Received,
     scrub: ScrubHandle,
+    prover: Prover,
     failed: Arc<Mutex<Option<(usize, String)>>>,
     backend: &'static str,
 }
@@ -162,6 +167,8 @@ impl Engine {
             uuid: catalog.node(),
         };
         let received = Received::default();
+        let prover = Prover::start(places.clone(), pins.clone(), Arc::clone(&catalog), checksums)
+            .map_err(|source| EngineError::Thread { source })?;
         let keeper = Keeper::new(places.clone(), catalog, pins, checksums, received.clone())?;
 
         let mut listener = match config.listen.replication {
@@ -251,6 +258,7 @@ impl Engine {
             keeper: Some((jobs, thread)),
             received,
             scrub,
+            prover,
             failed,
             backend,
         })
@@ -358,6 +366,16 @@ impl Engine {
         }
     }
 
+    /// Answer a question about a range of a stream, for another node to
+    /// compare.
+    ///
+    /// # Errors
+    ///
+    /// See [`ProofError`].
+    pub async fn prove(&self, question: Question) -> Result<Answer, ProofError> {
+        self.prover.ask(question).await
+    }
+
     /// Why the node can no longer do its work, if so: the process must end.
     #[must_use]
     pub fn failed(&self) -> Option<String> {
@@ -373,6 +391,7 @@ impl Engine {
     /// A shard had failed.
     pub fn shutdown(mut self) -> Result<(), EngineError> {
         self.scrub.stop();
+        drop(self.prover);
         for shard in &self.shards {
             // A full queue empties; a shard that is gone needs no command.
             let _ = shard.commands.send(Command::Stop);

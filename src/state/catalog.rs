@@ -378,11 +378,22 @@ impl Catalog {
     ///
     /// [`CatalogError::Damaged`] or [`CatalogError::Storage`].
     pub fn load(&self) -> Result<BTreeMap<SpaceId, SpaceRecord>, CatalogError> {
+        self.load_some(None)
+    }
+
+    pub(super) fn load_some(
+        &self,
+        only: Option<&SpaceId>,
+    ) -> Result<BTreeMap<SpaceId, SpaceRecord>, CatalogError> {
         let read = self.database()?.begin_read().map_err(|e| self.storage(e))?;
         let mut spaces = BTreeMap::new();
 
         let table = read.open_table(SPACES).map_err(|e| self.storage(e))?;
-        for entry in table.iter().map_err(|e| self.storage(e))? {
+        let entries = match only {
+            Some(space) => table.range(space.as_str()..=space.as_str()),
+            None => table.range::<&str>(..),
+        };
+        for entry in entries.map_err(|e| self.storage(e))? {
             let (name, value) = entry.map_err(|e| self.storage(e))?;
             let (space, held) = name
                 .value()

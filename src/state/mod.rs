@@ -28,6 +28,7 @@ mod batch;
 pub mod catalog;
 pub mod host;
 mod layout;
+mod lookup;
 mod opening;
 pub mod pins;
 pub mod runs;

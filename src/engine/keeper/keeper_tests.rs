@@ -95,7 +95,7 @@ fn a_space_is_lent_once_at_a_time() {
     let mut rig = Rig::new();
     let (record, mark) = lent(&rig.batch(vec![open()])).unwrap();
     assert_eq!(lent(&rig.batch(vec![open()])), Err(ErrorCode::Busy));
-    let state = Some(Box::new((record, mark)));
+    let state = Ok(Box::new((record, mark)));
     assert!(lent(&rig.batch(vec![Job::CloseReplica { space: space(), state }, open()])).is_ok());
 }
 
@@ -105,8 +105,7 @@ fn a_higher_epoch_is_durable_before_it_is_obeyed() {
     let (record, _) = lent(&rig.batch(vec![open()])).unwrap();
     assert_eq!(record.highest_epoch, Epoch::FIRST);
     let at = Mark { lsn: Lsn(100), ..Mark::START };
-    let close =
-        || Job::CloseReplica { space: space(), state: Some(Box::new((record.clone(), at))) };
+    let close = || Job::CloseReplica { space: space(), state: Ok(Box::new((record.clone(), at))) };
     // A new reign begins no earlier than what is here.
     let early = vec![(Epoch(1), Lsn::ZERO), (Epoch(2), Lsn(99))];
     assert_eq!(lent(&rig.batch(vec![close(), open_in(early)])), Err(ErrorCode::Diverged));
@@ -121,7 +120,7 @@ fn a_higher_epoch_is_durable_before_it_is_obeyed() {
 fn what_was_lent_in_a_batch_that_failed_can_be_lent_again() {
     let mut rig = Rig::new();
     let (record, mark) = lent(&rig.batch(vec![open()])).unwrap();
-    let state = Some(Box::new((record, mark)));
+    let state = Ok(Box::new((record, mark)));
     rig.batch(vec![Job::CloseReplica { space: space(), state }]);
     assert_eq!(lent(&rig.failing_batch(vec![open()])), Err(ErrorCode::Storage));
     assert!(lent(&rig.batch(vec![open()])).is_ok(), "nobody has it");
@@ -133,7 +132,7 @@ fn a_space_whose_run_was_not_recorded_is_not_lent_again() {
     lent(&rig.batch(vec![open()])).unwrap();
     assert!(!opened(&rig.failing_batch(vec![open_run(0, run(1, 0, 0))])));
     assert_eq!(rig.runs(), 0);
-    let close = Job::CloseReplica { space: space(), state: None };
+    let close = Job::CloseReplica { space: space(), state: Err("the disk".into()) };
     assert_eq!(lent(&rig.batch(vec![close, open()])), Err(ErrorCode::Storage));
 }
 
@@ -143,7 +142,7 @@ fn a_run_that_could_not_be_opened_is_not_taken_from_the_session() {
     let (mut record, mark) = lent(&rig.batch(vec![open()])).unwrap();
     // The session has begun a run that the keeper has not recorded.
     record.runs.open(run(1, 0, 0));
-    let close = Job::CloseReplica { space: space(), state: Some(Box::new((record, mark))) };
+    let close = Job::CloseReplica { space: space(), state: Ok(Box::new((record, mark))) };
     let (record, _) = lent(&rig.batch(vec![close, open()])).unwrap();
     assert_eq!((record.runs.len(), rig.runs()), (0, 0), "the catalog's word counts");
 }

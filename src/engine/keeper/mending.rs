@@ -174,8 +174,14 @@ impl Keeper {
     }
 }
 
-/// The disk, or the way to it, may be well again some day; a change that the
-/// catalog refuses is refused for ever.
+/// The disk, or the way to it, may be well again some day, and whoever reads
+/// the old database is done soon; a change that the catalog refuses is refused
+/// for ever.
 fn is_of_the_disk(error: &CatalogError) -> bool {
-    matches!(error, CatalogError::Storage { .. } | CatalogError::Directory { .. })
+    matches!(
+        error,
+        CatalogError::Storage { .. }
+            | CatalogError::Directory { .. }
+            | CatalogError::AlreadyOpen { .. }
+    )
 }

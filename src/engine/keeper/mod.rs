@@ -20,6 +20,7 @@ mod received;
 mod shipped;
 
 pub use job::{Job, Mailbox, News};
+pub use shipped::open_numbered;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -59,6 +60,12 @@ impl Received {
         self.spaces.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// What was last said to be wrong with a space.
+    fn problem_of(&self, space: &SpaceId) -> Option<String> {
+        let all = self.spaces.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(space)?.problem.clone()
+    }
+
     /// What is wrong with the catalog, in a sentence.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
@@ -92,6 +99,8 @@ struct Space {
     announced: bool,
     /// A replica's.
     lease: Lease,
+    /// Why the last session with it failed, if it did.
+    trouble: Option<String>,
 }
 
 /// Where things lie.
@@ -183,7 +192,13 @@ impl Keeper {
                 Role::Primary => Lease::Here(Mark::START),
                 Role::Replica => keeper.recover(&space, &mut record),
             };
-            let entry = Space { record, delivered: BTreeSet::new(), announced: false, lease };
+            let entry = Space {
+                record,
+                delivered: BTreeSet::new(),
+                announced: false,
+                lease,
+                trouble: None,
+            };
             keeper.keep(space, entry);
         }
         keeper.catalog.commit(&std::mem::take(&mut keeper.changes))?;
@@ -194,7 +209,7 @@ impl Keeper {
     fn keep(&mut self, id: SpaceId, space: Space) {
         if space.record.role == Role::Replica {
             let state = match &space.lease {
-                Lease::Here(mark) => Some((*mark, None)),
+                Lease::Here(mark) => Some((*mark, space.trouble.clone())),
                 Lease::Broken(why) => Some((space.record.checkpoint, Some(why.clone()))),
                 // The session that has it knows better.
                 Lease::Lent => None,

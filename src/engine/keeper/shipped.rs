@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
-use super::{Keeper, Lease, News, Space, remember};
+use super::{Keeper, Lease, News, Places, Space, remember};
 use crate::ids::{Epoch, SpaceId, StreamId};
 use crate::limits::MAX_SPACES;
 use crate::lsn::{Lsn, Mark};
@@ -157,6 +157,7 @@ impl Keeper {
             delivered: BTreeSet::new(),
             announced: false,
             lease: Lease::Here(Mark::START),
+            trouble: None,
         }
     }
 
@@ -167,18 +168,31 @@ impl Keeper {
             .get(space)
             .and_then(|entry| entry.record.files.iter().find(|known| known.file == file))
             .ok_or_else(|| format!("file {file} of space {space} is not in the catalog"))?;
-        let identity =
-            Identity { device: known.device, inode: known.inode, birth_ns: known.birth_ns };
-        let named = self.places.wal(space).join(known.segment.to_string());
-        for path in [self.pins.path(space, file), named] {
-            if let Ok(segment) = Segment::open_as(known.segment, &path)
-                && segment.identity == identity
-            {
-                return Ok(segment);
-            }
-        }
-        Err(format!("{} of space {space} is gone, and so is its pin", known.segment))
+        open_numbered(&self.pins, &self.places, space, known)
     }
+}
+
+/// A file that a primary has numbered, by its pin or else by its name.
+///
+/// # Errors
+///
+/// A sentence: neither leads to it any longer.
+pub fn open_numbered(
+    pins: &Pins,
+    places: &Places,
+    space: &SpaceId,
+    known: &FileRecord,
+) -> Result<Segment, String> {
+    let identity = Identity { device: known.device, inode: known.inode, birth_ns: known.birth_ns };
+    let named = places.wal(space).join(known.segment.to_string());
+    for path in [pins.path(space, known.file), named] {
+        if let Ok(segment) = Segment::open_as(known.segment, &path)
+            && segment.identity == identity
+        {
+            return Ok(segment);
+        }
+    }
+    Err(format!("{} of space {space} is gone, and so is its pin", known.segment))
 }
 
 /// The number of a file that is known already.
