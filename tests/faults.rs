@@ -17,13 +17,17 @@
 //! `docs/FAULTS.md` has one line for each fault, with the test that shows it.
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
-#[expect(dead_code, reason = "shared with the other end-to-end tests")]
+#[allow(dead_code, reason = "shared with the other end-to-end tests")]
 #[path = "replication/cluster.rs"]
 mod cluster;
 #[path = "faults/disk.rs"]
 mod disk;
-#[expect(dead_code, reason = "shared with the other end-to-end tests")]
+#[allow(dead_code, reason = "shared with the other end-to-end tests")]
 #[path = "replication/feed.rs"]
 mod feed;
 #[path = "faults/full.rs"]
 mod full;
+#[path = "faults/shim.rs"]
+mod shim;
+#[path = "faults/sync.rs"]
+mod sync;

@@ -92,8 +92,9 @@ impl SpaceRecord {
         match change {
             Change::Create { .. } => {}
             Change::OpenRun(run) => {
-                let again = self.runs.iter().any(|(_, known)| known.begins_like(run));
-                if !again && run.start >= self.runs.last().map_or(Lsn::ZERO, |last| last.start) {
+                // As the catalog does: of several empty runs, one may begin like
+                // another, and is a run of its own all the same.
+                if run.start >= self.runs.last().map_or(Lsn::ZERO, |last| last.start) {
                     self.runs.open(*run);
                 }
             }

@@ -32,7 +32,12 @@ impl Catalog {
         drop(place.take());
         let mut options = OpenOptions::new();
         options.read(true).write(true);
-        *place = Some(self.open_file(&options, forget)?);
+        let database = self.open_file(&options, forget).map_err(|error| match error {
+            // It could be opened before: it is not the user that is wrong.
+            CatalogError::Directory { source, .. } => self.storage(StorageError::Io(source)),
+            error => error,
+        })?;
+        *place = Some(database);
         Ok(())
     }
 

@@ -46,14 +46,13 @@ impl Disk {
     /// there are no loop devices.
     pub fn ext4(path: PathBuf, mib: u64) -> Option<Self> {
         let image = path.with_extension("image");
-        Self::ext4_in(path, image, mib)
-    }
-
-    /// The same, with its image somewhere else.
-    pub fn ext4_in(path: PathBuf, image: PathBuf, mib: u64) -> Option<Self> {
         fs::create_dir_all(&path).unwrap();
         File::create(&image).unwrap().set_len(mib << 20).unwrap();
         run("mkfs.ext4", &[os("-q"), os("-F"), os("-m"), os("0"), image.as_os_str()]);
+        Self::mount(path, image)
+    }
+
+    fn mount(path: PathBuf, image: PathBuf) -> Option<Self> {
         let mounted = Command::new("mount")
             .args(["-o", "loop,errors=continue"])
             .args([&image, &path])
@@ -65,6 +64,40 @@ impl Disk {
             return None;
         }
         Some(Self { path, image: Some(image) })
+    }
+
+    /// An ext4 on a device that does not have what it promises: its free
+    /// blocks get their room, on `below`, only when they are written. Once
+    /// there is none, a write fails when it is synced, and data alone is lost.
+    pub fn thin(path: PathBuf, below: &Self, mib: u64) -> Option<Self> {
+        let image = below.path.join("image");
+        fs::create_dir_all(&path).unwrap();
+        File::create(&image).unwrap().set_len(mib << 20).unwrap();
+        let how = ["-q", "-F", "-m", "0", "-b", "4096", "-E", "nodiscard,lazy_itable_init=0"];
+        let how = how.map(OsStr::new);
+        run("mkfs.ext4", &[&how[..], &[image.as_os_str()]].concat());
+        // What the file system itself needs, its journal above all, has its
+        // room once and for all: only then is it data alone that fails.
+        let size = format!("{mib}M");
+        run("fallocate", &[os("--length"), os(&size), image.as_os_str()]);
+        let disk = Self::mount(path, image)?;
+        disk.one_page_at_a_time();
+        run("fstrim", &[disk.path.as_os_str()]);
+        Some(disk)
+    }
+
+    /// The loop driver takes a write that was cut short for a whole one, and
+    /// would lie. A write of one page is never cut short.
+    fn one_page_at_a_time(&self) {
+        let mounts = fs::read_to_string("/proc/thread-self/mounts").unwrap();
+        let here = self.path.to_str().unwrap();
+        let device = mounts
+            .lines()
+            .filter_map(|line| line.split_once(' '))
+            .find(|(_, rest)| rest.split(' ').next() == Some(here))
+            .map(|(device, _)| device.trim_start_matches("/dev/").to_owned())
+            .unwrap();
+        fs::write(format!("/sys/block/{device}/queue/max_sectors_kb"), "4").unwrap();
     }
 
     /// A file system in memory of that size.
@@ -79,6 +112,22 @@ impl Disk {
     /// Write until nothing more fits. What holds the place.
     pub fn fill(&self) -> PathBuf {
         fill(&self.path)
+    }
+
+    /// Let everything that was written get its room. What is written to blocks
+    /// that had none is written elsewhere from then on.
+    pub fn settle(&self) {
+        run("sync", &[os("--file-system"), self.path.as_os_str()]);
+    }
+
+    /// Unmount and mount again: what is there then comes from the disk.
+    pub fn reread(&mut self) {
+        run("umount", &[self.path.as_os_str()]);
+        let image = self.image.clone().unwrap();
+        let again = Self::mount(self.path.clone(), image).unwrap();
+        again.one_page_at_a_time();
+        // It is the same disk: only one of the two unmounts it.
+        std::mem::forget(again);
     }
 
     pub fn remount(&self, how: &str) {

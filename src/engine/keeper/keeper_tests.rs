@@ -183,3 +183,15 @@ fn a_run_that_is_announced_again_under_another_number_is_refused() {
     assert!(opened(&rig.batch(vec![open_run(1, run(2, 500, 0))])));
     assert_eq!(rig.runs(), 2);
 }
+
+#[test]
+fn an_empty_run_that_is_taken_up_again_is_counted_as_the_catalog_counts_it() {
+    let mut rig = Rig::new();
+    lent(&rig.batch(vec![open()])).unwrap();
+    // Two empty segments, and then the first of them gets its first record.
+    for (ordinal, file) in [(0, 1), (1, 2), (2, 1), (3, 2)] {
+        assert!(opened(&rig.batch(vec![open_run(ordinal, run(file, 0, 0))])), "run {ordinal}");
+    }
+    assert_eq!(rig.runs(), 4);
+    assert_eq!(rig.keeper.spaces[&space()].record, rig.keeper.catalog.load().unwrap()[&space()]);
+}

@@ -75,7 +75,9 @@ impl Received {
     /// True if that is news.
     fn set_problem(&self, problem: Option<String>) -> bool {
         let mut told = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut *told, problem.clone()) != problem
+        let news = *told != problem;
+        *told = problem;
+        news
     }
 }
 
