@@ -15,11 +15,12 @@
 //! News of a change are sent only after the change is durable.
 
 mod job;
+mod matched;
 mod mending;
 mod received;
 mod shipped;
 
-pub use job::{Job, Mailbox, News};
+pub use job::{Denial, Job, Loan, Mailbox, News};
 pub use shipped::open_numbered;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,8 +30,9 @@ use std::time::Instant;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 
-use super::status::{self, SpaceStatus};
-use crate::ids::SpaceId;
+use super::quarantine;
+use super::status::{self, EpochStatus, QuarantineStatus, SpaceStatus};
+use crate::ids::{Epoch, SpaceId};
 use crate::limits::{CATALOG_RETRY_DELAY, MAX_JOBS_PER_COMMIT};
 use crate::lsn::Mark;
 use crate::protocol::message::ErrorCode;
@@ -42,41 +44,56 @@ use crate::wal::record::Checksums;
 /// Where the received spaces stand while no session has them. Shared with the
 /// control plane; no data core touches it.
 #[derive(Clone, Debug, Default)]
-pub struct Received {
-    spaces: Arc<Mutex<BTreeMap<SpaceId, SpaceStatus>>>,
+pub struct Received(Arc<Mutex<Published>>);
+
+#[derive(Debug, Default)]
+struct Published {
+    statuses: BTreeMap<SpaceId, SpaceStatus>,
+    quarantines: BTreeMap<SpaceId, QuarantineStatus>,
     /// What is wrong with the catalog.
-    problem: Arc<Mutex<Option<String>>>,
+    problem: Option<String>,
 }
 
 impl Received {
     fn publish(&self, status: SpaceStatus) {
-        let mut all = self.spaces.lock().unwrap_or_else(PoisonError::into_inner);
-        all.insert(status.space.clone(), status);
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.statuses.insert(status.space.clone(), status);
+    }
+
+    fn publish_quarantine(&self, space: SpaceId, status: QuarantineStatus) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.quarantines.insert(space, status);
     }
 
     /// All of them.
     #[must_use]
     pub fn statuses(&self) -> BTreeMap<SpaceId, SpaceStatus> {
-        self.spaces.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).statuses.clone()
+    }
+
+    /// What is in quarantine, by space; of both roles.
+    #[must_use]
+    pub fn quarantines(&self) -> BTreeMap<SpaceId, QuarantineStatus> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).quarantines.clone()
     }
 
     /// What was last said to be wrong with a space.
     fn problem_of(&self, space: &SpaceId) -> Option<String> {
-        let all = self.spaces.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(space)?.problem.clone()
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.statuses.get(space)?.problem.clone()
     }
 
     /// What is wrong with the catalog, in a sentence.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
-        self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).problem.clone()
     }
 
     /// True if that is news.
     fn set_problem(&self, problem: Option<String>) -> bool {
-        let mut told = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
-        let news = *told != problem;
-        *told = problem;
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let news = all.problem != problem;
+        all.problem = problem;
         news
     }
 }
@@ -87,9 +104,19 @@ enum Lease {
     /// Nobody: it can be lent. The mark is its durable end.
     Here(Mark),
     /// A session.
-    Lent,
+    Lent(Lessee),
     /// Nobody can: it must be mended first.
     Broken(String),
+}
+
+/// The session that has a received space.
+#[derive(Clone, Copy, Debug)]
+struct Lessee {
+    shard: usize,
+    /// The reign that it is received under.
+    epoch: Epoch,
+    /// The durable end when it was lent.
+    mark: Mark,
 }
 
 /// One space of the catalog.
@@ -214,7 +241,7 @@ impl Keeper {
                 Lease::Here(mark) => Some((*mark, space.trouble.clone())),
                 Lease::Broken(why) => Some((space.record.checkpoint, Some(why.clone()))),
                 // The session that has it knows better.
-                Lease::Lent => None,
+                Lease::Lent(_) => None,
             };
             if let Some((mark, problem)) = state {
                 let status = SpaceStatus {
@@ -227,11 +254,25 @@ impl Keeper {
                     primary: None,
                     problem,
                     replicas: Vec::new(),
+                    epochs: EpochStatus::of(&space.record.history),
+                    highest_epoch: Some(space.record.highest_epoch),
+                    quarantine: QuarantineStatus::default(),
                 };
                 self.received.publish(status);
             }
         }
+        self.count_quarantine(&id);
         self.spaces.insert(id, space);
+    }
+
+    /// Publish what a space has in quarantine.
+    fn count_quarantine(&self, space: &SpaceId) {
+        match quarantine::tally(&self.places.quarantine(), space) {
+            Ok((pieces, bytes)) => {
+                self.received.publish_quarantine(space.clone(), QuarantineStatus { pieces, bytes });
+            }
+            Err(error) => tracing::warn!(%space, %error, "the quarantine cannot be listed"),
+        }
     }
 
     /// Work until [`Job::Stop`], or until all shards are gone.
@@ -340,8 +381,22 @@ impl Keeper {
                     self.waiting.push((shard, News::Committed { ticket, result: Ok(()) }));
                 }
             }
+            Job::BeginEpoch { shard, space, at, runs } => {
+                let result = self.begin_epoch(&space, at, runs).map(Box::new);
+                self.waiting.push((shard, News::EpochBegun { space, result }));
+            }
             Job::OpenReplica { shard, ticket, open } => {
-                let result = self.open_replica(&open).map(Box::new);
+                let result = self.open_replica(shard, &open).map(Box::new);
+                self.waiting.push((shard, News::ReplicaOpened { ticket, result }));
+            }
+            Job::Match { shard, ticket, space, at } => {
+                let result = self.match_replica(&space, at);
+                self.waiting.push((shard, News::Matched { ticket, result }));
+            }
+            Job::Truncate { shard, ticket, open, to } => {
+                // What waits for this batch has nothing to do with the cut.
+                self.publish();
+                let result = self.truncate_replica(shard, &open, &to).map(Box::new);
                 self.waiting.push((shard, News::ReplicaOpened { ticket, result }));
             }
             Job::OpenRun { shard, ticket, space, ordinal, run, known } => {
@@ -368,14 +423,18 @@ fn spoil(news: News, why: &str) -> News {
     match news {
         News::Committed { ticket, .. } => News::Committed { ticket, result: Err(why) },
         News::ReplicaOpened { ticket, .. } => {
-            News::ReplicaOpened { ticket, result: Err((ErrorCode::Storage, why)) }
+            News::ReplicaOpened { ticket, result: Err((ErrorCode::Storage, why).into()) }
         }
         News::RunOpened { ticket, .. } => News::RunOpened { ticket, result: Err(why) },
         News::Space { space, record, mut problems, .. } => {
             problems.push(why);
             News::Space { space, record, found: Vec::new(), problems }
         }
-        other @ (News::Spaces(_) | News::Segment { .. }) => other,
+        News::EpochBegun { space, .. } => News::EpochBegun { space, result: Err(why) },
+        other @ (News::Spaces(_)
+        | News::Segment { .. }
+        | News::Matched { .. }
+        | News::Recalled { .. }) => other,
     }
 }
 
