@@ -282,7 +282,7 @@ fn another_schema_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     {
         let catalog = with_alpha(directory.path());
-        let write = catalog.database.begin_write().unwrap();
+        let write = catalog.database().unwrap().begin_write().unwrap();
         let newer = 2_u32.to_le_bytes();
         write.open_table(META).unwrap().insert("schema", newer.as_slice()).unwrap();
         write.commit().unwrap();

@@ -216,6 +216,7 @@ impl Keeper {
             delivered: BTreeSet::new(),
             announced: false,
             lease: Lease::Here(Mark::START),
+            trouble: None,
         }
     }
 
