@@ -223,6 +223,14 @@ pub const MAX_QUEUED_COMMANDS: usize = 4096;
 /// Jobs of the maintenance plane that share one commit of the catalog.
 pub const MAX_JOBS_PER_COMMIT: usize = 1024;
 
+/// The pause between two attempts to write a catalog that could not be
+/// written: each one reads and checks the whole of it.
+pub const CATALOG_RETRY_DELAY: Duration = Duration::from_secs(5);
+
+/// Changes that wait for such a catalog; a node with more of them must be
+/// started again.
+pub const MAX_UNWRITTEN_CHANGES: usize = 64 << 10;
+
 /// How long a start waits for its address if another process has it: one that
 /// was killed a moment ago still does. Long enough for the kernel to dismantle
 /// a ring on a busy machine, short enough to fail visibly otherwise.

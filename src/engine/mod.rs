@@ -53,7 +53,7 @@ use self::proof::{ProofError, Prover};
 use self::replica::primaries::Primaries;
 use self::scrub::{ScrubHandle, ScrubOptions, Scrubber};
 use self::shard::{Command, Setup, Shard};
-use self::status::NodeStatus;
+use self::status::{NodeStatus, Role};
 use crate::config::{self, Config, DurabilityLevel};
 use crate::ids::SpaceId;
 use crate::io::Waker;
@@ -362,7 +362,12 @@ impl Engine {
         while let Ok(report) = reports.recv_deadline(deadline) {
             answers += 1;
             for space in report.spaces {
-                spaces.insert(space.space.clone(), space);
+                // What the keeper holds as received is no log of this node's,
+                // though a shard may watch its directory.
+                let received = spaces.get(&space.space).is_some_and(|s| s.role == Role::Replica);
+                if space.role == Role::Replica || !received {
+                    spaces.insert(space.space.clone(), space);
+                }
             }
         }
         for (space, quarantine) in self.received.quarantines() {
@@ -371,7 +376,7 @@ impl Engine {
             }
         }
         let silent = self.shards.len() - answers;
-        let problem = self.failed().or_else(|| {
+        let problem = self.failed().or_else(|| self.received.problem()).or_else(|| {
             (silent > 0).then(|| format!("{silent} of {} shards do not answer", self.shards.len()))
         });
         NodeStatus {

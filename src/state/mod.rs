@@ -30,6 +30,7 @@ pub mod catalog;
 mod history;
 pub mod host;
 mod layout;
+mod opening;
 pub mod pins;
 pub mod runs;
 mod storage;

@@ -120,10 +120,9 @@ pub enum Job {
     CloseReplica {
         /// The space.
         space: SpaceId,
-        /// Its state: what is durable and verified; nothing after a failure,
-        /// and then the log is recovered from the disk before it is lent
-        /// again.
-        state: Option<Box<(SpaceRecord, Mark)>>,
+        /// Its state: what is durable and verified; or the failure, and then
+        /// the log is recovered from the disk before it is lent again.
+        state: Result<Box<(SpaceRecord, Mark)>, String>,
     },
     /// Stop when everything before this has been done.
     Stop,
