@@ -19,7 +19,7 @@ mod matched;
 mod received;
 mod shipped;
 
-pub use job::{Denial, Job, Loan, Mailbox, News};
+pub use job::{Denial, Gone, Job, Loan, Mailbox, News};
 pub use shipped::open_numbered;
 
 use std::collections::{BTreeMap, BTreeSet};
