@@ -34,6 +34,8 @@ mod pressure;
 mod proof;
 #[path = "replication/restart.rs"]
 mod restart;
+#[path = "replication/spaces.rs"]
+mod spaces;
 #[path = "replication/talker.rs"]
 mod talker;
 #[path = "replication/traps.rs"]

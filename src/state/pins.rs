@@ -120,7 +120,7 @@ impl Pins {
                     ),
                 ));
             }
-            Err(error) => return Err(explain(&error, source, &path)),
+            Err(error) => return Err(explain(&error, &path)),
         }
         let found = identity(&path.symlink_metadata()?);
         if found != expected {
@@ -217,10 +217,11 @@ fn named(error: &io::Error, path: &Path) -> io::Error {
 }
 
 /// What a refused link means, and what to do.
-fn explain(error: &io::Error, source: &Path, path: &Path) -> io::Error {
+fn explain(error: &io::Error, path: &Path) -> io::Error {
     let advice = match error.kind() {
         io::ErrorKind::CrossesDevices => {
-            "; a pin is a hard link: node.state_dir must be on the file system of node.data_root"
+            "; a pin is a hard link: node.state_dir must be on the file system of the segment, which \
+             is that of node.data_root unless the space is a link or a mount of its own"
         }
         io::ErrorKind::PermissionDenied => {
             "; run this process as the user that writes the segments (the kernel's \
@@ -230,10 +231,7 @@ fn explain(error: &io::Error, source: &Path, path: &Path) -> io::Error {
         io::ErrorKind::TooManyLinks => "; the file has as many names as the file system allows",
         _ => "",
     };
-    io::Error::new(
-        error.kind(),
-        format!("cannot pin {} as {}: {error}{advice}", source.display(), path.display()),
-    )
+    io::Error::new(error.kind(), format!("no link {}: {error}{advice}", path.display()))
 }
 
 #[cfg(test)]

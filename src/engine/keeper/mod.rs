@@ -14,11 +14,13 @@
 //!
 //! News of a change are sent only after the change is durable.
 
+mod ignored;
 mod job;
 mod matched;
 mod received;
 mod shipped;
 
+pub use ignored::Ignored;
 pub use job::{Denial, Gone, Job, Loan, Mailbox, News};
 pub use shipped::open_numbered;
 
@@ -139,6 +141,9 @@ pub struct Keeper {
     checksums: Checksums,
     spaces: BTreeMap<SpaceId, Space>,
     received: Received,
+    ignored: Ignored,
+    /// Whose log is the directory of that device and inode.
+    logs: BTreeMap<(u64, u64), SpaceId>,
     mailboxes: Vec<Mailbox>,
     /// Changes of the batch that is being gathered.
     changes: Vec<(SpaceId, Change)>,
@@ -181,6 +186,8 @@ impl Keeper {
             checksums,
             spaces: BTreeMap::new(),
             received,
+            ignored: Ignored::default(),
+            logs: BTreeMap::new(),
             mailboxes: Vec::new(),
             changes: Vec::new(),
             releases: Vec::new(),
@@ -322,8 +329,11 @@ impl Keeper {
     fn handle(&mut self, job: Job) {
         match job {
             Job::ScanRoot { shard } => {
-                let spaces = self.scan_root();
+                let (spaces, strangers) = self.scan_root();
                 self.waiting.push((shard, News::Spaces(spaces)));
+                if shard == 0 && !strangers.is_empty() {
+                    self.waiting.push((shard, News::Strangers(strangers)));
+                }
             }
             Job::ScanSpace { shard, space } => {
                 if let Some(news) = self.scan_space(&space) {
@@ -394,6 +404,8 @@ fn spoil(news: News, why: &str) -> News {
         }
         News::EpochBegun { space, .. } => News::EpochBegun { space, result: Err(why) },
         other @ (News::Spaces(_)
+        | News::Strangers(_)
+        | News::Refused(_)
         | News::Segment { .. }
         | News::Matched { .. }
         | News::Recalled { .. }) => other,

@@ -1,6 +1,7 @@
 //! Spaces that this node ships: found, numbered, pinned, opened.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
@@ -8,18 +9,23 @@ use std::sync::Arc;
 use super::{Gone, Keeper, Lease, News, Places, Space, remember};
 use crate::engine::primary::fenced;
 use crate::ids::{Epoch, SpaceId, StreamId};
-use crate::limits::{MAX_EPOCHS_PER_SPACE, MAX_SPACES};
+use crate::limits::{MAX_EPOCHS_PER_SPACE, MAX_SPACES, MAX_WATCHED_STRANGERS};
 use crate::lsn::{Lsn, Mark};
 use crate::state::catalog::{Change, FileRecord, Role, SpaceRecord};
 use crate::state::pins::Pins;
 use crate::state::runs::Runs;
-use crate::wal::discover;
+use crate::wal::discover::{self, Root};
 use crate::wal::segment::{Identity, Segment, SegmentError};
 
 impl Keeper {
-    pub(super) fn scan_root(&self) -> Vec<SpaceId> {
-        match discover::spaces(&self.places.data_root) {
-            Ok(mut spaces) => {
+    /// The spaces that this node ships or may ship, and directories that can
+    /// be none and hold no log yet.
+    pub(super) fn scan_root(&mut self) -> (Vec<SpaceId>, Vec<OsString>) {
+        let found = discover::look(&self.places.data_root, |id| self.spaces.contains_key(id));
+        match found {
+            Ok(Root { mut spaces, ignored, mut strangers }) => {
+                self.ignored.publish(ignored);
+                strangers.truncate(MAX_WATCHED_STRANGERS);
                 if spaces.len() > MAX_SPACES {
                     tracing::error!(
                         found = spaces.len(),
@@ -31,11 +37,11 @@ impl Keeper {
                 spaces.retain(|space| {
                     self.spaces.get(space).is_none_or(|entry| entry.record.role == Role::Primary)
                 });
-                spaces
+                (spaces, strangers)
             }
             Err(error) => {
                 tracing::error!(%error, "the data root cannot be listed");
-                Vec::new()
+                (Vec::new(), Vec::new())
             }
         }
     }
@@ -43,6 +49,11 @@ impl Keeper {
     /// Number, pin and open what is new in a space that this node ships.
     pub(super) fn scan_space(&mut self, space: &SpaceId) -> Option<News> {
         let mut problems = Vec::new();
+        if self.shipped_as(space).is_some() {
+            // A link that has appeared since the root was looked at.
+            self.scan_root();
+            return Some(News::Refused(space.clone()));
+        }
         if !self.spaces.contains_key(space) {
             match self.create_primary(space) {
                 Ok(entry) => {
