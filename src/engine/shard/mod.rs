@@ -182,6 +182,8 @@ pub struct Shard {
     watches: BTreeMap<WatchId, Watched>,
     /// Directories that could not be watched, and are scanned instead.
     unwatched: BTreeSet<SpaceId>,
+    /// Directories of which something could not be opened.
+    rescan: BTreeSet<SpaceId>,
     root_unwatched: bool,
     next_scan: Option<Instant>,
     /// When to accept again after an attempt that failed.
@@ -265,6 +267,7 @@ impl Shard {
             next_ticket: 0,
             watches: BTreeMap::new(),
             unwatched: BTreeSet::new(),
+            rescan: BTreeSet::new(),
             root_unwatched: false,
             next_scan: None,
             next_accept: None,
