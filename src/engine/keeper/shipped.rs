@@ -119,6 +119,8 @@ impl Keeper {
                         let identity = (segment.identity.device, segment.identity.inode);
                         if let Err(error) = self.pins.pin(space, file, &path, identity) {
                             problems.push(format!("cannot pin {}: {error}", path.display()));
+                            // The next scan tries again.
+                            entry.delivered.remove(&file);
                         }
                         found.push((file, Arc::new(segment)));
                     }

@@ -127,6 +127,8 @@ pub struct Space {
     /// file changes, since a write in progress can look like damage.
     pub(super) damage: Option<String>,
     pub(super) notices: Vec<String>,
+    /// What could not be opened when the directory was listed last.
+    unopened: Vec<String>,
 }
 
 impl Space {
@@ -158,6 +160,7 @@ impl Space {
             problem: None,
             damage: None,
             notices: Vec::new(),
+            unopened: Vec::new(),
         }
     }
 
@@ -292,6 +295,16 @@ impl Space {
         }
     }
 
+    /// The directory was listed. What could not be opened is tried again
+    /// until it can be: true if anything is left.
+    pub fn scanned(&mut self, problems: Vec<String>) -> bool {
+        for problem in problems.iter().filter(|problem| !self.unopened.contains(problem)) {
+            tracing::warn!(space = %self.id, "{problem}");
+        }
+        self.unopened = problems;
+        !self.unopened.is_empty()
+    }
+
     /// The catalog could not record what the stream needs.
     pub fn halt(&mut self, why: String) {
         self.stop(why);
@@ -312,6 +325,7 @@ impl Space {
         fenced
             .or_else(|| self.problem.clone())
             .or_else(|| self.damage.clone())
+            .or_else(|| self.unopened.first().cloned())
             .or_else(|| self.notices.first().cloned())
     }
 
