@@ -192,6 +192,9 @@ pub const MAX_CONNECTIONS: usize = 1024;
 /// can take no place from whoever does.
 pub const MAX_STRANGERS: usize = 256;
 
+/// Strangers that go at once when descriptors have run out.
+pub const MAX_TURNED_OUT: usize = 32;
+
 /// The largest payload of a frame before the handshake is done. A `Hello` with
 /// two longest names has 162 bytes, an `Error` 516.
 pub const MAX_GREETING_BYTES: u32 = 1024;
@@ -222,6 +225,14 @@ pub const MAX_QUEUED_COMMANDS: usize = 4096;
 
 /// Jobs of the maintenance plane that share one commit of the catalog.
 pub const MAX_JOBS_PER_COMMIT: usize = 1024;
+
+/// The pause between two attempts to write a catalog that could not be
+/// written: each one reads and checks the whole of it.
+pub const CATALOG_RETRY_DELAY: Duration = Duration::from_secs(5);
+
+/// Changes that wait for such a catalog; a node with more of them must be
+/// started again.
+pub const MAX_UNWRITTEN_CHANGES: usize = 64 << 10;
 
 /// How long a start waits for its address if another process has it: one that
 /// was killed a moment ago still does. Long enough for the kernel to dismantle

@@ -376,7 +376,7 @@ impl Engine {
             }
         }
         let silent = self.shards.len() - answers;
-        let problem = self.failed().or_else(|| {
+        let problem = self.failed().or_else(|| self.received.problem()).or_else(|| {
             (silent > 0).then(|| format!("{silent} of {} shards do not answer", self.shards.len()))
         });
         NodeStatus {

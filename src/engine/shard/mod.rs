@@ -188,6 +188,8 @@ pub struct Shard {
     watches: BTreeMap<WatchId, Watched>,
     /// Directories that could not be watched, and are scanned instead.
     unwatched: BTreeSet<SpaceId>,
+    /// Directories of which something could not be opened.
+    rescan: BTreeSet<SpaceId>,
     root_unwatched: bool,
     /// Spaces whose log is shipped under another name.
     refused: BTreeSet<SpaceId>,
@@ -274,6 +276,7 @@ impl Shard {
             next_ticket: 0,
             watches: BTreeMap::new(),
             unwatched: BTreeSet::new(),
+            rescan: BTreeSet::new(),
             root_unwatched: false,
             refused: BTreeSet::new(),
             next_scan: None,
