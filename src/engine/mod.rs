@@ -33,6 +33,7 @@ pub mod shard;
 pub mod status;
 mod verifier;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -327,8 +328,12 @@ impl Engine {
         let deadline = Instant::now() + REPORT_TIMEOUT;
         let mut answers = 0;
         let mut spaces = self.received.statuses();
+        let mut corrupt_frames = BTreeMap::new();
         while let Ok(report) = reports.recv_deadline(deadline) {
             answers += 1;
+            for (node, frames) in report.corrupt_frames {
+                *corrupt_frames.entry(node).or_insert(0) += frames;
+            }
             for space in report.spaces {
                 spaces.insert(space.space.clone(), space);
             }
@@ -347,6 +352,7 @@ impl Engine {
             problem,
             spaces: spaces.into_values().collect(),
             scrub: self.scrub.report().into(),
+            corrupt_frames,
         }
     }
 

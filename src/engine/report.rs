@@ -20,6 +20,8 @@ pub struct ShardReport {
     pub backend: &'static str,
     /// Its spaces, of both roles.
     pub spaces: Vec<SpaceStatus>,
+    /// Frames that came damaged, by who was at the other end.
+    pub corrupt_frames: BTreeMap<String, u64>,
 }
 
 /// The report of a shard.
@@ -59,7 +61,11 @@ pub fn of<'a>(
             replicas: Vec::new(),
         })
     });
-    ShardReport { backend, spaces: shipped.chain(received).collect() }
+    ShardReport {
+        backend,
+        spaces: shipped.chain(received).collect(),
+        corrupt_frames: BTreeMap::new(),
+    }
 }
 
 /// One replica of one space.
@@ -109,6 +115,7 @@ fn replica(now: Instant, space: &Space, link: &Link) -> ReplicaStatus {
         append_to_flushed_us: latency(slot),
         sent_bytes_by_strategy: strategies(slot),
         problem: slot.problem.clone().or_else(|| link.problem.clone()),
+        corrupt_frames: link.corrupt_frames,
     }
 }
 

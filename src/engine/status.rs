@@ -44,6 +44,11 @@ pub struct NodeStatus {
     /// The verification of segments at rest.
     #[serde(default)]
     pub scrub: ScrubStatus,
+    /// Frames that came damaged since the process started, by the id of the
+    /// node at the other end; `"unknown"` is one that had not said who it is.
+    /// Each was refused as a whole, and its connection was renewed.
+    #[serde(default)]
+    pub corrupt_frames: BTreeMap<String, u64>,
 }
 
 /// What this node is to a space.
@@ -155,6 +160,10 @@ pub struct ReplicaStatus {
     /// What is wrong with it, in a sentence.
     #[serde(default)]
     pub problem: Option<String>,
+    /// Frames between the two nodes that came damaged, of all spaces of the
+    /// shard, since the process started.
+    #[serde(default)]
+    pub corrupt_frames: u64,
 }
 
 /// How far a replica is behind the head.

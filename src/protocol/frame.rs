@@ -94,6 +94,10 @@ pub enum Kind {
     Heartbeat = 8,
     /// Either way: a code and a sentence.
     Error = 9,
+    /// Either way: give me this range of the stream again.
+    Fetch = 13,
+    /// Either way: that range, as it lies here.
+    Fetched = 14,
 }
 
 impl Kind {
@@ -110,6 +114,8 @@ impl Kind {
             7 => Self::Ack,
             8 => Self::Heartbeat,
             9 => Self::Error,
+            13 => Self::Fetch,
+            14 => Self::Fetched,
             _ => return None,
         })
     }
@@ -217,6 +223,20 @@ pub enum FrameError {
         /// What the header says.
         found: u32,
     },
+}
+
+impl FrameError {
+    /// True if the bytes are not those that were sent, as opposed to bytes that
+    /// the peer meant and that make no sense here. A wrong magic is damage only
+    /// where frames were understood before.
+    #[must_use]
+    pub const fn is_damage(&self, established: bool) -> bool {
+        match self {
+            Self::Magic { .. } => established,
+            Self::HeaderCrc { .. } | Self::PayloadCrc { .. } => true,
+            _ => false,
+        }
+    }
 }
 
 /// `N` bytes of a header, from `offset` on.

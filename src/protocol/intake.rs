@@ -19,6 +19,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::fetch::Questions;
 use super::frame::FrameHeader;
 use super::message::{Ack, ErrorCode, SegmentOpen, Standing};
 use crate::ids::Epoch;
@@ -61,6 +62,8 @@ pub(super) struct Intake {
     last_run: Option<SegmentOpen>,
     /// `received` and `written` of the last ack.
     told: (Lsn, Lsn),
+    /// Ranges that one end has asked the other for.
+    pub(super) questions: Questions,
 }
 
 /// What an admitted `Data` frame brings.
@@ -86,6 +89,7 @@ impl Intake {
             runs: 0,
             last_run: None,
             told: (Lsn::ZERO, Lsn::ZERO),
+            questions: Questions::default(),
         }
     }
 
@@ -124,8 +128,8 @@ impl Intake {
         }
     }
 
-    /// Whether a `SegmentOpen` may come.
-    pub(super) fn admit_run(&self, header: &FrameHeader) -> Result<(), Refused> {
+    /// Whether a `SegmentOpen`, a `Fetch` or a `Fetched` may come.
+    pub(super) fn admit_control(&self, header: &FrameHeader) -> Result<(), Refused> {
         self.admit(header.epoch)
     }
 

@@ -34,6 +34,11 @@
 //! Heartbeat                         Error
 //!  0   8  sender's clock, ns         0   2  code
 //!         since the Unix epoch       2  2+n sentence (text)
+//!
+//! Fetch                             Fetched
+//!  0   8  LSN                        0   8  LSN
+//!  8   4  bytes, at least 1          8   n  the bytes; none: not to be had
+//! 12   4  reserved, zero
 //! ```
 //!
 //! Every control frame carries a CRC over its body. Bytes behind the last
@@ -47,6 +52,7 @@ use crate::ids::{Epoch, SegmentName, SpaceId, StreamId};
 use crate::limits::{FRAME_HEADER_BYTES, MAX_CONTROL_PAYLOAD_BYTES};
 use crate::lsn::{Chain, Lsn};
 
+pub use super::fetch::{Fetch, Fetched};
 pub use super::field::MessageError;
 pub use super::identity::{FEATURES, Hello, HelloAck, Identity};
 pub use super::refusal::{ErrorCode, MAX_SENTENCE_BYTES, Refusal};
@@ -157,6 +163,10 @@ pub enum Message {
     Heartbeat(Heartbeat),
     /// See [`Refusal`].
     Error(Refusal),
+    /// See [`Fetch`].
+    Fetch(Fetch),
+    /// See [`Fetched`].
+    Fetched(Fetched),
 }
 
 impl Message {
@@ -172,6 +182,8 @@ impl Message {
             Self::Ack(_) => Kind::Ack,
             Self::Heartbeat(_) => Kind::Heartbeat,
             Self::Error(_) => Kind::Error,
+            Self::Fetch(_) => Kind::Fetch,
+            Self::Fetched(_) => Kind::Fetched,
         }
     }
 
@@ -189,6 +201,8 @@ impl Message {
             Self::Ack(ack) => ack.encode(out),
             Self::Heartbeat(heartbeat) => put_u64(out, heartbeat.unix_ns),
             Self::Error(refusal) => refusal.encode(out),
+            Self::Fetch(fetch) => fetch.encode(out),
+            Self::Fetched(fetched) => fetched.encode(out),
         }
         let bytes = u32::try_from(out.len() - body).unwrap_or(u32::MAX);
         assert!(bytes <= MAX_CONTROL_PAYLOAD_BYTES, "a {:?} body outgrew its limit", self.kind());
@@ -196,6 +210,9 @@ impl Message {
             .with_payload_crc(crc32c::crc32c(&out[body..]));
         header.payload_bytes = bytes;
         header.raw_bytes = bytes;
+        if let Self::Error(refusal) = self {
+            header.start = refusal.at;
+        }
         out[frame..body].copy_from_slice(&header.encode());
     }
 
@@ -217,7 +234,9 @@ impl Message {
             Kind::SegmentOpen => Self::SegmentOpen(SegmentOpen::decode(&mut reader)?),
             Kind::Ack => Self::Ack(Ack::decode(&mut reader)?),
             Kind::Heartbeat => Self::Heartbeat(Heartbeat { unix_ns: reader.u64("unix_ns")? }),
-            Kind::Error => Self::Error(Refusal::decode(&mut reader)?),
+            Kind::Error => Self::Error(Refusal::decode(header.start, &mut reader)?),
+            Kind::Fetch => Self::Fetch(Fetch::decode(&mut reader)?),
+            Kind::Fetched => Self::Fetched(Fetched::decode(&mut reader)?),
             Kind::Data => return Ok(None),
         };
         reader.end()?;
@@ -239,7 +258,9 @@ fn check_control_header(header: &FrameHeader, body: &[u8]) -> Result<(), Message
         _ => Err(MessageError::Value { field, found, expected: "0 on a control frame" }),
     };
     zero("records", u64::from(header.records))?;
-    zero("start", header.start.0)?;
+    if header.kind != Kind::Error {
+        zero("start", header.start.0)?;
+    }
     zero("first_sequence", header.first_sequence)?;
     if header.raw_bytes != header.payload_bytes {
         return Err(MessageError::Value {
@@ -248,8 +269,7 @@ fn check_control_header(header: &FrameHeader, body: &[u8]) -> Result<(), Message
             expected: "the payload length",
         });
     }
-    let of_space =
-        matches!(header.kind, Kind::OpenSpace | Kind::OpenAck | Kind::SegmentOpen | Kind::Ack);
+    let of_space = !matches!(header.kind, Kind::Hello | Kind::HelloAck | Kind::Heartbeat);
     let on_space = header.handle != Handle::CONNECTION;
     if header.kind != Kind::Error && of_space != on_space {
         return Err(MessageError::Value {

@@ -20,6 +20,7 @@
 //! - [`sender`]: a primary's connection; `event`: what it hands out; `slot`: one
 //!   space of it; `window`: what of it is in flight.
 //! - [`receiver`]: a replica's connection; `intake`: one space of it.
+//! - `fetch`: a range of the stream, asked for again by either end.
 //! - `link`: what both keep of the connection: handshake, heartbeats, control
 //!   frames that wait.
 //!
@@ -35,6 +36,7 @@
 #![forbid(unsafe_code)]
 
 mod event;
+mod fetch;
 mod field;
 pub mod frame;
 mod identity;

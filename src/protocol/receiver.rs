@@ -19,8 +19,8 @@ use super::frame::{FrameHeader, Handle, Kind, VERSION};
 use super::intake::{Admitted, Intake, Phase};
 use super::link::Link;
 use super::message::{
-    ErrorCode, FEATURES, Hello, HelloAck, Identity, Message, OpenSpace, Refusal, SegmentOpen,
-    Standing,
+    ErrorCode, FEATURES, Fetch, Fetched, Hello, HelloAck, Identity, Message, OpenSpace, Refusal,
+    SegmentOpen, Standing,
 };
 use crate::ids::Epoch;
 use crate::limits::MAX_SPACES;
@@ -63,6 +63,21 @@ pub enum Intent {
         start: Lsn,
         /// Bytes at the beginning of the payload that are already here.
         skip: u32,
+    },
+    /// The primary asks for a range of the stream: answer with
+    /// [`Receiver::serve`].
+    Fetch {
+        /// The space.
+        handle: Handle,
+        /// What it asks for.
+        fetch: Fetch,
+    },
+    /// The answer to [`Receiver::fetch`].
+    Fetched {
+        /// The space.
+        handle: Handle,
+        /// The answer.
+        fetched: Fetched,
     },
     /// This space has come to its end, by the primary's word or by a frame
     /// that could not be taken: give up its lease.
@@ -182,7 +197,7 @@ impl Receiver {
             Ok(()) => match Message::decode(header, body) {
                 Ok(Some(message)) => self.take_message(header, message),
                 Ok(None) => None,
-                Err(error) => self.fail(ErrorCode::Protocol, format!("{:?}: {error}", header.kind)),
+                Err(error) => self.fail(error.code(), format!("{:?}: {error}", header.kind)),
             },
             Err(Refused::Space(code, reason)) => self.stop(header.handle, code, reason),
             Err(Refused::Connection(code, reason)) => self.fail(code, reason),
@@ -238,6 +253,42 @@ impl Receiver {
         self.forsake(handle, code, reason);
     }
 
+    /// The record at `at` came damaged in a frame that is otherwise whole: stop
+    /// the space, so that the primary looks at its own. Gives no intent.
+    pub fn refuse_record(&mut self, _now: Now, handle: Handle, at: Lsn, reason: String) {
+        if let Some(space) = self.spaces.get_mut(&handle)
+            && space.phase != Phase::Closing
+        {
+            space.phase = Phase::Closing;
+            self.link.refuse_record(handle, space.epoch, at, reason);
+        }
+    }
+
+    /// Ask the primary for a range of the stream; the answer comes as
+    /// [`Intent::Fetched`], unless the space or the connection ends before.
+    /// False if that cannot be now: the space is not open, or a question is.
+    pub fn fetch(&mut self, _now: Now, handle: Handle, fetch: Fetch) -> bool {
+        let Some(space) = self.spaces.get_mut(&handle) else {
+            return false;
+        };
+        if space.phase != Phase::Open || !space.questions.ask(fetch) {
+            return false;
+        }
+        self.link.queue(&Message::Fetch(fetch), handle, space.epoch);
+        true
+    }
+
+    /// The answer to [`Intent::Fetch`]; no bytes: they cannot be had here. One
+    /// that comes after the space was stopped is ignored.
+    pub fn serve(&mut self, _now: Now, handle: Handle, lsn: Lsn, bytes: Vec<u8>) {
+        if let Some(space) = self.spaces.get_mut(&handle)
+            && space.phase == Phase::Open
+            && let Some(fetched) = space.questions.serve_with(lsn, bytes)
+        {
+            self.link.queue(&Message::Fetched(fetched), handle, space.epoch);
+        }
+    }
+
     /// Close the connection with an error (bad frame, storage, shutdown).
     /// Gives no intent.
     pub fn close(&mut self, _now: Now, code: ErrorCode, reason: String) {
@@ -275,7 +326,7 @@ impl Receiver {
         let makes_sense = match header.kind {
             Kind::Hello => !self.link.is_established(),
             Kind::Error => of_connection || self.link.is_established(),
-            Kind::OpenSpace | Kind::SegmentOpen | Kind::Data => {
+            Kind::OpenSpace | Kind::SegmentOpen | Kind::Data | Kind::Fetch | Kind::Fetched => {
                 self.link.is_established() && !of_connection
             }
             Kind::Heartbeat => self.link.is_established(),
@@ -285,7 +336,7 @@ impl Receiver {
             let reason = format!("a {:?} frame makes no sense here", header.kind);
             return Err(Refused::Connection(ErrorCode::Protocol, reason));
         }
-        if !matches!(header.kind, Kind::SegmentOpen | Kind::Data) {
+        if !matches!(header.kind, Kind::SegmentOpen | Kind::Data | Kind::Fetch | Kind::Fetched) {
             return Ok(());
         }
         let Some(space) = self.spaces.get(&header.handle) else {
@@ -295,7 +346,7 @@ impl Receiver {
         };
         match header.kind {
             Kind::Data => space.admit_data(header),
-            _ => space.admit_run(header),
+            _ => space.admit_control(header),
         }
         .map_err(|(code, reason)| Refused::Space(code, reason))
     }
@@ -329,11 +380,13 @@ impl Receiver {
             Message::Error(refusal) if handle == Handle::CONNECTION => {
                 self.link.closed_by_peer();
                 self.clear();
-                let Refusal { code, sentence } = refusal;
+                let Refusal { code, sentence, .. } = refusal;
                 let reason = format!("the primary closed the connection: {sentence}");
                 Some(Intent::Closed { code, reason })
             }
             Message::Error(refusal) => self.stopped_by_peer(handle, refusal),
+            Message::Fetch(fetch) => self.asked(handle, fetch),
+            Message::Fetched(fetched) => self.answered(handle, fetched),
             Message::Heartbeat(_) => None,
             Message::HelloAck(_) | Message::OpenAck(_) | Message::Ack(_) => None,
         }
@@ -397,6 +450,22 @@ impl Receiver {
         }
     }
 
+    fn asked(&mut self, handle: Handle, fetch: Fetch) -> Option<Intent> {
+        let space = self.spaces.get_mut(&handle).filter(|space| space.phase == Phase::Open)?;
+        match space.questions.serve(fetch) {
+            Ok(()) => Some(Intent::Fetch { handle, fetch }),
+            Err((code, reason)) => self.stop(handle, code, reason),
+        }
+    }
+
+    fn answered(&mut self, handle: Handle, fetched: Fetched) -> Option<Intent> {
+        let space = self.spaces.get_mut(&handle).filter(|space| space.phase == Phase::Open)?;
+        match space.questions.answered(&fetched) {
+            Ok(()) => Some(Intent::Fetched { handle, fetched }),
+            Err((code, reason)) => self.stop(handle, code, reason),
+        }
+    }
+
     /// The primary's `Error` for one space: its first word, or its answer. One
     /// for a space that was never taken in answers our refusal of it.
     fn stopped_by_peer(&mut self, handle: Handle, refusal: Refusal) -> Option<Intent> {
@@ -404,7 +473,7 @@ impl Receiver {
         if space.phase == Phase::Closing {
             return None;
         }
-        let Refusal { code, sentence: reason } = refusal;
+        let Refusal { code, sentence: reason, .. } = refusal;
         self.link.refuse(handle, space.epoch, code, String::new());
         Some(Intent::Stopped { handle, code, reason })
     }

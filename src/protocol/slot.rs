@@ -17,6 +17,7 @@
 use std::time::{Duration, Instant};
 
 use super::Now;
+use super::fetch::Questions;
 use super::frame::{FrameHeader, Handle, Kind};
 use super::message::{ErrorCode, OpenSpace, SegmentOpen, Standing};
 use super::window::Window;
@@ -59,6 +60,8 @@ pub(super) struct Slot {
     pub(super) queued: bool,
     /// When the batch that gathers is shipped, whatever its size.
     pub(super) gather: Option<Instant>,
+    /// Ranges that one end has asked the other for.
+    pub(super) questions: Questions,
 }
 
 #[derive(Debug)]
@@ -106,7 +109,8 @@ pub(super) enum Step {
 
 impl Slot {
     pub(super) fn new(epoch: Epoch, open: OpenSpace) -> Self {
-        Self { epoch, phase: Phase::Waiting(open), queued: false, gather: None }
+        let phase = Phase::Waiting(open);
+        Self { epoch, phase, queued: false, gather: None, questions: Questions::default() }
     }
 
     /// The next step of a streaming space; any other has none.

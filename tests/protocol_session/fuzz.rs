@@ -60,9 +60,9 @@ fn message() -> impl Strategy<Value = Message> {
         let chain = Chain::START;
         Message::Ack(Ack { received, written, flushed, applied, sequence: 0, chain })
     });
-    let error = (0..17u16, "\\PC{0,40}").prop_map(|(code, sentence)| {
+    let error = (0..18u16, "\\PC{0,40}").prop_map(|(code, sentence)| {
         let code = ErrorCode::from_wire(code).unwrap_or(ErrorCode::Protocol);
-        Message::Error(Refusal { code, sentence })
+        Message::Error(Refusal::new(code, sentence))
     });
     prop_oneof![
         1 => hello,

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use crossbeam::channel::Sender;
 
 use crate::engine::replica::log::SegmentFiles;
-use crate::ids::SpaceId;
+use crate::ids::{SegmentName, SpaceId};
 use crate::io::Waker;
-use crate::lsn::Mark;
-use crate::protocol::message::{ErrorCode, OpenSpace};
+use crate::lsn::{Lsn, Mark};
+use crate::protocol::message::{ErrorCode, Fetch, OpenSpace};
 use crate::state::catalog::{Change, SpaceRecord};
 use crate::state::runs::Run;
+use crate::wal::record::RecordError;
 use crate::wal::segment::Segment;
 
 /// Something that a data core must not do itself.
@@ -88,8 +89,56 @@ pub enum Job {
         /// again.
         state: Option<Box<(SpaceRecord, Mark)>>,
     },
+    /// Read a range of the stream, because the peer asks for it.
+    ReadRange {
+        /// Who asks.
+        shard: usize,
+        /// Comes back in the news.
+        ticket: u64,
+        /// The space.
+        space: SpaceId,
+        /// What to read.
+        fetch: Fetch,
+    },
+    /// Look whether the record at a position holds at rest.
+    CheckRecord {
+        /// Who asks.
+        shard: usize,
+        /// Comes back in the news.
+        ticket: u64,
+        /// The space.
+        space: SpaceId,
+        /// Where the record begins.
+        at: Lsn,
+    },
     /// Stop when everything before this has been done.
     Stop,
+}
+
+/// How a record was found at rest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It holds.
+    Whole,
+    /// It does not.
+    Damaged(BadRecord),
+    /// It could not be looked at, and why.
+    Unknown(String),
+}
+
+/// A record that does not hold at rest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadRecord {
+    /// The segment.
+    pub segment: SegmentName,
+    /// Which file of that name.
+    pub file: u64,
+    /// Where in the file it begins.
+    pub offset: u64,
+    /// Its length, as far as its header can be believed.
+    pub bytes: u64,
+    /// What is wrong with it.
+    pub error: RecordError,
 }
 
 /// The answer to a job.
@@ -130,6 +179,21 @@ pub enum News {
         ticket: u64,
         /// The catalog's record and the durable end.
         result: Result<Box<(SpaceRecord, Mark)>, (ErrorCode, String)>,
+    },
+    /// What was read of a range: fewer bytes than asked for where a run ends,
+    /// none if they cannot be had.
+    RangeRead {
+        /// As given.
+        ticket: u64,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
+    /// How a record was found at rest.
+    RecordChecked {
+        /// As given.
+        ticket: u64,
+        /// The finding.
+        verdict: Verdict,
     },
     /// A run can be written to, or why not.
     RunOpened {

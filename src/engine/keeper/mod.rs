@@ -15,10 +15,11 @@
 //! News of a change are sent only after the change is durable.
 
 mod job;
+mod ranges;
 mod received;
 mod shipped;
 
-pub use job::{Job, Mailbox, News};
+pub use job::{BadRecord, Job, Mailbox, News, Verdict};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -295,6 +296,17 @@ impl Keeper {
                     .map_err(|error| format!("cannot open {} of {space}: {error}", run.segment));
                 self.waiting.push((shard, News::RunOpened { ticket, result }));
             }
+            Job::ReadRange { shard, ticket, space, fetch } => {
+                let bytes = self.read_range(&space, fetch).unwrap_or_else(|why| {
+                    tracing::warn!(%space, lsn = %fetch.lsn, "a peer asks for a range: {why}");
+                    Vec::new()
+                });
+                self.waiting.push((shard, News::RangeRead { ticket, bytes }));
+            }
+            Job::CheckRecord { shard, ticket, space, at } => {
+                let verdict = self.check_record(&space, at);
+                self.waiting.push((shard, News::RecordChecked { ticket, verdict }));
+            }
             Job::CloseReplica { space, state } => self.close_replica(&space, state),
             Job::Release { space, file } => self.releases.push((space, file)),
             Job::Stop => {}
@@ -320,7 +332,10 @@ fn spoil(news: News, why: &str) -> News {
             problems.push(why);
             News::Space { space, record, found: Vec::new(), problems }
         }
-        other @ (News::Spaces(_) | News::Segment { .. }) => other,
+        other @ (News::Spaces(_)
+        | News::Segment { .. }
+        | News::RangeRead { .. }
+        | News::RecordChecked { .. }) => other,
     }
 }
 

@@ -12,13 +12,13 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::engine::inbox::Inbox;
 use crate::engine::latency::Latency;
 use crate::ids::NodeId;
 use crate::io::{Slab, Socket, Strategy};
-use crate::limits::{RECONNECT_DELAYS, SPACE_RETRY_DELAY};
+use crate::limits::{PEER_TIMEOUT, RECONNECT_DELAYS, SPACE_RETRY_DELAY};
 use crate::lsn::{Lsn, Mark};
 use crate::protocol::message::{Ack, ErrorCode};
 use crate::protocol::sender::Sender;
@@ -49,7 +49,13 @@ pub struct Slot {
     pub stops: u32,
     /// The replica's position that waits for the walk to get there.
     pub resume: Option<Lsn>,
+    /// Who waits for a range that the replica was asked for.
+    pub asked: Option<Answer>,
 }
+
+/// Where the bytes of a range go that a peer was asked for. Dropped without
+/// them when they cannot be had.
+pub type Answer = crossbeam::channel::Sender<Vec<u8>>;
 
 impl Slot {
     /// Shipping goes on at `mark`, which the replica has flushed; the stream's
@@ -111,8 +117,8 @@ pub struct Up {
     pub sending: bool,
     /// The handshake is done.
     pub established: bool,
-    /// Nothing more will be done but sending what is left.
-    pub closing: bool,
+    /// Nothing more will be done but sending what is left, until then.
+    pub closing: Option<Instant>,
 }
 
 /// One replica, as one shard sees it.
@@ -136,6 +142,10 @@ pub struct Link {
     pub problem: Option<String>,
     /// When a frame last came.
     pub heard_at: Option<Instant>,
+    /// Frames, either way, that came damaged since the process started.
+    pub corrupt_frames: u64,
+    /// How many of them in a row, without progress between.
+    pub corrupt_in_row: u32,
 }
 
 impl Link {
@@ -152,6 +162,8 @@ impl Link {
             failures: 0,
             problem: None,
             heard_at: None,
+            corrupt_frames: 0,
+            corrupt_in_row: 0,
         }
     }
 
@@ -178,8 +190,16 @@ impl Link {
             // Ends what is in flight; already closed is as good.
             let _ = up.socket.shutdown(std::net::Shutdown::Both);
         }
-        let index = usize::try_from(self.failures).unwrap_or(usize::MAX);
-        let pause = RECONNECT_DELAYS[index.min(RECONNECT_DELAYS.len() - 1)];
+        let delay = |index: u32| {
+            let index = usize::try_from(index).unwrap_or(usize::MAX);
+            RECONNECT_DELAYS[index.min(RECONNECT_DELAYS.len() - 1)]
+        };
+        let pause = match self.corrupt_in_row {
+            0 => delay(self.failures),
+            // A bit that flipped once is no reason to wait.
+            1 if self.failures == 0 => Duration::ZERO,
+            again => delay(self.failures.max(again.saturating_sub(2))),
+        };
         let pause = pause.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0);
         // The same failure again is no news.
         if self.problem.as_ref() != Some(&why) {
@@ -193,6 +213,21 @@ impl Link {
         for slot in &mut self.slots {
             slot.streaming = false;
             slot.resume = None;
+            slot.asked = None;
+        }
+    }
+
+    /// A frame came damaged, here or there, and the connection ends for it.
+    pub fn corrupted(&mut self) {
+        self.corrupt_frames += 1;
+        self.corrupt_in_row = self.corrupt_in_row.saturating_add(1);
+    }
+
+    /// Nothing more is said or heard but what is left to send, for as long as
+    /// a peer may be silent.
+    pub fn begin_closing(&mut self, now: Instant) {
+        if let State::Up(up) = &mut self.state {
+            up.closing.get_or_insert(now + PEER_TIMEOUT);
         }
     }
 
@@ -209,6 +244,7 @@ impl Link {
         let slot = self.slot(handle);
         slot.streaming = false;
         slot.resume = None;
+        slot.asked = None;
         slot.failed = !retry;
         if !retry {
             tracing::error!(%replica, ?code, "stopped: {reason}");
@@ -228,7 +264,7 @@ impl Link {
             State::Waiting(at) | State::Connecting(at) => Some(*at),
             State::Up(up) => {
                 let retry = self.retries.first().map(|(at, _)| *at);
-                [up.sender.next_timeout(), retry].into_iter().flatten().min()
+                [up.sender.next_timeout(), retry, up.closing].into_iter().flatten().min()
             }
         }
     }
@@ -240,5 +276,38 @@ impl Up {
     pub fn received(&mut self, slab: Slab) {
         self.receiving = false;
         self.inbox.received(slab);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn pause(link: &mut Link) -> Duration {
+        let now = Instant::now();
+        link.down(now, "broken".into(), 1.0);
+        match link.state {
+            State::Waiting(at) => at - now,
+            _ => panic!("it is not down"),
+        }
+    }
+
+    #[test]
+    fn after_a_first_damaged_frame_the_connection_is_renewed_at_once() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let mut link = Link::new("replica".parse().unwrap(), address, Instant::now());
+        for expected in [0, 100, 1000, 10_000, 60_000, 60_000] {
+            link.corrupted();
+            // Each time the handshake succeeds, and no further.
+            link.failures = 0;
+            assert_eq!(pause(&mut link), Duration::from_millis(expected));
+        }
+        // Progress: the next one is a first one again.
+        link.corrupt_in_row = 0;
+        link.corrupted();
+        link.failures = 0;
+        assert!(pause(&mut link).is_zero());
+        assert_eq!(link.corrupt_frames, 7);
     }
 }

@@ -12,8 +12,10 @@
 
 #![forbid(unsafe_code)]
 
+mod damage;
 pub mod link;
 mod retention;
+mod source;
 pub mod space;
 mod walk;
 

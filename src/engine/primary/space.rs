@@ -19,9 +19,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::damage::Block;
 use crate::engine::keeper::Job;
 use crate::ids::{Epoch, SegmentName, SpaceId, StreamId};
-use crate::io::{Mapped, Source, Strategy};
 use crate::limits::{MAX_LAG_SAMPLES, MAX_SAVED_MARKS_PER_SPACE, SAVED_MARK_SPACING_BYTES};
 use crate::lsn::{Lsn, Mark};
 use crate::protocol::frame::Handle;
@@ -36,9 +36,6 @@ use crate::wal::segment::Segment;
 
 /// Samples of the head are at least this far apart.
 const SAMPLE_SPACING: Duration = Duration::from_millis(5);
-
-/// The window of a map that extents are sent from.
-const SEND_MAP_BYTES: usize = 64 << 20;
 
 /// One file of the space.
 #[derive(Debug)]
@@ -114,6 +111,8 @@ pub struct Space {
     /// What stands in the way of the walk now; looked at afresh whenever the
     /// file changes, since a write in progress can look like damage.
     pub(super) damage: Option<String>,
+    /// Records that do not hold at rest, by where they begin.
+    pub(super) blocks: BTreeMap<Lsn, Block>,
     pub(super) notices: Vec<String>,
 }
 
@@ -145,6 +144,7 @@ impl Space {
             send_map: None,
             problem: None,
             damage: None,
+            blocks: BTreeMap::new(),
             notices: Vec::new(),
         }
     }
@@ -284,6 +284,7 @@ impl Space {
         self.problem
             .clone()
             .or_else(|| self.damage.clone())
+            .or_else(|| self.blocks.values().next().map(|block| block.text.clone()))
             .or_else(|| self.notices.first().cloned())
     }
 
@@ -482,7 +483,7 @@ impl Space {
         }
     }
 
-    fn segment_of(&self, ordinal: u32) -> Option<Arc<Segment>> {
+    pub(super) fn segment_of(&self, ordinal: u32) -> Option<Arc<Segment>> {
         let run = self.runs.get(ordinal)?;
         self.files.get(&run.file)?.segment.clone()
     }
@@ -509,6 +510,10 @@ impl Space {
         if run.bytes.is_some_and(|bytes| from.lsn >= run.start.advance(bytes)) {
             return None;
         }
+        let max_bytes = match self.unblocked(from.lsn, max_bytes) {
+            0 => return None,
+            most => most,
+        };
         let run_end = run.bytes.map_or(Lsn(u64::MAX), |bytes| run.start.advance(bytes));
         let cut = match self.index.cut(from, max_bytes) {
             // The index may have forgotten where a run ends; the bytes behind
@@ -547,43 +552,6 @@ impl Space {
         let segment = self.segment_of(ordinal)?;
         let sequence = segment.first_sequence_at(offset, self.checksums).ok()?;
         Some((end, sequence))
-    }
-
-    /// The bytes of an extent, for the backend.
-    #[must_use]
-    pub fn source(
-        &mut self,
-        ordinal: u32,
-        start: Lsn,
-        bytes: u32,
-        how: Strategy,
-    ) -> Option<Source> {
-        let run = *self.runs.get(ordinal)?;
-        let segment = self.segment_of(ordinal)?;
-        let offset = run.offset + start.bytes_since(run.start);
-        // Records without checksums are read once here, for the frame's own.
-        let read = self.checksums == Checksums::Optional;
-        let mapped = match how {
-            Strategy::SendZc | Strategy::Copy => self.window(run.file, &segment, offset, bytes),
-            _ if read => self.window(run.file, &segment, offset, bytes),
-            _ => None,
-        };
-        Some(Source { file: segment.file.clone(), offset, bytes, mapped })
-    }
-
-    /// The same bytes through a map, which is kept for the next extents.
-    fn window(&mut self, file: u64, segment: &Segment, offset: u64, bytes: u32) -> Option<Mapped> {
-        let want = usize::try_from(bytes).ok()?;
-        if let Some((of, map)) = &self.send_map
-            && *of == file
-            && let Some(window) = map.window(offset, want)
-        {
-            return Some(Arc::new(window));
-        }
-        let map = Arc::new(Map::new(&segment.file, offset, SEND_MAP_BYTES.max(want)).ok()?);
-        let window = map.window(offset, want)?;
-        self.send_map = Some((file, map));
-        Some(Arc::new(window))
     }
 
     /// Boundaries before this position are needed by no replica.

@@ -5,4 +5,5 @@
 
 mod lanes;
 pub mod log;
+mod mending;
 pub mod peer;

@@ -16,13 +16,14 @@ use std::time::{Duration, Instant};
 use super::log::{Log, LogOp};
 use crate::engine::inbox::{Inbox, Step};
 use crate::engine::keeper::Job;
-use crate::ids::NodeId;
+use crate::engine::primary::link::Answer;
+use crate::ids::{NodeId, SpaceId};
 use crate::io::{Op, SlabPool, Socket};
 use crate::limits::{MIN_DIRECT_BYTES, SLAB_BYTES, SLABS_PER_CONNECTION};
 use crate::lsn::Mark;
 use crate::protocol::Now;
 use crate::protocol::frame::{FrameHeader, Handle, Kind};
-use crate::protocol::message::{ErrorCode, Identity, OpenSpace, Standing};
+use crate::protocol::message::{ErrorCode, Fetch, Identity, OpenSpace, Standing};
 use crate::protocol::receiver::{Intent, Receiver};
 use crate::state::catalog::{Change, SpaceRecord};
 use crate::wal::record::{self, Checksums};
@@ -41,7 +42,9 @@ pub enum Action {
     /// Borrow a space from the keeper.
     Open(Handle, Box<OpenSpace>),
     /// Open the file of a run.
-    Run(crate::ids::SpaceId, Handle, u32, crate::state::runs::Run, bool),
+    Run(SpaceId, Handle, u32, crate::state::runs::Run, bool),
+    /// Read a range that the primary asks for.
+    Serve(SpaceId, Handle, Fetch),
 }
 
 /// One accepted connection.
@@ -52,17 +55,17 @@ pub struct Peer {
     pub address: SocketAddr,
     /// Who, once it has said so.
     pub node: Option<NodeId>,
-    machine: Receiver,
+    pub(super) machine: Receiver,
     inbox: Inbox,
     receiving: bool,
     sending: bool,
     /// Why the connection ends; nothing more is read from it.
-    closing: Option<String>,
-    logs: BTreeMap<Handle, Log>,
+    pub(super) closing: Option<String>,
+    pub(super) logs: BTreeMap<Handle, Log>,
     /// Those that may have something to submit.
-    active: BTreeSet<Handle>,
+    pub(super) active: BTreeSet<Handle>,
     /// Those that take nothing more, and go back to the keeper.
-    ended: BTreeSet<Handle>,
+    pub(super) ended: BTreeSet<Handle>,
     /// Spaces asked of the keeper.
     opening: BTreeMap<Handle, OpenSpace>,
     checksums: Checksums,
@@ -76,6 +79,10 @@ pub struct Peer {
     frame_began: Instant,
     /// The frame that was placed last, and the length of its carry.
     placed: Option<(Handle, usize)>,
+    /// The connection ends because a frame came damaged.
+    corrupted: bool,
+    /// Who waits for a range that the primary was asked for.
+    pub(super) asked: BTreeMap<Handle, Answer>,
 }
 
 impl std::fmt::Debug for Peer {
@@ -116,6 +123,8 @@ impl Peer {
             refused: false,
             placed: None,
             frame_began: now.instant,
+            corrupted: false,
+            asked: BTreeMap::new(),
         }
     }
 
@@ -128,6 +137,12 @@ impl Peer {
     #[must_use]
     pub fn closing(&self) -> Option<&str> {
         self.closing.as_deref()
+    }
+
+    /// It ends because a frame came damaged, here or there.
+    #[must_use]
+    pub fn is_corrupted(&self) -> bool {
+        self.corrupted
     }
 
     /// Nothing of it is in flight and nothing is owed: it can be dropped.
@@ -152,6 +167,7 @@ impl Peer {
     fn begin_closing(&mut self, why: String) {
         if self.closing.is_none() {
             self.closing = Some(why);
+            self.asked.clear();
             for (handle, log) in &mut self.logs {
                 log.flush_at_once();
                 self.active.insert(*handle);
@@ -313,6 +329,11 @@ impl Peer {
                     actions.push(Action::Receive(Op::Receive { socket, slab, low_water, most }));
                 }
                 Ok(Step::Starved) => break,
+                Err(error) if error.is_damage(self.machine.is_established()) => {
+                    self.corrupted = true;
+                    let why = format!("a frame from the primary came damaged: {error}");
+                    self.close(now, ErrorCode::Corrupt, why);
+                }
                 Err(error) => {
                     self.close(now, ErrorCode::Protocol, format!("not a frame: {error}"));
                 }
@@ -391,7 +412,9 @@ impl Peer {
                 if let Some(((start, end, placed), header)) = at {
                     let checked = header.check_payload(self.inbox.payload(start..end));
                     if let Err(error) = checked {
-                        self.damaged(now, handle, &error.to_string());
+                        self.corrupted = true;
+                        let why = format!("a frame from the primary came damaged: {error}");
+                        self.close(now, ErrorCode::Corrupt, why);
                     } else {
                         self.take(now, handle, skip as usize, start..end, placed);
                     }
@@ -410,7 +433,23 @@ impl Peer {
                     self.active.insert(handle);
                 }
             }
-            Intent::Closed { reason, .. } => self.begin_closing(reason),
+            Intent::Fetch { handle, fetch } => {
+                if let Some(log) = self.logs.get(&handle) {
+                    actions.push(Action::Serve(log.space.clone(), handle, fetch));
+                }
+            }
+            Intent::Fetched { handle, fetched } => {
+                if let Some(answer) = self.asked.remove(&handle)
+                    && !fetched.bytes.is_empty()
+                {
+                    // Who asked may have given up.
+                    let _ = answer.send(fetched.bytes);
+                }
+            }
+            Intent::Closed { code, reason } => {
+                self.corrupted |= code == ErrorCode::Corrupt;
+                self.begin_closing(reason);
+            }
         }
     }
 
@@ -442,41 +481,8 @@ impl Peer {
                     self.machine.handle_verified(now, handle, end);
                 }
             }
-            Err((offset, error)) => {
-                // One bad record holds back nothing but what follows it.
-                let good = usize::try_from(offset).unwrap_or(0).min(payload.len());
-                let before = record::verify(log.received(), &payload[..good], self.checksums);
-                if good > 0
-                    && let Ok(end) = before
-                    && let Some(slice) = self.inbox.slice(from..from + good)
-                {
-                    log.append(slice, 0, false, end);
-                }
-                self.damaged(now, handle, &error.to_string());
-            }
+            Err((offset, error)) => self.damaged(now, handle, offset, &error.to_string()),
         }
-    }
-
-    /// What came behind the records that were taken is not what was written.
-    fn damaged(&mut self, now: Now, handle: Handle, error: &str) {
-        let Some(log) = self.logs.get_mut(&handle) else { return };
-        let at = log.received().lsn;
-        let place = log.record.runs.locate(at).and_then(|(ordinal, offset)| {
-            let segment = log.record.runs.get(ordinal)?.segment;
-            Some(format!(" ({segment}, offset {offset})"))
-        });
-        let why = format!(
-            "space {}: the record at lsn {at}{} came damaged: {error}; nothing from there on was \
-             written. If the primary's file is damaged there, saltus wal verify shows it",
-            log.space,
-            place.unwrap_or_default()
-        );
-        tracing::error!("{why}");
-        log.stop(why.clone());
-        log.flush_at_once();
-        self.ended.insert(handle);
-        self.active.insert(handle);
-        self.machine.stop_space(now, handle, ErrorCode::Corrupt, why);
     }
 
     /// Let the logs submit. A carry goes out unless more of its space is
@@ -529,6 +535,7 @@ impl Peer {
             if !logs.get(handle).is_some_and(Log::is_settled) {
                 return logs.contains_key(handle) || opening.contains_key(handle);
             }
+            self.asked.remove(handle);
             if let Some(log) = logs.remove(handle) {
                 let space = log.space.clone();
                 actions.push(Action::Job(Job::CloseReplica { space, state: log.into_state() }));

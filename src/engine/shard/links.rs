@@ -11,7 +11,7 @@ use crate::limits::{CONNECT_TIMEOUT, CONTROL_SLAB_BYTES};
 use crate::lsn::Lsn;
 use crate::protocol::Now;
 use crate::protocol::frame::{FrameHeader, Handle, Kind};
-use crate::protocol::message::Identity;
+use crate::protocol::message::{ErrorCode, Identity};
 use crate::protocol::sender::{Event, Sender, Transmit};
 use crate::wal::record::Checksums;
 
@@ -128,6 +128,10 @@ impl Shard {
                 return;
             }
             State::Waiting(_) | State::Connecting(_) => return,
+            State::Up(up) if up.closing.is_some_and(|at| at <= now.instant) => {
+                let why = link.problem.clone().unwrap_or_else(|| "closed".into());
+                return self.link_down(index, why);
+            }
             State::Up(_) => {}
         }
         self.link_timers(now, index);
@@ -164,7 +168,7 @@ impl Shard {
         let Some(link) = self.links.get_mut(index) else { return };
         let serial = link.serial;
         let Some(up) = link.up() else { return };
-        while !up.receiving {
+        while !up.receiving && up.closing.is_none() {
             match up.inbox.step() {
                 Ok(Step::Header(header)) if header.kind == Kind::Data => {
                     self.link_down(
@@ -188,6 +192,10 @@ impl Shard {
                     return;
                 }
                 Ok(Step::Starved) => return,
+                Err(error) if error.is_damage(up.established) => {
+                    let why = format!("a frame from the replica came damaged: {error}");
+                    return self.link_corrupted(now, index, why);
+                }
                 Err(error) => {
                     self.link_down(index, format!("what the replica sends is no frame: {error}"));
                     return;
@@ -211,6 +219,8 @@ impl Shard {
                     let slot = link.slot(handle.0 as usize);
                     slot.acked(ack, flushed);
                     if let Some(mark) = flushed {
+                        link.corrupt_in_row = 0;
+                        let slot = link.slot(handle.0 as usize);
                         let us = now.unix_ns.saturating_sub(mark.timestamp_ns) / 1000;
                         slot.latency.get_or_insert_default().record(us);
                         self.forget(now, handle);
@@ -219,13 +229,26 @@ impl Shard {
                 Event::Stopped { handle, code, reason, retry } => {
                     link.stopped(handle.0 as usize, now.instant, code, reason, retry);
                 }
+                Event::Damaged { handle, at, reason } => {
+                    self.suspect(index, handle, at, reason);
+                }
+                Event::Fetch { handle, fetch } => self.serve_link(index, handle, fetch),
+                Event::Fetched { handle, fetched } => {
+                    if let Some(answer) = link.slot(handle.0 as usize).asked.take()
+                        && !fetched.bytes.is_empty()
+                    {
+                        // Who asked may have given up.
+                        let _ = answer.send(fetched.bytes);
+                    }
+                }
                 Event::Closed { code, reason, retry } => {
                     if !retry {
                         tracing::error!(replica = %link.replica, ?code, "{reason}");
                     }
-                    if let Some(up) = link.up() {
-                        up.closing = true;
+                    if code == ErrorCode::Corrupt {
+                        link.corrupted();
                     }
+                    link.begin_closing(now.instant);
                     link.problem = Some(reason);
                 }
             }
@@ -275,7 +298,7 @@ impl Shard {
         let Some(up) = link.up().filter(|up| !up.sending) else { return };
         let socket = up.socket.clone();
         let Some(transmit) = up.sender.poll_transmit(now, &self.spaces) else {
-            if up.closing {
+            if up.closing.is_some() {
                 let why = link.problem.clone().unwrap_or_else(|| "closed".into());
                 self.link_down(index, why);
             }
@@ -362,7 +385,7 @@ impl Shard {
                     receiving: false,
                     sending: false,
                     established: false,
-                    closing: false,
+                    closing: None,
                 }));
                 self.busy_links.insert(index);
             }

@@ -15,6 +15,7 @@
 //! a table under its token; a completion whose connection is gone in the
 //! meantime finds a serial that no longer matches, and is dropped.
 
+mod damage;
 mod links;
 mod peers;
 mod watching;
@@ -29,7 +30,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crossbeam::channel::{Receiver, Sender, TryRecvError};
 
 use super::keeper::{Job, News};
-use super::primary::link::{Link, State};
+use super::primary::link::{Answer, Link, State};
 use super::primary::space::Space;
 use super::replica::log::LogOp;
 use super::replica::peer::Peer;
@@ -37,11 +38,13 @@ use super::report::ShardReport;
 use crate::ids::{NodeId, SpaceId};
 use crate::io::{Backend, Completion, Op, Outcome, Socket, Strategy, Token, WatchId};
 use crate::limits::{ACCEPT_RETRY_DELAY, DRAIN_TIMEOUT};
-use crate::lsn::Mark;
+use crate::lsn::{Lsn, Mark};
 use crate::protocol::Now;
 use crate::protocol::frame::Handle;
-use crate::protocol::message::{ErrorCode, Identity, SegmentOpen};
+use crate::protocol::message::{ErrorCode, Fetch, Identity, SegmentOpen};
 use crate::protocol::sender::{BatchRule, Streams};
+use crate::state::catalog::Role;
+use crate::state::runs::Runs;
 use crate::wal::record::Checksums;
 
 /// What a shard is told from outside.
@@ -51,6 +54,14 @@ pub enum Command {
     Accepted(Socket, SocketAddr),
     /// Say what you know.
     Report(Sender<ShardReport>),
+    /// Say where a space stands that is open here; no answer if none is.
+    Standing(SpaceId, Sender<Standing>),
+    /// Ask a peer for a range of a space: the primary, or the replica that is
+    /// named, or any. No answer if nobody is there to be asked.
+    Fetch(SpaceId, Option<NodeId>, Fetch, Answer),
+    /// Bring the session that receives this space to its end: the primary will
+    /// open it again by itself.
+    Yield(SpaceId),
     /// Bring to the disk what is here, tell the peers, and end.
     Stop,
 }
@@ -106,6 +117,26 @@ enum Watched {
 enum Ticket {
     Open(u64, Handle),
     Run(u64, Handle, u32),
+    /// A range that a replica asks for, over the connection of that serial.
+    ServeLink(usize, u32, Handle, Lsn),
+    /// A range that a primary asks for.
+    ServePeer(u64, Handle, Lsn),
+    /// A record that a replica found damaged.
+    Suspect(usize, u32, Handle, Lsn),
+    /// A record that was damaged at rest.
+    Again(Handle, Lsn),
+}
+
+/// Where a space stands: what of it is durable, and where that lies.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// Everything before it is in the files: flushed and acknowledged on a
+    /// replica, walked on a primary.
+    pub mark: Mark,
+    /// Where it lies.
+    pub runs: Runs,
+    /// Which way it flows.
+    pub role: Role,
 }
 
 /// The spaces of a shard, as its senders see them.
@@ -178,6 +209,11 @@ pub struct Shard {
     /// Who waits for a report.
     asked: Vec<Sender<ShardReport>>,
     jitter: u64,
+    /// Damaged frames of connections to primaries, by who was at the other end.
+    corrupt_frames: BTreeMap<String, u64>,
+    /// Spaces that something is wrong with, and when they are looked at next.
+    attended: BTreeSet<Handle>,
+    next_attention: Option<Instant>,
 }
 
 impl std::fmt::Debug for Shard {
@@ -248,6 +284,9 @@ impl Shard {
             stopping: None,
             disk_operations: 0,
             asked: Vec::new(),
+            corrupt_frames: BTreeMap::new(),
+            attended: BTreeSet::new(),
+            next_attention: None,
         }
     }
 
@@ -309,6 +348,11 @@ impl Shard {
             match self.commands.try_recv() {
                 Ok(Command::Accepted(socket, address)) => self.take_peer(socket, address),
                 Ok(Command::Report(reply)) => self.asked.push(reply),
+                Ok(Command::Standing(space, reply)) => self.tell_standing(&space, &reply),
+                Ok(Command::Fetch(space, from, fetch, answer)) => {
+                    self.fetch(&space, from.as_ref(), fetch, answer);
+                }
+                Ok(Command::Yield(space)) => self.yield_space(&space),
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => {
                     self.stop();
                     return;
@@ -327,7 +371,7 @@ impl Shard {
         for (index, link) in self.links.iter_mut().enumerate() {
             if let Some(up) = link.up() {
                 up.sender.close(now, ErrorCode::Shutdown, "the primary is going down".into());
-                up.closing = true;
+                link.begin_closing(now.instant);
             }
             self.busy_links.insert(index);
         }
@@ -360,7 +404,9 @@ impl Shard {
         }
         let links = self.links.iter().filter_map(|link| self.link_timeout(link));
         let peers = self.peers.values().filter_map(Peer::next_timeout);
-        let mine = [self.next_scan, self.next_accept, self.stopping].into_iter().flatten();
+        let mine = [self.next_scan, self.next_accept, self.next_attention, self.stopping]
+            .into_iter()
+            .flatten();
         links.chain(peers).chain(mine).min()
     }
 
@@ -388,6 +434,9 @@ impl Shard {
         }
         if self.next_accept.is_some_and(|at| at <= instant) {
             self.accept();
+        }
+        if self.next_attention.is_some_and(|at| at <= instant) {
+            self.attend(instant);
         }
     }
 
@@ -485,12 +534,16 @@ impl Shard {
     }
 
     fn report(&self) -> ShardReport {
-        super::report::of(
+        let report = super::report::of(
             self.backend.name(),
             Instant::now(),
             self.spaces.list.iter(),
             &self.links,
             self.peers.values(),
-        )
+        );
+        let links = self.links.iter().filter(|link| link.corrupt_frames > 0);
+        let links = links.map(|link| (link.replica.to_string(), link.corrupt_frames));
+        let corrupt_frames = links.chain(self.corrupt_frames.clone()).collect();
+        ShardReport { corrupt_frames, ..report }
     }
 }

@@ -235,6 +235,10 @@ impl Shard {
                         });
                     }
                 }
+                News::RangeRead { ticket, bytes } => self.range_read(now, ticket, bytes),
+                News::RecordChecked { ticket, verdict } => {
+                    self.record_checked(now, ticket, verdict);
+                }
                 News::RunOpened { ticket, result } => {
                     if let Some(Ticket::Run(id, handle, ordinal)) = self.tickets.remove(&ticket) {
                         self.peer(now, id, |peer, _| peer.run_opened(now, handle, ordinal, result));
