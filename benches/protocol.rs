@@ -107,7 +107,7 @@ impl Pair {
                     if let Some(Intent::Open { handle, .. }) =
                         self.receiver.handle_frame(self.now, header, body)
                     {
-                        self.receiver.handle_opened(self.now, handle, Ok(empty()));
+                        self.receiver.handle_opened(self.now, handle, Ok(Standing::EMPTY));
                     }
                 });
             }
@@ -122,16 +122,6 @@ impl Pair {
             }
         }
         shipped
-    }
-}
-
-fn empty() -> Standing {
-    Standing {
-        flushed: Lsn::ZERO,
-        chain: Chain::START,
-        records: 0,
-        highest_epoch: Epoch::FIRST,
-        runs: 0,
     }
 }
 

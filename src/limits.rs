@@ -60,8 +60,8 @@ pub const MAX_MARKS_PER_SPACE: usize = 64 << 10;
 /// and 1,000 spaces they are 10 MiB of database.
 pub const MAX_SAVED_MARKS_PER_SPACE: usize = 256;
 
-/// Epochs in the history of one space. One is added by each promotion; the
-/// history travels in one control frame.
+/// Epochs in the history of one space. One is added by each promotion and by
+/// each damaged tail, both rare; the history travels in one control frame.
 pub const MAX_EPOCHS_PER_SPACE: usize = 1024;
 
 /// Bytes that recovery and scrubbing read at a time.

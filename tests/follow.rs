@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use saltus::cli::identical;
 use saltus::cli::node::{NodeProcess, NodeSpec};
+use saltus::wal::compare::compare;
 use serde_json::Value;
 
 fn saltus(arguments: &[&str]) -> Output {
@@ -112,7 +112,7 @@ fn wait_names_who_lags_and_succeeds_once_it_is_back() {
 
     pair.replica = Some(replica.spawn().unwrap());
     pair.assert_caught_up(log_bytes(3500));
-    let comparison = identical::compare(&pair.logs[0], &pair.logs[1]).unwrap();
+    let comparison = compare(&pair.logs[0], &pair.logs[1]).unwrap();
     assert_eq!(comparison.differences, []);
     assert_eq!(comparison.bytes, log_bytes(3500));
 }

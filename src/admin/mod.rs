@@ -9,6 +9,7 @@
 //! | request        | answer                                                  |
 //! |----------------|---------------------------------------------------------|
 //! | `GET /status`  | 200, [`NodeStatus`](crate::engine::status::NodeStatus)  |
+//! | `GET /metrics` | 200, the same values as text for Prometheus             |
 //! | `GET /healthz` | 200 `{"status":"ok"}`, or 503 with the problem          |
 //! | anything else  | 404 or 405, `{"error":...}`                             |
 //!
@@ -23,7 +24,9 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+mod exposition;
+mod metrics;
 pub mod server;
 
 pub use client::{Client, ClientError};
-pub use server::{Server, ServerError};
+pub use server::{Node, Server, ServerError};

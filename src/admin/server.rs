@@ -12,7 +12,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
@@ -20,12 +20,17 @@ use tokio::sync::Semaphore;
 use tokio::task::LocalSet;
 use tokio::time;
 
+use super::metrics;
+use crate::engine::Engine;
 use crate::engine::status::NodeStatus;
 use crate::limits::{ADMIN_TIMEOUT, MAX_ADMIN_CONNECTIONS, MAX_ADMIN_HEAD_BYTES};
 
 /// The pause after an accept that failed: descriptors may be used up, and
 /// will not come back sooner for being asked for in a loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What the text of `/metrics` is called.
+const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Why the admin server does not run.
 #[derive(Debug, thiserror::Error)]
@@ -84,23 +89,19 @@ impl Server {
         self.address
     }
 
-    /// Answer requests, until the future is dropped. `status` is asked once
-    /// for each request, on the calling thread.
+    /// Answer requests, until the future is dropped. The node is asked on the
+    /// calling thread.
     ///
     /// # Errors
     ///
     /// [`ServerError::Serve`], at once or never.
-    pub async fn serve<S>(self, status: S) -> Result<Infallible, ServerError>
-    where
-        S: Fn() -> NodeStatus + 'static,
-    {
+    pub async fn serve<N: Node + 'static>(self, node: Rc<N>) -> Result<Infallible, ServerError> {
         let address = self.address;
         let listener = TcpListener::from_std(self.listener)
             .map_err(|source| ServerError::Serve { address, source })?;
         let places = Arc::new(Semaphore::new(MAX_ADMIN_CONNECTIONS));
-        let status = Rc::new(status);
         // The set ends its tasks when it is dropped, so nothing outlives this
-        // future and what `status` borrows is free again.
+        // future, and nobody else holds the node any longer.
         let tasks = LocalSet::new();
         tasks
             .run_until(async {
@@ -110,9 +111,9 @@ impl Server {
                     };
                     match listener.accept().await {
                         Ok((stream, _)) => {
-                            let status = Rc::clone(&status);
+                            let node = Rc::clone(&node);
                             tokio::task::spawn_local(async move {
-                                answer(stream, status).await;
+                                answer(stream, node).await;
                                 drop(place);
                             });
                         }
@@ -127,10 +128,22 @@ impl Server {
     }
 }
 
+/// What there is to serve: a node, as far as it can be asked from outside.
+pub trait Node {
+    /// What it says of itself.
+    fn status(&self) -> NodeStatus;
+}
+
+impl Node for Engine {
+    fn status(&self) -> NodeStatus {
+        Engine::status(self)
+    }
+}
+
 /// Serve the one request of a connection.
-async fn answer<S: Fn() -> NodeStatus>(stream: TcpStream, status: Rc<S>) {
+async fn answer<N: Node>(stream: TcpStream, node: Rc<N>) {
     let service = service_fn(|request: Request<Incoming>| {
-        let response = respond(request.method(), request.uri().path(), &*status);
+        let response = respond(request.method(), request.uri(), &*node);
         async move { Ok::<_, Infallible>(response) }
     });
     let connection = http1::Builder::new()
@@ -156,38 +169,45 @@ struct Answer<'a> {
     error: Option<&'a str>,
 }
 
-fn respond(method: &Method, path: &str, status: &dyn Fn() -> NodeStatus) -> Response<Full<Bytes>> {
+fn respond(method: &Method, uri: &Uri, node: &impl Node) -> Response<Full<Bytes>> {
     let error = |code, text| json(code, &Answer { status: None, error: Some(text) });
-    match (path, method == Method::GET) {
-        ("/status", true) => json(StatusCode::OK, &status()),
-        ("/healthz", true) => match status().problem {
+    match (uri.path(), method == Method::GET) {
+        ("/status", true) => json(StatusCode::OK, &node.status()),
+        ("/metrics", true) => {
+            body(StatusCode::OK, METRICS_TYPE, metrics::render(&node.status()).into_bytes())
+        }
+        ("/healthz", true) => match node.status().problem {
             None => json(StatusCode::OK, &Answer { status: Some("ok"), error: None }),
             Some(problem) => json(
                 StatusCode::SERVICE_UNAVAILABLE,
                 &Answer { status: Some("failed"), error: Some(&problem) },
             ),
         },
-        ("/status" | "/healthz", false) => {
+        ("/status" | "/metrics" | "/healthz", false) => {
             let mut response = error(StatusCode::METHOD_NOT_ALLOWED, "only GET is allowed here");
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
             response
         }
-        _ => error(StatusCode::NOT_FOUND, "no such page; there are /status and /healthz"),
+        _ => error(StatusCode::NOT_FOUND, "no such page; there are /status, /metrics and /healthz"),
     }
 }
 
-fn json(code: StatusCode, body: &impl Serialize) -> Response<Full<Bytes>> {
-    let (code, body) = match serde_json::to_vec(body) {
-        Ok(body) => (code, body),
+fn json(code: StatusCode, document: &impl Serialize) -> Response<Full<Bytes>> {
+    let (code, text) = match serde_json::to_vec(document) {
+        Ok(text) => (code, text),
         Err(error) => {
-            tracing::error!(%error, "the status cannot be written as JSON");
+            tracing::error!(%error, "an answer cannot be written as JSON");
             (StatusCode::INTERNAL_SERVER_ERROR, br#"{"error":"internal"}"#.to_vec())
         }
     };
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+    body(code, "application/json", text)
+}
+
+fn body(code: StatusCode, content_type: &'static str, text: Vec<u8>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = code;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

@@ -24,6 +24,15 @@ fn status(problem: Option<&str>) -> NodeStatus {
     }
 }
 
+/// A node that always says the same.
+struct Same(Option<&'static str>);
+
+impl Node for Same {
+    fn status(&self) -> NodeStatus {
+        status(self.0)
+    }
+}
+
 /// A server on a thread of its own; it ends when the sender is dropped.
 fn serving(problem: Option<&'static str>) -> (SocketAddr, tokio::sync::oneshot::Sender<()>) {
     let (sender, stop) = tokio::sync::oneshot::channel();
@@ -34,7 +43,7 @@ fn serving(problem: Option<&'static str>) -> (SocketAddr, tokio::sync::oneshot::
             let server = Server::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
             ready.send(server.address()).unwrap();
             tokio::select! {
-                _ = server.serve(move || status(problem)) => {}
+                _ = server.serve(Rc::new(Same(problem))) => {}
                 _ = stop => {}
             }
         });
@@ -57,6 +66,15 @@ fn client_reads_what_the_server_says() {
     let client = Client::new(address).unwrap();
     assert_eq!(client.status().unwrap(), status(None));
     assert_eq!(client.status().unwrap(), status(None));
+}
+
+#[test]
+fn metrics_are_text_for_prometheus() {
+    let (address, _stop) = serving(None);
+    let answer = ask(address, "GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(answer.contains("content-type: text/plain; version=0.0.4"), "{answer}");
+    assert!(answer.contains("\nsaltus_problem 0\n"), "{answer}");
 }
 
 #[test]

@@ -18,11 +18,8 @@ mod view;
 
 use std::collections::BTreeMap;
 use std::env;
-use std::fs::{self, DirBuilder};
-use std::io;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
-use std::process::{self, ExitCode};
+use std::path::Path;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -31,14 +28,16 @@ use serde::Serialize;
 
 use self::load::{Load, Totals};
 use self::view::View;
-use super::identical::{self, Comparison};
 use super::interrupt::Interrupt;
 use super::node::{NodeProcess, NodeSpec};
+use super::scratch::Scratch;
 use super::table::Table;
 use super::{EXIT_NO, EXIT_OK, output, parse_backend};
 use crate::engine::status::NodeStatus;
 use crate::ids::{NodeId, SpaceId};
 use crate::io::BackendChoice;
+use crate::wal::compare::{self, Comparison};
+use crate::wal::discover;
 
 /// The pause between two looks at the primary while the writers run.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
@@ -108,14 +107,15 @@ struct Quantiles {
 
 pub(super) fn run(args: &DemoArgs, json: bool) -> anyhow::Result<ExitCode> {
     let interrupt = Interrupt::install().context("cannot handle signals")?;
-    let directory = Scratch::new(args.keep)?;
-    let mut cluster = Cluster::start(args, &directory.0)?;
+    let mut directory = Scratch::new(&env::temp_dir(), "demo")?;
+    directory.keep(args.keep);
+    let mut cluster = Cluster::start(args, directory.path())?;
     let mut view = View::new(json);
     view.say(&format!(
         "a primary and {} replica(s) on loopback, {} backend, in {}\n",
         args.replicas,
         cluster.primary.status()?.backend,
-        directory.0.display()
+        directory.path().display()
     ))?;
 
     let totals = write(args, &mut cluster, &mut view, &interrupt)?;
@@ -252,9 +252,9 @@ fn compare(
         let replica = replica.terminate()?;
         let mut comparison = Comparison::default();
         for space in totals.keys() {
-            let directory = |root: &Path| root.join(space.as_str()).join("wal");
+            let directory = |root: &Path| discover::wal_directory(root, space);
             let one =
-                identical::compare(&directory(&primary.data_root), &directory(&replica.data_root))
+                compare::compare(&directory(&primary.data_root), &directory(&replica.data_root))
                     .with_context(|| format!("cannot compare {space} on {}", replica.id))?;
             comparison.segments += one.segments;
             comparison.bytes += one.bytes;
@@ -266,7 +266,7 @@ fn compare(
         };
         reports.push(ReplicaReport {
             // Two empty directories prove nothing.
-            identical: comparison.differences.is_empty()
+            identical: comparison.is_identical()
                 && comparison.bytes == totals.values().map(|total| total.bytes).sum::<u64>(),
             flushed_lsn: of_spaces().map(|status| status.flushed_lsn).sum(),
             append_to_flushed_us: Quantiles {
@@ -302,6 +302,7 @@ fn render(report: &Report, caught_up: bool) -> String {
     let mut text = format!("\n{}", table.render());
     for replica in &report.replicas {
         for difference in &replica.comparison.differences {
+            let difference = difference.describe(&"the primary", &replica.id);
             text.push_str(&format!("{}: {difference}\n", replica.id));
         }
     }
@@ -311,36 +312,4 @@ fn render(report: &Report, caught_up: bool) -> String {
         (false, _) => "NOT CAUGHT UP: the replicas stood still short of the head\n",
     });
     text
-}
-
-/// A directory for this run, removed at the end.
-#[derive(Debug)]
-struct Scratch(PathBuf, bool);
-
-impl Scratch {
-    fn new(keep: bool) -> anyhow::Result<Self> {
-        let root = env::temp_dir();
-        for attempt in 0..100 {
-            let path = root.join(format!("saltus-demo-{}-{attempt}", process::id()));
-            match DirBuilder::new().mode(0o700).create(&path) {
-                Ok(()) => return Ok(Self(path, keep)),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => {
-                    return Err(error).with_context(|| format!("cannot make {}", path.display()));
-                }
-            }
-        }
-        bail!("{} is full of old saltus-demo-* directories: remove them", root.display())
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let Self(path, keep) = self;
-        if *keep {
-            output::error(&format!("kept {}", path.display()));
-        } else if let Err(error) = fs::remove_dir_all(&*path) {
-            output::error(&format!("cannot remove {}: {error}", path.display()));
-        }
-    }
 }

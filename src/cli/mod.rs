@@ -21,12 +21,13 @@
 
 mod bench;
 pub mod demo;
-pub mod identical;
 pub mod interrupt;
 mod logging;
 pub mod node;
 pub mod output;
+mod payload;
 mod run;
+mod scratch;
 mod status;
 pub mod table;
 mod wait;

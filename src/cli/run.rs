@@ -76,9 +76,8 @@ pub(super) fn run(args: &RunArgs, json: bool) -> anyhow::Result<ExitCode> {
     announce(&ready, args.ready_file.as_deref(), json)?;
 
     let stop = runtime.block_on(async {
-        let source = Rc::clone(&engine);
         tokio::select! {
-            served = server.serve(move || source.status()) => match served {
+            served = server.serve(Rc::clone(&engine)) => match served {
                 Ok(never) => match never {},
                 Err(error) => Stop::Failed(error.to_string()),
             },

@@ -196,17 +196,7 @@ fn show_comparison(
         return Ok(found.is_identical());
     }
     for difference in &found.differences {
-        match *difference {
-            Difference::OnlyIn { side: which, segment, bytes } => {
-                writeln!(out, "{segment}: only in {}, {bytes} bytes", side(which))?;
-            }
-            Difference::Content { segment, offset, record, bytes } => {
-                writeln!(out, "{segment}: differs from byte {offset} on, in record {record}")?;
-                if bytes.0 != bytes.1 {
-                    writeln!(out, "  {} bytes against {}", bytes.0, bytes.1)?;
-                }
-            }
-        }
+        writeln!(out, "{}", difference.describe(&first.display(), &second.display()))?;
     }
     let verdict = if found.is_identical() { "identical" } else { "DIFFERENT" };
     writeln!(

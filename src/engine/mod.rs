@@ -20,6 +20,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod clock;
 pub mod inbox;
 pub mod keeper;
 pub mod latency;
@@ -42,6 +43,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Sender, bounded, unbounded};
 
+use self::clock::SystemClock;
 use self::keeper::{Job, Keeper, Mailbox, Places, Received};
 use self::scrub::{ScrubHandle, ScrubOptions, Scrubber};
 use self::shard::{Command, Setup, Shard};
@@ -53,6 +55,7 @@ use crate::limits::{LISTEN_PATIENCE, MAX_QUEUED_COMMANDS, WRITTEN_FLUSH_DELAY};
 use crate::protocol::message::Identity;
 use crate::protocol::sender::BatchRule;
 use crate::state::catalog::{Catalog, CatalogError};
+use crate::state::host::ThisHost;
 use crate::state::pins::Pins;
 use crate::wal::discover;
 use crate::wal::record::Checksums;
@@ -140,13 +143,14 @@ impl Engine {
         let places = Places {
             data_root: config.node.data_root.clone(),
             state_dir: config.node.state_dir.clone(),
+            host: Arc::new(ThisHost),
         };
         let directory = |source| EngineError::Directory {
             path: places.state_dir.display().to_string(),
             source,
         };
-        let catalog = Arc::new(Catalog::open(&places.state_dir)?);
-        let pins = Pins::open(&places.state_dir).map_err(directory)?;
+        let catalog = Arc::new(Catalog::open_on(&places.host, &places.state_dir)?);
+        let pins = Pins::open_on(&places.host, &places.state_dir).map_err(directory)?;
         let checksums = match config.wal.checksums {
             config::Checksums::Required => Checksums::Required,
             config::Checksums::Optional => Checksums::Optional,
@@ -187,6 +191,8 @@ impl Engine {
                 DurabilityLevel::Flushed => Duration::ZERO,
                 DurabilityLevel::Written => WRITTEN_FLUSH_DELAY,
             },
+            clock: Arc::new(SystemClock),
+            jitter_seed: u64::from(std::process::id()),
         };
 
         // The rings are made on the threads that use them. Each thread says

@@ -9,14 +9,15 @@
 
 #![forbid(unsafe_code)]
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::ids::{SegmentName, SpaceId};
 use crate::limits::VERIFY_PIECE_BYTES;
-use crate::state::sync_directory;
+use crate::state::host::Host;
 use crate::wal::search::read_up_to;
 
 /// The quarantine of one space.
@@ -24,21 +25,22 @@ use crate::wal::search::read_up_to;
 pub(super) struct Quarantine {
     root: PathBuf,
     directory: PathBuf,
+    host: Arc<dyn Host>,
 }
 
 impl Quarantine {
     /// Below `root`, which is made when it is first needed.
-    pub(super) fn new(root: &Path, space: &SpaceId) -> Self {
-        Self { root: root.to_path_buf(), directory: root.join(space.as_str()) }
+    pub(super) fn new(host: Arc<dyn Host>, root: &Path, space: &SpaceId) -> Self {
+        Self { root: root.to_path_buf(), directory: root.join(space.as_str()), host }
     }
 
     /// Move a whole file here. Durable when it returns the new path.
     pub(super) fn take(&self, path: &Path, segment: SegmentName) -> io::Result<PathBuf> {
         let (to, _) = self.reserve(segment, 0)?;
-        fs::rename(path, &to)?;
-        sync_directory(&self.directory)?;
+        self.host.rename(path, &to)?;
+        self.host.sync_directory(&self.directory)?;
         if let Some(parent) = path.parent() {
-            sync_directory(parent)?;
+            self.host.sync_directory(parent)?;
         }
         Ok(to)
     }
@@ -51,8 +53,8 @@ impl Quarantine {
         segment: SegmentName,
         offset: u64,
     ) -> io::Result<PathBuf> {
-        let (to, mut copy) = self.reserve(segment, offset)?;
-        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        let (to, copy) = self.reserve(segment, offset)?;
+        let file = self.host.open(OpenOptions::new().read(true).write(true), path)?;
         let mut piece = vec![0; VERIFY_PIECE_BYTES];
         let mut at = offset;
         loop {
@@ -63,25 +65,26 @@ impl Quarantine {
             let bytes = &piece[..count];
             // A tail of zeroes, as a host's crash leaves it, needs no disk.
             if bytes.iter().any(|byte| *byte != 0) {
-                copy.seek(SeekFrom::Start(at - offset))?;
-                copy.write_all(bytes)?;
+                self.host.write_at(&copy, bytes, at - offset)?;
             }
             at += count as u64;
         }
-        copy.set_len(at - offset)?;
-        copy.sync_all()?;
-        sync_directory(&self.directory)?;
+        self.host.set_len(&copy, at - offset)?;
+        self.host.sync_all(&copy)?;
+        self.host.sync_directory(&self.directory)?;
 
-        file.set_len(offset)?;
-        file.sync_all()?;
+        self.host.set_len(&file, offset)?;
+        self.host.sync_all(&file)?;
         Ok(to)
     }
 
     /// A new, empty file of the first free name.
     fn reserve(&self, segment: SegmentName, offset: u64) -> io::Result<(PathBuf, File)> {
         for directory in [&self.root, &self.directory] {
-            match DirBuilder::new().mode(0o700).create(directory) {
-                Ok(()) => sync_directory(directory.parent().unwrap_or(Path::new("/")))?,
+            match self.host.make_directory(directory) {
+                Ok(()) => {
+                    self.host.sync_directory(directory.parent().unwrap_or(Path::new("/")))?;
+                }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
             }
@@ -89,7 +92,9 @@ impl Quarantine {
         let mut number = 0_u64;
         loop {
             let path = self.directory.join(format!("{segment}.{offset}.{number}"));
-            match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+            let mut options = OpenOptions::new();
+            options.write(true).create_new(true).mode(0o600);
+            match self.host.open(&options, &path) {
                 Ok(file) => return Ok((path, file)),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
                 Err(error) => return Err(error),

@@ -33,6 +33,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub use error::RecoveryError;
 pub use notice::Notice;
@@ -44,8 +45,8 @@ use crate::io::bulk;
 use crate::limits::{MAX_NAMED_FILES, MAX_RECORD_BYTES, RECORD_HEADER_BYTES, VERIFY_PIECE_BYTES};
 use crate::lsn::{Lsn, Mark};
 use crate::state::catalog::{Change, SpaceRecord};
+use crate::state::host::{Host, make_directories};
 use crate::state::runs::Run;
-use crate::state::sync_directory;
 use crate::wal::record::{Checksums, Header, MAGIC_BYTES, RecordError};
 use crate::wal::search::{self, Found};
 
@@ -54,8 +55,6 @@ use crate::wal::search::{self, Found};
 pub struct Recovered {
     /// The end of the stream: every record before it is durable, and verified.
     pub mark: Mark,
-    /// CRC32C of the last record's 64 header bytes; 0 at the start.
-    pub fingerprint: u32,
     /// What the catalog must be told, before the space is received again.
     pub changes: Vec<Change>,
     /// What an operator must be told.
@@ -112,6 +111,7 @@ fn wal_directory(data_root: &Path, space: &SpaceId) -> PathBuf {
 ///
 /// See [`RecoveryError`].
 pub fn recover(
+    host: &Arc<dyn Host>,
     data_root: &Path,
     space: &SpaceId,
     record: &SpaceRecord,
@@ -120,23 +120,24 @@ pub fn recover(
 ) -> Result<Recovered, RecoveryError> {
     let state_dir = quarantine.parent().unwrap_or(data_root);
     let directory = wal_directory(data_root, space);
-    fs::create_dir_all(&directory).map_err(io_error("create", &directory))?;
+    make_directories(&**host, data_root, &directory).map_err(io_error("create", &directory))?;
     let mut recovery = Recovery {
+        host,
         space,
         record,
         checksums,
-        quarantine: Quarantine::new(quarantine, space),
+        quarantine: Quarantine::new(host.clone(), quarantine, space),
         files: locate_files(data_root, state_dir, space, record),
         notices: Vec::new(),
         directory,
     };
     recovery.restore_names(state_dir)?;
     recovery.check_lengths()?;
-    let before = recovery.header_before_checkpoint()?;
+    recovery.check_record_before_checkpoint()?;
     let end = recovery.walk()?;
     recovery.enforce(&end)?;
     recovery.notice_unknown()?;
-    sync_directory(&recovery.directory).map_err(io_error("sync", &recovery.directory))?;
+    host.sync_directory(&recovery.directory).map_err(io_error("sync", &recovery.directory))?;
 
     let mut changes = Vec::new();
     if end.cut {
@@ -145,8 +146,7 @@ pub fn recover(
     if end.mark != record.checkpoint {
         changes.push(Change::Checkpoint(end.mark));
     }
-    let fingerprint = end.last.or(before).map_or(0, |header| crc32c::crc32c(&header));
-    Ok(Recovered { mark: end.mark, fingerprint, changes, notices: recovery.notices })
+    Ok(Recovered { mark: end.mark, changes, notices: recovery.notices })
 }
 
 /// One file of the space.
@@ -164,11 +164,10 @@ struct End {
     runs: u32,
     /// True if bytes or runs behind `mark` must go.
     cut: bool,
-    /// The last header that was read behind the checkpoint.
-    last: Option<[u8; RECORD_HEADER_BYTES]>,
 }
 
 struct Recovery<'a> {
+    host: &'a Arc<dyn Host>,
     space: &'a SpaceId,
     record: &'a SpaceRecord,
     checksums: Checksums,
@@ -221,8 +220,8 @@ impl Recovery<'_> {
                     .map_err(io_error("move to the quarantine", &place.path))?;
                 self.notices.push(Notice::Moved { path: place.path.clone(), to });
             }
-            fs::rename(&retired, &place.path).map_err(io_error("rename", &retired))?;
-            sync_directory(&self.directory).map_err(io_error("sync", &self.directory))?;
+            self.host.rename(&retired, &place.path).map_err(io_error("rename", &retired))?;
+            self.host.sync_directory(&self.directory).map_err(io_error("sync", &self.directory))?;
             self.notices.push(Notice::Renamed { path: retired, to: place.path.clone() });
         }
         Ok(())
@@ -264,13 +263,13 @@ impl Recovery<'_> {
         }
     }
 
-    /// The header of the record that ends at the checkpoint, found backwards
-    /// by its own size, its sequence and its time; the record is verified.
-    /// That the file still holds it shows that it is the file that was
-    /// checkpointed. Nothing at the start of the stream.
-    fn header_before_checkpoint(&self) -> Result<Option<[u8; RECORD_HEADER_BYTES]>, RecoveryError> {
+    /// The record that ends at the checkpoint is found backwards by its own
+    /// size, its sequence and its time, and verified. That the file still
+    /// holds it shows that it is the file that was checkpointed. Nothing is to
+    /// be found at the start of the stream.
+    fn check_record_before_checkpoint(&self) -> Result<(), RecoveryError> {
         let checkpoint = &self.record.checkpoint;
-        let Some(byte_before) = checkpoint.lsn.0.checked_sub(1) else { return Ok(None) };
+        let Some(byte_before) = checkpoint.lsn.0.checked_sub(1) else { return Ok(()) };
         let (run, last_byte) = self
             .record
             .runs
@@ -282,14 +281,14 @@ impl Recovery<'_> {
         let found = File::open(path)
             .and_then(|file| find_backwards(&file, run.offset, end, checkpoint, self.checksums))
             .map_err(io_error("read", path))?;
-        match found {
-            Some(header) => Ok(Some(header)),
-            None => Err(RecoveryError::Damaged {
-                path: path.clone(),
-                offset: end,
-                sequence: checkpoint.sequence,
-            }),
+        if found {
+            return Ok(());
         }
+        Err(RecoveryError::Damaged {
+            path: path.clone(),
+            offset: end,
+            sequence: checkpoint.sequence,
+        })
     }
 
     /// Verify from the checkpoint on, run by run, up to the first record that
@@ -300,7 +299,7 @@ impl Recovery<'_> {
         let mut verifier = Verifier::new(checkpoint, self.checksums);
         let Some((first, first_offset)) = runs.locate(checkpoint.lsn) else {
             if runs.is_empty() && checkpoint.lsn == Lsn::ZERO {
-                return Ok(End { mark: checkpoint, runs: 0, cut: false, last: None });
+                return Ok(End { mark: checkpoint, runs: 0, cut: false });
             }
             return Err(self.catalog_error());
         };
@@ -308,15 +307,13 @@ impl Recovery<'_> {
         for (ordinal, run) in runs.iter().filter(|(ordinal, _)| *ordinal >= first) {
             let begin = if ordinal == first { first_offset } else { run.offset };
             let path = self.place(run)?.path.clone();
-            let trouble = verify_run(&path, run, begin, &mut verifier, &mut buffer)?;
+            let trouble = verify_run(&**self.host, &path, run, begin, &mut verifier, &mut buffer)?;
             if let Some(notice) = trouble {
                 self.notices.push(notice);
-                let last = verifier.last_header().copied();
-                return Ok(End { mark: verifier.mark(), runs: ordinal + 1, cut: true, last });
+                return Ok(End { mark: verifier.mark(), runs: ordinal + 1, cut: true });
             }
         }
-        let last = verifier.last_header().copied();
-        Ok(End { mark: verifier.mark(), runs: runs.len(), cut: false, last })
+        Ok(End { mark: verifier.mark(), runs: runs.len(), cut: false })
     }
 
     /// Let every file end where its last run that remains ends. The bytes
@@ -390,6 +387,7 @@ impl Recovery<'_> {
 /// Verify one run from `begin` on. Nothing if it is whole, or why it ends
 /// early; the verifier then stands behind its last whole record.
 fn verify_run(
+    host: &dyn Host,
     path: &Path,
     run: &Run,
     begin: u64,
@@ -407,7 +405,7 @@ fn verify_run(
         }
         Err(error) => return Err(failed(error)),
     };
-    file.sync_data().map_err(io_error("sync", path))?;
+    host.sync_data(&file).map_err(io_error("sync", path))?;
     bulk::forget(&file, begin, 0);
     let found = file.metadata().map_err(&failed)?.len();
     let stop = expected.map_or(found, |expected| expected.min(found));
@@ -463,15 +461,15 @@ fn describe(
     Ok(Notice::Damaged { path, offset, error, good_after })
 }
 
-/// Search `lowest..end` backwards for the record that ends at `end` and is
-/// the last before `mark`; verified.
+/// Whether a record in `lowest..end` ends at `end`, is the last before
+/// `mark`, and holds. Searched backwards.
 fn find_backwards(
     file: &File,
     lowest: u64,
     end: u64,
     mark: &Mark,
     checksums: Checksums,
-) -> io::Result<Option<[u8; RECORD_HEADER_BYTES]>> {
+) -> io::Result<bool> {
     const CHUNK_BYTES: u64 = 64 << 10;
     let lowest = lowest.max(end.saturating_sub(MAX_RECORD_BYTES));
     // A header that begins in a chunk may reach into the one above it.
@@ -496,12 +494,12 @@ fn find_backwards(
                     && header.timestamp_ns == mark.timestamp_ns
             });
             if fits && is_whole(file, offset, end, checksums)? {
-                return Ok(Some(*raw));
+                return Ok(true);
             }
         }
         above = from;
     }
-    Ok(None)
+    Ok(false)
 }
 
 /// Whether `offset..end` is one record and holds.

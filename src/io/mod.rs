@@ -256,7 +256,7 @@ pub enum WatchEvent {
 
 /// Wakes a shard out of [`Backend::wait`], from any thread.
 #[derive(Clone)]
-pub struct Waker(pub(crate) Arc<dyn Fn() + Send + Sync>);
+pub struct Waker(Arc<dyn Fn() + Send + Sync>);
 
 impl std::fmt::Debug for Waker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -265,6 +265,12 @@ impl std::fmt::Debug for Waker {
 }
 
 impl Waker {
+    /// A handle that wakes by calling `wake`, from any thread.
+    #[must_use]
+    pub fn new(wake: impl Fn() + Send + Sync + 'static) -> Self {
+        Self(Arc::new(wake))
+    }
+
     /// Make the next, or the present, `wait` return.
     pub fn wake(&self) {
         (self.0)();

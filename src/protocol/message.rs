@@ -49,7 +49,7 @@
 use super::field::{Reader, put_name, put_u32, put_u64};
 use super::frame::{FrameHeader, Handle, Kind};
 use crate::ids::{Epoch, SegmentName, SpaceId, StreamId};
-use crate::limits::{FRAME_HEADER_BYTES, MAX_CONTROL_PAYLOAD_BYTES};
+use crate::limits::{FRAME_HEADER_BYTES, MAX_CONTROL_PAYLOAD_BYTES, MAX_EPOCHS_PER_SPACE};
 use crate::lsn::{Chain, Lsn};
 
 pub use super::fetch::{Fetch, Fetched};
@@ -57,12 +57,8 @@ pub use super::field::MessageError;
 pub use super::identity::{FEATURES, Hello, HelloAck, Identity};
 pub use super::refusal::{ErrorCode, MAX_SENTENCE_BYTES, Refusal};
 
-/// The most epochs that `OpenSpace` tells; of a longer history, the last ones.
-/// An epoch begins with a promotion or a damaged tail, both rare events.
-pub const MAX_EPOCHS_PER_STREAM: usize = 1024;
-
 // A longest history with a longest name must fit into one control frame.
-const _: () = assert!(28 + 16 * MAX_EPOCHS_PER_STREAM + 65 <= MAX_CONTROL_PAYLOAD_BYTES as usize);
+const _: () = assert!(28 + 16 * MAX_EPOCHS_PER_SPACE + 65 <= MAX_CONTROL_PAYLOAD_BYTES as usize);
 
 /// The body of `OpenSpace`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,7 +68,7 @@ pub struct OpenSpace {
     /// Which stream.
     pub stream: StreamId,
     /// The epochs of the stream and where each began; the last is the present
-    /// one. At least one, at most [`MAX_EPOCHS_PER_STREAM`], epochs ascending.
+    /// one. At least one, at most [`MAX_EPOCHS_PER_SPACE`], epochs ascending.
     pub history: Vec<(Epoch, Lsn)>,
     /// The primary's head.
     pub head: Lsn,
@@ -287,7 +283,7 @@ fn check_control_header(header: &FrameHeader, body: &[u8]) -> Result<(), Message
 impl OpenSpace {
     fn encode(&self, out: &mut Vec<u8>) {
         let count = self.history.len();
-        assert!((1..=MAX_EPOCHS_PER_STREAM).contains(&count), "a history of {count} epochs");
+        assert!((1..=MAX_EPOCHS_PER_SPACE).contains(&count), "a history of {count} epochs");
         out.extend_from_slice(&self.stream.0.to_le_bytes());
         put_u64(out, self.head.0);
         put_u32(out, u32::try_from(count).unwrap_or(u32::MAX));
@@ -302,7 +298,7 @@ impl OpenSpace {
         let stream = StreamId(reader.u128("stream")?);
         let head = Lsn(reader.u64("head")?);
         let count = reader.u32("epochs")?;
-        if !(1..=MAX_EPOCHS_PER_STREAM).contains(&(count as usize)) {
+        if !(1..=MAX_EPOCHS_PER_SPACE).contains(&(count as usize)) {
             return Err(MessageError::Value {
                 field: "epochs",
                 found: u64::from(count),
@@ -342,6 +338,15 @@ impl OpenSpace {
 }
 
 impl Standing {
+    /// Of a space that has received nothing yet.
+    pub const EMPTY: Self = Self {
+        flushed: Lsn::ZERO,
+        chain: Chain::START,
+        records: 0,
+        highest_epoch: Epoch::FIRST,
+        runs: 0,
+    };
+
     fn encode(&self, out: &mut Vec<u8>) {
         put_u64(out, self.flushed.0);
         put_u64(out, self.chain.0);

@@ -141,7 +141,7 @@ fn a_control_header_with_data_fields_is_refused_by_the_field() {
 
 #[test]
 fn the_longest_history_fits_into_a_frame() {
-    let history = (1..=MAX_EPOCHS_PER_STREAM as u64).map(|n| (Epoch(n), Lsn(n))).collect();
+    let history = (1..=MAX_EPOCHS_PER_SPACE as u64).map(|n| (Epoch(n), Lsn(n))).collect();
     let open = OpenSpace {
         space: "a".repeat(64).parse().unwrap(),
         stream: StreamId(1),

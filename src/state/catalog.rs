@@ -18,10 +18,11 @@
 //! name) would be obeyed after every restart from then on.
 
 use std::collections::BTreeMap;
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use redb::{
     Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError,
@@ -29,8 +30,10 @@ use redb::{
 };
 
 use super::batch::{Batch, FILES, MARKS, RUNS, SPACES, numbers, ordinals};
+use super::host::{Host, ThisHost};
 use super::layout;
 use super::runs::{Run, RunError, Runs};
+use super::storage::Storage;
 use crate::ids::{Epoch, NodeUuid, SpaceId, StreamId};
 use crate::limits::{CATALOG_CACHE_BYTES, MAX_EPOCHS_PER_SPACE, MAX_SAVED_MARKS_PER_SPACE};
 use crate::lsn::{Lsn, Mark};
@@ -350,22 +353,29 @@ impl Catalog {
     ///
     /// See [`CatalogError`].
     pub fn open(state_dir: &Path) -> Result<Self, CatalogError> {
+        Self::open_on(&(Arc::new(ThisHost) as _), state_dir)
+    }
+
+    /// As [`Catalog::open`], on a host that may be a simulated one.
+    ///
+    /// # Errors
+    ///
+    /// See [`CatalogError`].
+    pub fn open_on(host: &Arc<dyn Host>, state_dir: &Path) -> Result<Self, CatalogError> {
         let path = state_dir.join(CATALOG_FILE);
-        make_directory(state_dir)
+        make_directory(&**host, state_dir)
             .map_err(|source| CatalogError::Directory { path: state_dir.to_path_buf(), source })?;
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .and_then(|file| super::sync_directory(state_dir).map(|()| file))
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let file = host
+            .open(&options, &path)
+            .and_then(|file| host.sync_directory(state_dir).map(|()| file))
             .map_err(|source| CatalogError::Directory { path: path.clone(), source })?;
 
-        let mut database = Builder::new()
-            .set_cache_size(CATALOG_CACHE_BYTES)
-            .create_file(file)
+        let mut database = Storage::new(host.clone(), file)
+            .and_then(|storage| {
+                Builder::new().set_cache_size(CATALOG_CACHE_BYTES).create_with_backend(storage)
+            })
             .map_err(|error| opening(&path, error))?;
         match database.check_integrity() {
             Ok(true) => {}
@@ -376,7 +386,7 @@ impl Catalog {
             Err(error) => return Err(opening(&path, error)),
         }
         let mut catalog = Self { database, path, node: NodeUuid::default() };
-        catalog.node = catalog.identify()?;
+        catalog.node = catalog.identify(&**host)?;
         Ok(catalog)
     }
 
@@ -462,7 +472,7 @@ impl Catalog {
     }
 
     /// Check the schema and read the uuid, or write both into a new database.
-    fn identify(&self) -> Result<NodeUuid, CatalogError> {
+    fn identify(&self, host: &dyn Host) -> Result<NodeUuid, CatalogError> {
         let write = self.database.begin_write().map_err(|e| self.storage(e))?;
         let (node, new) = {
             let mut meta = write.open_table(META).map_err(|e| self.storage(e))?;
@@ -483,7 +493,7 @@ impl Catalog {
                 }
                 Some(Err(_)) => return Err(self.damaged("no schema version".to_owned())),
                 None => {
-                    let node = super::random_u128().map_err(|source| CatalogError::Directory {
+                    let node = host.random_u128().map_err(|source| CatalogError::Directory {
                         path: self.path.clone(),
                         source,
                     })?;
@@ -541,9 +551,9 @@ fn touches(last: &Run, run: &Run) -> bool {
 }
 
 /// Create the directory, private to this user, and make its name durable.
-fn make_directory(directory: &Path) -> io::Result<()> {
-    match DirBuilder::new().mode(0o700).create(directory) {
-        Ok(()) => super::sync_directory(directory.parent().unwrap_or(Path::new("/"))),
+fn make_directory(host: &dyn Host, directory: &Path) -> io::Result<()> {
+    match host.make_directory(directory) {
+        Ok(()) => host.sync_directory(directory.parent().unwrap_or(Path::new("/"))),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => Ok(()),
         Err(error) => Err(error),
     }

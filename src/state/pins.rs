@@ -15,12 +15,13 @@
 //!
 //! Every call blocks on the file system: not for a data core.
 
-use std::fs::{self, DirBuilder, Metadata};
+use std::fs::{self, Metadata};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::sync_directory;
+use super::host::{Host, ThisHost};
 use crate::ids::SpaceId;
 
 /// One pinned file.
@@ -44,6 +45,7 @@ pub struct Pin {
 #[derive(Debug, Clone)]
 pub struct Pins {
     root: PathBuf,
+    host: Arc<dyn Host>,
 }
 
 impl Pins {
@@ -53,9 +55,18 @@ impl Pins {
     ///
     /// The system's, with the name of the directory.
     pub fn open(state_dir: &Path) -> io::Result<Self> {
+        Self::open_on(&(Arc::new(ThisHost) as _), state_dir)
+    }
+
+    /// As [`Pins::open`], on a host that may be a simulated one.
+    ///
+    /// # Errors
+    ///
+    /// The system's, with the name of the directory.
+    pub fn open_on(host: &Arc<dyn Host>, state_dir: &Path) -> io::Result<Self> {
         let root = state_dir.join("pins");
-        make_directory(&root)?;
-        Ok(Self { root })
+        make_directory(&**host, &root)?;
+        Ok(Self { root, host: host.clone() })
     }
 
     /// Where the pin of a file is or would be.
@@ -87,8 +98,8 @@ impl Pins {
     ) -> io::Result<PathBuf> {
         let path = self.path(space, file);
         let directory = self.root.join(space.as_str());
-        make_directory(&directory)?;
-        match fs::hard_link(source, &path) {
+        make_directory(&*self.host, &directory)?;
+        match self.host.link(source, &path) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 let found = identity(&path.symlink_metadata()?);
@@ -113,7 +124,7 @@ impl Pins {
         }
         let found = identity(&path.symlink_metadata()?);
         if found != expected {
-            fs::remove_file(&path)?;
+            self.host.remove(&path)?;
             return Err(io::Error::new(
                 io::ErrorKind::NotFound,
                 format!(
@@ -127,7 +138,7 @@ impl Pins {
                 ),
             ));
         }
-        sync_directory(&directory)?;
+        self.host.sync_directory(&directory)?;
         Ok(path)
     }
 
@@ -139,7 +150,7 @@ impl Pins {
     /// The system's, with the name of the pin.
     pub fn release(&self, space: &SpaceId, file: u64) -> io::Result<()> {
         let path = self.path(space, file);
-        match fs::remove_file(&path) {
+        match self.host.remove(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(named(&error, &path)),
             _ => Ok(()),
         }
@@ -192,9 +203,9 @@ fn identity(metadata: &Metadata) -> (u64, u64) {
 }
 
 /// Create a private directory and make its name durable, unless it is there.
-fn make_directory(directory: &Path) -> io::Result<()> {
-    match DirBuilder::new().mode(0o700).create(directory) {
-        Ok(()) => sync_directory(directory.parent().unwrap_or(Path::new("/"))),
+fn make_directory(host: &dyn Host, directory: &Path) -> io::Result<()> {
+    match host.make_directory(directory) {
+        Ok(()) => host.sync_directory(directory.parent().unwrap_or(Path::new("/"))),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(named(&error, directory)),
     }

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::fmt::Display;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -56,6 +57,26 @@ pub enum Difference {
         /// Sizes of the two files.
         bytes: (u64, u64),
     },
+}
+
+impl Difference {
+    /// A sentence for a person, who knows the two directories by these names.
+    pub fn describe(&self, first: &dyn Display, second: &dyn Display) -> String {
+        match *self {
+            Self::OnlyIn { side, segment, bytes } => {
+                let holder = if side == Side::First { first } else { second };
+                format!("{segment}: only in {holder}, {bytes} bytes")
+            }
+            Self::Content { segment, offset, record, bytes: (one, two) } => {
+                let sizes = if one == two {
+                    String::new()
+                } else {
+                    format!(" ({one} bytes against {two})")
+                };
+                format!("{segment}: differs from byte {offset} on, in record {record}{sizes}")
+            }
+        }
+    }
 }
 
 /// What a comparison came to.

@@ -163,8 +163,6 @@ pub struct Cursor {
     offset: u64,
     mark: Mark,
     window: Option<Map>,
-    /// Where the last record before the cursor starts, once one was passed.
-    last_record: Option<u64>,
     /// A record at this offset was seen incomplete.
     awaited: Option<u64>,
     /// Damage at the first offset was searched up to the second.
@@ -184,7 +182,6 @@ impl Cursor {
             offset,
             mark,
             window: None,
-            last_record: None,
             awaited: None,
             searched: None,
             zeroes: None,
@@ -296,7 +293,6 @@ impl Cursor {
     /// The passed record is part of the stream.
     #[inline]
     fn commit(&mut self, passed: &Pending) {
-        self.last_record = Some(self.offset);
         self.offset += passed.header.record_bytes();
         self.mark = passed.mark;
     }
@@ -532,25 +528,6 @@ impl Cursor {
             return Err(SeekError::NotABoundary { target, before: behind, behind });
         }
         Ok(self.mark)
-    }
-
-    /// CRC32C of the header of the last record before the cursor, as the
-    /// handshake carries it. `None` if this cursor has not passed a record.
-    ///
-    /// # Errors
-    ///
-    /// As `pread`.
-    pub fn fingerprint(&self) -> io::Result<Option<u32>> {
-        self.last_record
-            .map(|offset| Ok(crc32c::crc32c(&self.segment.header_bytes_at(offset)?)))
-            .transpose()
-    }
-
-    /// Where the last record before the cursor starts in the file. `None` if
-    /// this cursor has not passed a record.
-    #[must_use]
-    pub const fn last_record_offset(&self) -> Option<u64> {
-        self.last_record
     }
 
     /// The sequence of the record that starts at `offset` of the file.

@@ -307,11 +307,8 @@ fn windows_slide_over_a_segment_larger_than_one() {
 fn a_position_is_found_exactly_or_refused() {
     let bytes: Vec<u8> = (0..100).flat_map(|n| record(n, &[1; 36])).collect();
     let mut bench = Bench::new(&bytes);
-    assert!(bench.cursor.fingerprint().unwrap().is_none());
     let mark = bench.cursor.seek_forward(Lsn(4200)).unwrap();
     assert_eq!((mark.records, mark.sequence), (42, 41));
-    let last = record(41, &[1; 36]);
-    assert_eq!(bench.cursor.fingerprint().unwrap(), Some(crc32c::crc32c(&last[..64])));
     assert!(matches!(
         bench.cursor.seek_forward(Lsn(4250)),
         Err(SeekError::NotABoundary { before: Lsn(4200), behind: Lsn(4300), .. })

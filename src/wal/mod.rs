@@ -6,7 +6,7 @@
 //!                               │         Map                          v
 //!                               └───────────────────────────────────> Extent
 //!                                                                      │
-//!   replica, scrubber:   record::verify, scan                  data plane
+//!   replica: record::verify      saltus wal: scan               data plane
 //!   embedders, tests:    Writer
 //! ```
 //!

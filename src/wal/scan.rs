@@ -2,9 +2,8 @@
 //!
 //! Where the [cursor](crate::wal::cursor) trusts payloads to be checked by
 //! the receiver, a scan checks all of them, and goes on behind damage: it is
-//! what `verify`, `inspect` and the background scrubber do. It takes a file
-//! as it is at one moment; a record that is being written shows as a torn
-//! tail.
+//! what `saltus wal verify` and `inspect` do. It takes a file as it is at one
+//! moment; a record that is being written shows as a torn tail.
 
 #![forbid(unsafe_code)]
 

@@ -231,27 +231,6 @@ impl Segment {
     pub fn first_sequence_at(&self, offset: u64, checksums: Checksums) -> Result<u64, HeaderError> {
         Ok(self.header_at(offset, checksums)?.sequence)
     }
-
-    /// CRC32C of the 64 header bytes of the record that starts at `offset`:
-    /// what two nodes compare of the last record that one of them holds.
-    ///
-    /// # Errors
-    ///
-    /// See [`HeaderError`].
-    pub fn fingerprint_at(&self, offset: u64, checksums: Checksums) -> Result<u32, HeaderError> {
-        let segment = self.name;
-        let bytes = self.header_bytes_at(offset).map_err(|source| HeaderError::Read {
-            segment,
-            offset,
-            source,
-        })?;
-        Header::parse(&bytes, checksums).map_err(|source| HeaderError::Record {
-            segment,
-            offset,
-            source,
-        })?;
-        Ok(crc32c::crc32c(&bytes))
-    }
 }
 
 #[cfg(test)]

@@ -16,11 +16,11 @@ use clap::Args;
 
 use super::raw::{Listening, end_with_parent, tell};
 use crate::engine::inbox::{Inbox, Step};
-use crate::ids::{ClusterId, Epoch, NodeId, NodeUuid};
+use crate::ids::{ClusterId, NodeId, NodeUuid};
 use crate::io::{self, Backend, BackendChoice, Completion, Op, Outcome, SlabPool, Socket};
 use crate::io::{Token, sockets};
 use crate::limits::{MIN_DIRECT_BYTES, SLAB_BYTES, SLABS_PER_CONNECTION};
-use crate::lsn::{Chain, Lsn, Mark};
+use crate::lsn::Mark;
 use crate::protocol::Now;
 use crate::protocol::frame::{Handle, Kind};
 use crate::protocol::message::{Identity, Standing};
@@ -149,7 +149,7 @@ impl Sink {
                         }
                         Some(Intent::Open { handle, .. }) => {
                             self.ends.insert(handle, Mark::START);
-                            self.machine.handle_opened(now(), handle, Ok(empty()));
+                            self.machine.handle_opened(now(), handle, Ok(Standing::EMPTY));
                         }
                         Some(Intent::Established { .. } | Intent::Run { .. }) | None => {}
                         Some(other) => bail!("the connection cannot go on: {other:?}"),
@@ -183,16 +183,5 @@ impl Sink {
             let socket = Arc::clone(&self.socket);
             self.backend.submit(SEND, Op::Send { socket, bytes });
         }
-    }
-}
-
-/// How every space stands here at first.
-fn empty() -> Standing {
-    Standing {
-        flushed: Lsn::ZERO,
-        chain: Chain::START,
-        records: 0,
-        highest_epoch: Epoch::FIRST,
-        runs: 0,
     }
 }

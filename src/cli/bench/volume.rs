@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 use super::workspace::Workspace;
+use crate::cli::payload::Payload;
 use crate::ids::SpaceId;
 use crate::limits::RECORD_HEADER_BYTES;
 use crate::wal::discover;
@@ -44,13 +45,9 @@ impl Volume {
         let options =
             WriterOptions { segment_bytes, fsync: Fsync::Never, ..WriterOptions::default() };
         let mut writer = Writer::open(&directory, options)?;
-        let mut payload = noise(payload_bytes);
+        let mut payload = Payload::new(payload_bytes);
         for number in 0..records {
-            // No two records are alike, or one could stand for another.
-            if let Some(head) = payload.first_chunk_mut() {
-                *head = number.to_le_bytes();
-            }
-            writer.append(EPISODE_STORE, &payload)?;
+            writer.append(EPISODE_STORE, payload.numbered(number))?;
             if number % RECORDS_PER_LOOK == 0 {
                 workspace.pause(std::time::Duration::ZERO)?;
             }
@@ -75,20 +72,6 @@ impl Volume {
 /// Where the primary of a bench has its logs.
 pub(super) fn primary_root(workspace: &Workspace) -> PathBuf {
     workspace.path().join("primary")
-}
-
-/// Bytes that do not compress: xorshift from a fixed seed.
-fn noise(bytes: usize) -> Vec<u8> {
-    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
-    let mut noise = Vec::with_capacity(bytes + 8);
-    while noise.len() < bytes {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        noise.extend_from_slice(&state.to_le_bytes());
-    }
-    noise.truncate(bytes);
-    noise
 }
 
 /// Read files from beginning to end, so that they are in the page cache.

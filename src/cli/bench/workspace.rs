@@ -1,22 +1,21 @@
 //! The directory of one bench, and the way out of it.
 
 use std::env;
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io::{self, IsTerminal};
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
-use std::process;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 
 use crate::cli::interrupt::Interrupt;
 use crate::cli::output;
+use crate::cli::scratch::Scratch;
 
 /// A directory of its own, removed at the end, and an ear for Ctrl-C.
 #[derive(Debug)]
 pub(super) struct Workspace {
-    path: PathBuf,
+    directory: Scratch,
     interrupt: Interrupt,
     /// Whether anybody is there to read what is going on.
     watched: bool,
@@ -30,25 +29,13 @@ impl Workspace {
         // Children are told paths, and stand elsewhere.
         let root = fs::canonicalize(&root)
             .with_context(|| format!("cannot work in {}", root.display()))?;
-        for attempt in 0..100 {
-            let path = root.join(format!("saltus-bench-{}-{attempt}", process::id()));
-            match DirBuilder::new().mode(0o700).create(&path) {
-                Ok(()) => {
-                    let watched = !json && io::stderr().is_terminal();
-                    return Ok(Self { path, interrupt, watched });
-                }
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => {
-                    return Err(error).with_context(|| format!("cannot make {}", path.display()));
-                }
-            }
-        }
-        bail!("{} is full of old saltus-bench-* directories: remove them", root.display())
+        let watched = !json && io::stderr().is_terminal();
+        Ok(Self { directory: Scratch::new(&root, "bench")?, interrupt, watched })
     }
 
     /// Where it is.
     pub(super) fn path(&self) -> &Path {
-        &self.path
+        self.directory.path()
     }
 
     /// Say what is going on, if somebody is watching.
@@ -73,7 +60,7 @@ impl Workspace {
     /// Remove what lies at `name`, if anything does, and let the file system
     /// finish with it, so that it does not do so in the next measurement.
     pub(super) fn clear(&self, name: &str) -> anyhow::Result<()> {
-        let path = self.path.join(name);
+        let path = self.path().join(name);
         match fs::remove_dir_all(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(error).with_context(|| format!("cannot remove {}", path.display()));
@@ -85,16 +72,8 @@ impl Workspace {
 
     /// Commit what the file system has pending.
     pub(super) fn settle(&self) -> anyhow::Result<()> {
-        File::open(&self.path)
+        File::open(self.path())
             .and_then(|directory| directory.sync_all())
-            .with_context(|| format!("cannot sync {}", self.path.display()))
-    }
-}
-
-impl Drop for Workspace {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.path) {
-            output::error(&format!("cannot remove {}: {error}", self.path.display()));
-        }
+            .with_context(|| format!("cannot sync {}", self.path().display()))
     }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 
+use crate::cli::payload::Payload;
 use crate::ids::SpaceId;
 use crate::limits::RECORD_HEADER_BYTES;
 use crate::wal::writer::{Writer, WriterOptions};
@@ -121,7 +122,7 @@ fn write(
 ) -> anyhow::Result<Totals> {
     let options = WriterOptions { segment_bytes: SEGMENT_BYTES, ..WriterOptions::default() };
     let mut writer = Writer::open(directory, options)?;
-    let mut payload = vec![0; payload_bytes];
+    let mut payload = Payload::new(payload_bytes);
     let mut totals = Totals::default();
     let start = Instant::now();
     while !shared.stop.load(Ordering::Relaxed) {
@@ -129,8 +130,8 @@ fn write(
         let due = (start.elapsed().as_secs_f64() * rate) as u64;
         let spurt = due.saturating_sub(totals.records);
         for _ in 0..spurt {
-            stamp(&mut payload, totals.records);
-            totals.bytes += writer.append(EPISODE_STORE, &payload)?.bytes;
+            let payload = payload.numbered(totals.records);
+            totals.bytes += writer.append(EPISODE_STORE, payload)?.bytes;
             totals.records += 1;
         }
         shared.records.fetch_add(spurt, Ordering::Relaxed);
@@ -142,14 +143,4 @@ fn write(
     }
     writer.commit()?;
     Ok(totals)
-}
-
-/// Make each payload different from its neighbours, so that a record in the
-/// wrong place cannot pass for the right one.
-fn stamp(payload: &mut [u8], number: u64) {
-    let mut seed = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    for chunk in payload.chunks_mut(8) {
-        seed = seed.rotate_left(29).wrapping_add(0xd1b5_4a32_d192_ed03);
-        chunk.copy_from_slice(&seed.to_le_bytes()[..chunk.len()]);
-    }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::print_json;
+use crate::cli::payload::Payload;
 use crate::limits::{MAX_GROUP_DELAY, RECORD_HEADER_BYTES};
 use crate::wal::writer::{Writer, WriterOptions};
 
@@ -32,18 +33,14 @@ pub(super) fn write(
     let Load { records, record_bytes, rate } = load;
     let mut writer = Writer::open(directory, options)?;
     let first_sequence = writer.next_sequence();
-    let mut payload = noise(record_bytes as usize);
+    let mut payload = Payload::new(record_bytes as usize);
     let start = Instant::now();
     let mut last = None;
     for count in 0..records {
         if rate > 0 {
             pace(&mut writer, start, count, rate)?;
         }
-        // Each payload differs, so that no two records are alike.
-        if let Some(head) = payload.first_chunk_mut() {
-            *head = count.to_le_bytes();
-        }
-        last = Some(writer.append(1, &payload)?);
+        last = Some(writer.append(1, payload.numbered(count))?);
     }
     writer.commit()?;
     let seconds = start.elapsed().as_secs_f64();
@@ -87,18 +84,4 @@ fn pace(writer: &mut Writer, start: Instant, count: u64, rate: u64) -> anyhow::R
         std::thread::sleep(ahead);
     }
     Ok(())
-}
-
-/// Bytes that do not compress: xorshift from a fixed seed.
-fn noise(bytes: usize) -> Vec<u8> {
-    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
-    let mut noise = Vec::with_capacity(bytes + 8);
-    while noise.len() < bytes {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        noise.extend_from_slice(&state.to_le_bytes());
-    }
-    noise.truncate(bytes);
-    noise
 }

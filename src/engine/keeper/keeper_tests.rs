@@ -7,6 +7,7 @@ use crate::ids::{Epoch, SegmentName, StreamId};
 use crate::io::Waker;
 use crate::lsn::Lsn;
 use crate::protocol::message::OpenSpace;
+use crate::state::host::ThisHost;
 use crate::state::runs::Run;
 
 struct Rig {
@@ -21,11 +22,12 @@ impl Rig {
         let state_dir = directory.path().join(".saltus");
         let catalog = Arc::new(Catalog::open(&state_dir).unwrap());
         let pins = Pins::open(&state_dir).unwrap();
-        let places = Places { data_root: directory.path().to_path_buf(), state_dir };
+        let host = Arc::new(ThisHost);
+        let places = Places { data_root: directory.path().to_path_buf(), state_dir, host };
         let mut keeper =
             Keeper::new(places, catalog, pins, Checksums::Required, Received::default()).unwrap();
         let (tell, news) = unbounded();
-        keeper.mailboxes = vec![Mailbox { news: tell, waker: Waker(Arc::new(|| {})) }];
+        keeper.mailboxes = vec![Mailbox { news: tell, waker: Waker::new(|| {}) }];
         Self { _directory: directory, keeper, news }
     }
 

@@ -33,6 +33,7 @@ use crate::limits::MAX_JOBS_PER_COMMIT;
 use crate::lsn::Mark;
 use crate::protocol::message::ErrorCode;
 use crate::state::catalog::{Catalog, CatalogError, Change, Role, SpaceRecord};
+use crate::state::host::Host;
 use crate::state::pins::Pins;
 use crate::wal::record::Checksums;
 
@@ -83,6 +84,8 @@ pub struct Places {
     pub data_root: PathBuf,
     /// The state directory.
     pub state_dir: PathBuf,
+    /// The host that both are on.
+    pub host: Arc<dyn Host>,
 }
 
 impl Places {
@@ -197,18 +200,29 @@ impl Keeper {
 
     /// Work until [`Job::Stop`], or until all shards are gone.
     pub fn run(mut self, mailboxes: Vec<Mailbox>, jobs: &Receiver<Job>) {
-        self.mailboxes = mailboxes;
+        self.begin(mailboxes);
         while let Ok(first) = jobs.recv() {
-            let mut stop = false;
-            for job in std::iter::once(first).chain(jobs.try_iter()).take(MAX_JOBS_PER_COMMIT) {
-                stop |= matches!(job, Job::Stop);
-                self.handle(job);
-            }
-            self.publish();
-            if stop {
+            if !self.batch(std::iter::once(first).chain(jobs.try_iter())) {
                 return;
             }
         }
+    }
+
+    /// Before the first batch: where each shard takes its news.
+    pub fn begin(&mut self, mailboxes: Vec<Mailbox>) {
+        self.mailboxes = mailboxes;
+    }
+
+    /// Do the next jobs, at most as many as share a commit, and tell the news.
+    /// False after [`Job::Stop`].
+    pub fn batch(&mut self, jobs: impl Iterator<Item = Job>) -> bool {
+        let mut stop = false;
+        for job in jobs.take(MAX_JOBS_PER_COMMIT) {
+            stop |= matches!(job, Job::Stop);
+            self.handle(job);
+        }
+        self.publish();
+        !stop
     }
 
     /// Make the batch durable, then tell the news that waited for it.

@@ -2,8 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 
 use super::{Keeper, Lease, remember};
@@ -14,8 +13,8 @@ use crate::limits::MAX_EPOCHS_PER_SPACE;
 use crate::lsn::{Lsn, Mark};
 use crate::protocol::message::{ErrorCode, OpenSpace};
 use crate::state::catalog::{Change, Role, SpaceRecord};
+use crate::state::host::make_directories;
 use crate::state::runs::Run;
-use crate::state::sync_directory;
 use crate::wal::discover;
 
 impl Keeper {
@@ -46,9 +45,9 @@ impl Keeper {
                 }
                 _ => {}
             }
-            make_directories(&self.places.data_root, &directory).map_err(|error| {
-                (ErrorCode::Storage, format!("{}: {error}", directory.display()))
-            })?;
+            make_directories(&*self.places.host, &self.places.data_root, &directory).map_err(
+                |error| (ErrorCode::Storage, format!("{}: {error}", directory.display())),
+            )?;
             let entry = self.create(space, Role::Replica, open.stream, open.history.clone());
             self.keep(space.clone(), entry);
         }
@@ -131,8 +130,8 @@ impl Keeper {
     /// Verify what a received space has on disk and cut what is not whole.
     pub(super) fn recover(&mut self, space: &SpaceId, record: &mut SpaceRecord) -> Lease {
         let quarantine = self.places.quarantine();
-        match recovery::recover(&self.places.data_root, space, record, &quarantine, self.checksums)
-        {
+        let (host, data_root) = (&self.places.host, &self.places.data_root);
+        match recovery::recover(host, data_root, space, record, &quarantine, self.checksums) {
             Ok(recovered) => {
                 for notice in &recovered.notices {
                     tracing::warn!(%space, "{notice}");
@@ -173,10 +172,10 @@ impl Keeper {
             if let (Some(file), true) = (earlier, fresh) {
                 let retired = recovery::retired_path(&self.places.state_dir, space, file);
                 if let Some(parent) = retired.parent() {
-                    make_directories(&self.places.state_dir, parent)?;
+                    make_directories(&*self.places.host, &self.places.state_dir, parent)?;
                     if path.try_exists()? {
-                        fs::rename(&path, &retired)?;
-                        sync_directory(parent)?;
+                        self.places.host.rename(&path, &retired)?;
+                        self.places.host.sync_directory(parent)?;
                     }
                 }
             }
@@ -215,16 +214,12 @@ impl Keeper {
                     retired.display()
                 )));
             }
-            fs::rename(&retired, &named)?;
+            self.places.host.rename(&retired, &named)?;
         }
-        let buffered = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&named)?;
-        sync_directory(&directory)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let buffered = self.places.host.open(&options, &named)?;
+        self.places.host.sync_directory(&directory)?;
         let direct = crate::io::open_direct(&named).map(Arc::new);
         Ok(SegmentFiles { buffered: Arc::new(buffered), direct })
     }
@@ -261,22 +256,4 @@ fn new_epochs(
         return Err((ErrorCode::Limit, why));
     }
     Ok(changes)
-}
-
-/// Make a directory and its parents below `root`, each name durable.
-fn make_directories(root: &Path, directory: &Path) -> io::Result<()> {
-    let Ok(below) = directory.strip_prefix(root) else {
-        return fs::create_dir_all(directory);
-    };
-    let mut path = root.to_path_buf();
-    for part in below.components() {
-        let parent = path.clone();
-        path.push(part);
-        match fs::DirBuilder::new().mode(0o700).create(&path) {
-            Ok(()) => sync_directory(&parent)?,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }

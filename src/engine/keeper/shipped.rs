@@ -11,7 +11,6 @@ use crate::limits::MAX_SPACES;
 use crate::lsn::{Lsn, Mark};
 use crate::state::catalog::{Change, FileRecord, Role, SpaceRecord};
 use crate::state::pins::Pins;
-use crate::state::random_u128;
 use crate::state::runs::Runs;
 use crate::wal::discover;
 use crate::wal::segment::{Identity, Segment, SegmentError};
@@ -129,7 +128,7 @@ impl Keeper {
 
     /// A space that nobody has shipped before.
     pub(super) fn create_primary(&mut self, space: &SpaceId) -> io::Result<Space> {
-        let stream = StreamId(random_u128()?);
+        let stream = StreamId(self.places.host.random_u128()?);
         let history = vec![(Epoch::FIRST, Lsn::ZERO)];
         Ok(self.create(space, Role::Primary, stream, history))
     }

@@ -14,7 +14,7 @@
 
 use std::time::Instant;
 
-use super::{Shard, Standing, Ticket, now};
+use super::{Shard, Standing, Ticket};
 use crate::engine::keeper::{Job, Verdict};
 use crate::engine::primary::link::Answer;
 use crate::ids::{NodeId, SpaceId};
@@ -203,7 +203,7 @@ impl Shard {
         fetch: Fetch,
         answer: Answer,
     ) {
-        let now = now();
+        let now = self.now();
         let open = self.peers.iter().find_map(|(peer, it)| Some((*peer, it.handle_of(id)?)));
         if let Some((peer, handle)) = open {
             return self.peer(now, peer, |peer, _| peer.fetch(now, handle, fetch, answer));
@@ -226,7 +226,7 @@ impl Shard {
 
     /// Let go of a space that is being received.
     pub(super) fn yield_space(&mut self, id: &SpaceId) {
-        let now = now();
+        let now = self.now();
         let open = self.peers.iter().find_map(|(peer, it)| Some((*peer, it.handle_of(id)?)));
         if let Some((peer, handle)) = open {
             let why = format!("space {id} is being mended here; it goes on in a moment");

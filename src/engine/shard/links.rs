@@ -1,9 +1,8 @@
 //! The sending side: spaces walk, links ship.
 
 use std::sync::Arc;
-use std::time::Instant;
 
-use super::{Pending, Shard, now};
+use super::{Pending, Shard};
 use crate::engine::inbox::{Inbox, Step};
 use crate::engine::primary::link::{State, Up};
 use crate::io::{Op, Outcome, SlabPool};
@@ -28,7 +27,7 @@ impl Shard {
         if self.growing.is_empty() {
             return;
         }
-        let now = now();
+        let now = self.now();
         for handle in std::mem::take(&mut self.growing) {
             let Some(space) = self.spaces.get(handle) else { continue };
             let turn = space.borrow_mut().advance(now.instant);
@@ -96,9 +95,9 @@ impl Shard {
     }
 
     pub(super) fn link_down(&mut self, index: usize, why: String) {
-        let jitter = self.jitter();
+        let (now, jitter) = (self.now().instant, self.jitter());
         if let Some(link) = self.links.get_mut(index) {
-            link.down(Instant::now(), why, jitter);
+            link.down(now, why, jitter);
         }
     }
 
@@ -109,7 +108,7 @@ impl Shard {
     }
 
     pub(super) fn drive_link(&mut self, index: usize) {
-        let now = now();
+        let now = self.now();
         let Some(link) = self.links.get_mut(index) else { return };
         let serial = link.serial;
         match &link.state {

@@ -25,10 +25,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, TryRecvError};
 
+use super::clock::Clock;
 use super::keeper::{Job, News};
 use super::primary::link::{Answer, Link, State};
 use super::primary::space::Space;
@@ -36,7 +37,7 @@ use super::replica::log::LogOp;
 use super::replica::peer::Peer;
 use super::report::ShardReport;
 use crate::ids::{NodeId, SpaceId};
-use crate::io::{Backend, Completion, Op, Outcome, Socket, Strategy, Token, WatchId};
+use crate::io::{Backend, Completion, Op, Outcome, Socket, Strategy, Token, WatchEvent, WatchId};
 use crate::limits::{ACCEPT_RETRY_DELAY, DRAIN_TIMEOUT};
 use crate::lsn::{Lsn, Mark};
 use crate::protocol::Now;
@@ -87,6 +88,10 @@ pub struct Setup {
     pub checksums: Checksums,
     /// How long a replica's written bytes may wait for their flush.
     pub flush_delay: Duration,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// Spreads attempts to connect; any number but the neighbour's.
+    pub jitter_seed: u64,
 }
 
 /// What an operation was.
@@ -214,6 +219,9 @@ pub struct Shard {
     /// Spaces that something is wrong with, and when they are looked at next.
     attended: BTreeSet<Handle>,
     next_attention: Option<Instant>,
+    /// Room for what one wait brings, and one look at the watches.
+    completions: Vec<Completion>,
+    events: Vec<WatchEvent>,
 }
 
 impl std::fmt::Debug for Shard {
@@ -232,9 +240,13 @@ pub fn shard_of(space: &SpaceId, shards: usize) -> usize {
     usize::try_from(hash % shards.max(1) as u64).unwrap_or(0)
 }
 
-fn now() -> Now {
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Now { instant: Instant::now(), unix_ns: u64::try_from(unix.as_nanos()).unwrap_or(u64::MAX) }
+/// What a turn came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// All that could be done is done: wait, until then at the latest.
+    Wait(Option<Instant>),
+    /// The shard has come to its end.
+    Ended,
 }
 
 impl Shard {
@@ -249,14 +261,14 @@ impl Shard {
         listener: Option<Socket>,
         others: Vec<(Sender<Command>, crate::io::Waker)>,
     ) -> Self {
-        let start = Instant::now();
+        let start = setup.clock.now().instant;
         let links = setup
             .replicas
             .iter()
             .map(|(replica, address)| Link::new(replica.clone(), *address, start))
             .collect();
         Self {
-            jitter: u64::from(std::process::id()) | 1,
+            jitter: setup.jitter_seed | 1,
             setup,
             backend,
             commands,
@@ -287,6 +299,8 @@ impl Shard {
             corrupt_frames: BTreeMap::new(),
             attended: BTreeSet::new(),
             next_attention: None,
+            completions: Vec::new(),
+            events: Vec::new(),
         }
     }
 
@@ -302,31 +316,56 @@ impl Shard {
     ///
     /// The completion queue has failed; nothing more moves in this shard.
     pub fn run(mut self) -> std::io::Result<()> {
+        self.begin();
+        while let Turn::Wait(deadline) = self.turn() {
+            self.wait(deadline)?;
+        }
+        Ok(())
+    }
+
+    /// Before the first turn: watch, and accept.
+    pub fn begin(&mut self) {
         self.watch_root();
         self.accept();
-        let mut completions = Vec::new();
-        let mut events = Vec::new();
-        loop {
-            self.take_commands();
-            self.take_news();
-            self.backend.take_watch_events(&mut events);
-            for event in events.drain(..) {
-                self.watched(&event);
-            }
-            self.grow();
-            self.drive_links();
-            self.drive_peers();
-            self.answer();
-            if self.is_drained() {
-                return Ok(());
-            }
-            let deadline = self.next_timeout();
-            self.backend.wait(deadline, &mut completions)?;
-            for completion in completions.drain(..) {
-                self.completed(completion);
-            }
-            self.timeouts();
+    }
+
+    /// Do all that can be done now. Who drives a shard by hand calls
+    /// [`Shard::wait`] after each turn, and this after each wait.
+    pub fn turn(&mut self) -> Turn {
+        self.take_commands();
+        self.take_news();
+        let mut events = std::mem::take(&mut self.events);
+        self.backend.take_watch_events(&mut events);
+        for event in events.drain(..) {
+            self.watched(&event);
         }
+        self.events = events;
+        self.grow();
+        self.drive_links();
+        self.drive_peers();
+        self.answer();
+        if self.is_drained() { Turn::Ended } else { Turn::Wait(self.next_timeout()) }
+    }
+
+    /// Wait for completions, and take them.
+    ///
+    /// # Errors
+    ///
+    /// The completion queue has failed; nothing more moves in this shard.
+    pub fn wait(&mut self, deadline: Option<Instant>) -> std::io::Result<()> {
+        let mut completions = std::mem::take(&mut self.completions);
+        self.backend.wait(deadline, &mut completions)?;
+        for completion in completions.drain(..) {
+            self.completed(completion);
+        }
+        self.completions = completions;
+        self.timeouts();
+        Ok(())
+    }
+
+    /// What the clocks say.
+    fn now(&self) -> Now {
+        self.setup.clock.now()
     }
 
     fn submit(&mut self, what: Pending, op: Op) {
@@ -366,7 +405,7 @@ impl Shard {
         if self.stopping.is_some() {
             return;
         }
-        let now = now();
+        let now = self.now();
         self.stopping = Some(now.instant + DRAIN_TIMEOUT);
         for (index, link) in self.links.iter_mut().enumerate() {
             if let Some(up) = link.up() {
@@ -386,7 +425,7 @@ impl Shard {
         let Some(deadline) = self.stopping else { return false };
         let quiet = self.peers.is_empty()
             && self.links.iter().all(|link| !matches!(link.state, State::Up(_)));
-        if !quiet && Instant::now() >= deadline {
+        if !quiet && self.now().instant >= deadline {
             tracing::warn!("not everything could be brought to an end in time; closing anyway");
             return true;
         }
@@ -400,7 +439,7 @@ impl Shard {
 
     fn next_timeout(&self) -> Option<Instant> {
         if !self.is_calm() {
-            return Some(Instant::now());
+            return Some(self.now().instant);
         }
         let links = self.links.iter().filter_map(|link| self.link_timeout(link));
         let peers = self.peers.values().filter_map(Peer::next_timeout);
@@ -418,7 +457,7 @@ impl Shard {
     }
 
     fn timeouts(&mut self) {
-        let instant = Instant::now();
+        let instant = self.now().instant;
         for (index, link) in self.links.iter().enumerate() {
             if self.link_timeout(link).is_some_and(|at| at <= instant) {
                 self.busy_links.insert(index);
@@ -442,7 +481,7 @@ impl Shard {
 
     fn completed(&mut self, completion: Completion) {
         let Some(what) = self.pending.remove(&completion.token.0) else { return };
-        let now = now();
+        let now = self.now();
         match what {
             Pending::Connect(index, serial) => {
                 self.connected(now, index, serial, completion.result);
@@ -536,7 +575,7 @@ impl Shard {
     fn report(&self) -> ShardReport {
         let report = super::report::of(
             self.backend.name(),
-            Instant::now(),
+            self.now().instant,
             self.spaces.list.iter(),
             &self.links,
             self.peers.values(),

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::{Command, Pending, Shard, Ticket, now};
+use super::{Command, Pending, Shard, Ticket};
 use crate::engine::keeper::Job;
 use crate::engine::replica::peer::{Action, Peer};
 use crate::ids::NodeId;
@@ -50,7 +50,7 @@ impl Shard {
         let id = self.next_peer;
         self.next_peer += 1;
         let peer = Peer::new(
-            now(),
+            self.now(),
             self.setup.me.clone(),
             Arc::new(socket),
             address,
@@ -78,7 +78,7 @@ impl Shard {
 
     pub(super) fn drive_peers(&mut self) {
         for id in std::mem::take(&mut self.busy_peers) {
-            let now = now();
+            let now = self.now();
             let Some(peer) = self.peers.get_mut(&id) else { continue };
             let mut actions = Vec::new();
             peer.pump(now, &mut actions);

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Shard, Ticket, Watched, now, shard_of};
+use super::{Shard, Ticket, Watched, shard_of};
 use crate::engine::keeper::{Job, News};
 use crate::engine::primary::space::Space;
 use crate::engine::primary::{run_of_ticket, run_ticket};
@@ -36,7 +36,8 @@ impl Shard {
             "{what} cannot be watched: {error}; it is scanned every {SCAN_INTERVAL:?} instead. If \
              watches have run out, raise fs.inotify.max_user_watches"
         );
-        self.next_scan.get_or_insert(Instant::now() + SCAN_INTERVAL);
+        let due = self.now().instant + SCAN_INTERVAL;
+        self.next_scan.get_or_insert(due);
     }
 
     pub(super) fn scan_unwatched(&mut self, instant: Instant) {
@@ -199,7 +200,7 @@ impl Shard {
 
     pub(super) fn take_news(&mut self) {
         while let Ok(news) = self.news.try_recv() {
-            let now = now();
+            let now = self.now();
             match news {
                 News::Spaces(spaces) => {
                     for space in spaces {

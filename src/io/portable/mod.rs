@@ -177,11 +177,11 @@ impl Backend for Portable {
     fn waker(&self) -> Waker {
         let woken = Arc::clone(&self.woken);
         let notify = self.readiness.notifier();
-        Waker(Arc::new(move || {
+        Waker::new(move || {
             if !woken.swap(true, Ordering::AcqRel) {
                 notify();
             }
-        }))
+        })
     }
 
     fn watch(&mut self, directory: &Path) -> io::Result<WatchId> {

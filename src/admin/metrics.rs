@@ -1,0 +1,267 @@
+//! `/metrics`: the status of a node, for Prometheus.
+//!
+//! Rendered from the values of [`NodeStatus`] alone, when somebody asks:
+//! nothing is counted for it. The names that begin with `engram_` are those
+//! that dashboards of the database know; the others are our own. What the
+//! status does not know is absent here, never 0.
+//!
+//! A new metric is one call of [`Exposition::family`] in the function of its
+//! subject, and a line in `docs/OPERATIONS.md`.
+
+use super::exposition::{Exposition, Kind, Sample, Value};
+use crate::engine::status::{
+    NodeStatus, ReplicaState, ReplicaStatus, Role, ScrubStatus, SpaceStatus,
+};
+
+/// Every state that a replica can be in.
+const STATES: [ReplicaState; 5] = [
+    ReplicaState::Healthy,
+    ReplicaState::Lagging,
+    ReplicaState::Degraded,
+    ReplicaState::Failed,
+    ReplicaState::Connecting,
+];
+
+/// The text that Prometheus reads.
+pub(super) fn render(status: &NodeStatus) -> String {
+    let mut exposition = Exposition::default();
+    node(&mut exposition, status);
+    spaces(&mut exposition, status);
+    positions(&mut exposition, status);
+    lag(&mut exposition, status);
+    traffic(&mut exposition, status);
+    scrub(&mut exposition, &status.scrub);
+    exposition.finish()
+}
+
+/// Each pair of a space and its replica.
+fn replicas(status: &NodeStatus) -> impl Iterator<Item = (&SpaceStatus, &ReplicaStatus)> {
+    status
+        .spaces
+        .iter()
+        .flat_map(|space| space.replicas.iter().map(move |replica| (space, replica)))
+}
+
+/// One sample for each pair of which the value is known.
+fn of_replicas<'a, V: Into<Value>>(
+    status: &'a NodeStatus,
+    value: impl Fn(&ReplicaStatus) -> Option<V>,
+) -> impl Iterator<Item = Sample<'a, 2>> {
+    replicas(status).filter_map(move |(space, replica)| {
+        let labels = [("space", space.space.as_str()), ("replica", replica.id.as_str())];
+        Some((labels, value(replica)?.into()))
+    })
+}
+
+/// One sample for each space of which the value is known.
+fn of_spaces<'a, V: Into<Value>>(
+    status: &'a NodeStatus,
+    value: impl Fn(&SpaceStatus) -> Option<V>,
+) -> impl Iterator<Item = Sample<'a, 2>> {
+    status.spaces.iter().filter_map(move |space| {
+        let labels = [("space", space.space.as_str()), ("role", space.role.as_str())];
+        Some((labels, value(space)?.into()))
+    })
+}
+
+fn node(exposition: &mut Exposition, status: &NodeStatus) {
+    let labels = [
+        ("node", status.node.as_str()),
+        ("cluster", status.cluster.as_str()),
+        ("version", status.version.as_str()),
+        ("backend", status.backend.as_str()),
+    ];
+    exposition.family(
+        "saltus_info",
+        Kind::Gauge,
+        "What answers; always 1.",
+        [(labels, Value::from(1))],
+    );
+    exposition.family(
+        "saltus_problem",
+        Kind::Gauge,
+        "1 if something is wrong with the node as a whole; the status says what.",
+        [([], Value::from(status.problem.is_some()))],
+    );
+    let flowing = |space: &SpaceStatus| match space.role {
+        Role::Primary => {
+            let flows = |replica: &&ReplicaStatus| {
+                matches!(replica.state, ReplicaState::Healthy | ReplicaState::Lagging)
+                    && replica.problem.is_none()
+            };
+            space.replicas.iter().filter(flows).count() as u64
+        }
+        Role::Replica => u64::from(space.primary.is_some() && space.problem.is_none()),
+    };
+    exposition.family(
+        "engram_replication_streams",
+        Kind::Gauge,
+        "Pairs of a space and a peer between which records flow or could flow.",
+        [([], Value::from(status.spaces.iter().map(flowing).sum::<u64>()))],
+    );
+}
+
+fn spaces(exposition: &mut Exposition, status: &NodeStatus) {
+    exposition.family(
+        "saltus_space_problem",
+        Kind::Gauge,
+        "1 if something is wrong with the space on this node; the status says what.",
+        of_spaces(status, |space| Some(space.problem.is_some())),
+    );
+    exposition.family(
+        "saltus_space_epoch",
+        Kind::Gauge,
+        "The reign under which the space is shipped.",
+        of_spaces(status, |space| Some(space.epoch.0)),
+    );
+    exposition.family(
+        "saltus_replica_problem",
+        Kind::Gauge,
+        "1 if something is wrong with the replica of the space; the status says what.",
+        of_replicas(status, |replica| Some(replica.problem.is_some())),
+    );
+    let states = replicas(status).flat_map(|(space, replica)| {
+        STATES.iter().map(move |state| {
+            let labels = [
+                ("space", space.space.as_str()),
+                ("replica", replica.id.as_str()),
+                ("status", state.as_str()),
+            ];
+            (labels, Value::from(*state == replica.state))
+        })
+    });
+    exposition.family(
+        "engram_replication_replica_status",
+        Kind::Gauge,
+        "1 for the state that the replica of the space is in, 0 for the others.",
+        states,
+    );
+}
+
+fn positions(exposition: &mut Exposition, status: &NodeStatus) {
+    exposition.family(
+        "saltus_head_lsn",
+        Kind::Gauge,
+        "The position behind the last complete record on this node, in bytes of the stream.",
+        of_spaces(status, |space| Some(space.head_lsn)),
+    );
+    exposition.family(
+        "saltus_flushed_lsn",
+        Kind::Gauge,
+        "The position up to which a received space is durable on this node.",
+        of_spaces(status, |space| space.flushed_lsn),
+    );
+    exposition.family(
+        "saltus_replica_sent_lsn",
+        Kind::Gauge,
+        "The position up to which the space was handed to the replica's socket.",
+        of_replicas(status, |replica| Some(replica.sent_lsn)),
+    );
+    exposition.family(
+        "saltus_replica_flushed_lsn",
+        Kind::Gauge,
+        "The position up to which the replica has acknowledged the space as durable.",
+        of_replicas(status, |replica| Some(replica.flushed_lsn)),
+    );
+}
+
+fn lag(exposition: &mut Exposition, status: &NodeStatus) {
+    exposition.family(
+        "engram_replication_lag_seconds",
+        Kind::Gauge,
+        "Age of the oldest record that is not durable on the replica; absent while unknown.",
+        of_replicas(status, |replica| replica.lag.seconds),
+    );
+    exposition.family(
+        "engram_replication_lag_sequences",
+        Kind::Gauge,
+        "Records that are not durable on the replica.",
+        of_replicas(status, |replica| Some(replica.lag.records)),
+    );
+    exposition.family(
+        "engram_replication_lag_bytes",
+        Kind::Gauge,
+        "Bytes of the stream that are not durable on the replica.",
+        of_replicas(status, |replica| Some(replica.lag.bytes)),
+    );
+    let quantiles = replicas(status).flat_map(|(space, replica)| {
+        let latency = &replica.append_to_flushed_us;
+        [("0.5", latency.p50), ("0.99", latency.p99), ("0.999", latency.p999)]
+            .into_iter()
+            .filter_map(move |(quantile, microseconds)| {
+                let labels = [
+                    ("space", space.space.as_str()),
+                    ("replica", replica.id.as_str()),
+                    ("quantile", quantile),
+                ];
+                Some((labels, Value::from(seconds(microseconds?))))
+            })
+    });
+    exposition.family(
+        "saltus_append_to_flushed_seconds",
+        Kind::Gauge,
+        "From a record's timestamp to the acknowledgement that it is durable, since the start.",
+        quantiles,
+    );
+}
+
+fn traffic(exposition: &mut Exposition, status: &NodeStatus) {
+    let sent = replicas(status).map(|(space, replica)| {
+        let labels = [
+            ("space", space.space.as_str()),
+            ("replica", replica.id.as_str()),
+            ("direction", "sent"),
+        ];
+        (labels, Value::from(replica.sent_bytes_by_strategy.values().sum::<u64>()))
+    });
+    exposition.family(
+        "engram_replication_bytes_total",
+        Kind::Counter,
+        "Bytes of records shipped to the replica since the process started.",
+        sent,
+    );
+    let strategies = replicas(status).flat_map(|(space, replica)| {
+        replica.sent_bytes_by_strategy.iter().map(move |(strategy, bytes)| {
+            let labels = [
+                ("space", space.space.as_str()),
+                ("replica", replica.id.as_str()),
+                ("strategy", strategy.as_str()),
+            ];
+            (labels, Value::from(*bytes))
+        })
+    });
+    exposition.family(
+        "saltus_sent_bytes_total",
+        Kind::Counter,
+        "Bytes of records shipped, by the way from file to socket that carried them.",
+        strategies,
+    );
+}
+
+fn scrub(exposition: &mut Exposition, scrub: &ScrubStatus) {
+    let mut counter = |name, help, value: u64| {
+        exposition.family(name, Kind::Counter, help, [([], Value::from(value))]);
+    };
+    counter(
+        "saltus_scrub_passes_total",
+        "Passes over the data root that have ended.",
+        scrub.passes,
+    );
+    counter("saltus_scrub_segments_total", "Segments verified at rest.", scrub.segments);
+    counter("saltus_scrub_bytes_total", "Bytes verified at rest.", scrub.bytes);
+    exposition.family(
+        "saltus_scrub_bad_ranges",
+        Kind::Gauge,
+        "Ranges of segments at rest that the last pass found damaged.",
+        [([], Value::from(scrub.bad_ranges.len() as u64))],
+    );
+}
+
+#[expect(clippy::cast_precision_loss, reason = "microseconds below 2^53")]
+fn seconds(microseconds: u64) -> f64 {
+    microseconds as f64 / 1e6
+}
+
+#[cfg(test)]
+#[path = "metrics_tests.rs"]
+mod tests;
