@@ -72,7 +72,7 @@ pub const MAX_NAMED_FILES: usize = 16;
 
 /// Bytes per second that scrubbing reads: a terabyte in 18 hours, and a small
 /// part of what a slow disk can do.
-pub const SCRUB_BYTES_PER_S: u64 = 16 << 20;
+pub const SCRUB_BYTES_PER_S: u32 = 16 << 20;
 
 /// The pause between the beginnings of two passes of scrubbing.
 pub const SCRUB_INTERVAL: Duration = Duration::from_secs(24 * 3600);
@@ -84,6 +84,10 @@ pub const SCRUB_FIRST_DELAY: Duration = Duration::from_secs(600);
 /// How long damage must last before scrubbing reports it. A write in flight
 /// ends within milliseconds; a disk that hangs for longer is worth a line.
 pub const SCRUB_CONFIRM_DELAY: Duration = Duration::from_secs(1);
+
+/// Passes of scrubbing that wait because somebody asked for them, and outcomes
+/// of such passes that are remembered.
+pub const MAX_SCRUB_REQUESTS: usize = 64;
 
 /// Damaged ranges that the report of scrubbing lists; past it they are only
 /// counted, and logged.

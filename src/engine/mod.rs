@@ -45,13 +45,13 @@ use crossbeam::channel::{Sender, bounded, unbounded};
 
 use self::clock::SystemClock;
 use self::keeper::{Job, Keeper, Mailbox, Places, Received};
-use self::scrub::{ScrubHandle, ScrubOptions, Scrubber};
+use self::scrub::{Mender, ScrubHandle, ScrubOptions, Scrubber};
 use self::shard::{Command, Setup, Shard};
 use self::status::NodeStatus;
 use crate::config::{self, Config, DurabilityLevel};
 use crate::ids::SpaceId;
 use crate::io::Waker;
-use crate::limits::{LISTEN_PATIENCE, MAX_QUEUED_COMMANDS, WRITTEN_FLUSH_DELAY};
+use crate::limits::{LISTEN_PATIENCE, MAX_QUEUED_COMMANDS, SCRUB_FIRST_DELAY, WRITTEN_FLUSH_DELAY};
 use crate::protocol::message::Identity;
 use crate::protocol::sender::BatchRule;
 use crate::state::catalog::{Catalog, CatalogError};
@@ -237,12 +237,20 @@ impl Engine {
                 tracing::error!(shard = index, "the shard ended before it began");
             }
         }
+        let mender = Mender {
+            shards: shards.iter().map(|s| (s.commands.clone(), s.waker.clone())).collect(),
+            keeper: jobs.clone(),
+            received: received.clone(),
+            state_dir: places.state_dir.clone(),
+            host: places.host.clone(),
+        };
+        let scrub = Self::scrub(&places, config, mender)
+            .map_err(|source| EngineError::Thread { source })?;
+        let keeper = keeper.with_scrub(scrub.requests());
         let thread = std::thread::Builder::new()
             .name("saltus-keeper".into())
             .spawn(move || keeper.run(mailboxes, &job_queue))
             .map_err(|source| EngineError::Thread { source })?;
-        let scrub =
-            Self::scrub(&places, checksums).map_err(|source| EngineError::Thread { source })?;
         Ok(Self {
             config: config.clone(),
             address,
@@ -256,7 +264,11 @@ impl Engine {
     }
 
     /// Verify everything at rest, of both roles, in the background.
-    fn scrub(places: &Places, checksums: Checksums) -> io::Result<ScrubHandle> {
+    fn scrub(places: &Places, config: &Config, mender: Mender) -> io::Result<ScrubHandle> {
+        let checksums = match config.wal.checksums {
+            config::Checksums::Required => Checksums::Required,
+            config::Checksums::Optional => Checksums::Optional,
+        };
         let data_root = places.data_root.clone();
         let spaces = move || {
             let spaces = discover::spaces(&data_root).unwrap_or_else(|error| {
@@ -266,8 +278,22 @@ impl Engine {
             let directory = |space: &SpaceId| discover::wal_directory(&data_root, space);
             spaces.into_iter().map(|space| (space.clone(), directory(&space))).collect()
         };
-        let options = ScrubOptions { checksums, ..ScrubOptions::default() };
-        Scrubber::start(&places.data_root, Arc::new(spaces), options)
+        let options = ScrubOptions {
+            checksums,
+            interval: config.scrub.interval,
+            first_delay: config.scrub.interval.min(SCRUB_FIRST_DELAY),
+            bytes_per_second: u64::from(config.scrub.bytes_per_second),
+            ..ScrubOptions::default()
+        };
+        Scrubber::start_mending(&places.data_root, Arc::new(spaces), options, Some(mender))
+    }
+
+    /// Ask for a pass of scrubbing, over one space or all, as soon as the
+    /// present one has ended. Returns the number under which its outcome will
+    /// stand in the status; nothing if too many wait already.
+    #[must_use]
+    pub fn ask_for_scrub(&self, space: Option<SpaceId>, full_speed: bool) -> Option<u64> {
+        self.scrub.requests().ask(space, full_speed)
     }
 
     /// Spawn one shard; it waits for its go once it has its ring.
@@ -342,6 +368,11 @@ impl Engine {
             }
             for space in report.spaces {
                 spaces.insert(space.space.clone(), space);
+            }
+        }
+        for (space, damage) in self.received.damages() {
+            if let Some(space) = spaces.get_mut(&space) {
+                space.problem.get_or_insert(damage);
             }
         }
         let silent = self.shards.len() - answers;

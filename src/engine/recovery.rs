@@ -118,6 +118,36 @@ pub fn recover(
     quarantine: &Path,
     checksums: Checksums,
 ) -> Result<Recovered, RecoveryError> {
+    bring_back(host, data_root, space, record, quarantine, checksums, true)
+}
+
+/// As [`recover`], for a space that [`RecoveryError::is_below_checkpoint`] was
+/// said of: the stream goes on behind the checkpoint, whose mark the catalog
+/// has, and what is below is left as it is, to be mended from the primary.
+///
+/// # Errors
+///
+/// See [`RecoveryError`].
+pub fn recover_behind_damage(
+    host: &Arc<dyn Host>,
+    data_root: &Path,
+    space: &SpaceId,
+    record: &SpaceRecord,
+    quarantine: &Path,
+    checksums: Checksums,
+) -> Result<Recovered, RecoveryError> {
+    bring_back(host, data_root, space, record, quarantine, checksums, false)
+}
+
+fn bring_back(
+    host: &Arc<dyn Host>,
+    data_root: &Path,
+    space: &SpaceId,
+    record: &SpaceRecord,
+    quarantine: &Path,
+    checksums: Checksums,
+    whole: bool,
+) -> Result<Recovered, RecoveryError> {
     let state_dir = quarantine.parent().unwrap_or(data_root);
     let directory = wal_directory(data_root, space);
     make_directories(&**host, data_root, &directory).map_err(io_error("create", &directory))?;
@@ -132,8 +162,10 @@ pub fn recover(
         directory,
     };
     recovery.restore_names(state_dir)?;
-    recovery.check_lengths()?;
-    recovery.check_record_before_checkpoint()?;
+    if whole {
+        recovery.check_lengths()?;
+        recovery.check_record_before_checkpoint()?;
+    }
     let end = recovery.walk()?;
     recovery.enforce(&end)?;
     recovery.notice_unknown()?;

@@ -203,9 +203,41 @@ pub struct ScrubStatus {
     pub bytes: u64,
     /// Passes over the whole data root that have ended.
     pub passes: u64,
-    /// What did not verify. Reported, not repaired.
+    /// A pass is under way.
+    #[serde(default)]
+    pub running: bool,
+    /// What did not verify, and could not be mended.
     #[serde(default)]
     pub bad_ranges: Vec<BadRange>,
+    /// Ranges of received spaces that were fetched again from the primary and
+    /// put in their place, since the process started.
+    #[serde(default)]
+    pub healed_ranges: u64,
+    /// The last of them.
+    #[serde(default)]
+    pub healed: Vec<BadRange>,
+    /// What the last passes that somebody asked for came to.
+    #[serde(default)]
+    pub outcomes: Vec<PassOutcome>,
+}
+
+/// What one pass came to that somebody asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PassOutcome {
+    /// Its number, as the answer to the request gave it.
+    pub request: u64,
+    /// The space, if it was about one.
+    pub space: Option<SpaceId>,
+    /// Segments read.
+    pub segments: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Damaged ranges that were found.
+    pub found: u64,
+    /// How many of them hold again.
+    pub healed: u64,
+    /// Segments and directories that could not be read.
+    pub unreadable: u64,
 }
 
 /// A range of a segment at rest whose checksums do not hold.
@@ -221,4 +253,7 @@ pub struct BadRange {
     pub bytes: u64,
     /// What was expected and what was found.
     pub problem: String,
+    /// Where in the stream it starts, if it is known to be a part of one.
+    #[serde(default)]
+    pub lsn: Option<u64>,
 }

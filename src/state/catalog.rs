@@ -7,6 +7,7 @@
 //!   runs     (space, ordinal)        run
 //!   files    (space, number)         file
 //!   marks    (space, lsn)            mark
+//!   holes    (space, file, offset)   hole
 //! ```
 //!
 //! A commit is one transaction with redb's immediate durability: when
@@ -18,24 +19,24 @@
 //! name) would be obeyed after every restart from then on.
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use redb::{
-    Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError,
-    TableDefinition,
-};
+use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition};
 
-use super::batch::{Batch, FILES, MARKS, RUNS, SPACES, numbers, ordinals};
+use super::batch::{Batch, FILES, HOLES, MARKS, RUNS, SPACES, numbers, ordinals, places};
+pub use super::holes::Hole;
 use super::host::{Host, ThisHost};
 use super::layout;
+use super::opening::{guarded, opening};
 use super::runs::{Run, RunError, Runs};
 use super::storage::Storage;
+use super::thinning::thin;
 use crate::ids::{Epoch, NodeUuid, SpaceId, StreamId};
-use crate::limits::{CATALOG_CACHE_BYTES, MAX_EPOCHS_PER_SPACE, MAX_SAVED_MARKS_PER_SPACE};
+use crate::limits::{CATALOG_CACHE_BYTES, MAX_EPOCHS_PER_SPACE};
 use crate::lsn::{Lsn, Mark};
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
@@ -88,6 +89,9 @@ pub struct SpaceRecord {
     pub checkpoint: Mark,
     /// A primary: boundaries remembered, sparse, ascending.
     pub marks: Vec<Mark>,
+    /// A primary: bytes of its files that are in no stream, because they did
+    /// not hold; by file and offset.
+    pub holes: Vec<Hole>,
 }
 
 impl SpaceRecord {
@@ -125,6 +129,14 @@ impl SpaceRecord {
                 }
                 cut_history(&mut self.history, *end);
             }
+            Change::AddHole { hole, run } => {
+                let place = |known: &Hole| (known.file, known.offset);
+                match self.holes.binary_search_by_key(&place(hole), place) {
+                    Ok(index) => self.holes[index] = hole.clone(),
+                    Err(index) => self.holes.insert(index, hole.clone()),
+                }
+                self.apply(&Change::OpenRun(*run));
+            }
             Change::Epoch { epoch, start } => {
                 if continues(&self.history, *epoch, *start) {
                     self.history.push((*epoch, *start));
@@ -148,23 +160,6 @@ pub(super) fn cut_history(history: &mut Vec<(Epoch, Lsn)>, end: Lsn) {
     history.retain(|entry| entry.1 <= end || Some(*entry) == first);
 }
 
-/// Leave at most [`MAX_SAVED_MARKS_PER_SPACE`] of an ascending list: of the
-/// older half, every second one goes, as often as it takes. The newest stay
-/// dense, because that is where a replica resumes. Returns what went.
-pub(super) fn thin<T>(kept: &mut Vec<T>) -> Vec<T> {
-    let mut dropped = Vec::new();
-    while kept.len() > MAX_SAVED_MARKS_PER_SPACE {
-        let half = kept.len() / 2;
-        let (goes, stays): (Vec<_>, Vec<_>) = std::mem::take(kept)
-            .into_iter()
-            .enumerate()
-            .partition(|(index, _)| *index < half && index % 2 == 1);
-        dropped.extend(goes.into_iter().map(|(_, mark)| mark));
-        kept.extend(stays.into_iter().map(|(_, mark)| mark));
-    }
-    dropped
-}
-
 /// One change; a batch of them is one durable transaction.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -186,7 +181,7 @@ pub enum Change {
     /// A replica's verified and durable position.
     Checkpoint(Mark),
     /// A boundary worth remembering on a primary. Past
-    /// [`MAX_SAVED_MARKS_PER_SPACE`] the older half is thinned out.
+    /// [`MAX_SAVED_MARKS_PER_SPACE`](crate::limits::MAX_SAVED_MARKS_PER_SPACE) the older half is thinned out.
     AddMark(Mark),
     /// The stream was cut: runs from ordinal `runs` on are forgotten, the last
     /// one left is open again, and so are marks and epochs that begin behind
@@ -197,6 +192,14 @@ pub enum Change {
         end: Lsn,
         /// How many runs remain.
         runs: u32,
+    },
+    /// Bytes are left out of the stream, and a run begins behind them: both, or
+    /// neither, is there after a crash.
+    AddHole {
+        /// What is left out.
+        hole: Hole,
+        /// The run behind it.
+        run: Run,
     },
     /// A higher epoch was seen.
     Epoch {
@@ -372,19 +375,24 @@ impl Catalog {
             .and_then(|file| host.sync_directory(state_dir).map(|()| file))
             .map_err(|source| CatalogError::Directory { path: path.clone(), source })?;
 
+        guarded(&path, || Self::open_file(host, &path, file))
+    }
+
+    fn open_file(host: &Arc<dyn Host>, path: &Path, file: File) -> Result<Self, CatalogError> {
         let mut database = Storage::new(host.clone(), file)
             .and_then(|storage| {
                 Builder::new().set_cache_size(CATALOG_CACHE_BYTES).create_with_backend(storage)
             })
-            .map_err(|error| opening(&path, error))?;
+            .map_err(|error| opening(path, error))?;
         match database.check_integrity() {
             Ok(true) => {}
             Ok(false) => tracing::warn!(
                 path = %path.display(),
                 "the catalog needed a repair and was brought back to its last commit"
             ),
-            Err(error) => return Err(opening(&path, error)),
+            Err(error) => return Err(opening(path, error)),
         }
+        let path = path.to_path_buf();
         let mut catalog = Self { database, path, node: NodeUuid::default() };
         catalog.node = catalog.identify(&**host)?;
         Ok(catalog)
@@ -402,6 +410,10 @@ impl Catalog {
     ///
     /// [`CatalogError::Damaged`] or [`CatalogError::Storage`].
     pub fn load(&self) -> Result<BTreeMap<SpaceId, SpaceRecord>, CatalogError> {
+        guarded(&self.path, || self.load_all())
+    }
+
+    fn load_all(&self) -> Result<BTreeMap<SpaceId, SpaceRecord>, CatalogError> {
         let read = self.database.begin_read().map_err(|e| self.storage(e))?;
         let mut spaces = BTreeMap::new();
 
@@ -423,6 +435,7 @@ impl Catalog {
                 files: Vec::new(),
                 checkpoint: held.checkpoint,
                 marks: Vec::new(),
+                holes: Vec::new(),
             };
             spaces.insert(space, record);
         }
@@ -432,6 +445,7 @@ impl Catalog {
         let runs = read.open_table(RUNS).map_err(|e| self.storage(e))?;
         let files = read.open_table(FILES).map_err(|e| self.storage(e))?;
         let marks = read.open_table(MARKS).map_err(|e| self.storage(e))?;
+        let holes = read.open_table(HOLES).map_err(|e| self.storage(e))?;
         for (space, record) in &mut spaces {
             record.runs = self.load_runs(&runs, space)?;
             for entry in files.range(numbers(space.as_str())).map_err(|e| self.storage(e))? {
@@ -439,6 +453,13 @@ impl Catalog {
                 let file = layout::decode_file(key.value().1, value.value())
                     .ok_or_else(|| self.damaged(format!("file {:?}", key.value())))?;
                 record.files.push(file);
+            }
+            for entry in holes.range(places(space.as_str())).map_err(|e| self.storage(e))? {
+                let (key, value) = entry.map_err(|e| self.storage(e))?;
+                let (_, file, offset) = key.value();
+                let hole = layout::decode_hole(file, offset, value.value())
+                    .ok_or_else(|| self.damaged(format!("hole {:?}", key.value())))?;
+                record.holes.push(hole);
             }
             for entry in marks.range(numbers(space.as_str())).map_err(|e| self.storage(e))? {
                 let (key, value) = entry.map_err(|e| self.storage(e))?;
@@ -556,27 +577,6 @@ fn make_directory(host: &dyn Host, directory: &Path) -> io::Result<()> {
         Ok(()) => host.sync_directory(directory.parent().unwrap_or(Path::new("/"))),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => Ok(()),
         Err(error) => Err(error),
-    }
-}
-
-/// What redb's refusal to open means.
-fn opening(path: &Path, error: DatabaseError) -> CatalogError {
-    let path = path.to_path_buf();
-    match error {
-        DatabaseError::DatabaseAlreadyOpen => CatalogError::AlreadyOpen { path },
-        DatabaseError::Storage(StorageError::Corrupted(detail)) => {
-            CatalogError::Damaged { path, detail }
-        }
-        // redb's answer to a file that does not begin like a database.
-        DatabaseError::Storage(StorageError::Io(source))
-            if matches!(
-                source.kind(),
-                io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
-            ) =>
-        {
-            CatalogError::Damaged { path, detail: source.to_string() }
-        }
-        other => CatalogError::Storage { path, source: Box::new(other.into()) },
     }
 }
 

@@ -26,8 +26,11 @@
 
 mod batch;
 pub mod catalog;
+mod holes;
 pub mod host;
 mod layout;
+mod opening;
 pub mod pins;
 pub mod runs;
 mod storage;
+mod thinning;

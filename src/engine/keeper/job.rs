@@ -1,10 +1,14 @@
 //! What a shard may ask of the keeper, and what it hears.
 
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crossbeam::channel::Sender;
 
 use crate::engine::replica::log::SegmentFiles;
+use crate::engine::shard::Standing;
 use crate::ids::{SegmentName, SpaceId};
 use crate::io::Waker;
 use crate::lsn::{Lsn, Mark};
@@ -111,8 +115,45 @@ pub enum Job {
         /// Where the record begins.
         at: Lsn,
     },
+    /// Say where a space stands that nobody has open.
+    Standing {
+        /// The space.
+        space: SpaceId,
+        /// Where the answer goes; none for a space that is in no catalog.
+        reply: Sender<Standing>,
+    },
+    /// Open the file of a run for reading.
+    OpenAtRest {
+        /// The space.
+        space: SpaceId,
+        /// The run.
+        run: Run,
+        /// Where the answer goes.
+        reply: Sender<AtRest>,
+    },
+    /// Put files that were built in the place of damaged ones, once nobody
+    /// writes to the space.
+    Adopt {
+        /// The space.
+        space: SpaceId,
+        /// The number of each file, the one that was built for it, and how many
+        /// bytes of it that one covers.
+        built: Vec<(u64, PathBuf, u64)>,
+        /// Where the answer goes: where the damaged files are now, or why
+        /// nothing more was done.
+        reply: Sender<Result<Vec<PathBuf>, String>>,
+    },
     /// Stop when everything before this has been done.
     Stop,
+}
+
+/// A file of a run.
+#[derive(Debug)]
+pub struct AtRest {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Open for reading, or why not.
+    pub file: io::Result<File>,
 }
 
 /// How a record was found at rest.

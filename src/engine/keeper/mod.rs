@@ -14,12 +14,13 @@
 //!
 //! News of a change are sent only after the change is durable.
 
+mod adopt;
 mod job;
 mod ranges;
 mod received;
 mod shipped;
 
-pub use job::{BadRecord, Job, Mailbox, News, Verdict};
+pub use job::{AtRest, BadRecord, Job, Mailbox, News, Verdict};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -27,6 +28,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam::channel::Receiver;
 
+use self::adopt::Adoption;
+use super::scrub::ScrubRequests;
 use super::status::{self, SpaceStatus};
 use crate::ids::SpaceId;
 use crate::limits::MAX_JOBS_PER_COMMIT;
@@ -40,12 +43,36 @@ use crate::wal::record::Checksums;
 /// Where the received spaces stand while no session has them. Shared with the
 /// control plane; no data core touches it.
 #[derive(Clone, Debug, Default)]
-pub struct Received(Arc<Mutex<BTreeMap<SpaceId, SpaceStatus>>>);
+pub struct Received(
+    Arc<Mutex<BTreeMap<SpaceId, SpaceStatus>>>,
+    Arc<Mutex<BTreeMap<SpaceId, String>>>,
+);
 
 impl Received {
     fn publish(&self, status: SpaceStatus) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.insert(status.space.clone(), status);
+    }
+
+    /// Bytes of a space that were durable do not hold; it is received all the
+    /// same, and must be mended.
+    fn damaged(&self, space: &SpaceId, what: String) {
+        let mut all = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(space.clone(), what);
+    }
+
+    /// Everything that is durable in a space holds again.
+    pub fn mended(&self, space: &SpaceId) {
+        let mut all = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.remove(space).is_some() {
+            tracing::warn!(%space, "everything that was durable holds again");
+        }
+    }
+
+    /// The spaces of which something that was durable does not hold, and what.
+    #[must_use]
+    pub fn damages(&self) -> BTreeMap<SpaceId, String> {
+        self.1.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// All of them.
@@ -75,6 +102,8 @@ struct Space {
     announced: bool,
     /// A replica's.
     lease: Lease,
+    /// Files to be put in their place when the space is given back.
+    adoptions: Vec<Adoption>,
 }
 
 /// Where things lie.
@@ -122,6 +151,8 @@ pub struct Keeper {
     /// Spaces whose record here may be ahead of the catalog's, because a
     /// commit failed, and why. None of them is lent again by this process.
     unrecorded: BTreeMap<SpaceId, String>,
+    /// Where to ask for a look at a space that is damaged.
+    scrub: Option<ScrubRequests>,
 }
 
 impl std::fmt::Debug for Keeper {
@@ -158,17 +189,36 @@ impl Keeper {
             waiting: Vec::new(),
             lending: Vec::new(),
             unrecorded: BTreeMap::new(),
+            scrub: None,
         };
         for (space, mut record) in keeper.catalog.load()? {
             let lease = match record.role {
                 Role::Primary => Lease::Here(Mark::START),
-                Role::Replica => keeper.recover(&space, &mut record),
+                Role::Replica => {
+                    if let Err(error) = keeper.sweep_mending(&space, &record) {
+                        tracing::error!(%space, %error, "scratch files of mending are left over");
+                    }
+                    keeper.recover(&space, &mut record)
+                }
             };
-            let entry = Space { record, delivered: BTreeSet::new(), announced: false, lease };
+            let entry = Space {
+                record,
+                delivered: BTreeSet::new(),
+                announced: false,
+                lease,
+                adoptions: Vec::new(),
+            };
             keeper.keep(space, entry);
         }
         keeper.catalog.commit(&std::mem::take(&mut keeper.changes))?;
         Ok(keeper)
+    }
+
+    /// Ask here for a look at each space that turns out to be damaged.
+    #[must_use]
+    pub fn with_scrub(mut self, scrub: ScrubRequests) -> Self {
+        self.scrub = Some(scrub);
+        self
     }
 
     /// Enter or replace a space, and publish where it stands.
@@ -321,6 +371,16 @@ impl Keeper {
                 let verdict = self.check_record(&space, at);
                 self.waiting.push((shard, News::RecordChecked { ticket, verdict }));
             }
+            Job::Standing { space, reply } => {
+                if let Some(standing) = self.standing(&space) {
+                    // Who asked may have given up.
+                    let _ = reply.send(standing);
+                }
+            }
+            Job::OpenAtRest { space, run, reply } => {
+                let _ = reply.send(self.at_rest(&space, &run));
+            }
+            Job::Adopt { space, built, reply } => self.adopt(&space, built, reply),
             Job::CloseReplica { space, state } => self.close_replica(&space, state),
             Job::Release { space, file } => self.releases.push((space, file)),
             Job::Stop => {}

@@ -93,6 +93,13 @@ impl Keeper {
                 let lent = (entry.record.clone(), *mark);
                 entry.lease = Lease::Lent;
                 self.lending.push(space.clone());
+                // With a session there is somebody to ask for what is missing.
+                if let Some(scrub) = &self.scrub
+                    && self.received.damages().contains_key(space)
+                    && scrub.ask(Some(space.clone()), true).is_none()
+                {
+                    tracing::warn!(%space, "too many passes wait: it is mended by the next one");
+                }
                 Ok(lent)
             }
             Lease::Lent => Err((
@@ -124,14 +131,34 @@ impl Keeper {
         } else {
             self.recover(space, &mut entry.record)
         };
+        let adoptions = std::mem::take(&mut entry.adoptions);
         self.keep(space.clone(), entry);
+        for adoption in adoptions {
+            self.carry_out(space, adoption);
+        }
     }
 
     /// Verify what a received space has on disk and cut what is not whole.
     pub(super) fn recover(&mut self, space: &SpaceId, record: &mut SpaceRecord) -> Lease {
-        let quarantine = self.places.quarantine();
-        let (host, data_root) = (&self.places.host, &self.places.data_root);
-        match recovery::recover(host, data_root, space, record, &quarantine, self.checksums) {
+        let (host, data_root) = (self.places.host.clone(), self.places.data_root.clone());
+        let (quarantine, checksums) = (self.places.quarantine(), self.checksums);
+        let recovered =
+            match recovery::recover(&host, &data_root, space, record, &quarantine, checksums) {
+                Err(damage) if damage.is_below_checkpoint() => {
+                    tracing::error!(%space, "{damage}");
+                    self.received.damaged(space, damage.to_string());
+                    recovery::recover_behind_damage(
+                        &host,
+                        &data_root,
+                        space,
+                        record,
+                        &quarantine,
+                        checksums,
+                    )
+                }
+                other => other,
+            };
+        match recovered {
             Ok(recovered) => {
                 for notice in &recovered.notices {
                     tracing::warn!(%space, "{notice}");

@@ -150,6 +150,7 @@ impl Keeper {
             files: Vec::new(),
             checkpoint: Mark::START,
             marks: Vec::new(),
+            holes: Vec::new(),
         };
         self.changes.push((space.clone(), Change::Create { role, stream, history }));
         Space {
@@ -157,6 +158,7 @@ impl Keeper {
             delivered: BTreeSet::new(),
             announced: false,
             lease: Lease::Here(Mark::START),
+            adoptions: Vec::new(),
         }
     }
 

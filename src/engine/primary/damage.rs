@@ -57,6 +57,11 @@ impl Space {
     /// Where it stands, for a look at what is at rest.
     #[must_use]
     pub fn standing(&self) -> Standing {
-        Standing { mark: self.head, runs: self.runs.clone(), role: Role::Primary }
+        Standing {
+            mark: self.head,
+            runs: self.runs.clone(),
+            role: Role::Primary,
+            holes: self.holes.clone(),
+        }
     }
 }

@@ -26,7 +26,7 @@ use crate::limits::{MAX_LAG_SAMPLES, MAX_SAVED_MARKS_PER_SPACE, SAVED_MARK_SPACI
 use crate::lsn::{Lsn, Mark};
 use crate::protocol::frame::Handle;
 use crate::protocol::message::{OpenSpace, SegmentOpen};
-use crate::state::catalog::{Change, SpaceRecord};
+use crate::state::catalog::{Change, Hole, SpaceRecord};
 use crate::state::runs::Runs;
 use crate::wal::cursor::Cursor;
 use crate::wal::index::{Cut, Index};
@@ -113,6 +113,8 @@ pub struct Space {
     pub(super) damage: Option<String>,
     /// Records that do not hold at rest, by where they begin.
     pub(super) blocks: BTreeMap<Lsn, Block>,
+    /// Bytes that were left out of the stream.
+    pub(super) holes: Vec<Hole>,
     pub(super) notices: Vec<String>,
 }
 
@@ -145,6 +147,7 @@ impl Space {
             problem: None,
             damage: None,
             blocks: BTreeMap::new(),
+            holes: Vec::new(),
             notices: Vec::new(),
         }
     }
@@ -159,6 +162,7 @@ impl Space {
             self.track(file.file, file.segment);
         }
         self.saved = record.marks;
+        self.holes = record.holes;
         self.known = true;
         let start = self.saved.last().copied().unwrap_or(Mark::START);
         // Everything up to there was walked before; the head is no earlier.

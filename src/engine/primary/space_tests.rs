@@ -55,6 +55,7 @@ impl Bed {
             files: files.iter().map(known).collect(),
             checkpoint: Mark::START,
             marks: Vec::new(),
+            holes: Vec::new(),
         });
         Self { _root: root, directory, space, now: Instant::now() }
     }

@@ -183,7 +183,7 @@ impl Shard {
         let received = self.peers.values().find_map(|peer| {
             let log = peer.logs().find(|log| log.space == *id)?;
             let (mark, runs) = (*log.flushed(), log.record.runs.clone());
-            Some(Standing { mark, runs, role: Role::Replica })
+            Some(Standing { mark, runs, role: Role::Replica, holes: Vec::new() })
         });
         let shipped = || {
             let space = self.spaces.get(*self.spaces.handles.get(id)?)?.borrow();

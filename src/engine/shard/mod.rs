@@ -44,7 +44,7 @@ use crate::protocol::Now;
 use crate::protocol::frame::Handle;
 use crate::protocol::message::{ErrorCode, Fetch, Identity, SegmentOpen};
 use crate::protocol::sender::{BatchRule, Streams};
-use crate::state::catalog::Role;
+use crate::state::catalog::{Hole, Role};
 use crate::state::runs::Runs;
 use crate::wal::record::Checksums;
 
@@ -142,6 +142,8 @@ pub struct Standing {
     pub runs: Runs,
     /// Which way it flows.
     pub role: Role,
+    /// Bytes of its files that are in no stream.
+    pub holes: Vec<Hole>,
 }
 
 /// The spaces of a shard, as its senders see them.
