@@ -64,7 +64,11 @@ pub const MAX_SAVED_MARKS_PER_SPACE: usize = 256;
 /// each damaged tail, both rare; the history travels in one control frame.
 pub const MAX_EPOCHS_PER_SPACE: usize = 1024;
 
-/// Bytes that recovery and scrubbing read at a time.
+/// The most bytes of a quarantine's manifest that are read. One extent takes
+/// less than 100, and a file of many runs has one for each.
+pub const MAX_MANIFEST_BYTES: u64 = 64 << 20;
+
+/// Bytes that recovery, scrubbing and comparing read at a time.
 pub const VERIFY_PIECE_BYTES: usize = 1 << 20;
 
 /// Names that one notice about unknown files holds.
@@ -194,6 +198,33 @@ pub const MAX_REPLICAS: usize = 64;
 /// Connections that one replica accepts at a time.
 pub const MAX_CONNECTIONS: usize = 1024;
 
+/// Connections of a shard that have not said who they are. One more, and the
+/// oldest of the address that has most of them is ended: whoever says nothing
+/// can take no place from whoever does.
+pub const MAX_STRANGERS: usize = 256;
+
+/// The largest payload of a frame before the handshake is done. A `Hello` with
+/// two longest names has 162 bytes, an `Error` 516.
+pub const MAX_GREETING_BYTES: u32 = 1024;
+
+/// Bytes of the slab that a connection has until it has said who it is: a
+/// largest greeting, its header, and the next header.
+pub const STRANGER_SLAB_BYTES: usize = DIRECT_BLOCK_BYTES;
+
+/// Jobs of the maintenance plane that one peer may have under way: enough to
+/// share a commit, little enough that another peer's wait behind them is one.
+pub const MAX_JOBS_PER_PEER: usize = 32;
+
+/// The pause before the keeper's full queue is tried again.
+pub const JOB_RETRY_DELAY: Duration = Duration::from_millis(2);
+
+/// How often one address may have a line in the log for a connection that came
+/// to nothing; what is left out meanwhile is counted.
+pub const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Addresses whose lines are counted apart; all others share one count.
+pub const MAX_COMPLAINED_ADDRESSES: usize = 256;
+
 /// Shards of one process.
 pub const MAX_SHARDS: usize = 64;
 
@@ -218,6 +249,19 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a peer may be silent, or refuse our bytes, before the connection
 /// is given up.
 pub const PEER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The least that a peer must give or take of the frame that is under way,
+/// bytes per second, beyond [`PEER_TIMEOUT`]. A link slower than that carries
+/// no log; a peer that is, holds a frame's memory for a few minutes at most.
+pub const MIN_PEER_BYTES_PER_S: u64 = 16 << 10;
+
+/// How long the last words to a peer may take, from the decision to end the
+/// connection to its end.
+pub const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Failures of a connection in a row after which it counts as degraded, and
+/// has to prove itself before every space is opened on it again.
+pub const DEGRADED_AFTER: u32 = 3;
 
 /// The pause between two heartbeats on an idle connection.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
@@ -277,6 +321,14 @@ const _: () = assert!(SLAB_BYTES.is_multiple_of(DIRECT_BLOCK_BYTES));
 const _: () = assert!(SLABS_PER_CONNECTION >= 4);
 // With one alone, the inbox that holds it would wait for itself.
 const _: () = assert!(MAX_OVERSIZED_SLABS >= 2);
+// Strangers are few beside those that have a right to be there.
+const _: () = assert!(MAX_STRANGERS <= MAX_CONNECTIONS);
+const _: () = assert!(STRANGER_SLAB_BYTES >= 2 * FRAME_HEADER_BYTES + MAX_GREETING_BYTES as usize);
+const _: () = assert!(MAX_GREETING_BYTES <= MAX_CONTROL_PAYLOAD_BYTES);
+// One peer's jobs fit the queue many times over.
+const _: () = assert!(MAX_JOBS_PER_PEER * 64 <= MAX_QUEUED_COMMANDS);
+// The last words end before a drain does.
+const _: () = assert!(FAREWELL_TIMEOUT.as_millis() < DRAIN_TIMEOUT.as_millis());
 // A copied range must let a cursor advance.
 const _: () = assert!(MAX_COPIED_WINDOW_BYTES > RECORD_HEADER_BYTES);
 // The window must hold several extents, or the sender would stop and go.
@@ -298,6 +350,35 @@ pub const MAX_ADMIN_HEAD_BYTES: usize = 8 << 10;
 
 /// How long one admin request may take, from connecting to the last byte.
 pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The largest answer to a question about a range that a client takes: as many
+/// findings as there may be parts, each with a path and a sentence.
+pub const MAX_ANSWER_BYTES: usize = 1 << 20;
+
+/// Questions about ranges of a stream that wait for one thread to answer them.
+/// A comparison asks one at a time, so this many go on beside each other.
+pub const MAX_PROOF_QUESTIONS: usize = 4;
+
+/// How long the answer to one question may take from the moment at which it
+/// was asked: what is not read by then is left to the next question.
+pub const PROOF_TIME: Duration = Duration::from_secs(3);
+
+/// Parts into which one question may cut its range. An answer with as many is
+/// 3 KiB.
+pub const MAX_PROOF_PARTS: usize = 64;
+
+/// The smallest part of which a digest is told. Of a few bytes it would tell
+/// the bytes; and a record has 64 of header anyway.
+pub const MIN_PROOF_PART_BYTES: u64 = 1 << 10;
+
+/// Records that one answer lists: more than a smallest part can hold.
+pub const MAX_PROOF_RECORDS: usize = 32;
+
+// A listed range of the smallest parts must be listed whole.
+const _: () =
+    assert!(MAX_PROOF_RECORDS as u64 > MIN_PROOF_PART_BYTES / RECORD_HEADER_BYTES as u64 + 1);
+// Who waits for an answer must still be there when it comes.
+const _: () = assert!(PROOF_TIME.as_millis() < ADMIN_TIMEOUT.as_millis());
 
 /// The largest status that a client takes: [`MAX_SPACES`] spaces with a few
 /// replicas each, at about 500 bytes per pair.

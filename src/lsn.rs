@@ -63,7 +63,7 @@ impl fmt::Debug for Lsn {
 pub struct Chain(pub u64);
 
 /// The constants of [`Chain`]: the first 64-bit words of the fraction of pi.
-const K: [u64; 6] = [
+pub(crate) const K: [u64; 6] = [
     0x243f_6a88_85a3_08d3,
     0x1319_8a2e_0370_7344,
     0xa409_3822_299f_31d0,
@@ -74,7 +74,7 @@ const K: [u64; 6] = [
 
 /// The 128-bit product of two words, its halves folded into one.
 #[inline]
-const fn fold(a: u64, b: u64) -> u64 {
+pub(crate) const fn fold(a: u64, b: u64) -> u64 {
     let product = (a as u128) * (b as u128);
     #[expect(clippy::cast_possible_truncation, reason = "the two halves are meant")]
     {

@@ -12,6 +12,8 @@
 mod change;
 #[path = "replication/cluster.rs"]
 mod cluster;
+#[path = "replication/epochs.rs"]
+mod epochs;
 #[path = "replication/feed.rs"]
 mod feed;
 #[path = "replication/hostile.rs"]
@@ -20,11 +22,17 @@ mod hostile;
 mod identical;
 #[path = "replication/identity.rs"]
 mod identity;
+#[path = "replication/isolation.rs"]
+mod isolation;
 #[path = "replication/loss.rs"]
 mod loss;
 #[path = "replication/pressure.rs"]
 mod pressure;
+#[path = "replication/proof.rs"]
+mod proof;
 #[path = "replication/restart.rs"]
 mod restart;
+#[path = "replication/talker.rs"]
+mod talker;
 #[path = "replication/traps.rs"]
 mod traps;

@@ -1,7 +1,9 @@
-//! Asks a running node for its status.
+//! Asks a running node for its status, and for digests of what it holds.
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty, Limited};
@@ -10,12 +12,16 @@ use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, HOST};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time;
 
+use super::counted::Counted;
+use crate::engine::proof::question::{Answer, Question};
 use crate::engine::status::NodeStatus;
-use crate::limits::{ADMIN_TIMEOUT, MAX_STATUS_BYTES};
+use crate::limits::{ADMIN_TIMEOUT, MAX_ANSWER_BYTES, MAX_STATUS_BYTES};
 
 /// Why there is no answer. The node is untouched in every case.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +55,24 @@ pub enum ClientError {
         /// What came instead.
         found: String,
     },
+    /// It does not answer this now. Worth another attempt.
+    #[error("{address} cannot answer now: {why}")]
+    Busy {
+        /// Who was asked.
+        address: SocketAddr,
+        /// What it said.
+        why: String,
+    },
+    /// It will not answer this.
+    #[error("{address} answers {status}: {why}")]
+    Refused {
+        /// Who was asked.
+        address: SocketAddr,
+        /// The status of HTTP.
+        status: u16,
+        /// What it said.
+        why: String,
+    },
     /// This process cannot make requests: descriptors or threads ran out.
     #[error("cannot start a client: {source}")]
     Client {
@@ -62,6 +86,7 @@ pub enum ClientError {
 pub struct Client {
     runtime: Runtime,
     address: SocketAddr,
+    exchanged: Arc<AtomicU64>,
 }
 
 impl Client {
@@ -76,7 +101,7 @@ impl Client {
             .enable_all()
             .build()
             .map_err(|source| ClientError::Client { source })?;
-        Ok(Self { runtime, address })
+        Ok(Self { runtime, address, exchanged: Arc::default() })
     }
 
     /// Who is asked.
@@ -91,41 +116,96 @@ impl Client {
     ///
     /// Any [`ClientError`] but `Client`.
     pub fn status(&self) -> Result<NodeStatus, ClientError> {
+        let (status, body) = self.get("/status", MAX_STATUS_BYTES)?;
+        if status != StatusCode::OK {
+            return Err(self.foreign(format!("it answered {status}")));
+        }
+        self.read(&body)
+    }
+
+    /// What the node knows about a range of a stream. Returns within
+    /// [`ADMIN_TIMEOUT`].
+    ///
+    /// # Errors
+    ///
+    /// Any [`ClientError`] but `Client`.
+    pub fn ask(&self, question: &Question) -> Result<Answer, ClientError> {
+        let (status, body) = self.get(&format!("/proof?{question}"), MAX_ANSWER_BYTES)?;
+        if status == StatusCode::OK {
+            return self.read(&body);
+        }
         let address = self.address;
-        let answer =
-            self.runtime.block_on(async { time::timeout(ADMIN_TIMEOUT, get(address)).await });
-        let body =
-            answer.map_err(|_| ClientError::TimedOut { address, after: ADMIN_TIMEOUT })??;
-        serde_json::from_slice(&body).map_err(|error| ClientError::Foreign {
-            address,
-            found: format!("its status cannot be read ({error})"),
+        let Refusal { error: why } = self.read(&body)?;
+        Err(match status {
+            StatusCode::SERVICE_UNAVAILABLE => ClientError::Busy { address, why },
+            _ => ClientError::Refused { address, status: status.as_u16(), why },
         })
+    }
+
+    /// Bytes that were sent and received so far, HTTP included.
+    #[must_use]
+    pub fn exchanged_bytes(&self) -> u64 {
+        self.exchanged.load(Ordering::Relaxed)
+    }
+
+    fn get(&self, path: &str, most: usize) -> Result<(StatusCode, Bytes), ClientError> {
+        let address = self.address;
+        let exchanged = Arc::clone(&self.exchanged);
+        let got = self.runtime.block_on(async {
+            time::timeout(ADMIN_TIMEOUT, get(address, path, most, exchanged)).await
+        });
+        got.map_err(|_| ClientError::TimedOut { address, after: ADMIN_TIMEOUT })?
+    }
+
+    fn read<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, ClientError> {
+        serde_json::from_slice(body)
+            .map_err(|error| self.foreign(format!("its answer cannot be read ({error})")))
+    }
+
+    fn foreign(&self, found: String) -> ClientError {
+        ClientError::Foreign { address: self.address, found }
     }
 }
 
-/// The body of `/status`.
-async fn get(address: SocketAddr) -> Result<Bytes, ClientError> {
+/// The body of an answer that is none.
+#[derive(Deserialize)]
+struct Refusal {
+    error: String,
+}
+
+/// One request.
+async fn get(
+    address: SocketAddr,
+    path: &str,
+    most: usize,
+    exchanged: Arc<AtomicU64>,
+) -> Result<(StatusCode, Bytes), ClientError> {
     let unreachable = |source| ClientError::Unreachable { address, source };
     let foreign = |found: String| ClientError::Foreign { address, found };
     let broken = |error: hyper::Error| foreign(error.to_string());
 
     let stream = TcpStream::connect(address).await.map_err(unreachable)?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-    // Drives the connection; what goes wrong shows in the request as well.
-    let driver = tokio::spawn(connection);
-    let request = Request::get("/status")
+    let stream = TokioIo::new(Counted::new(stream, exchanged));
+    let (mut sender, connection) = http1::handshake(stream).await.map_err(broken)?;
+    let request = Request::get(path)
         .header(HOST, address.to_string())
         .header(CONNECTION, "close")
         .body(Empty::<Bytes>::new())
         .map_err(|error| foreign(error.to_string()))?;
-    let response = sender.send_request(request).await.map_err(broken)?;
-    if response.status() != StatusCode::OK {
-        return Err(foreign(format!("it answered {}", response.status())));
+    let answer = async {
+        let response = sender.send_request(request).await.map_err(broken)?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), most)
+            .collect()
+            .await
+            .map_err(|error| foreign(error.to_string()))?;
+        Ok((status, body.to_bytes()))
+    };
+    tokio::pin!(answer);
+    tokio::select! {
+        biased;
+        answer = &mut answer => answer,
+        // It ends when the answer is here; what goes wrong shows there.
+        _ = connection => answer.await,
     }
-    let body = Limited::new(response.into_body(), MAX_STATUS_BYTES)
-        .collect()
-        .await
-        .map_err(|error| foreign(error.to_string()))?;
-    driver.abort();
-    Ok(body.to_bytes())
 }

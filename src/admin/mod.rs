@@ -10,8 +10,11 @@
 //! |----------------|---------------------------------------------------------|
 //! | `GET /status`  | 200, [`NodeStatus`](crate::engine::status::NodeStatus)  |
 //! | `GET /metrics` | 200, the same values as text for Prometheus             |
+//! | `GET /proof?`..| 200, digests of a range: [`question`]                 |
 //! | `GET /healthz` | 200 `{"status":"ok"}`, or 503 with the problem          |
 //! | anything else  | 404 or 405, `{"error":...}`                             |
+//!
+//! [`question`]: crate::engine::proof::question
 //!
 //! One request per connection, a bounded number of connections, a bounded
 //! head and a deadline for each: a stuck or hostile client costs one of
@@ -24,6 +27,7 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+mod counted;
 mod exposition;
 mod metrics;
 pub mod server;

@@ -22,6 +22,8 @@ use tokio::time;
 
 use super::metrics;
 use crate::engine::Engine;
+use crate::engine::proof::ProofError;
+use crate::engine::proof::question::{Answer, Question};
 use crate::engine::status::NodeStatus;
 use crate::limits::{ADMIN_TIMEOUT, MAX_ADMIN_CONNECTIONS, MAX_ADMIN_HEAD_BYTES};
 
@@ -132,19 +134,26 @@ impl Server {
 pub trait Node {
     /// What it says of itself.
     fn status(&self) -> NodeStatus;
+
+    /// What it knows about a range of a stream.
+    fn prove(&self, question: Question) -> impl Future<Output = Result<Answer, ProofError>>;
 }
 
 impl Node for Engine {
     fn status(&self) -> NodeStatus {
         Engine::status(self)
     }
+
+    fn prove(&self, question: Question) -> impl Future<Output = Result<Answer, ProofError>> {
+        Engine::prove(self, question)
+    }
 }
 
 /// Serve the one request of a connection.
 async fn answer<N: Node>(stream: TcpStream, node: Rc<N>) {
     let service = service_fn(|request: Request<Incoming>| {
-        let response = respond(request.method(), request.uri(), &*node);
-        async move { Ok::<_, Infallible>(response) }
+        let node = Rc::clone(&node);
+        async move { Ok::<_, Infallible>(respond(request.method(), request.uri(), &*node).await) }
     });
     let connection = http1::Builder::new()
         .keep_alive(false)
@@ -160,36 +169,65 @@ async fn answer<N: Node>(stream: TcpStream, node: Rc<N>) {
     }
 }
 
-/// The body of every answer that is not a status.
+/// The body of every answer that carries no value.
 #[derive(Serialize)]
-struct Answer<'a> {
+struct Verdict<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a str>,
 }
 
-fn respond(method: &Method, uri: &Uri, node: &impl Node) -> Response<Full<Bytes>> {
-    let error = |code, text| json(code, &Answer { status: None, error: Some(text) });
+async fn respond(method: &Method, uri: &Uri, node: &impl Node) -> Response<Full<Bytes>> {
     match (uri.path(), method == Method::GET) {
         ("/status", true) => json(StatusCode::OK, &node.status()),
         ("/metrics", true) => {
             body(StatusCode::OK, METRICS_TYPE, metrics::render(&node.status()).into_bytes())
         }
         ("/healthz", true) => match node.status().problem {
-            None => json(StatusCode::OK, &Answer { status: Some("ok"), error: None }),
+            None => json(StatusCode::OK, &Verdict { status: Some("ok"), error: None }),
             Some(problem) => json(
                 StatusCode::SERVICE_UNAVAILABLE,
-                &Answer { status: Some("failed"), error: Some(&problem) },
+                &Verdict { status: Some("failed"), error: Some(&problem) },
             ),
         },
-        ("/status" | "/metrics" | "/healthz", false) => {
+        ("/proof", true) => prove(uri.query().unwrap_or_default(), node).await,
+        ("/status" | "/metrics" | "/healthz" | "/proof", false) => {
             let mut response = error(StatusCode::METHOD_NOT_ALLOWED, "only GET is allowed here");
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
             response
         }
-        _ => error(StatusCode::NOT_FOUND, "no such page; there are /status, /metrics and /healthz"),
+        _ => error(
+            StatusCode::NOT_FOUND,
+            "no such page; there are /status, /metrics, /healthz and /proof",
+        ),
     }
+}
+
+/// Ask the node about a range of a stream.
+async fn prove(query: &str, node: &impl Node) -> Response<Full<Bytes>> {
+    let question = match query.parse::<Question>() {
+        Ok(question) => question,
+        Err(wrong) => return error(StatusCode::BAD_REQUEST, &wrong.to_string()),
+    };
+    match node.prove(question).await {
+        Ok(answer) => json(StatusCode::OK, &answer),
+        Err(failure) => {
+            let code = match &failure {
+                ProofError::Unknown { .. } => StatusCode::NOT_FOUND,
+                ProofError::Busy | ProofError::Late { .. } => StatusCode::SERVICE_UNAVAILABLE,
+                other => {
+                    tracing::error!(error = %other, "a range of a stream cannot be digested");
+                    StatusCode::INTERNAL_SERVER_ERROR
+                }
+            };
+            error(code, &failure.to_string())
+        }
+    }
+}
+
+fn error(code: StatusCode, text: &str) -> Response<Full<Bytes>> {
+    json(code, &Verdict { status: None, error: Some(text) })
 }
 
 fn json(code: StatusCode, document: &impl Serialize) -> Response<Full<Bytes>> {

@@ -31,6 +31,14 @@ impl Node for Same {
     fn status(&self) -> NodeStatus {
         status(self.0)
     }
+
+    async fn prove(&self, question: Question) -> Result<Answer, ProofError> {
+        match question.space.as_str() {
+            "busy" => Err(ProofError::Busy),
+            "alpha" => Ok(Answer { stream: "5".into(), to: question.to, ..Answer::default() }),
+            _ => Err(ProofError::Unknown { space: question.space }),
+        }
+    }
 }
 
 /// A server on a thread of its own; it ends when the sender is dropped.
@@ -75,6 +83,26 @@ fn metrics_are_text_for_prometheus() {
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     assert!(answer.contains("content-type: text/plain; version=0.0.4"), "{answer}");
     assert!(answer.contains("\nsaltus_problem 0\n"), "{answer}");
+}
+
+#[test]
+fn questions_about_ranges_are_answered_or_refused_by_reason() {
+    let (address, _stop) = serving(None);
+    let client = Client::new(address).unwrap();
+    let question = |space: &str| format!("space={space}&from=0&to=7&part=1024").parse().unwrap();
+    let answer = client.ask(&question("alpha")).unwrap();
+    assert_eq!((answer.stream.as_str(), answer.to), ("5", 7));
+    let exchanged = client.exchanged_bytes();
+    assert!((100..1000).contains(&exchanged), "{exchanged}");
+
+    let error = client.ask(&question("busy")).unwrap_err();
+    assert!(matches!(error, ClientError::Busy { .. }), "{error:?}");
+    let error = client.ask(&question("beta")).unwrap_err();
+    assert!(matches!(error, ClientError::Refused { status: 404, .. }), "{error:?}");
+    assert!(error.to_string().contains("no space beta"), "{error}");
+    let answer = ask(address, "GET /proof?space=alpha&from=0&to=0 HTTP/1.1\r\nhost: x\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    assert!(answer.contains("part is missing"), "{answer}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The `saltus` command: what an operator types, and what comes back.
 //!
 //! ```text
-//!   saltus [--json] run | status | wait | demo | wal | bench
+//!   saltus [--json] run | status | wait | verify | demo | wal | bench
 //!
 //!   result    -> standard output: text for a person, or one JSON document
 //!   log,error -> standard error
@@ -30,6 +30,7 @@ mod run;
 mod scratch;
 mod status;
 pub mod table;
+mod verify;
 mod wait;
 pub mod wal;
 
@@ -81,6 +82,8 @@ enum Command {
     Status(status::StatusArgs),
     /// Wait until the replicas have what the node has now
     Wait(wait::WaitArgs),
+    /// Prove that two nodes hold the same, or find where they differ
+    Verify(verify::VerifyArgs),
     /// Watch a primary and its replicas at work, in a temporary directory
     Demo(demo::DemoArgs),
     /// Write, list, verify and compare logs on disk; no node is needed
@@ -115,6 +118,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args, json),
         Command::Status(args) => status::run(&args, json),
         Command::Wait(args) => wait::run(&args, json),
+        Command::Verify(args) => verify::run(&args, json),
         Command::Demo(args) => demo::run(&args, json),
         Command::Wal(command) => wal::run(command, json),
         Command::Bench(command) => bench::run(command, json),

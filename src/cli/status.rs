@@ -10,7 +10,7 @@ use super::output;
 use super::table::Table;
 use crate::admin::Client;
 use crate::config::DEFAULT_ADMIN;
-use crate::engine::status::{NodeStatus, ReplicaStatus, Role, SpaceStatus};
+use crate::engine::status::{Connection, NodeStatus, ReplicaStatus, Role, SpaceStatus};
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
@@ -105,7 +105,20 @@ fn render_space(text: &mut String, space: &SpaceStatus) {
         if let Some(problem) = &replica.problem {
             let _ = writeln!(text, "  {}: {}", replica.id, output::printable(problem));
         }
+        if let Some(down) = down(&replica.connection) {
+            let _ = writeln!(text, "  {}: {down}", replica.id);
+        }
     }
+}
+
+/// Since when a connection is down, and what is done about it.
+fn down(connection: &Connection) -> Option<String> {
+    let since = connection.since_seconds.filter(|_| !connection.up)?;
+    let next = match connection.next_attempt_seconds {
+        Some(seconds) => format!("next attempt in {seconds:.1} s"),
+        None => "trying now".into(),
+    };
+    Some(format!("down for {since:.0} s, failures in a row: {}, {next}", connection.failures))
 }
 
 fn row(replica: &ReplicaStatus) -> Vec<String> {
@@ -139,7 +152,9 @@ mod tests {
                "written_lsn": 0, "flushed_lsn": 0,
                "lag": {"bytes": 1099511627775, "records": 123456789, "seconds": null},
                "append_to_flushed_us": {"p50": null, "p99": null, "count": 0},
-               "problem": "connection refused\u001b[2J"},
+               "problem": "connection refused\u001b[2J",
+               "connection": {"up": false, "since_seconds": 71.6, "failures": 4,
+                              "next_attempt_seconds": 41.25}},
               {"id": "gamma", "state": "healthy", "sent_lsn": 0, "received_lsn": 0,
                "written_lsn": 0, "flushed_lsn": 0,
                "lag": {"bytes": 0, "records": 0, "seconds": 0.0},
@@ -164,6 +179,13 @@ mod tests {
         let text = text();
         let line = text.lines().find(|line| line.contains("connecting")).expect("a row");
         assert!(line.contains("unknown") && !line.contains("0.000"), "{line}");
+    }
+
+    #[test]
+    fn a_connection_that_is_down_tells_since_when_and_what_is_done() {
+        let line = "  beta-eu-west-1: down for 72 s, failures in a row: 4, next attempt in 41.2 s";
+        assert!(text().contains(line), "{}", text());
+        assert!(!text().contains("gamma: down"), "an old node tells nothing of connections");
     }
 
     #[test]

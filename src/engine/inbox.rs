@@ -95,6 +95,12 @@ impl Inbox {
         }
     }
 
+    /// Receive into slabs of another pool from now on. What the present slab
+    /// holds stays.
+    pub fn widen(&mut self, pool: SlabPool) {
+        self.pool = pool;
+    }
+
     /// How long the last large frame took. A peer on a slow link must be heard
     /// of long before a time-out, so only a quick one is listened to in large
     /// pieces; a new one has to show first.

@@ -7,6 +7,7 @@
 //!     |                          v   |
 //!     +------ received ------ keeper       (catalog, pins, directories)
 //!     +------ report -------- scrubber     (verification at rest)
+//!     +------ question ------ prover       (digests, for another node to compare)
 //! ```
 //!
 //! The control plane holds an [`Engine`] and nothing else of this module. The
@@ -21,11 +22,14 @@
 #![forbid(unsafe_code)]
 
 pub mod clock;
+pub mod doorkeeper;
 pub mod inbox;
 pub mod keeper;
 pub mod latency;
+pub mod patience;
 pub mod primary;
-mod quarantine;
+pub mod proof;
+pub mod quarantine;
 pub mod recovery;
 pub mod replica;
 pub mod report;
@@ -45,6 +49,8 @@ use crossbeam::channel::{Sender, bounded, unbounded};
 
 use self::clock::SystemClock;
 use self::keeper::{Job, Keeper, Mailbox, Places, Received};
+use self::proof::question::{Answer, Question};
+use self::proof::{ProofError, Prover};
 use self::scrub::{Mender, ScrubHandle, ScrubOptions, Scrubber};
 use self::shard::{Command, Setup, Shard};
 use self::status::NodeStatus;
@@ -129,6 +135,7 @@ pub struct Engine {
     keeper: Option<(Sender<Job>, JoinHandle<()>)>,
     received: Received,
     scrub: ScrubHandle,
+    prover: Prover,
     failed: Arc<Mutex<Option<(usize, String)>>>,
     backend: &'static str,
 }
@@ -161,6 +168,8 @@ impl Engine {
             uuid: catalog.node(),
         };
         let received = Received::default();
+        let prover = Prover::start(places.clone(), pins.clone(), Arc::clone(&catalog), checksums)
+            .map_err(|source| EngineError::Thread { source })?;
         let keeper = Keeper::new(places.clone(), catalog, pins, checksums, received.clone())?;
 
         let mut listener = match config.listen.replication {
@@ -258,6 +267,7 @@ impl Engine {
             keeper: Some((jobs, thread)),
             received,
             scrub,
+            prover,
             failed,
             backend,
         })
@@ -370,6 +380,11 @@ impl Engine {
                 spaces.insert(space.space.clone(), space);
             }
         }
+        for (space, quarantine) in self.received.quarantines() {
+            if let Some(status) = spaces.get_mut(&space) {
+                status.quarantine = quarantine;
+            }
+        }
         for (space, damage) in self.received.damages() {
             if let Some(space) = spaces.get_mut(&space) {
                 space.problem.get_or_insert(damage);
@@ -393,6 +408,16 @@ impl Engine {
         }
     }
 
+    /// Answer a question about a range of a stream, for another node to
+    /// compare.
+    ///
+    /// # Errors
+    ///
+    /// See [`ProofError`].
+    pub async fn prove(&self, question: Question) -> Result<Answer, ProofError> {
+        self.prover.ask(question).await
+    }
+
     /// Why the node can no longer do its work, if so: the process must end.
     #[must_use]
     pub fn failed(&self) -> Option<String> {
@@ -408,6 +433,7 @@ impl Engine {
     /// A shard had failed.
     pub fn shutdown(mut self) -> Result<(), EngineError> {
         self.scrub.stop();
+        drop(self.prover);
         for shard in &self.shards {
             // A full queue empties; a shard that is gone needs no command.
             let _ = shard.commands.send(Command::Stop);

@@ -10,7 +10,10 @@ use std::time::Instant;
 use super::primary::link::{Link, Slot, State};
 use super::primary::space::Space;
 use super::replica::peer::Peer;
-use super::status::{Lag, Latency, ReplicaState, ReplicaStatus, Role, SpaceStatus};
+use super::status::{
+    Connection, EpochStatus, Lag, Latency, QuarantineStatus, ReplicaState, ReplicaStatus, Role,
+    SpaceStatus,
+};
 use crate::limits::{LAGGING_AFTER, PEER_TIMEOUT};
 
 /// What one shard knows.
@@ -46,6 +49,9 @@ pub fn of<'a>(
             primary: None,
             problem: space.problem(),
             replicas: links.iter().map(|link| replica(now, &space, link)).collect(),
+            epochs: EpochStatus::of(space.history()),
+            highest_epoch: Some(space.highest_epoch()),
+            quarantine: QuarantineStatus::default(),
         }
     });
     let received = peers.flat_map(|peer| {
@@ -59,6 +65,9 @@ pub fn of<'a>(
             primary: peer.node.clone(),
             problem: log.failed().or(log.stopped()).map(str::to_owned),
             replicas: Vec::new(),
+            epochs: EpochStatus::of(&log.record.history),
+            highest_epoch: Some(log.record.highest_epoch),
+            quarantine: QuarantineStatus::default(),
         })
     });
     ShardReport {
@@ -87,9 +96,9 @@ fn replica(now: Instant, space: &Space, link: &Link) -> ReplicaStatus {
     } else {
         Some(age.as_secs_f64())
     };
-    let state = if slot.failed {
+    let state = if slot.failed || space.is_fenced() {
         ReplicaState::Failed
-    } else if !up && link.failures >= 3 {
+    } else if !up && link.is_degraded() {
         ReplicaState::Degraded
     } else if !up && !slot.known {
         ReplicaState::Connecting
@@ -115,6 +124,13 @@ fn replica(now: Instant, space: &Space, link: &Link) -> ReplicaStatus {
         append_to_flushed_us: latency(slot),
         sent_bytes_by_strategy: strategies(slot),
         problem: slot.problem.clone().or_else(|| link.problem.clone()),
+        connection: Connection {
+            up,
+            since_seconds: (up || link.failures > 0)
+                .then(|| now.duration_since(link.since).as_secs_f64()),
+            failures: link.failures,
+            next_attempt_seconds: link.next_attempt(now).map(|pause| pause.as_secs_f64()),
+        },
         corrupt_frames: link.corrupt_frames,
     }
 }

@@ -20,6 +20,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{ClusterId, Epoch, NodeId, SpaceId};
+use crate::lsn::Lsn;
 
 /// One node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -99,6 +100,42 @@ pub struct SpaceStatus {
     /// On a primary: each replica, in the order of the configuration.
     #[serde(default)]
     pub replicas: Vec<ReplicaStatus>,
+    /// The reigns of this node's copy, oldest first.
+    #[serde(default)]
+    pub epochs: Vec<EpochStatus>,
+    /// The highest epoch that this node has ever heard of for the space. Higher
+    /// than `epoch`: another primary reigns.
+    #[serde(default)]
+    pub highest_epoch: Option<Epoch>,
+    /// Bytes that were taken out of the space and kept.
+    #[serde(default)]
+    pub quarantine: QuarantineStatus,
+}
+
+/// One reign.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EpochStatus {
+    /// Its number.
+    pub epoch: Epoch,
+    /// Where in the stream it began.
+    pub start_lsn: u64,
+}
+
+impl EpochStatus {
+    /// A history.
+    #[must_use]
+    pub fn of(history: &[(Epoch, Lsn)]) -> Vec<Self> {
+        history.iter().map(|(epoch, start)| Self { epoch: *epoch, start_lsn: start.0 }).collect()
+    }
+}
+
+/// What a space has in quarantine; `saltus quarantine list` names the pieces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct QuarantineStatus {
+    /// How many pieces.
+    pub pieces: u64,
+    /// How long they are together.
+    pub bytes: u64,
 }
 
 /// How a replica is doing, as its primary sees it.
@@ -164,6 +201,26 @@ pub struct ReplicaStatus {
     /// shard, since the process started.
     #[serde(default)]
     pub corrupt_frames: u64,
+    /// How the connection to it is.
+    #[serde(default)]
+    pub connection: Connection,
+}
+
+/// The connection to a replica. Ages, not times of day: a clock that is set
+/// changes none of them.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Connection {
+    /// It is made, and both ends know each other.
+    pub up: bool,
+    /// For how long it has been up, or down. `None` before the first attempt
+    /// has had an outcome.
+    pub since_seconds: Option<f64>,
+    /// Failures in a row; 0 once something was made durable over it, or it has
+    /// lasted ten seconds.
+    pub failures: u32,
+    /// When it is tried again, from now on; `None` while it is up or being
+    /// tried.
+    pub next_attempt_seconds: Option<f64>,
 }
 
 /// How far a replica is behind the head.

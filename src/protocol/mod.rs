@@ -16,11 +16,15 @@
 //!
 //! - [`frame`]: the 64 bytes before every frame.
 //! - [`message`]: the bodies of all frames but `Data`; `identity` and `refusal`
-//!   hold those that make a handshake and an end, `field` what all are made of.
+//!   hold those that make a handshake and an end, `boundary` those that compare two
+//!   histories, `field` what all are made of.
 //! - [`sender`]: a primary's connection; `event`: what it hands out; `slot`: one
-//!   space of it; `window`: what of it is in flight.
+//!   space of it; `opening`: from its `OpenAck` to the first byte; `window`: what
+//!   of it is in flight.
+//! - [`matching`]: up to where two histories are one: by epochs, then by chains.
 //! - [`receiver`]: a replica's connection; `intake`: one space of it.
-//! - `fetch`: a range of the stream, asked for again by either end.
+//! - `fetch`: a range of the stream, asked for again by either end; `mending`:
+//!   the replica's half of it.
 //! - `link`: what both keep of the connection: handshake, heartbeats, control
 //!   frames that wait.
 //!
@@ -35,6 +39,7 @@
 
 #![forbid(unsafe_code)]
 
+mod boundary;
 mod event;
 mod fetch;
 mod field;
@@ -42,7 +47,10 @@ pub mod frame;
 mod identity;
 mod intake;
 mod link;
+pub mod matching;
+mod mending;
 pub mod message;
+mod opening;
 pub mod receiver;
 mod refusal;
 pub mod sender;

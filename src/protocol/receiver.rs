@@ -19,11 +19,11 @@ use super::frame::{FrameHeader, Handle, Kind, VERSION};
 use super::intake::{Admitted, Intake, Phase};
 use super::link::Link;
 use super::message::{
-    ErrorCode, FEATURES, Fetch, Fetched, Hello, HelloAck, Identity, Message, OpenSpace, Refusal,
-    SegmentOpen, Standing,
+    Boundary, ErrorCode, FEATURES, Fetch, Fetched, Hello, HelloAck, Identity, Message, OpenSpace,
+    Refusal, SegmentOpen, Standing, Truncate,
 };
 use crate::ids::Epoch;
-use crate::limits::MAX_SPACES;
+use crate::limits::{MAX_GREETING_BYTES, MAX_SPACES};
 use crate::lsn::{Lsn, Mark};
 
 /// What the engine must do about a frame.
@@ -79,6 +79,23 @@ pub enum Intent {
         /// The answer.
         fetched: Fetched,
     },
+    /// Find the last boundary at or before `lsn`; answer with
+    /// [`Receiver::handle_matched`].
+    Match {
+        /// The space.
+        handle: Handle,
+        /// The position.
+        lsn: Lsn,
+    },
+    /// Save what lies behind `to.lsn`, cut it off, take over the epochs of the
+    /// `OpenSpace`; answer with [`Receiver::handle_opened`]. The epochs explain
+    /// it; that the chains agree there is for the engine to check.
+    Truncate {
+        /// The space.
+        handle: Handle,
+        /// Where.
+        to: Truncate,
+    },
     /// This space has come to its end, by the primary's word or by a frame
     /// that could not be taken: give up its lease.
     Stopped {
@@ -123,8 +140,8 @@ enum Refused {
 #[derive(Debug)]
 pub struct Receiver {
     me: Identity,
-    link: Link,
-    spaces: BTreeMap<Handle, Intake>,
+    pub(super) link: Link,
+    pub(super) spaces: BTreeMap<Handle, Intake>,
     /// Spaces with news to acknowledge.
     news: VecDeque<Handle>,
     duplicate_bytes: u64,
@@ -209,8 +226,8 @@ impl Receiver {
         intent
     }
 
-    /// The answer to [`Intent::Open`]. One that comes after the space was
-    /// stopped is ignored.
+    /// The answer to [`Intent::Open`] and to [`Intent::Truncate`]. One that
+    /// comes after the space was stopped is ignored.
     pub fn handle_opened(
         &mut self,
         _now: Now,
@@ -228,6 +245,41 @@ impl Receiver {
                 space.open(&standing);
                 // Also to a stale primary: it learns from it that it is fenced.
                 self.link.queue(&Message::OpenAck(standing), handle, space.epoch);
+            }
+            Err((code, reason)) => self.forsake(handle, code, reason),
+        }
+    }
+
+    /// The space is refused to a primary whose reign is over: `highest` was
+    /// seen. Answers [`Intent::Open`], or ends an open space.
+    pub fn handle_fenced(&mut self, _now: Now, handle: Handle, highest: Epoch, reason: String) {
+        if let Some(space) = self.spaces.get_mut(&handle)
+            && space.phase != Phase::Closing
+        {
+            space.phase = Phase::Closing;
+            self.link.refuse(handle, highest, ErrorCode::Fenced, reason);
+        }
+    }
+
+    /// The answer to [`Intent::Match`]. One that comes after the space was
+    /// stopped is ignored.
+    pub fn handle_matched(
+        &mut self,
+        _now: Now,
+        handle: Handle,
+        found: Result<Boundary, (ErrorCode, String)>,
+    ) {
+        let Some(space) = self.spaces.get_mut(&handle) else {
+            return;
+        };
+        if space.phase == Phase::Closing {
+            return;
+        }
+        match found {
+            Ok(boundary) => {
+                if space.matched(&boundary) {
+                    self.link.queue(&Message::Matched(boundary), handle, space.epoch);
+                }
             }
             Err((code, reason)) => self.forsake(handle, code, reason),
         }
@@ -253,45 +305,11 @@ impl Receiver {
         self.forsake(handle, code, reason);
     }
 
-    /// The record at `at` came damaged in a frame that is otherwise whole: stop
-    /// the space, so that the primary looks at its own. Gives no intent.
-    pub fn refuse_record(&mut self, _now: Now, handle: Handle, at: Lsn, reason: String) {
-        if let Some(space) = self.spaces.get_mut(&handle)
-            && space.phase != Phase::Closing
-        {
-            space.phase = Phase::Closing;
-            self.link.refuse_record(handle, space.epoch, at, reason);
-        }
-    }
-
-    /// Ask the primary for a range of the stream; the answer comes as
-    /// [`Intent::Fetched`], unless the space or the connection ends before.
-    /// False if that cannot be now: the space is not open, or a question is.
-    pub fn fetch(&mut self, _now: Now, handle: Handle, fetch: Fetch) -> bool {
-        let Some(space) = self.spaces.get_mut(&handle) else {
-            return false;
-        };
-        if space.phase != Phase::Open || !space.questions.ask(fetch) {
-            return false;
-        }
-        self.link.queue(&Message::Fetch(fetch), handle, space.epoch);
-        true
-    }
-
-    /// The answer to [`Intent::Fetch`]; no bytes: they cannot be had here. One
-    /// that comes after the space was stopped is ignored.
-    pub fn serve(&mut self, _now: Now, handle: Handle, lsn: Lsn, bytes: Vec<u8>) {
-        if let Some(space) = self.spaces.get_mut(&handle)
-            && space.phase == Phase::Open
-            && let Some(fetched) = space.questions.serve_with(lsn, bytes)
-        {
-            self.link.queue(&Message::Fetched(fetched), handle, space.epoch);
-        }
-    }
-
     /// Close the connection with an error (bad frame, storage, shutdown).
-    /// Gives no intent.
+    /// What is durable and not acknowledged is acknowledged first. Gives no
+    /// intent.
     pub fn close(&mut self, _now: Now, code: ErrorCode, reason: String) {
+        while !self.link.is_closed() && self.queue_ack() {}
         self.link.close(code, reason);
         self.clear();
     }
@@ -304,20 +322,23 @@ impl Receiver {
 
     /// Control frames to send next: acks coalesced, one per space with news.
     pub fn poll_transmit(&mut self, now: Now) -> Option<Vec<u8>> {
-        while !self.link.batch_is_full() {
-            let Some(handle) = self.news.pop_front() else {
-                break;
-            };
-            let Some(space) = self.spaces.get_mut(&handle).filter(|space| space.queued) else {
-                continue;
-            };
-            space.queued = false;
-            if space.phase == Phase::Open {
-                let ack = Message::Ack(space.ack());
-                self.link.queue(&ack, handle, space.epoch);
-            }
-        }
+        while !self.link.batch_is_full() && self.queue_ack() {}
         self.link.take(now).or_else(|| self.link.take_heartbeat(now))
+    }
+
+    /// Queues the ack of one space with news. False if there is none.
+    fn queue_ack(&mut self) -> bool {
+        let Some(handle) = self.news.pop_front() else {
+            return false;
+        };
+        if let Some(space) = self.spaces.get_mut(&handle)
+            && std::mem::take(&mut space.queued)
+            && space.phase == Phase::Open
+        {
+            let ack = Message::Ack(space.ack());
+            self.link.queue(&ack, handle, space.epoch);
+        }
+        true
     }
 
     /// What the header alone says about a frame.
@@ -326,17 +347,33 @@ impl Receiver {
         let makes_sense = match header.kind {
             Kind::Hello => !self.link.is_established(),
             Kind::Error => of_connection || self.link.is_established(),
-            Kind::OpenSpace | Kind::SegmentOpen | Kind::Data | Kind::Fetch | Kind::Fetched => {
-                self.link.is_established() && !of_connection
-            }
+            Kind::OpenSpace
+            | Kind::SegmentOpen
+            | Kind::Data
+            | Kind::Match
+            | Kind::Truncate
+            | Kind::Fetch
+            | Kind::Fetched => self.link.is_established() && !of_connection,
             Kind::Heartbeat => self.link.is_established(),
-            Kind::HelloAck | Kind::OpenAck | Kind::Ack => false,
+            Kind::HelloAck | Kind::OpenAck | Kind::Ack | Kind::Matched => false,
         };
         if !makes_sense {
             let reason = format!("a {:?} frame makes no sense here", header.kind);
             return Err(Refused::Connection(ErrorCode::Protocol, reason));
         }
-        if !matches!(header.kind, Kind::SegmentOpen | Kind::Data | Kind::Fetch | Kind::Fetched) {
+        if !self.link.is_established() && header.payload_bytes > MAX_GREETING_BYTES {
+            let reason = format!("a {:?} frame of {} bytes", header.kind, header.payload_bytes);
+            return Err(Refused::Connection(ErrorCode::Protocol, reason));
+        }
+        if !matches!(
+            header.kind,
+            Kind::SegmentOpen
+                | Kind::Data
+                | Kind::Match
+                | Kind::Truncate
+                | Kind::Fetch
+                | Kind::Fetched
+        ) {
             return Ok(());
         }
         let Some(space) = self.spaces.get(&header.handle) else {
@@ -346,7 +383,9 @@ impl Receiver {
         };
         match header.kind {
             Kind::Data => space.admit_data(header),
-            _ => space.admit_control(header),
+            Kind::SegmentOpen => space.admit_run(header),
+            Kind::Fetch | Kind::Fetched => space.admit_fetch(header),
+            _ => space.admit(header.epoch),
         }
         .map_err(|(code, reason)| Refused::Space(code, reason))
     }
@@ -387,8 +426,17 @@ impl Receiver {
             Message::Error(refusal) => self.stopped_by_peer(handle, refusal),
             Message::Fetch(fetch) => self.asked(handle, fetch),
             Message::Fetched(fetched) => self.answered(handle, fetched),
-            Message::Heartbeat(_) => None,
-            Message::HelloAck(_) | Message::OpenAck(_) | Message::Ack(_) => None,
+            Message::Match(lsn) => self.question(handle, |space| {
+                space.take_match(lsn).map(|()| Intent::Match { handle, lsn })
+            }),
+            Message::Truncate(to) => self.question(handle, |space| {
+                space.take_truncate(&to).map(|()| Intent::Truncate { handle, to })
+            }),
+            Message::Heartbeat(_)
+            | Message::HelloAck(_)
+            | Message::OpenAck(_)
+            | Message::Ack(_)
+            | Message::Matched(_) => None,
         }
     }
 
@@ -438,6 +486,22 @@ impl Receiver {
         Some(Intent::Open { handle, open })
     }
 
+    /// A frame about the history of a space: an intent, or the space's end.
+    fn question(
+        &mut self,
+        handle: Handle,
+        take: impl FnOnce(&mut Intake) -> Result<Intent, (ErrorCode, String)>,
+    ) -> Option<Intent> {
+        let space = self.spaces.get_mut(&handle)?;
+        if space.phase == Phase::Closing {
+            return None;
+        }
+        match take(space) {
+            Ok(intent) => Some(intent),
+            Err((code, reason)) => self.stop(handle, code, reason),
+        }
+    }
+
     fn take_run(&mut self, handle: Handle, run: SegmentOpen) -> Option<Intent> {
         let space = self.spaces.get_mut(&handle)?;
         if space.phase == Phase::Closing {
@@ -446,22 +510,6 @@ impl Receiver {
         match space.take_run(&run) {
             Ok(true) => Some(Intent::Run { handle, run }),
             Ok(false) => None,
-            Err((code, reason)) => self.stop(handle, code, reason),
-        }
-    }
-
-    fn asked(&mut self, handle: Handle, fetch: Fetch) -> Option<Intent> {
-        let space = self.spaces.get_mut(&handle).filter(|space| space.phase == Phase::Open)?;
-        match space.questions.serve(fetch) {
-            Ok(()) => Some(Intent::Fetch { handle, fetch }),
-            Err((code, reason)) => self.stop(handle, code, reason),
-        }
-    }
-
-    fn answered(&mut self, handle: Handle, fetched: Fetched) -> Option<Intent> {
-        let space = self.spaces.get_mut(&handle).filter(|space| space.phase == Phase::Open)?;
-        match space.questions.answered(&fetched) {
-            Ok(()) => Some(Intent::Fetched { handle, fetched }),
             Err((code, reason)) => self.stop(handle, code, reason),
         }
     }
@@ -492,7 +540,12 @@ impl Receiver {
     }
 
     /// Stops a space by the machine's own decision.
-    fn stop(&mut self, handle: Handle, code: ErrorCode, reason: String) -> Option<Intent> {
+    pub(super) fn stop(
+        &mut self,
+        handle: Handle,
+        code: ErrorCode,
+        reason: String,
+    ) -> Option<Intent> {
         self.forsake(handle, code, reason.clone());
         Some(Intent::Stopped { handle, code, reason })
     }
@@ -503,7 +556,10 @@ impl Receiver {
             && space.phase != Phase::Closing
         {
             space.phase = Phase::Closing;
-            self.link.refuse(handle, space.epoch, code, reason);
+            // Who is fenced must learn by which epoch.
+            let fenced = code == ErrorCode::Fenced;
+            let epoch = if fenced { space.highest_epoch() } else { space.epoch };
+            self.link.refuse(handle, epoch, code, reason);
         }
     }
 

@@ -31,8 +31,9 @@ pub enum ErrorCode {
     Cluster = 2,
     /// The node has reached itself.
     Itself = 3,
-    /// The space's epoch is older than one that was seen.
-    StaleEpoch = 4,
+    /// The space's epoch is older than one that was seen. The frame carries the
+    /// highest epoch that its sender has seen.
+    Fenced = 4,
     /// The space is this node's own, it does not receive it.
     Role = 5,
     /// Another stream of the same name.
@@ -58,6 +59,8 @@ pub enum ErrorCode {
     /// A record came intact as a frame, and its own checksum does not hold:
     /// the primary has to look at its file.
     Damaged = 17,
+    /// A new epoch begins: the space is opened again under it.
+    NewEpoch = 18,
 }
 
 impl ErrorCode {
@@ -68,7 +71,7 @@ impl ErrorCode {
             1 => Self::Version,
             2 => Self::Cluster,
             3 => Self::Itself,
-            4 => Self::StaleEpoch,
+            4 => Self::Fenced,
             5 => Self::Role,
             6 => Self::Stream,
             7 => Self::Busy,
@@ -81,6 +84,7 @@ impl ErrorCode {
             14 => Self::Shutdown,
             15 => Self::Timeout,
             17 => Self::Damaged,
+            18 => Self::NewEpoch,
             _ => return None,
         })
     }
@@ -103,11 +107,12 @@ impl ErrorCode {
             | Self::Limit
             | Self::Shutdown
             | Self::Timeout
-            | Self::Damaged => true,
+            | Self::Damaged
+            | Self::NewEpoch => true,
             Self::Version
             | Self::Cluster
             | Self::Itself
-            | Self::StaleEpoch
+            | Self::Fenced
             | Self::Role
             | Self::Stream
             | Self::Diverged => false,

@@ -23,14 +23,15 @@ use super::frame::{FrameHeader, Handle, Kind, VERSION};
 use super::link::Link;
 use super::message::{
     Ack, ErrorCode, FEATURES, Fetch, Fetched, Hello, HelloAck, Identity, Message, OpenSpace,
-    Refusal, Standing,
+    Refusal,
 };
-use super::slot::{Phase, Slot, Step, Stream, check_mark, check_standing};
+use super::slot::{Phase, Slot, Step};
 use crate::ids::Epoch;
 use crate::limits::MAX_SPACES;
-use crate::lsn::{Lsn, Mark};
+use crate::lsn::Lsn;
 
 pub use super::event::{Event, Transmit};
+pub use super::opening::Found;
 pub use super::slot::{BatchRule, Streams};
 
 /// The machine.
@@ -47,15 +48,15 @@ pub use super::slot::{BatchRule, Streams};
 pub struct Sender {
     me: Identity,
     batch: BatchRule,
-    link: Link,
-    slots: BTreeMap<Handle, Slot>,
+    pub(super) link: Link,
+    pub(super) slots: BTreeMap<Handle, Slot>,
     /// Spaces whose `OpenSpace` is to be sent.
     openings: VecDeque<Handle>,
     /// Spaces that may have something to ship, in turn.
     ready: VecDeque<Handle>,
     /// Spaces that gather a batch, by the time at which it is shipped.
     gathers: BTreeSet<(Instant, Handle)>,
-    events: VecDeque<Event>,
+    pub(super) events: VecDeque<Event>,
 }
 
 impl Sender {
@@ -147,38 +148,6 @@ impl Sender {
         self.openings.push_back(handle);
     }
 
-    /// The answer to [`Event::Resume`]: the primary's own mark at the
-    /// replica's position, or why there is none. The machine compares position
-    /// and chain, and either streams (true) or stops the space with
-    /// [`ErrorCode::Diverged`].
-    pub fn handle_resume(
-        &mut self,
-        _now: Now,
-        handle: Handle,
-        found: Result<Mark, String>,
-    ) -> bool {
-        let Some(slot) = self.slots.get_mut(&handle) else {
-            return false;
-        };
-        let Phase::Resuming(standing) = &slot.phase else {
-            return false;
-        };
-        let compared = found
-            .map_err(|reason| (ErrorCode::Diverged, reason))
-            .and_then(|mark| check_mark(standing, &mark).map(|()| mark));
-        match compared {
-            Ok(mark) => {
-                slot.phase = Phase::Streaming(Stream::new(mark, standing.runs));
-                self.queue(handle);
-                true
-            }
-            Err((code, reason)) => {
-                self.stop(handle, code, reason);
-                false
-            }
-        }
-    }
-
     /// The space has a new head, or a new run.
     pub fn handle_head(&mut self, _now: Now, handle: Handle) {
         self.queue(handle);
@@ -192,7 +161,7 @@ impl Sender {
         let Some(slot) = self.slots.get_mut(&handle) else {
             return false;
         };
-        let open = matches!(slot.phase, Phase::Resuming(_) | Phase::Streaming(_));
+        let open = matches!(slot.phase, Phase::Matching(_) | Phase::Streaming(_));
         if !open || !slot.questions.ask(fetch) {
             return false;
         }
@@ -204,7 +173,7 @@ impl Sender {
     /// that comes after the space was stopped is ignored.
     pub fn serve(&mut self, _now: Now, handle: Handle, lsn: Lsn, bytes: Vec<u8>) {
         if let Some(slot) = self.slots.get_mut(&handle)
-            && matches!(slot.phase, Phase::Resuming(_) | Phase::Streaming(_))
+            && matches!(slot.phase, Phase::Matching(_) | Phase::Streaming(_))
             && let Some(fetched) = slot.questions.serve_with(lsn, bytes)
         {
             self.link.queue(&Message::Fetched(fetched), handle, slot.epoch);
@@ -266,14 +235,17 @@ impl Sender {
             _ if !self.link.is_established() => self.nonsense(header.kind),
             Message::OpenAck(standing) => self.opened(handle, epoch, standing),
             Message::Ack(ack) => self.acknowledged(handle, epoch, ack),
-            Message::Error(refusal) => self.refused(handle, refusal),
+            Message::Matched(boundary) => self.matched(handle, epoch, boundary),
+            Message::Error(refusal) => self.refused(handle, epoch, refusal),
             Message::Fetch(fetch) => self.asked(handle, epoch, fetch),
             Message::Fetched(fetched) => self.answered(handle, epoch, fetched),
             Message::Heartbeat(_) => {}
             Message::Hello(_)
             | Message::HelloAck(_)
             | Message::OpenSpace(_)
-            | Message::SegmentOpen(_) => self.nonsense(header.kind),
+            | Message::SegmentOpen(_)
+            | Message::Match(_)
+            | Message::Truncate(_) => self.nonsense(header.kind),
         }
         if self.link.is_overfull() {
             self.fail(ErrorCode::Limit, "the replica does not read what it asks for".to_owned());
@@ -355,15 +327,14 @@ impl Sender {
             let Phase::Waiting(open) = &slot.phase else {
                 continue;
             };
-            let head = open.head;
             let message = Message::OpenSpace(open.clone());
-            slot.phase = Phase::Opening { head };
+            slot.phase = Phase::Opening { cut: None };
             self.link.queue(&message, handle, slot.epoch);
         }
     }
 
     /// Gives a streaming space its turn, if it does not wait for one already.
-    fn queue(&mut self, handle: Handle) {
+    pub(super) fn queue(&mut self, handle: Handle) {
         if let Some(slot) = self.slots.get_mut(&handle)
             && matches!(slot.phase, Phase::Streaming(_))
             && !slot.queued
@@ -390,32 +361,6 @@ impl Sender {
         self.events.push_back(Event::Established { peer: ack.identity });
     }
 
-    fn opened(&mut self, handle: Handle, epoch: Epoch, standing: Standing) {
-        let Some(slot) = self.slots.get_mut(&handle) else {
-            return self.unknown(Kind::OpenAck, handle);
-        };
-        let head = match slot.phase {
-            Phase::Opening { head } => head,
-            Phase::Closing { .. } => return,
-            Phase::Waiting(_) => return self.unknown(Kind::OpenAck, handle),
-            Phase::Resuming(_) | Phase::Streaming(_) => {
-                let reason = "the replica has answered OpenSpace twice".to_owned();
-                return self.stop(handle, ErrorCode::Protocol, reason);
-            }
-        };
-        if epoch != slot.epoch {
-            let reason = format!("OpenAck of epoch {epoch}, opened with epoch {}", slot.epoch);
-            return self.stop(handle, ErrorCode::StaleEpoch, reason);
-        }
-        match check_standing(epoch, head, &standing) {
-            Ok(()) => {
-                slot.phase = Phase::Resuming(standing);
-                self.events.push_back(Event::Resume { handle, standing });
-            }
-            Err((code, reason)) => self.stop(handle, code, reason),
-        }
-    }
-
     fn acknowledged(&mut self, handle: Handle, epoch: Epoch, ack: Ack) {
         let Some(slot) = self.slots.get_mut(&handle) else {
             return self.unknown(Kind::Ack, handle);
@@ -424,14 +369,13 @@ impl Sender {
             Phase::Streaming(stream) => stream,
             Phase::Closing { .. } => return,
             Phase::Waiting(_) => return self.unknown(Kind::Ack, handle),
-            Phase::Opening { .. } | Phase::Resuming(_) => {
+            Phase::Opening { .. } | Phase::Matching(_) => {
                 let reason = "ack before any data".to_owned();
                 return self.stop(handle, ErrorCode::Protocol, reason);
             }
         };
         if epoch != slot.epoch {
-            let reason = format!("ack of epoch {epoch}, the space is in epoch {}", slot.epoch);
-            return self.stop(handle, ErrorCode::StaleEpoch, reason);
+            return self.foreign_epoch(Kind::Ack, handle, epoch);
         }
         match stream.window.acknowledge(&ack) {
             Ok(flushed) => {
@@ -441,7 +385,14 @@ impl Sender {
                     self.queue(handle);
                 }
             }
-            Err((code, reason)) => self.stop(handle, code, reason),
+            Err((code, reason)) => {
+                if self.forsake(handle, code, reason.clone()) {
+                    // Another attempt begins with a comparison of the two
+                    // histories, which tells what is to be done.
+                    let retry = code == ErrorCode::Diverged || code.retry_helps();
+                    self.events.push_back(Event::Stopped { handle, code, reason, retry });
+                }
+            }
         }
     }
 
@@ -458,13 +409,13 @@ impl Sender {
                 self.unknown(kind, handle);
                 None
             }
-            Phase::Resuming(_) | Phase::Streaming(_) if epoch != slot.epoch => {
+            Phase::Matching(_) | Phase::Streaming(_) if epoch != slot.epoch => {
                 let reason =
                     format!("{kind:?} of epoch {epoch}, the space is in epoch {}", slot.epoch);
-                self.stop(handle, ErrorCode::StaleEpoch, reason);
+                self.stop(handle, ErrorCode::Fenced, reason);
                 None
             }
-            Phase::Resuming(_) | Phase::Streaming(_) => self.slots.get_mut(&handle),
+            Phase::Matching(_) | Phase::Streaming(_) => self.slots.get_mut(&handle),
         }
     }
 
@@ -485,7 +436,8 @@ impl Sender {
     }
 
     /// The replica's `Error` for one space: its first word, or its answer.
-    fn refused(&mut self, handle: Handle, refusal: Refusal) {
+    /// `epoch` is the highest that it has seen, if that is why.
+    fn refused(&mut self, handle: Handle, epoch: Epoch, refusal: Refusal) {
         let Some(slot) = self.slots.get_mut(&handle) else {
             return self.unknown(Kind::Error, handle);
         };
@@ -498,15 +450,19 @@ impl Sender {
                 }
             }
             Phase::Waiting(_) => self.unknown(Kind::Error, handle),
-            Phase::Opening { .. } | Phase::Resuming(_) | Phase::Streaming(_) => {
+            Phase::Opening { .. } | Phase::Matching(_) | Phase::Streaming(_) => {
                 let Refusal { code, sentence, at } = refusal;
-                self.link.refuse(handle, slot.epoch, code, String::new());
+                let shipped = slot.epoch;
+                self.link.refuse(handle, shipped, code, String::new());
                 self.remove(handle);
                 if code == ErrorCode::Damaged {
                     self.events.push_back(Event::Damaged { handle, at, reason: sentence });
-                } else {
-                    self.push_stopped(handle, code, sentence);
+                    return;
                 }
+                if code == ErrorCode::Fenced && epoch > shipped {
+                    self.events.push_back(Event::Fenced { handle, highest: epoch });
+                }
+                self.push_stopped(handle, code, sentence);
             }
         }
     }
@@ -523,7 +479,7 @@ impl Sender {
     }
 
     /// Stops a space by the machine's own decision.
-    fn stop(&mut self, handle: Handle, code: ErrorCode, reason: String) {
+    pub(super) fn stop(&mut self, handle: Handle, code: ErrorCode, reason: String) {
         if self.forsake(handle, code, reason.clone()) {
             self.push_stopped(handle, code, reason);
         }
@@ -543,7 +499,7 @@ impl Sender {
             Phase::Closing { reopen } => return reopen.take().is_some(),
             // The replica has never heard of it.
             Phase::Waiting(_) => self.remove(handle),
-            Phase::Opening { .. } | Phase::Resuming(_) | Phase::Streaming(_) => {
+            Phase::Opening { .. } | Phase::Matching(_) | Phase::Streaming(_) => {
                 self.link.refuse(handle, slot.epoch, code, reason);
                 slot.phase = Phase::Closing { reopen: None };
                 if let Some(deadline) = slot.gather.take() {
@@ -564,7 +520,7 @@ impl Sender {
         self.fail(ErrorCode::Protocol, format!("a {kind:?} frame makes no sense here"));
     }
 
-    fn unknown(&mut self, kind: Kind, handle: Handle) {
+    pub(super) fn unknown(&mut self, kind: Kind, handle: Handle) {
         self.fail(ErrorCode::Protocol, format!("{kind:?} for space {handle}, which is not open"));
     }
 

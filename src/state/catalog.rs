@@ -28,6 +28,7 @@ use std::sync::Arc;
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition};
 
 use super::batch::{Batch, FILES, HOLES, MARKS, RUNS, SPACES, numbers, ordinals, places};
+use super::history::{continues, cut_history, is_history};
 pub use super::holes::Hole;
 use super::host::{Host, ThisHost};
 use super::layout;
@@ -36,7 +37,7 @@ use super::runs::{Run, RunError, Runs};
 use super::storage::Storage;
 use super::thinning::thin;
 use crate::ids::{Epoch, NodeUuid, SpaceId, StreamId};
-use crate::limits::{CATALOG_CACHE_BYTES, MAX_EPOCHS_PER_SPACE};
+use crate::limits::CATALOG_CACHE_BYTES;
 use crate::lsn::{Lsn, Mark};
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
@@ -143,21 +144,16 @@ impl SpaceRecord {
                     self.highest_epoch = self.highest_epoch.max(*epoch);
                 }
             }
+            Change::SawEpoch(epoch) => self.highest_epoch = self.highest_epoch.max(*epoch),
+            Change::Adopt(history) => {
+                if is_history(history) {
+                    self.history.clone_from(history);
+                    let last = history.last().map_or(Epoch::FIRST, |(epoch, _)| *epoch);
+                    self.highest_epoch = self.highest_epoch.max(last);
+                }
+            }
         }
     }
-}
-
-/// Whether an epoch may follow the history, as its next entry.
-pub(super) fn continues(history: &[(Epoch, Lsn)], epoch: Epoch, start: Lsn) -> bool {
-    let last = history.last().copied().unwrap_or((Epoch(0), Lsn::ZERO));
-    epoch > last.0 && start >= last.1 && history.len() < MAX_EPOCHS_PER_SPACE
-}
-
-/// Forget the epochs that begin behind `end`. The first begins at or before
-/// every position.
-pub(super) fn cut_history(history: &mut Vec<(Epoch, Lsn)>, end: Lsn) {
-    let first = history.first().copied();
-    history.retain(|entry| entry.1 <= end || Some(*entry) == first);
 }
 
 /// One change; a batch of them is one durable transaction.
@@ -208,6 +204,12 @@ pub enum Change {
         /// Where it began.
         start: Lsn,
     },
+    /// An epoch was heard of that is not (yet) one of this copy's history: no
+    /// lower one is obeyed from now on.
+    SawEpoch(Epoch),
+    /// A replica's copy was matched with its primary's: from now on it has the
+    /// primary's epochs.
+    Adopt(Vec<(Epoch, Lsn)>),
 }
 
 /// Why the catalog failed.
@@ -392,8 +394,7 @@ impl Catalog {
             ),
             Err(error) => return Err(opening(path, error)),
         }
-        let path = path.to_path_buf();
-        let mut catalog = Self { database, path, node: NodeUuid::default() };
+        let mut catalog = Self { database, path: path.into(), node: NodeUuid::default() };
         catalog.node = catalog.identify(&**host)?;
         Ok(catalog)
     }
@@ -410,15 +411,29 @@ impl Catalog {
     ///
     /// [`CatalogError::Damaged`] or [`CatalogError::Storage`].
     pub fn load(&self) -> Result<BTreeMap<SpaceId, SpaceRecord>, CatalogError> {
-        guarded(&self.path, || self.load_all())
+        self.load_some(None)
     }
 
-    fn load_all(&self) -> Result<BTreeMap<SpaceId, SpaceRecord>, CatalogError> {
+    pub(super) fn load_some(
+        &self,
+        only: Option<&SpaceId>,
+    ) -> Result<BTreeMap<SpaceId, SpaceRecord>, CatalogError> {
+        guarded(&self.path, || self.load_those(only))
+    }
+
+    fn load_those(
+        &self,
+        only: Option<&SpaceId>,
+    ) -> Result<BTreeMap<SpaceId, SpaceRecord>, CatalogError> {
         let read = self.database.begin_read().map_err(|e| self.storage(e))?;
         let mut spaces = BTreeMap::new();
 
         let table = read.open_table(SPACES).map_err(|e| self.storage(e))?;
-        for entry in table.iter().map_err(|e| self.storage(e))? {
+        let entries = match only {
+            Some(space) => table.range(space.as_str()..=space.as_str()),
+            None => table.range::<&str>(..),
+        };
+        for entry in entries.map_err(|e| self.storage(e))? {
             let (name, value) = entry.map_err(|e| self.storage(e))?;
             let (space, held) = name
                 .value()

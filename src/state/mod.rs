@@ -26,9 +26,11 @@
 
 mod batch;
 pub mod catalog;
+mod history;
 mod holes;
 pub mod host;
 mod layout;
+mod lookup;
 mod opening;
 pub mod pins;
 pub mod runs;

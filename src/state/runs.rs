@@ -62,6 +62,14 @@ pub enum RunError {
         /// Up to where the file is taken.
         used: u64,
     },
+    /// The last run once more, under another number: the peer has lost count.
+    #[error("the run of {segment} that begins at {start} is announced a second time")]
+    Repeated {
+        /// Where it begins in the stream.
+        start: Lsn,
+        /// The segment that it lies in.
+        segment: SegmentName,
+    },
     /// The list is full.
     #[error("more than {most} runs in one space")]
     Full {

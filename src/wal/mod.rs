@@ -18,6 +18,7 @@
 //! | [`index`], [`extent`] | remembered boundaries; a range of whole records |
 //! | [`discover`] | spaces and segments, and what else lies around |
 //! | [`scan`], [`compare`] | a whole segment with every checksum; two directories |
+//! | [`digest`] | what two nodes compare of bytes that neither shows the other |
 //! | [`writer`] | appending records |
 //!
 //! What holds here:
@@ -34,6 +35,7 @@
 
 pub mod compare;
 pub mod cursor;
+pub mod digest;
 pub mod discover;
 pub mod extent;
 pub mod index;

@@ -1,7 +1,9 @@
 //! Who may talk to whom, and how a space is opened.
 
 use saltus::ids::Epoch;
-use saltus::protocol::frame::{Handle, Kind};
+use saltus::limits::MAX_GREETING_BYTES;
+use saltus::lsn::Lsn;
+use saltus::protocol::frame::{FrameHeader, Handle, Kind};
 use saltus::protocol::message::{ErrorCode, Hello, HelloAck, Message, Refusal};
 use saltus::protocol::receiver::Intent;
 use saltus::protocol::sender::Event;
@@ -44,7 +46,7 @@ fn a_record_travels_from_append_to_flushed_ack() {
 fn every_frame_of_a_space_carries_its_epoch() {
     let mut pair = Pair::new();
     pair.add_space(A);
-    pair.log(A).epoch = Epoch(5);
+    pair.log(A).history = vec![(Epoch(5), Lsn::ZERO)];
     pair.reconnect(false);
     pair.append(A, 1, 100);
     let mut epochs = Vec::new();
@@ -306,4 +308,43 @@ fn shutting_down_is_told_to_the_peer() {
     pair.sender.close(pair.now, ErrorCode::Shutdown, "going down".to_owned());
     pair.settle();
     assert_eq!(pair.replica_closed().unwrap().0, ErrorCode::Shutdown);
+}
+
+#[test]
+fn what_is_durable_is_acknowledged_before_the_connection_is_closed() {
+    let mut pair = Pair::streaming(2);
+    pair.append(A, 3, 1000);
+    pair.append(Handle(1), 2, 1000);
+    pair.send();
+    while pair.deliver_one() {}
+    // Flushed, and not yet told when the replica is stopped.
+    pair.receiver.close(pair.now, ErrorCode::Shutdown, "going down".to_owned());
+    pair.reply();
+    let kinds: Vec<_> = pair.to_primary.iter().map(Frame::kind).collect();
+    assert_eq!(kinds, [Kind::Ack, Kind::Ack, Kind::Error]);
+    while pair.deliver_reply() {}
+    let head = pair.log(A).head();
+    let told = pair.events.iter().any(
+        |event| matches!(event, Event::Acked { handle: A, flushed: Some(mark), .. } if *mark == head),
+    );
+    assert!(told, "{:?}", pair.events);
+    assert_eq!(pair.closed().unwrap().0, ErrorCode::Shutdown);
+}
+
+#[test]
+fn before_the_handshake_no_large_frame_is_taken() {
+    for (kind, bytes) in [(Kind::Hello, MAX_GREETING_BYTES + 1), (Kind::Error, 60 << 10)] {
+        let mut pair = Pair::new();
+        let header = FrameHeader::bare(kind, Handle::CONNECTION, Epoch(0));
+        let header = FrameHeader { payload_bytes: bytes, raw_bytes: bytes, ..header };
+        assert_eq!(pair.receiver.admit(&header).unwrap_err().0, ErrorCode::Protocol);
+        let intent = pair.receiver.handle_frame(pair.now, &header, &[]);
+        assert!(matches!(intent, Some(Intent::Closed { code: ErrorCode::Protocol, .. })));
+    }
+    // The longest names that there are.
+    let long = "n".repeat(64);
+    let mut pair = Pair::of(identity(&long, &long, 1), identity(&long, "two", 2));
+    pair.add_space(A);
+    pair.settle();
+    assert!(pair.receiver.is_established());
 }

@@ -13,7 +13,7 @@ use crate::cluster::{BACKENDS, Cluster, Node, until};
 use crate::feed::{Load, Segment, Steady};
 
 /// Anonymous memory of a process, bytes.
-fn anonymous_bytes(node: &mut Node) -> u64 {
+pub fn anonymous_bytes(node: &mut Node) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", node.process().pid())).unwrap();
     let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024

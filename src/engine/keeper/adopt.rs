@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crossbeam::channel::Sender;
 
 use super::{AtRest, Keeper, Lease};
-use crate::engine::quarantine::Quarantine;
+use crate::engine::quarantine::{Extent, Manifest, Quarantine, Reason};
 use crate::engine::recovery;
 use crate::engine::shard::Standing;
 use crate::ids::SpaceId;
@@ -31,7 +31,7 @@ impl Keeper {
         let entry = self.spaces.get(space)?;
         let mark = match &entry.lease {
             Lease::Here(mark) => *mark,
-            Lease::Lent | Lease::Broken(_) => entry.record.checkpoint,
+            Lease::Lent(_) | Lease::Broken(_) => entry.record.checkpoint,
         };
         let (runs, holes) = (entry.record.runs.clone(), entry.record.holes.clone());
         Some(Standing { mark, runs, role: entry.record.role, holes })
@@ -72,7 +72,7 @@ impl Keeper {
     ) {
         let adoption = Adoption { built, reply };
         match self.spaces.get_mut(space) {
-            Some(entry) if matches!(entry.lease, Lease::Lent) => entry.adoptions.push(adoption),
+            Some(entry) if matches!(entry.lease, Lease::Lent(_)) => entry.adoptions.push(adoption),
             Some(_) => self.carry_out(space, adoption),
             // Nobody waits for an answer about a space that is gone.
             None => {}
@@ -112,7 +112,7 @@ impl Keeper {
         let entry = self.spaces.get(space).ok_or_else(|| io::Error::other("no such space"))?;
         let mark = match &entry.lease {
             Lease::Here(mark) => *mark,
-            Lease::Lent => return Err(io::Error::other("the space is being received")),
+            Lease::Lent(_) => return Err(io::Error::other("the space is being received")),
             Lease::Broken(why) => return Err(io::Error::other(why.clone())),
         };
         let record = &entry.record;
@@ -120,7 +120,7 @@ impl Keeper {
             .runs
             .latest_in(file)
             .ok_or_else(|| io::Error::other("no run lies in that file any more"))?;
-        let (segment, end) = (run.segment, end_of(record, file, &mark));
+        let end = end_of(record, file, &mark);
         let named = self.path_of(space, record, run);
         let host = &self.places.host;
         if end > covered {
@@ -155,7 +155,8 @@ impl Keeper {
             return Ok(None);
         }
         let quarantine = Quarantine::new(host.clone(), &self.places.quarantine(), space);
-        quarantine.take(&old, segment).map(Some)
+        let manifest = manifest(space, record, run, &old)?;
+        quarantine.take(&old, &manifest).map(Some)
     }
 
     /// Bring to an end what a stop has interrupted between two names. Called
@@ -178,7 +179,8 @@ impl Keeper {
                 Some((_, run)) if !is_same(&path, &self.path_of(space, record, run))? => {
                     let host = self.places.host.clone();
                     let quarantine = Quarantine::new(host, &self.places.quarantine(), space);
-                    let kept = quarantine.take(&path, run.segment)?;
+                    let manifest = manifest(space, record, run, &path)?;
+                    let kept = quarantine.take(&path, &manifest)?;
                     tracing::warn!(%space, kept = %kept.display(), "a damaged file was replaced");
                 }
                 // A second name of what still has its first, or bytes that were
@@ -188,6 +190,31 @@ impl Keeper {
         }
         Ok(())
     }
+}
+
+/// What a damaged file held, as far as its runs tell.
+fn manifest(space: &SpaceId, record: &SpaceRecord, run: &Run, path: &Path) -> io::Result<Manifest> {
+    let bytes = path.metadata()?.len();
+    let runs = record.runs.iter().filter(|(_, other)| other.file == run.file);
+    let extents = runs
+        .map(|(_, run)| {
+            let there = bytes.saturating_sub(run.offset);
+            let bytes = run.bytes.map_or(there, |bytes| bytes.min(there));
+            Extent { lsn: run.start.0, offset: run.offset, bytes }
+        })
+        .filter(|extent| extent.bytes > 0)
+        .collect();
+    Ok(Manifest {
+        space: space.clone(),
+        segment: run.segment,
+        file: run.file,
+        offset: 0,
+        bytes,
+        reason: Reason::Damaged,
+        extents,
+        epochs: record.history.iter().map(|(epoch, _)| *epoch).collect(),
+        superseded_by: None,
+    })
 }
 
 /// Where the stream ends in a file.

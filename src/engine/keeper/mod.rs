@@ -16,11 +16,13 @@
 
 mod adopt;
 mod job;
+mod matched;
 mod ranges;
 mod received;
 mod shipped;
 
-pub use job::{AtRest, BadRecord, Job, Mailbox, News, Verdict};
+pub use job::{AtRest, BadRecord, Denial, Job, Loan, Mailbox, News, Verdict};
+pub use shipped::open_numbered;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -29,9 +31,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crossbeam::channel::Receiver;
 
 use self::adopt::Adoption;
+use super::quarantine;
 use super::scrub::ScrubRequests;
-use super::status::{self, SpaceStatus};
-use crate::ids::SpaceId;
+use super::status::{self, EpochStatus, QuarantineStatus, SpaceStatus};
+use crate::ids::{Epoch, SpaceId};
 use crate::limits::MAX_JOBS_PER_COMMIT;
 use crate::lsn::Mark;
 use crate::protocol::message::ErrorCode;
@@ -43,28 +46,38 @@ use crate::wal::record::Checksums;
 /// Where the received spaces stand while no session has them. Shared with the
 /// control plane; no data core touches it.
 #[derive(Clone, Debug, Default)]
-pub struct Received(
-    Arc<Mutex<BTreeMap<SpaceId, SpaceStatus>>>,
-    Arc<Mutex<BTreeMap<SpaceId, String>>>,
-);
+pub struct Received(Arc<Mutex<Published>>);
+
+#[derive(Debug, Default)]
+struct Published {
+    statuses: BTreeMap<SpaceId, SpaceStatus>,
+    quarantines: BTreeMap<SpaceId, QuarantineStatus>,
+    /// What does not hold of what was durable.
+    damages: BTreeMap<SpaceId, String>,
+}
 
 impl Received {
     fn publish(&self, status: SpaceStatus) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.insert(status.space.clone(), status);
+        all.statuses.insert(status.space.clone(), status);
+    }
+
+    fn publish_quarantine(&self, space: SpaceId, status: QuarantineStatus) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.quarantines.insert(space, status);
     }
 
     /// Bytes of a space that were durable do not hold; it is received all the
     /// same, and must be mended.
     fn damaged(&self, space: &SpaceId, what: String) {
-        let mut all = self.1.lock().unwrap_or_else(PoisonError::into_inner);
-        all.insert(space.clone(), what);
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.damages.insert(space.clone(), what);
     }
 
     /// Everything that is durable in a space holds again.
     pub fn mended(&self, space: &SpaceId) {
-        let mut all = self.1.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.remove(space).is_some() {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.damages.remove(space).is_some() {
             tracing::warn!(%space, "everything that was durable holds again");
         }
     }
@@ -72,13 +85,19 @@ impl Received {
     /// The spaces of which something that was durable does not hold, and what.
     #[must_use]
     pub fn damages(&self) -> BTreeMap<SpaceId, String> {
-        self.1.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).damages.clone()
     }
 
     /// All of them.
     #[must_use]
     pub fn statuses(&self) -> BTreeMap<SpaceId, SpaceStatus> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).statuses.clone()
+    }
+
+    /// What is in quarantine, by space; of both roles.
+    #[must_use]
+    pub fn quarantines(&self) -> BTreeMap<SpaceId, QuarantineStatus> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).quarantines.clone()
     }
 }
 
@@ -88,9 +107,19 @@ enum Lease {
     /// Nobody: it can be lent. The mark is its durable end.
     Here(Mark),
     /// A session.
-    Lent,
+    Lent(Lessee),
     /// Nobody can: it must be mended first.
     Broken(String),
+}
+
+/// The session that has a received space.
+#[derive(Clone, Copy, Debug)]
+struct Lessee {
+    shard: usize,
+    /// The reign that it is received under.
+    epoch: Epoch,
+    /// The durable end when it was lent.
+    mark: Mark,
 }
 
 /// One space of the catalog.
@@ -228,7 +257,7 @@ impl Keeper {
                 Lease::Here(mark) => Some((*mark, None)),
                 Lease::Broken(why) => Some((space.record.checkpoint, Some(why.clone()))),
                 // The session that has it knows better.
-                Lease::Lent => None,
+                Lease::Lent(_) => None,
             };
             if let Some((mark, problem)) = state {
                 let status = SpaceStatus {
@@ -241,11 +270,25 @@ impl Keeper {
                     primary: None,
                     problem,
                     replicas: Vec::new(),
+                    epochs: EpochStatus::of(&space.record.history),
+                    highest_epoch: Some(space.record.highest_epoch),
+                    quarantine: QuarantineStatus::default(),
                 };
                 self.received.publish(status);
             }
         }
+        self.count_quarantine(&id);
         self.spaces.insert(id, space);
+    }
+
+    /// Publish what a space has in quarantine.
+    fn count_quarantine(&self, space: &SpaceId) {
+        match quarantine::tally(&self.places.quarantine(), space) {
+            Ok((pieces, bytes)) => {
+                self.received.publish_quarantine(space.clone(), QuarantineStatus { pieces, bytes });
+            }
+            Err(error) => tracing::warn!(%space, %error, "the quarantine cannot be listed"),
+        }
     }
 
     /// Work until [`Job::Stop`], or until all shards are gone.
@@ -350,8 +393,22 @@ impl Keeper {
                     self.waiting.push((shard, News::Committed { ticket, result: Ok(()) }));
                 }
             }
+            Job::BeginEpoch { shard, space, at, runs } => {
+                let result = self.begin_epoch(&space, at, runs).map(Box::new);
+                self.waiting.push((shard, News::EpochBegun { space, result }));
+            }
             Job::OpenReplica { shard, ticket, open } => {
-                let result = self.open_replica(&open).map(Box::new);
+                let result = self.open_replica(shard, &open).map(Box::new);
+                self.waiting.push((shard, News::ReplicaOpened { ticket, result }));
+            }
+            Job::Match { shard, ticket, space, at } => {
+                let result = self.match_replica(&space, at);
+                self.waiting.push((shard, News::Matched { ticket, result }));
+            }
+            Job::Truncate { shard, ticket, open, to } => {
+                // What waits for this batch has nothing to do with the cut.
+                self.publish();
+                let result = self.truncate_replica(shard, &open, &to).map(Box::new);
                 self.waiting.push((shard, News::ReplicaOpened { ticket, result }));
             }
             Job::OpenRun { shard, ticket, space, ordinal, run, known } => {
@@ -399,15 +456,18 @@ fn spoil(news: News, why: &str) -> News {
     match news {
         News::Committed { ticket, .. } => News::Committed { ticket, result: Err(why) },
         News::ReplicaOpened { ticket, .. } => {
-            News::ReplicaOpened { ticket, result: Err((ErrorCode::Storage, why)) }
+            News::ReplicaOpened { ticket, result: Err((ErrorCode::Storage, why).into()) }
         }
         News::RunOpened { ticket, .. } => News::RunOpened { ticket, result: Err(why) },
         News::Space { space, record, mut problems, .. } => {
             problems.push(why);
             News::Space { space, record, found: Vec::new(), problems }
         }
+        News::EpochBegun { space, .. } => News::EpochBegun { space, result: Err(why) },
         other @ (News::Spaces(_)
         | News::Segment { .. }
+        | News::Matched { .. }
+        | News::Recalled { .. }
         | News::RangeRead { .. }
         | News::RecordChecked { .. }) => other,
     }

@@ -5,9 +5,10 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
-use super::{Keeper, Lease, News, Space, remember};
+use super::{Keeper, Lease, News, Places, Space, remember};
+use crate::engine::primary::fenced;
 use crate::ids::{Epoch, SpaceId, StreamId};
-use crate::limits::MAX_SPACES;
+use crate::limits::{MAX_EPOCHS_PER_SPACE, MAX_SPACES};
 use crate::lsn::{Lsn, Mark};
 use crate::state::catalog::{Change, FileRecord, Role, SpaceRecord};
 use crate::state::pins::Pins;
@@ -133,6 +134,40 @@ impl Keeper {
         Ok(self.create(space, Role::Primary, stream, history))
     }
 
+    /// Cut the stream of a space that this node ships, and begin a new epoch
+    /// there. Gives the record as it will be once the batch is durable.
+    pub(super) fn begin_epoch(
+        &mut self,
+        space: &SpaceId,
+        at: Mark,
+        runs: u32,
+    ) -> Result<SpaceRecord, String> {
+        let Some(entry) = self.spaces.get_mut(space) else {
+            return Err(format!("space {space} is not in the catalog"));
+        };
+        let present = entry.record.history.last().map_or(Epoch::FIRST, |(epoch, _)| *epoch);
+        if entry.record.highest_epoch > present {
+            return Err(fenced(present, entry.record.highest_epoch));
+        }
+        if entry.record.history.len() >= MAX_EPOCHS_PER_SPACE {
+            return Err(format!(
+                "the space has had {MAX_EPOCHS_PER_SPACE} epochs, the most there are"
+            ));
+        }
+        let epoch = Epoch(present.0 + 1);
+        let mut changes = vec![Change::Truncate { end: at.lsn, runs }];
+        if at.lsn > Lsn::ZERO {
+            changes.push(Change::AddMark(at));
+        }
+        changes.push(Change::Epoch { epoch, start: at.lsn });
+        for change in changes {
+            remember(&mut entry.record, &change);
+            self.changes.push((space.clone(), change));
+        }
+        tracing::warn!(%space, epoch = epoch.0, start = at.lsn.0, "a new epoch begins");
+        Ok(entry.record.clone())
+    }
+
     pub(super) fn create(
         &mut self,
         space: &SpaceId,
@@ -169,18 +204,31 @@ impl Keeper {
             .get(space)
             .and_then(|entry| entry.record.files.iter().find(|known| known.file == file))
             .ok_or_else(|| format!("file {file} of space {space} is not in the catalog"))?;
-        let identity =
-            Identity { device: known.device, inode: known.inode, birth_ns: known.birth_ns };
-        let named = self.places.wal(space).join(known.segment.to_string());
-        for path in [self.pins.path(space, file), named] {
-            if let Ok(segment) = Segment::open_as(known.segment, &path)
-                && segment.identity == identity
-            {
-                return Ok(segment);
-            }
-        }
-        Err(format!("{} of space {space} is gone, and so is its pin", known.segment))
+        open_numbered(&self.pins, &self.places, space, known)
     }
+}
+
+/// A file that a primary has numbered, by its pin or else by its name.
+///
+/// # Errors
+///
+/// A sentence: neither leads to it any longer.
+pub fn open_numbered(
+    pins: &Pins,
+    places: &Places,
+    space: &SpaceId,
+    known: &FileRecord,
+) -> Result<Segment, String> {
+    let identity = Identity { device: known.device, inode: known.inode, birth_ns: known.birth_ns };
+    let named = places.wal(space).join(known.segment.to_string());
+    for path in [pins.path(space, known.file), named] {
+        if let Ok(segment) = Segment::open_as(known.segment, &path)
+            && segment.identity == identity
+        {
+            return Ok(segment);
+        }
+    }
+    Err(format!("{} of space {space} is gone, and so is its pin", known.segment))
 }
 
 /// The number of a file that is known already.

@@ -6,6 +6,12 @@
 //!      +---- refused -----+------ 100 ms, 1 s, 10 s, 60 s, jittered -----+
 //! ```
 //!
+//! That a connection can be made proves little: a replica may crash, or hang,
+//! at the first record each time. So the pauses go on growing until one is
+//! *proven*: something was made durable over it, or it has lasted. After
+//! [`DEGRADED_AFTER`] failures in a row the next one is a probe: a single space
+//! is opened, and all others only when the replica has answered for that one.
+//!
 //! What is known of the replica (its slots) outlives the connection: status
 //! and lag go on while it is down.
 
@@ -16,11 +22,13 @@ use std::time::{Duration, Instant};
 
 use crate::engine::inbox::Inbox;
 use crate::engine::latency::Latency;
+use crate::engine::patience::Patience;
 use crate::ids::NodeId;
-use crate::io::{Slab, Socket, Strategy};
-use crate::limits::{PEER_TIMEOUT, RECONNECT_DELAYS, SPACE_RETRY_DELAY};
+use crate::io::{Slab, Socket, Strategy, Token};
+use crate::limits::{DEGRADED_AFTER, PEER_TIMEOUT, RECONNECT_DELAYS, SPACE_RETRY_DELAY};
 use crate::lsn::{Lsn, Mark};
-use crate::protocol::message::{Ack, ErrorCode};
+use crate::protocol::frame::Handle;
+use crate::protocol::message::{Ack, ErrorCode, Standing};
 use crate::protocol::sender::Sender;
 
 /// What a primary remembers of one replica for one space.
@@ -51,6 +59,19 @@ pub struct Slot {
     pub resume: Option<Lsn>,
     /// Who waits for a range that the replica was asked for.
     pub asked: Option<Answer>,
+    /// It holds other records, and whose fault that is has to be found out.
+    pub dispute: Option<Dispute>,
+}
+
+/// A replica that holds other records where the epochs are the same.
+#[derive(Clone, Copy, Debug)]
+pub struct Dispute {
+    /// The last boundary that both have.
+    pub common: Mark,
+    /// Where it stands.
+    pub standing: Standing,
+    /// The source is being walked again for it.
+    pub looked: bool,
 }
 
 /// Where the bytes of a range go that a peer was asked for. Dropped without
@@ -79,6 +100,26 @@ impl Slot {
         };
     }
 
+    /// The stream was cut at `at`, in a new epoch: positions behind it mean
+    /// something else now.
+    pub fn cut(&mut self, at: Mark) {
+        self.streaming = false;
+        self.known = false;
+        (self.resume, self.dispute) = (None, None);
+        self.sent = self.sent.min(at.lsn);
+        if self.flushed.lsn > at.lsn {
+            self.flushed = at;
+            self.ack = Ack {
+                received: at.lsn,
+                written: at.lsn,
+                flushed: at.lsn,
+                sequence: at.sequence,
+                chain: at.chain,
+                applied: self.ack.applied.min(at.lsn),
+            };
+        }
+    }
+
     /// The replica has acknowledged something.
     pub fn acked(&mut self, ack: Ack, flushed: Option<Mark>) {
         self.ack = ack;
@@ -96,8 +137,8 @@ impl Slot {
 pub enum State {
     /// Down until then.
     Waiting(Instant),
-    /// Being made; given up then.
-    Connecting(Instant),
+    /// Being made; given up then. The token names the attempt.
+    Connecting(Instant, Token),
     /// Made.
     Up(Box<Up>),
 }
@@ -119,6 +160,13 @@ pub struct Up {
     pub established: bool,
     /// Nothing more will be done but sending what is left, until then.
     pub closing: Option<Instant>,
+    /// The one space that was opened so far, while the replica has to prove
+    /// itself.
+    pub probe: Option<Handle>,
+    /// For the frame that the replica sends.
+    pub giving: Patience,
+    /// For the frame that the replica takes.
+    pub taking: Patience,
 }
 
 /// One replica, as one shard sees it.
@@ -136,16 +184,18 @@ pub struct Link {
     pub slots: Vec<Slot>,
     /// Spaces to ask for again, and when.
     pub retries: BTreeSet<(Instant, usize)>,
-    /// Failures in a row.
+    /// Failures in a row, none of which was of a connection that was proven.
     pub failures: u32,
+    /// Since when it is as it is: made, or not.
+    pub since: Instant,
     /// Why it is down, in a sentence.
     pub problem: Option<String>,
     /// When a frame last came.
     pub heard_at: Option<Instant>,
     /// Frames, either way, that came damaged since the process started.
     pub corrupt_frames: u64,
-    /// How many of them in a row, without progress between.
-    pub corrupt_in_row: u32,
+    /// The connection ends because of one.
+    is_corrupted: bool,
 }
 
 impl Link {
@@ -160,10 +210,57 @@ impl Link {
             slots: Vec::new(),
             retries: BTreeSet::new(),
             failures: 0,
+            since: now,
             problem: None,
             heard_at: None,
             corrupt_frames: 0,
-            corrupt_in_row: 0,
+            is_corrupted: false,
+        }
+    }
+
+    /// Attempt after attempt has failed.
+    #[must_use]
+    pub fn is_degraded(&self) -> bool {
+        self.failures >= DEGRADED_AFTER
+    }
+
+    /// The handshake is done. Whether the replica has to prove itself.
+    pub fn established(&mut self, now: Instant) -> bool {
+        let down = now.duration_since(self.since);
+        let (replica, address) = (&self.replica, &self.address);
+        if self.failures > 0 {
+            tracing::info!(%replica, %address, failures = self.failures, "connected after {down:.1?}");
+        } else {
+            tracing::info!(%replica, %address, "connected");
+        }
+        self.since = now;
+        self.problem = None;
+        if let Some(up) = self.up() {
+            up.established = true;
+        }
+        self.is_degraded()
+    }
+
+    /// The connection has proven itself.
+    pub fn proven(&mut self) {
+        self.failures = 0;
+    }
+
+    /// It has lasted, which proves it too.
+    pub fn mind_age(&mut self, now: Instant) {
+        let lasts = now.duration_since(self.since) >= PEER_TIMEOUT;
+        if lasts && self.failures > 0 && self.up().is_some_and(|up| up.established) {
+            self.proven();
+        }
+    }
+
+    /// When the next attempt is made, from now on; nothing while it is made
+    /// or under way.
+    #[must_use]
+    pub fn next_attempt(&self, now: Instant) -> Option<Duration> {
+        match &self.state {
+            State::Waiting(at) => Some(at.saturating_duration_since(now)),
+            _ => None,
         }
     }
 
@@ -186,19 +283,18 @@ impl Link {
     /// The connection failed or ended: wait before the next attempt. `jitter`
     /// (0 to 1) spreads the attempts of many.
     pub fn down(&mut self, now: Instant, why: String, jitter: f64) {
-        if let State::Up(up) = &self.state {
-            // Ends what is in flight; already closed is as good.
-            let _ = up.socket.shutdown(std::net::Shutdown::Both);
+        if self.hang_up() {
+            self.since = now;
         }
         let delay = |index: u32| {
             let index = usize::try_from(index).unwrap_or(usize::MAX);
             RECONNECT_DELAYS[index.min(RECONNECT_DELAYS.len() - 1)]
         };
-        let pause = match self.corrupt_in_row {
-            0 => delay(self.failures),
-            // A bit that flipped once is no reason to wait.
-            1 if self.failures == 0 => Duration::ZERO,
-            again => delay(self.failures.max(again.saturating_sub(2))),
+        // A bit that flipped once is no reason to wait.
+        let pause = match (std::mem::take(&mut self.is_corrupted), self.failures) {
+            (false, failures) => delay(failures),
+            (true, 0) => Duration::ZERO,
+            (true, failures) => delay(failures - 1),
         };
         let pause = pause.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0);
         // The same failure again is no news.
@@ -206,29 +302,48 @@ impl Link {
             tracing::warn!(replica = %self.replica, address = %self.address, "{why}; next attempt in {pause:.1?}");
         }
         self.failures = self.failures.saturating_add(1);
+        if self.failures == DEGRADED_AFTER {
+            tracing::warn!(
+                replica = %self.replica,
+                address = %self.address,
+                "degraded: {DEGRADED_AFTER} attempts in a row have failed; trying on with growing \
+                 pauses, and with a single space first"
+            );
+        }
         self.problem = Some(why);
         self.state = State::Waiting(now + pause);
+    }
+
+    /// Let go of the connection for good, as this node ends.
+    pub fn end(&mut self, now: Instant) {
+        self.hang_up();
+        self.state = State::Waiting(now);
+    }
+
+    /// End what is in flight. True if the handshake had been done.
+    fn hang_up(&mut self) -> bool {
+        let established = match &self.state {
+            State::Up(up) => {
+                // Already closed is as good.
+                let _ = up.socket.shutdown(std::net::Shutdown::Both);
+                up.established
+            }
+            _ => false,
+        };
         self.serial = self.serial.wrapping_add(1);
         self.retries.clear();
         for slot in &mut self.slots {
             slot.streaming = false;
-            slot.resume = None;
+            (slot.resume, slot.dispute) = (None, None);
             slot.asked = None;
         }
+        established
     }
 
     /// A frame came damaged, here or there, and the connection ends for it.
     pub fn corrupted(&mut self) {
         self.corrupt_frames += 1;
-        self.corrupt_in_row = self.corrupt_in_row.saturating_add(1);
-    }
-
-    /// Nothing more is said or heard but what is left to send, for as long as
-    /// a peer may be silent.
-    pub fn begin_closing(&mut self, now: Instant) {
-        if let State::Up(up) = &mut self.state {
-            up.closing.get_or_insert(now + PEER_TIMEOUT);
-        }
+        self.is_corrupted = true;
     }
 
     /// A space was stopped on this connection.
@@ -243,7 +358,7 @@ impl Link {
         let replica = self.replica.clone();
         let slot = self.slot(handle);
         slot.streaming = false;
-        slot.resume = None;
+        (slot.resume, slot.dispute) = (None, None);
         slot.asked = None;
         slot.failed = !retry;
         if !retry {
@@ -257,14 +372,22 @@ impl Link {
         }
     }
 
+    /// The space is asked for now: no attempt is due any more.
+    pub fn asked(&mut self, handle: usize) {
+        self.retries.retain(|(_, waiting)| *waiting != handle);
+    }
+
     /// When something is due here.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
         match &self.state {
-            State::Waiting(at) | State::Connecting(at) => Some(*at),
+            State::Waiting(at) | State::Connecting(at, _) => Some(*at),
+            State::Up(up) if up.closing.is_some() => up.closing,
             State::Up(up) => {
                 let retry = self.retries.first().map(|(at, _)| *at);
-                [up.sender.next_timeout(), retry, up.closing].into_iter().flatten().min()
+                let patience = [up.giving.until(), up.taking.until()];
+                let timers = [up.sender.next_timeout(), retry];
+                timers.into_iter().chain(patience).flatten().min()
             }
         }
     }
@@ -299,14 +422,11 @@ mod tests {
         let mut link = Link::new("replica".parse().unwrap(), address, Instant::now());
         for expected in [0, 100, 1000, 10_000, 60_000, 60_000] {
             link.corrupted();
-            // Each time the handshake succeeds, and no further.
-            link.failures = 0;
             assert_eq!(pause(&mut link), Duration::from_millis(expected));
         }
         // Progress: the next one is a first one again.
-        link.corrupt_in_row = 0;
-        link.corrupted();
         link.failures = 0;
+        link.corrupted();
         assert!(pause(&mut link).is_zero());
         assert_eq!(link.corrupt_frames, 7);
     }

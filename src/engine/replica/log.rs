@@ -252,7 +252,11 @@ impl Log {
     ///
     /// See [`RunError`]; nothing has changed.
     pub fn accepts_run(&self, open: &SegmentOpen) -> Result<(), RunError> {
-        self.record.runs.accepts(&run_of(open))
+        let run = run_of(open);
+        if let Some(last) = self.record.runs.last().filter(|last| last.begins_like(&run)) {
+            return Err(RunError::Repeated { start: last.start, segment: last.segment });
+        }
+        self.record.runs.accepts(&run)
     }
 
     /// A run begins where the stream stands. Returns it as the catalog will

@@ -11,6 +11,12 @@ use crate::protocol::frame::Handle;
 use crate::protocol::message::{ErrorCode, Fetch};
 
 impl Peer {
+    /// It ends because a frame came damaged, here or there.
+    #[must_use]
+    pub fn is_corrupted(&self) -> bool {
+        self.corrupted
+    }
+
     /// What it is called here, while it is being received over this connection.
     #[must_use]
     pub fn handle_of(&self, space: &SpaceId) -> Option<Handle> {
@@ -24,7 +30,7 @@ impl Peer {
     /// Ask the primary for a range. The answer is dropped if that cannot be.
     pub fn fetch(&mut self, now: Now, handle: Handle, fetch: Fetch, answer: Answer) {
         if self.machine.fetch(now, handle, fetch) {
-            self.asked.insert(handle, answer);
+            self.fetching.insert(handle, answer);
         }
     }
 

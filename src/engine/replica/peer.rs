@@ -8,6 +8,9 @@
 //! A peer that fails, lies or falls silent loses its connection; what it had
 //! delivered is flushed and given back to the keeper.
 
+mod leaving;
+mod lending;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,16 +19,19 @@ use std::time::{Duration, Instant};
 use super::log::{Log, LogOp};
 use crate::engine::inbox::{Inbox, Step};
 use crate::engine::keeper::Job;
+use crate::engine::patience::Patience;
 use crate::engine::primary::link::Answer;
 use crate::ids::{NodeId, SpaceId};
 use crate::io::{Op, SlabPool, Socket};
-use crate::limits::{MIN_DIRECT_BYTES, SLAB_BYTES, SLABS_PER_CONNECTION};
-use crate::lsn::Mark;
+use crate::limits::{
+    MAX_JOBS_PER_PEER, MIN_DIRECT_BYTES, SLAB_BYTES, SLABS_PER_CONNECTION, STRANGER_SLAB_BYTES,
+};
+use crate::lsn::Lsn;
 use crate::protocol::Now;
 use crate::protocol::frame::{FrameHeader, Handle, Kind};
-use crate::protocol::message::{ErrorCode, Fetch, Identity, OpenSpace, Standing};
+use crate::protocol::message::{ErrorCode, Fetch, Identity, OpenSpace, Truncate};
 use crate::protocol::receiver::{Intent, Receiver};
-use crate::state::catalog::{Change, SpaceRecord};
+use crate::state::catalog::Change;
 use crate::wal::record::{self, Checksums};
 
 /// What a peer asks of its shard.
@@ -41,6 +47,10 @@ pub enum Action {
     Job(Job),
     /// Borrow a space from the keeper.
     Open(Handle, Box<OpenSpace>),
+    /// Find a boundary of a borrowed space.
+    Match(SpaceId, Handle, Lsn),
+    /// Give a space back, have it cut, and borrow it again.
+    Truncate(Handle, Box<OpenSpace>, Truncate),
     /// Open the file of a run.
     Run(SpaceId, Handle, u32, crate::state::runs::Run, bool),
     /// Read a range that the primary asks for.
@@ -61,6 +71,17 @@ pub struct Peer {
     sending: bool,
     /// Why the connection ends; nothing more is read from it.
     pub(super) closing: Option<String>,
+    /// What is still to be said to the primary, behind the last acks.
+    farewell: Option<(ErrorCode, String)>,
+    /// When the connection ends although not everything was said; runs once
+    /// the logs are settled.
+    leave_at: Option<Instant>,
+    /// For the frame that the primary sends.
+    giving: Patience,
+    /// For what the primary takes.
+    taking: Patience,
+    /// Jobs of the keeper under way that answer.
+    asked: usize,
     pub(super) logs: BTreeMap<Handle, Log>,
     /// Those that may have something to submit.
     pub(super) active: BTreeSet<Handle>,
@@ -68,6 +89,8 @@ pub struct Peer {
     pub(super) ended: BTreeSet<Handle>,
     /// Spaces asked of the keeper.
     opening: BTreeMap<Handle, OpenSpace>,
+    /// What the primary has said of those that are here.
+    opened: BTreeMap<Handle, OpenSpace>,
     checksums: Checksums,
     flush_delay: Duration,
     shard: usize,
@@ -80,9 +103,9 @@ pub struct Peer {
     /// The frame that was placed last, and the length of its carry.
     placed: Option<(Handle, usize)>,
     /// The connection ends because a frame came damaged.
-    corrupted: bool,
+    pub(super) corrupted: bool,
     /// Who waits for a range that the primary was asked for.
-    pub(super) asked: BTreeMap<Handle, Answer>,
+    pub(super) fetching: BTreeMap<Handle, Answer>,
 }
 
 impl std::fmt::Debug for Peer {
@@ -108,14 +131,21 @@ impl Peer {
             address,
             node: None,
             machine: Receiver::new(now, me),
-            inbox: Inbox::new(SlabPool::new(SLABS_PER_CONNECTION, SLAB_BYTES)),
+            // Who says nothing gets next to nothing.
+            inbox: Inbox::new(SlabPool::new(2, STRANGER_SLAB_BYTES)),
             receiving: false,
             sending: false,
             closing: None,
+            farewell: None,
+            leave_at: None,
+            giving: Patience::default(),
+            taking: Patience::default(),
+            asked: 0,
             logs: BTreeMap::new(),
             active: BTreeSet::new(),
             ended: BTreeSet::new(),
             opening: BTreeMap::new(),
+            opened: BTreeMap::new(),
             checksums,
             flush_delay,
             shard,
@@ -124,74 +154,13 @@ impl Peer {
             placed: None,
             frame_began: now.instant,
             corrupted: false,
-            asked: BTreeMap::new(),
+            fetching: BTreeMap::new(),
         }
     }
 
     /// The spaces it fills.
     pub fn logs(&self) -> impl Iterator<Item = &Log> {
         self.logs.values()
-    }
-
-    /// Why it is being closed.
-    #[must_use]
-    pub fn closing(&self) -> Option<&str> {
-        self.closing.as_deref()
-    }
-
-    /// It ends because a frame came damaged, here or there.
-    #[must_use]
-    pub fn is_corrupted(&self) -> bool {
-        self.corrupted
-    }
-
-    /// Nothing of it is in flight and nothing is owed: it can be dropped.
-    #[must_use]
-    pub fn is_finished(&self) -> bool {
-        self.closing.is_some()
-            && !self.receiving
-            && !self.sending
-            && self.in_flight == 0
-            && self.opening.is_empty()
-            && self.logs.is_empty()
-    }
-
-    /// End the connection: say why, flush what is here, give the spaces back.
-    pub fn close(&mut self, now: Now, code: ErrorCode, why: String) {
-        if self.closing.is_none() {
-            self.machine.close(now, code, why.clone());
-            self.begin_closing(why);
-        }
-    }
-
-    fn begin_closing(&mut self, why: String) {
-        if self.closing.is_none() {
-            self.closing = Some(why);
-            self.asked.clear();
-            for (handle, log) in &mut self.logs {
-                log.flush_at_once();
-                self.active.insert(*handle);
-            }
-        }
-    }
-
-    /// The connection broke.
-    pub fn broken(&mut self, why: String) {
-        self.begin_closing(why);
-        // Ends what is in flight; already closed is as good.
-        let _ = self.socket.shutdown(std::net::Shutdown::Both);
-    }
-
-    /// When to call [`Peer::pump`] without an event.
-    #[must_use]
-    pub fn next_timeout(&self) -> Option<Instant> {
-        let logs = (self.active.iter())
-            .filter_map(|handle| self.logs.get(handle).and_then(Log::next_timeout))
-            .min();
-        [self.machine.next_timeout().filter(|_| self.closing.is_none()), logs]
-            .into_iter()
-            .flatten()
-            .min()
     }
 
     /// A `Receive` has ended.
@@ -212,6 +181,7 @@ impl Peer {
     /// A `Send` has ended.
     pub fn sent(&mut self, result: std::io::Result<()>) {
         self.sending = false;
+        self.taking.end();
         if let Err(error) = result {
             self.broken(format!("sending failed: {error}"));
         }
@@ -239,41 +209,6 @@ impl Peer {
         }
     }
 
-    /// The keeper has answered an [`Action::Open`].
-    pub fn opened(
-        &mut self,
-        now: Now,
-        handle: Handle,
-        result: Result<(SpaceRecord, Mark), (ErrorCode, String)>,
-        actions: &mut Vec<Action>,
-    ) {
-        let Some(open) = self.opening.remove(&handle) else { return };
-        let epoch = open.history.last().map_or(crate::ids::Epoch::FIRST, |(epoch, _)| *epoch);
-        match result {
-            Ok((record, flushed)) => {
-                let standing = Standing {
-                    flushed: flushed.lsn,
-                    chain: flushed.chain,
-                    records: flushed.records,
-                    highest_epoch: record.highest_epoch,
-                    runs: record.runs.len(),
-                };
-                let mut log = Log::new(open.space, record, flushed, epoch, self.flush_delay);
-                if self.closing.is_none() {
-                    if let Some((ordinal, run)) = log.resume_run() {
-                        actions.push(Action::Run(log.space.clone(), handle, ordinal, run, true));
-                    }
-                    self.machine.handle_opened(now, handle, Ok(standing));
-                }
-                self.logs.insert(handle, log);
-                self.active.insert(handle);
-            }
-            Err((code, why)) => {
-                self.machine.handle_opened(now, handle, Err((code, why)));
-            }
-        }
-    }
-
     /// The keeper has answered an [`Action::Run`].
     pub fn run_opened(
         &mut self,
@@ -282,6 +217,7 @@ impl Peer {
         ordinal: u32,
         result: Result<super::log::SegmentFiles, String>,
     ) {
+        self.asked = self.asked.saturating_sub(1);
         let Some(log) = self.logs.get_mut(&handle) else { return };
         self.active.insert(handle);
         match result {
@@ -295,24 +231,25 @@ impl Peer {
         }
     }
 
-    /// Do all that can be done now.
-    pub fn pump(&mut self, now: Now, actions: &mut Vec<Action>) {
-        if self.closing.is_none()
-            && self.machine.next_timeout().is_some_and(|at| at <= now.instant)
-            && let Some(intent) = self.machine.handle_timeout(now)
-        {
-            self.obey(now, intent, None, actions);
-        }
+    /// Do all that can be done now. While the keeper is `congested`, nothing
+    /// more is read.
+    pub fn pump(&mut self, now: Now, congested: bool, actions: &mut Vec<Action>) {
+        self.mind_time(now, actions);
         // First of all: a log that failed lets go of its slabs here, and no
         // completion is left to tell of it.
         if self.closing.is_none() {
             self.give_back(actions);
         }
         while self.closing.is_none() && !self.receiving {
+            if congested || self.asked >= MAX_JOBS_PER_PEER {
+                self.giving.end();
+                break;
+            }
             match self.inbox.step() {
                 Ok(Step::Header(header)) => self.admit(now, &header, actions),
-                Ok(Step::Frame(..)) if std::mem::take(&mut self.refused) => {}
+                Ok(Step::Frame(..)) if std::mem::take(&mut self.refused) => self.giving.end(),
                 Ok(Step::Frame(header, range, placed)) => {
+                    self.giving.end();
                     if header.payload_bytes >= MIN_DIRECT_BYTES {
                         self.inbox.pace(now.instant.duration_since(self.frame_began));
                     }
@@ -325,23 +262,30 @@ impl Peer {
                 }
                 Ok(Step::Receive { slab, low_water, most }) => {
                     self.receiving = true;
+                    let bytes = self.inbox.awaiting().map_or(0, |h| h.payload_bytes);
+                    self.giving.go_on(now.instant, bytes.into());
                     let socket = self.socket.clone();
                     actions.push(Action::Receive(Op::Receive { socket, slab, low_water, most }));
                 }
-                Ok(Step::Starved) => break,
+                Ok(Step::Starved) => {
+                    self.giving.end();
+                    break;
+                }
                 Err(error) if error.is_damage(self.machine.is_established()) => {
                     self.corrupted = true;
                     let why = format!("a frame from the primary came damaged: {error}");
-                    self.close(now, ErrorCode::Corrupt, why);
+                    self.close(ErrorCode::Corrupt, why);
                 }
                 Err(error) => {
-                    self.close(now, ErrorCode::Protocol, format!("not a frame: {error}"));
+                    self.close(ErrorCode::Protocol, format!("what it sends is no frame: {error}"));
                 }
             }
         }
         self.write(now, actions);
-        self.send(now, actions);
         self.give_back(actions);
+        self.say_farewell(now);
+        self.send(now, actions);
+        self.hang_up();
     }
 
     /// A header has come: refuse the frame before its payload, or prepare the
@@ -349,6 +293,7 @@ impl Peer {
     fn admit(&mut self, now: Now, header: &FrameHeader, actions: &mut Vec<Action>) {
         self.placed = None;
         self.frame_began = now.instant;
+        self.giving.begin(now.instant, header.payload_bytes.into());
         if self.machine.admit(header).is_err() {
             // The machine tells the primary why; the payload is passed over.
             self.refused = true;
@@ -379,6 +324,7 @@ impl Peer {
             Intent::Established { peer, shard } => {
                 tracing::info!(primary = %peer.node, shard, address = %self.address, "a primary ships here");
                 self.node = Some(peer.node);
+                self.inbox.widen(SlabPool::new(SLABS_PER_CONNECTION, SLAB_BYTES));
             }
             Intent::Open { handle, .. }
                 if self.logs.contains_key(&handle) || self.opening.contains_key(&handle) =>
@@ -389,8 +335,16 @@ impl Peer {
             }
             Intent::Open { handle, open } => {
                 self.opening.insert(handle, open.clone());
+                self.asked += 1;
                 actions.push(Action::Open(handle, Box::new(open)));
             }
+            Intent::Match { handle, lsn } => {
+                if let Some(log) = self.logs.get(&handle) {
+                    self.asked += 1;
+                    actions.push(Action::Match(log.space.clone(), handle, lsn));
+                }
+            }
+            Intent::Truncate { handle, to } => self.give_back_to_cut(handle, to, actions),
             Intent::Run { handle, run } => {
                 if let Some(log) = self.logs.get_mut(&handle) {
                     if let Err(error) = log.accepts_run(&run) {
@@ -405,6 +359,7 @@ impl Peer {
                     }
                     let run = log.begin_run(&run);
                     let ordinal = log.record.runs.len() - 1;
+                    self.asked += 1;
                     actions.push(Action::Run(log.space.clone(), handle, ordinal, run, false));
                 }
             }
@@ -414,7 +369,7 @@ impl Peer {
                     if let Err(error) = checked {
                         self.corrupted = true;
                         let why = format!("a frame from the primary came damaged: {error}");
-                        self.close(now, ErrorCode::Corrupt, why);
+                        self.close(ErrorCode::Corrupt, why);
                     } else {
                         self.take(now, handle, skip as usize, start..end, placed);
                     }
@@ -439,7 +394,7 @@ impl Peer {
                 }
             }
             Intent::Fetched { handle, fetched } => {
-                if let Some(answer) = self.asked.remove(&handle)
+                if let Some(answer) = self.fetching.remove(&handle)
                     && !fetched.bytes.is_empty()
                 {
                     // Who asked may have given up.
@@ -500,12 +455,11 @@ impl Peer {
                 actions.push(Action::Disk(*handle, op, io));
             });
             if let Some(mark) = log.checkpoint(false) {
-                actions.push(Action::Job(Job::Commit {
-                    shard,
-                    ticket: None,
-                    space: log.space.clone(),
-                    change: Change::Checkpoint(mark),
-                }));
+                // As a boundary, too: positions are compared from there.
+                for change in [Change::Checkpoint(mark), Change::AddMark(mark)] {
+                    let space = log.space.clone();
+                    actions.push(Action::Job(Job::Commit { shard, ticket: None, space, change }));
+                }
             }
             // What waits for a completion is made active by it.
             !settle || log.next_timeout().is_some()
@@ -519,32 +473,8 @@ impl Peer {
             && let Some(bytes) = self.machine.poll_transmit(now)
         {
             self.sending = true;
+            self.taking.begin(now.instant, bytes.len() as u64);
             actions.push(Action::Send(Op::Send { socket: self.socket.clone(), bytes }));
-        }
-    }
-
-    /// Return every space that has come to its end here and whose operations
-    /// have ended; when all are back, let a closing connection go.
-    fn give_back(&mut self, actions: &mut Vec<Action>) {
-        let closing = self.closing.is_some();
-        if closing {
-            self.ended.extend(self.logs.keys().copied());
-        }
-        let (logs, opening) = (&mut self.logs, &self.opening);
-        self.ended.retain(|handle| {
-            if !logs.get(handle).is_some_and(Log::is_settled) {
-                return logs.contains_key(handle) || opening.contains_key(handle);
-            }
-            self.asked.remove(handle);
-            if let Some(log) = logs.remove(handle) {
-                let space = log.space.clone();
-                actions.push(Action::Job(Job::CloseReplica { space, state: log.into_state() }));
-            }
-            false
-        });
-        if closing && self.logs.is_empty() && !self.sending {
-            // Also ends a Receive in flight; already closed is as good.
-            let _ = self.socket.shutdown(std::net::Shutdown::Both);
         }
     }
 }

@@ -18,7 +18,7 @@ use super::{Shard, Standing, Ticket};
 use crate::engine::keeper::{Job, Verdict};
 use crate::engine::primary::link::Answer;
 use crate::ids::{NodeId, SpaceId};
-use crate::limits::ATTENTION_INTERVAL;
+use crate::limits::{ATTENTION_INTERVAL, FAREWELL_TIMEOUT};
 use crate::lsn::Lsn;
 use crate::protocol::Now;
 use crate::protocol::frame::Handle;
@@ -30,9 +30,9 @@ impl Shard {
     pub(super) fn link_corrupted(&mut self, now: Now, index: usize, why: String) {
         let Some(link) = self.links.get_mut(index) else { return };
         link.corrupted();
-        link.begin_closing(now.instant);
         if let Some(up) = link.up() {
             up.sender.close(now, ErrorCode::Corrupt, why.clone());
+            up.closing.get_or_insert(now.instant + FAREWELL_TIMEOUT);
         }
         tracing::warn!(replica = %link.replica, "{why}; the connection is renewed");
         link.problem = Some(why);

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use super::{Pending, Shard};
 use crate::engine::inbox::{Inbox, Step};
-use crate::engine::primary::link::{State, Up};
-use crate::io::{Op, Outcome, SlabPool};
-use crate::limits::{CONNECT_TIMEOUT, CONTROL_SLAB_BYTES};
+use crate::engine::patience::Patience;
+use crate::engine::primary::fenced;
+use crate::engine::primary::link::{Dispute, Link, State, Up};
+use crate::io::{Op, Outcome, SlabPool, Token};
+use crate::limits::{CONNECT_TIMEOUT, CONTROL_SLAB_BYTES, FAREWELL_TIMEOUT};
 use crate::lsn::Lsn;
 use crate::protocol::Now;
 use crate::protocol::frame::{FrameHeader, Handle, Kind};
@@ -34,6 +36,9 @@ impl Shard {
             for job in turn.jobs {
                 self.job(job);
             }
+            if let Some(at) = turn.turned {
+                self.cut_off(now, handle, at);
+            }
             for (segment, offset, bytes) in turn.prefetch {
                 let file = segment.file.clone();
                 self.submit(Pending::Prefetch(handle), Op::Prefetch { file, offset, bytes });
@@ -49,8 +54,11 @@ impl Shard {
     /// walk that it has moved.
     pub(super) fn head_moved(&mut self, now: Now, handle: Handle) {
         let mut jobs = Vec::new();
+        let mut disputes = false;
         for (index, link) in self.links.iter_mut().enumerate() {
-            let resume = link.slot(handle.0 as usize).resume;
+            let slot = link.slot(handle.0 as usize);
+            let resume = slot.resume;
+            disputes |= slot.dispute.is_some();
             let Some(up) = link.up() else { continue };
             if !up.established {
                 continue;
@@ -60,13 +68,15 @@ impl Shard {
                 space.borrow_mut().resume_at(lsn, &mut jobs)
             });
             if let Some(found) = found {
-                let at = found.as_ref().ok().copied();
-                let goes_on = up.sender.handle_resume(now, handle, found);
+                let streams = up.sender.handle_resume(now, handle, found);
                 let slot = link.slot(handle.0 as usize);
                 slot.resume = None;
-                if goes_on && let Some(mark) = at {
-                    let head = self.spaces.get(handle).map(|space| space.borrow().head().lsn);
-                    slot.resumed(mark, head.unwrap_or(mark.lsn));
+                if let Some(mark) = streams
+                    && let Some(space) = self.spaces.get(handle)
+                {
+                    let mut space = space.borrow_mut();
+                    slot.resumed(mark, space.head().lsn);
+                    space.confirmed(mark.lsn);
                 }
             } else if resume.is_some() {
                 // A walk that went back to get there goes on by itself.
@@ -82,6 +92,9 @@ impl Shard {
         for job in jobs {
             self.job(job);
         }
+        if disputes {
+            self.settle_disputes(now, handle);
+        }
     }
 
     pub(super) fn jitter(&mut self) -> f64 {
@@ -95,9 +108,15 @@ impl Shard {
     }
 
     pub(super) fn link_down(&mut self, index: usize, why: String) {
-        let (now, jitter) = (self.now().instant, self.jitter());
+        let (instant, jitter) = (self.now().instant, self.jitter());
+        let ends = self.stopping.is_some();
         if let Some(link) = self.links.get_mut(index) {
-            link.down(now, why, jitter);
+            // As this node ends, that a connection does is no news.
+            if ends {
+                link.end(instant);
+            } else {
+                link.down(instant, why, jitter);
+            }
         }
     }
 
@@ -114,23 +133,22 @@ impl Shard {
         match &link.state {
             State::Waiting(at) if *at <= now.instant && self.stopping.is_none() => {
                 let address = link.address;
-                link.state = State::Connecting(now.instant + CONNECT_TIMEOUT);
+                let attempt = Token(self.next_token);
+                link.state = State::Connecting(now.instant + CONNECT_TIMEOUT, attempt);
                 self.submit(Pending::Connect(index, serial), Op::Connect { address });
                 return;
             }
-            State::Connecting(at) if *at <= now.instant => {
-                let address = link.address;
+            State::Connecting(at, token) if *at <= now.instant => {
+                let (address, token) = (link.address, *token);
+                // The kernel would go on trying for two minutes.
+                self.backend.cancel(token);
                 self.link_down(
                     index,
                     format!("no connection to {address} within {CONNECT_TIMEOUT:?}"),
                 );
                 return;
             }
-            State::Waiting(_) | State::Connecting(_) => return,
-            State::Up(up) if up.closing.is_some_and(|at| at <= now.instant) => {
-                let why = link.problem.clone().unwrap_or_else(|| "closed".into());
-                return self.link_down(index, why);
-            }
+            State::Waiting(_) | State::Connecting(..) => return,
             State::Up(_) => {}
         }
         self.link_timers(now, index);
@@ -141,6 +159,7 @@ impl Shard {
 
     pub(super) fn link_timers(&mut self, now: Now, index: usize) {
         let Some(link) = self.links.get_mut(index) else { return };
+        link.mind_age(now.instant);
         let mut due = Vec::new();
         while let Some((at, handle)) = link.retries.first().copied()
             && at <= now.instant
@@ -149,6 +168,17 @@ impl Shard {
             due.push(Handle(u32::try_from(handle).unwrap_or(u32::MAX - 1)));
         }
         let State::Up(up) = &mut link.state else { return };
+        if up.closing.is_some_and(|at| at <= now.instant) {
+            // Not even the last words were taken.
+            let why = link.problem.clone().unwrap_or_else(|| "closed".into());
+            return self.link_down(index, why);
+        }
+        if up.taking.is_over(now.instant) {
+            return self.link_down(index, "the replica does not take what it is sent".into());
+        }
+        if up.receiving && up.giving.is_over(now.instant) {
+            return self.link_down(index, "the replica's answers do not come to an end".into());
+        }
         if up.sender.next_timeout().is_some_and(|at| at <= now.instant) {
             up.sender.handle_timeout(now);
         }
@@ -176,13 +206,17 @@ impl Shard {
                     );
                     return;
                 }
-                Ok(Step::Header(_)) => {}
+                Ok(Step::Header(header)) => {
+                    up.giving.begin(now.instant, header.payload_bytes.into());
+                }
                 Ok(Step::Frame(header, range, _)) => {
+                    up.giving.end();
                     let body = up.inbox.payload(range);
                     up.sender.handle_frame(now, &header, body);
                 }
                 Ok(Step::Receive { slab, low_water, most }) => {
                     up.receiving = true;
+                    up.giving.go_on(now.instant, 0);
                     let socket = up.socket.clone();
                     self.submit(
                         Pending::LinkReceive(index, serial),
@@ -209,24 +243,38 @@ impl Shard {
             let Some(event) = link.up().and_then(|up| up.sender.poll_event()) else { return };
             match event {
                 Event::Established { peer } => self.link_established(now, index, &peer),
-                Event::Resume { handle, standing } => {
-                    let slot = link.slot(handle.0 as usize);
-                    slot.resume = Some(standing.flushed);
+                Event::Resume { handle, at, .. } => {
+                    link.slot(handle.0 as usize).resume = Some(at);
                     self.head_moved(now, handle);
+                    self.probed(now, index, handle);
                 }
+                Event::Diverged { handle, common, standing, .. } => {
+                    let dispute = Dispute { common, standing, looked: false };
+                    link.slot(handle.0 as usize).dispute = Some(dispute);
+                    self.settle_disputes(now, handle);
+                }
+                Event::Fenced { handle, highest } => self.fence(now, handle, highest),
                 Event::Acked { handle, ack, flushed } => {
                     let slot = link.slot(handle.0 as usize);
                     slot.acked(ack, flushed);
                     if let Some(mark) = flushed {
-                        link.corrupt_in_row = 0;
-                        let slot = link.slot(handle.0 as usize);
                         let us = now.unix_ns.saturating_sub(mark.timestamp_ns) / 1000;
                         slot.latency.get_or_insert_default().record(us);
+                        link.proven();
                         self.forget(now, handle);
                     }
                 }
-                Event::Stopped { handle, code, reason, retry } => {
+                Event::Stopped { handle, code, mut reason, retry } => {
+                    if code == ErrorCode::Fenced
+                        && let Some(space) = self.spaces.get(handle)
+                        && space.borrow().is_fenced()
+                    {
+                        let space = space.borrow();
+                        reason = fenced(space.epoch(), space.highest_epoch());
+                    }
                     link.stopped(handle.0 as usize, now.instant, code, reason, retry);
+                    // A replica that refuses one space by name does its work.
+                    self.probed(now, index, handle);
                 }
                 Event::Damaged { handle, at, reason } => {
                     self.suspect(index, handle, at, reason);
@@ -247,8 +295,13 @@ impl Shard {
                     if code == ErrorCode::Corrupt {
                         link.corrupted();
                     }
-                    link.begin_closing(now.instant);
-                    link.problem = Some(reason);
+                    link.problem = Some(reason.clone());
+                    let Some(up) = link.up() else { return };
+                    if up.sending && code == ErrorCode::Timeout {
+                        // Whoever takes nothing takes no last words either.
+                        return self.link_down(index, reason);
+                    }
+                    up.closing.get_or_insert(now.instant + FAREWELL_TIMEOUT);
                 }
             }
         }
@@ -264,14 +317,31 @@ impl Shard {
             self.link_down(index, why);
             return;
         }
-        tracing::info!(replica = %link.replica, address = %link.address, "connected");
-        link.failures = 0;
-        link.problem = None;
+        let mut probe = link.established(now.instant);
         let Some(up) = link.up() else { return };
-        up.established = true;
         for space in &self.spaces.list {
             let space = space.borrow();
             if let Some(open) = space.open() {
+                up.sender.open_space(now, space.handle, open);
+                if std::mem::take(&mut probe) {
+                    up.probe = Some(space.handle);
+                    break;
+                }
+            }
+        }
+    }
+
+    /// The replica has answered for a space. If that was the one by which it
+    /// was to prove itself, all others are opened too.
+    fn probed(&mut self, now: Now, index: usize, handle: Handle) {
+        let Some(up) = self.links.get_mut(index).and_then(Link::up) else { return };
+        if up.probe != Some(handle) {
+            return;
+        }
+        up.probe = None;
+        for space in &self.spaces.list {
+            let space = space.borrow();
+            if let Some(open) = space.open().filter(|_| space.handle != handle) {
                 up.sender.open_space(now, space.handle, open);
             }
         }
@@ -306,9 +376,11 @@ impl Shard {
         up.sending = true;
         match transmit {
             Transmit::Control(bytes) => {
+                up.taking.begin(now.instant, bytes.len() as u64);
                 self.submit(Pending::LinkSend(index, serial), Op::Send { socket, bytes });
             }
             Transmit::Data { handle, header, ordinal, start, bytes } => {
+                up.taking.begin(now.instant, bytes.into());
                 let end = start.advance(u64::from(bytes));
                 // Records that may have no checksums of their own never go
                 // without one of the frame's.
@@ -356,6 +428,7 @@ impl Shard {
                 }
                 if let Some(up) = link.up() {
                     up.sending = false;
+                    up.taking.end();
                 }
             }
             Err(error) => self.link_down(index, format!("sending failed: {error}")),
@@ -385,6 +458,9 @@ impl Shard {
                     sending: false,
                     established: false,
                     closing: None,
+                    probe: None,
+                    giving: Patience::default(),
+                    taking: Patience::default(),
                 }));
                 self.busy_links.insert(index);
             }

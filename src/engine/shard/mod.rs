@@ -16,9 +16,14 @@
 //! meantime finds a serial that no longer matches, and is dropped.
 
 mod damage;
+mod jobs;
 mod links;
 mod peers;
+mod reign;
+mod standing;
 mod watching;
+
+pub use standing::Standing;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -29,7 +34,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, TryRecvError};
 
+use self::jobs::Jobs;
 use super::clock::Clock;
+use super::doorkeeper::Doorkeeper;
 use super::keeper::{Job, News};
 use super::primary::link::{Answer, Link, State};
 use super::primary::space::Space;
@@ -38,14 +45,12 @@ use super::replica::peer::Peer;
 use super::report::ShardReport;
 use crate::ids::{NodeId, SpaceId};
 use crate::io::{Backend, Completion, Op, Outcome, Socket, Strategy, Token, WatchEvent, WatchId};
-use crate::limits::{ACCEPT_RETRY_DELAY, DRAIN_TIMEOUT};
+use crate::limits::{DRAIN_TIMEOUT, FAREWELL_TIMEOUT, JOB_RETRY_DELAY};
 use crate::lsn::{Lsn, Mark};
 use crate::protocol::Now;
 use crate::protocol::frame::Handle;
 use crate::protocol::message::{ErrorCode, Fetch, Identity, SegmentOpen};
 use crate::protocol::sender::{BatchRule, Streams};
-use crate::state::catalog::{Hole, Role};
-use crate::state::runs::Runs;
 use crate::wal::record::Checksums;
 
 /// What a shard is told from outside.
@@ -55,13 +60,12 @@ pub enum Command {
     Accepted(Socket, SocketAddr),
     /// Say what you know.
     Report(Sender<ShardReport>),
-    /// Say where a space stands that is open here; no answer if none is.
+    /// Say where a space stands that is open here.
     Standing(SpaceId, Sender<Standing>),
-    /// Ask a peer for a range of a space: the primary, or the replica that is
-    /// named, or any. No answer if nobody is there to be asked.
+    /// Ask the primary, the replica that is named, or any, for a range. No answer
+    /// if nobody is there.
     Fetch(SpaceId, Option<NodeId>, Fetch, Answer),
-    /// Bring the session that receives this space to its end: the primary will
-    /// open it again by itself.
+    /// End the session that receives this space.
     Yield(SpaceId),
     /// Bring to the disk what is here, tell the peers, and end.
     Stop,
@@ -122,6 +126,7 @@ enum Watched {
 enum Ticket {
     Open(u64, Handle),
     Run(u64, Handle, u32),
+    Match(u64, Handle),
     /// A range that a replica asks for, over the connection of that serial.
     ServeLink(usize, u32, Handle, Lsn),
     /// A range that a primary asks for.
@@ -130,20 +135,6 @@ enum Ticket {
     Suspect(usize, u32, Handle, Lsn),
     /// A record that was damaged at rest.
     Again(Handle, Lsn),
-}
-
-/// Where a space stands: what of it is durable, and where that lies.
-#[derive(Clone, Debug)]
-pub struct Standing {
-    /// Everything before it is in the files: flushed and acknowledged on a
-    /// replica, walked on a primary.
-    pub mark: Mark,
-    /// Where it lies.
-    pub runs: Runs,
-    /// Which way it flows.
-    pub role: Role,
-    /// Bytes of its files that are in no stream.
-    pub holes: Vec<Hole>,
 }
 
 /// The spaces of a shard, as its senders see them.
@@ -185,7 +176,7 @@ pub struct Shard {
     backend: Box<dyn Backend>,
     commands: Receiver<Command>,
     news: Receiver<News>,
-    jobs: Sender<Job>,
+    jobs: Jobs,
     listener: Option<Arc<Socket>>,
     /// Other shards, to hand accepted connections to.
     others: Vec<(Sender<Command>, crate::io::Waker)>,
@@ -201,6 +192,10 @@ pub struct Shard {
     peers: BTreeMap<u64, Peer>,
     busy_peers: BTreeSet<u64>,
     next_peer: u64,
+    /// Of the peers, those that have not said who they are.
+    door: Doorkeeper,
+    /// The keeper's queue was full a moment ago.
+    congested: bool,
     tickets: HashMap<u64, Ticket>,
     next_ticket: u64,
     watches: BTreeMap<WatchId, Watched>,
@@ -218,7 +213,7 @@ pub struct Shard {
     jitter: u64,
     /// Damaged frames of connections to primaries, by who was at the other end.
     corrupt_frames: BTreeMap<String, u64>,
-    /// Spaces that something is wrong with, and when they are looked at next.
+    /// Spaces to be looked at again, and when.
     attended: BTreeSet<Handle>,
     next_attention: Option<Instant>,
     /// Room for what one wait brings, and one look at the watches.
@@ -275,7 +270,7 @@ impl Shard {
             backend,
             commands,
             news,
-            jobs,
+            jobs: Jobs::new(jobs),
             listener: listener.map(Arc::new),
             others,
             next_shard: 0,
@@ -288,6 +283,8 @@ impl Shard {
             peers: BTreeMap::new(),
             busy_peers: BTreeSet::new(),
             next_peer: 0,
+            door: Doorkeeper::default(),
+            congested: false,
             tickets: HashMap::new(),
             next_ticket: 0,
             watches: BTreeMap::new(),
@@ -342,6 +339,7 @@ impl Shard {
             self.watched(&event);
         }
         self.events = events;
+        self.relieve();
         self.grow();
         self.drive_links();
         self.drive_peers();
@@ -377,10 +375,17 @@ impl Shard {
         self.backend.submit(Token(token), op);
     }
 
-    /// Jobs are few; a full queue holds this shard up rather than losing one.
     fn job(&self, job: Job) {
-        if self.jobs.send(job).is_err() {
-            tracing::error!("the keeper is gone: nothing new can be recorded");
+        self.jobs.send(job);
+    }
+
+    /// Give the keeper what it did not take before; then every peer that was
+    /// not listened to meanwhile has its turn.
+    fn relieve(&mut self) {
+        if self.jobs.is_congested() && !self.jobs.flush() {
+            self.congested = true;
+        } else if std::mem::take(&mut self.congested) {
+            self.busy_peers.extend(self.peers.keys());
         }
     }
 
@@ -412,12 +417,12 @@ impl Shard {
         for (index, link) in self.links.iter_mut().enumerate() {
             if let Some(up) = link.up() {
                 up.sender.close(now, ErrorCode::Shutdown, "the primary is going down".into());
-                link.begin_closing(now.instant);
+                up.closing.get_or_insert(now.instant + FAREWELL_TIMEOUT);
             }
             self.busy_links.insert(index);
         }
         for (id, peer) in &mut self.peers {
-            peer.close(now, ErrorCode::Shutdown, "the replica is going down".into());
+            peer.close(ErrorCode::Shutdown, "the replica is going down".into());
             self.busy_peers.insert(*id);
         }
     }
@@ -445,10 +450,15 @@ impl Shard {
         }
         let links = self.links.iter().filter_map(|link| self.link_timeout(link));
         let peers = self.peers.values().filter_map(Peer::next_timeout);
-        let mine = [self.next_scan, self.next_accept, self.next_attention, self.stopping]
-            .into_iter()
-            .flatten();
-        links.chain(peers).chain(mine).min()
+        let keeper = self.jobs.is_congested().then(|| self.now().instant + JOB_RETRY_DELAY);
+        let mine = [
+            self.next_scan,
+            self.next_accept,
+            self.next_attention,
+            self.stopping,
+            self.door.next_timeout(),
+        ];
+        links.chain(peers).chain(mine.into_iter().flatten()).chain(keeper).min()
     }
 
     /// When something is due on a link. One that is stopped for good, as all
@@ -475,6 +485,9 @@ impl Shard {
         }
         if self.next_accept.is_some_and(|at| at <= instant) {
             self.accept();
+        }
+        if self.door.next_timeout().is_some_and(|at| at <= instant) {
+            self.tell_left_out(instant);
         }
         if self.next_attention.is_some_and(|at| at <= instant) {
             self.attend(instant);
@@ -520,10 +533,7 @@ impl Shard {
                     Ok(Outcome::Accepted(socket, address)) => self.hand_over(socket, address),
                     Ok(_) => {}
                     Err(error) => {
-                        // Without descriptors the next attempt fails at once,
-                        // as the connection is still waiting.
-                        tracing::warn!(%error, "a connection could not be accepted");
-                        self.next_accept = Some(now.instant + ACCEPT_RETRY_DELAY);
+                        self.not_accepted(now.instant, &error);
                         return;
                     }
                 }

@@ -1,14 +1,15 @@
 //! The receiving side: connections from primaries.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::{Command, Pending, Shard, Ticket};
 use crate::engine::keeper::Job;
 use crate::engine::replica::peer::{Action, Peer};
 use crate::ids::NodeId;
 use crate::io::{Op, Socket};
-use crate::limits::MAX_CONNECTIONS;
+use crate::limits::{ACCEPT_RETRY_DELAY, COMPLAINT_INTERVAL, MAX_CONNECTIONS};
 use crate::protocol::Now;
 
 impl Shard {
@@ -30,7 +31,7 @@ impl Shard {
         match turn.checked_sub(1).and_then(|index| self.others.get(index)) {
             Some((commands, waker)) => {
                 if commands.try_send(Command::Accepted(socket, address)).is_err() {
-                    tracing::warn!(%address, "a shard is overloaded: the connection is refused");
+                    self.complain(self.now().instant, address, "refused, as a shard is overloaded");
                     return;
                 }
                 waker.wake();
@@ -43,14 +44,20 @@ impl Shard {
         if self.stopping.is_some() {
             return;
         }
-        if self.peers.len() >= MAX_CONNECTIONS {
-            tracing::warn!(%address, limit = MAX_CONNECTIONS, "too many connections: refused");
+        let now = self.now();
+        // Those that have said who they are; the others make room by themselves.
+        if self.peers.len() - self.door.strangers() >= MAX_CONNECTIONS {
+            let why = format!("refused, as {MAX_CONNECTIONS} primaries are connected already");
+            self.complain(now.instant, address, &why);
             return;
         }
         let id = self.next_peer;
         self.next_peer += 1;
+        if let Some(oldest) = self.door.enter(id, address.ip()) {
+            self.turn_out(now.instant, oldest);
+        }
         let peer = Peer::new(
-            self.now(),
+            now,
             self.setup.me.clone(),
             Arc::new(socket),
             address,
@@ -60,6 +67,57 @@ impl Shard {
         );
         self.peers.insert(id, peer);
         self.busy_peers.insert(id);
+    }
+
+    /// A stranger makes room for a newer one.
+    fn turn_out(&mut self, instant: Instant, id: u64) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.broken("it said nothing, and its place was needed".into());
+        self.busy_peers.insert(id);
+        let address = peer.address;
+        self.complain(instant, address, "ended: it said nothing, and its place was needed");
+    }
+
+    /// Accepting has failed: descriptors or memory have run out. The next
+    /// attempt would fail at once, as the connection is still waiting.
+    pub(super) fn not_accepted(&mut self, instant: Instant, error: &std::io::Error) {
+        self.next_accept = Some(instant + ACCEPT_RETRY_DELAY);
+        // Whoever has said nothing gives back a descriptor first.
+        if let Some(oldest) = self.door.turn_out() {
+            self.turn_out(instant, oldest);
+        }
+        let nobody = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        self.complain(
+            instant,
+            nobody,
+            &format!(
+                "could not be accepted: {error}; if descriptors have run out, raise LimitNOFILE"
+            ),
+        );
+    }
+
+    /// Say of an address what has become of its connection; once a minute.
+    fn complain(&mut self, instant: Instant, address: SocketAddr, what: &str) {
+        if self.door.complain(instant, address.ip()) {
+            tracing::warn!(
+                "a connection from {address} was {what}; more from there are only counted for \
+                 {COMPLAINT_INTERVAL:?}"
+            );
+        }
+    }
+
+    /// How many lines were spared in the last minute.
+    pub(super) fn tell_left_out(&mut self, instant: Instant) {
+        for (address, count) in self.door.left_out(instant) {
+            let from = match address {
+                IpAddr::V4(Ipv4Addr::UNSPECIFIED) => "further addresses".to_owned(),
+                address => address.to_string(),
+            };
+            tracing::warn!(
+                "{count} more connections from {from} came to nothing in the last \
+                 {COMPLAINT_INTERVAL:?}"
+            );
+        }
     }
 
     /// Do something with a peer, then what it asks for.
@@ -79,9 +137,14 @@ impl Shard {
     pub(super) fn drive_peers(&mut self) {
         for id in std::mem::take(&mut self.busy_peers) {
             let now = self.now();
+            let congested = self.jobs.is_congested();
             let Some(peer) = self.peers.get_mut(&id) else { continue };
             let mut actions = Vec::new();
-            peer.pump(now, &mut actions);
+            peer.pump(now, congested, &mut actions);
+            if !peer.is_stranger() {
+                self.door.leave(id);
+            }
+            self.congested |= congested;
             self.perform(id, actions);
             if self.peers.get(&id).is_some_and(Peer::is_finished)
                 && let Some(peer) = self.peers.remove(&id)
@@ -93,7 +156,12 @@ impl Shard {
                 let why = peer.closing().unwrap_or("closed");
                 match &peer.node {
                     Some(node) => tracing::info!(primary = %node, "disconnected: {why}"),
-                    None => tracing::info!(address = %peer.address, "disconnected: {why}"),
+                    // One that was turned out was spoken of then.
+                    None if self.door.leave(id) => {
+                        let what = format!("ended before it said who it is: {why}");
+                        self.complain(now.instant, peer.address, &what);
+                    }
+                    None => {}
                 }
             }
         }
@@ -121,6 +189,14 @@ impl Shard {
                     let ticket = self.ticket(Ticket::ServePeer(id, handle, fetch.lsn));
                     let shard = self.setup.shard;
                     self.job(Job::ReadRange { shard, ticket, space, fetch });
+                }
+                Action::Match(space, handle, at) => {
+                    let ticket = self.ticket(Ticket::Match(id, handle));
+                    self.job(Job::Match { shard: self.setup.shard, ticket, space, at });
+                }
+                Action::Truncate(handle, open, to) => {
+                    let ticket = self.ticket(Ticket::Open(id, handle));
+                    self.job(Job::Truncate { shard: self.setup.shard, ticket, open, to });
                 }
                 Action::Run(space, handle, ordinal, run, known) => {
                     let ticket = self.ticket(Ticket::Run(id, handle, ordinal));

@@ -232,7 +232,7 @@ impl Shard {
                 News::ReplicaOpened { ticket, result } => {
                     if let Some(Ticket::Open(id, handle)) = self.tickets.remove(&ticket) {
                         self.peer(now, id, |peer, actions| {
-                            peer.opened(now, handle, result.map(|state| *state), actions);
+                            peer.opened(now, handle, result.map(|loan| *loan), actions);
                         });
                     }
                 }
@@ -240,6 +240,19 @@ impl Shard {
                 News::RecordChecked { ticket, verdict } => {
                     self.record_checked(now, ticket, verdict);
                 }
+                News::Matched { ticket, result } => {
+                    if let Some(Ticket::Match(id, handle)) = self.tickets.remove(&ticket) {
+                        self.peer(now, id, |peer, _| peer.matched(now, handle, result));
+                    }
+                }
+                News::Recalled { space, highest } => {
+                    for (id, peer) in &mut self.peers {
+                        if peer.recall(now, &space, highest) {
+                            self.busy_peers.insert(*id);
+                        }
+                    }
+                }
+                News::EpochBegun { space, result } => self.reigns(now, &space, result),
                 News::RunOpened { ticket, result } => {
                     if let Some(Ticket::Run(id, handle, ordinal)) = self.tickets.remove(&ticket) {
                         self.peer(now, id, |peer, _| peer.run_opened(now, handle, ordinal, result));
@@ -275,6 +288,7 @@ impl Shard {
             for index in 0..self.links.len() {
                 if let Some(up) = self.links[index].up()
                     && up.established
+                    && up.probe.is_none()
                 {
                     up.sender.open_space(now, handle, open.clone());
                     self.busy_links.insert(index);

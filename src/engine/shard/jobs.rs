@@ -1,0 +1,124 @@
+//! The way from a shard to the keeper. A data core never waits for it: what
+//! the keeper's full queue does not take stays here and goes later, and until
+//! it has gone, no peer is listened to whose frames would add to it.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+
+use crossbeam::channel::{Sender, TrySendError};
+
+use crate::engine::keeper::Job;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Jobs {
+    keeper: Sender<Job>,
+    /// In order. Bounded by what may add to it: each peer by its own limit,
+    /// each space and each directory once.
+    waiting: RefCell<VecDeque<Job>>,
+}
+
+impl Jobs {
+    pub(super) fn new(keeper: Sender<Job>) -> Self {
+        Self { keeper, waiting: RefCell::default() }
+    }
+
+    /// Give a job to the keeper, behind all that wait.
+    pub(super) fn send(&self, job: Job) {
+        let mut waiting = self.waiting.borrow_mut();
+        // To list a directory twice finds nothing more than to list it later.
+        if !waiting.iter().any(|earlier| is_same_scan(earlier, &job)) {
+            waiting.push_back(job);
+        }
+        drop(waiting);
+        self.flush();
+    }
+
+    /// The keeper's queue is full.
+    pub(super) fn is_congested(&self) -> bool {
+        !self.waiting.borrow().is_empty()
+    }
+
+    /// Give the keeper what it takes. True if nothing waits any more.
+    pub(super) fn flush(&self) -> bool {
+        let mut waiting = self.waiting.borrow_mut();
+        while let Some(job) = waiting.pop_front() {
+            match self.keeper.try_send(job) {
+                Ok(()) => {}
+                Err(TrySendError::Full(job)) => {
+                    waiting.push_front(job);
+                    return false;
+                }
+                Err(TrySendError::Disconnected(_)) => {
+                    tracing::error!("the keeper is gone: nothing new can be recorded");
+                    waiting.clear();
+                }
+            }
+        }
+        true
+    }
+}
+
+fn is_same_scan(earlier: &Job, job: &Job) -> bool {
+    match (earlier, job) {
+        (Job::ScanRoot { .. }, Job::ScanRoot { .. }) => true,
+        (Job::ScanSpace { space, .. }, Job::ScanSpace { space: other, .. }) => space == other,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use crossbeam::channel::bounded;
+
+    use super::*;
+
+    fn open(file: u64) -> Job {
+        Job::Release { space: "alpha".parse().unwrap(), file }
+    }
+
+    fn number(job: &Job) -> u64 {
+        match job {
+            Job::Release { file, .. } => *file,
+            _ => u64::MAX,
+        }
+    }
+
+    #[test]
+    fn a_full_queue_holds_nobody_up_and_nothing_is_lost_or_overtaken() {
+        let (send, queue) = bounded(4);
+        let jobs = Jobs::new(send);
+        for file in 0..10 {
+            jobs.send(open(file));
+        }
+        assert!(jobs.is_congested());
+        let mut seen = Vec::new();
+        while jobs.is_congested() || !queue.is_empty() {
+            seen.push(number(&queue.recv().unwrap()));
+            jobs.flush();
+        }
+        assert_eq!(seen, (0..10).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_directory_waits_to_be_listed_once() {
+        let (send, queue) = bounded(1);
+        let jobs = Jobs::new(send);
+        let scan = |space: &str| Job::ScanSpace { shard: 0, space: space.parse().unwrap() };
+        jobs.send(open(1));
+        for _ in 0..1000 {
+            jobs.send(scan("alpha"));
+            jobs.send(scan("beta"));
+            jobs.send(Job::ScanRoot { shard: 0 });
+        }
+        let mut left = 0;
+        while jobs.is_congested() || !queue.is_empty() {
+            queue.recv().unwrap();
+            left += 1;
+            jobs.flush();
+        }
+        assert_eq!(left, 4);
+    }
+}
