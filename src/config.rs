@@ -75,6 +75,9 @@ const BATCH_DELAY: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_se
 /// wake-ups cost more than the bytes.
 const BATCH_BYTES: RangeInclusive<u32> = 64 << 10..=MAX_BATCH_BYTES;
 
+/// The keys of `[wal]`.
+const WAL: &[&str] = &["checksums", "on_corrupt_source"];
+
 /// The range of `scrub.interval`.
 const SCRUB_INTERVALS: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(366 * 24 * 3600);
@@ -198,6 +201,19 @@ pub enum DurabilityLevel {
 pub struct Wal {
     /// `checksums`. Default `required`.
     pub checksums: Checksums,
+    /// `on_corrupt_source`. Default `halt`.
+    pub on_corrupt_source: OnCorruptSource,
+}
+
+/// What a primary does about bytes in mid-file that are no record, with good
+/// records behind them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnCorruptSource {
+    /// Ship what lies before them, and wait for a person.
+    #[default]
+    Halt,
+    /// Record them by name as a hole, and go on behind them.
+    Skip,
 }
 
 /// Whether records without checksums are carried.
@@ -296,10 +312,15 @@ fn parse(document: Document<'_>) -> Result<(Config, Place), ConfigError> {
             )?,
         },
         wal: Wal {
-            checksums: Section::of(document, root, "wal", &["checksums"])?.choice(
+            checksums: Section::of(document, root, "wal", WAL)?.choice(
                 "checksums",
                 Checksums::default(),
                 &[("required", Checksums::Required), ("optional", Checksums::Optional)],
+            )?,
+            on_corrupt_source: Section::of(document, root, "wal", WAL)?.choice(
+                "on_corrupt_source",
+                OnCorruptSource::default(),
+                &[("halt", OnCorruptSource::Halt), ("skip", OnCorruptSource::Skip)],
             )?,
         },
         scrub: scrub(&Section::of(document, root, "scrub", &["interval", "bytes_per_second"])?)?,

@@ -21,6 +21,10 @@ mod feed;
 mod flight;
 #[path = "corruption/flipper.rs"]
 mod flipper;
+#[path = "corruption/rest.rs"]
+mod rest;
+#[path = "corruption/source.rs"]
+mod source;
 
 use std::env;
 use std::time::{SystemTime, UNIX_EPOCH};

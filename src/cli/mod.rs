@@ -1,7 +1,7 @@
 //! The `saltus` command: what an operator types, and what comes back.
 //!
 //! ```text
-//!   saltus [--json] run | status | wait | verify | demo | wal | bench
+//!   saltus [--json] run | status | wait | scrub | repair | verify | demo | wal | bench
 //!
 //!   result    -> standard output: text for a person, or one JSON document
 //!   log,error -> standard error
@@ -28,6 +28,7 @@ pub mod output;
 mod payload;
 mod run;
 mod scratch;
+mod scrub;
 mod status;
 pub mod table;
 mod verify;
@@ -84,6 +85,10 @@ enum Command {
     Wait(wait::WaitArgs),
     /// Prove that two nodes hold the same, or find where they differ
     Verify(verify::VerifyArgs),
+    /// Read what is at rest again, now, and mend what is damaged in received spaces
+    Scrub(scrub::ScrubArgs),
+    /// Build good copies of damaged segments of a shipped space, from a replica
+    Repair(scrub::RepairArgs),
     /// Watch a primary and its replicas at work, in a temporary directory
     Demo(demo::DemoArgs),
     /// Write, list, verify and compare logs on disk; no node is needed
@@ -119,6 +124,8 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(&args, json),
         Command::Wait(args) => wait::run(&args, json),
         Command::Verify(args) => verify::run(&args, json),
+        Command::Scrub(args) => scrub::run(&args, json),
+        Command::Repair(args) => scrub::repair(&args, json),
         Command::Demo(args) => demo::run(&args, json),
         Command::Wal(command) => wal::run(command, json),
         Command::Bench(command) => bench::run(command, json),

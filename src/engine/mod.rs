@@ -51,10 +51,10 @@ use self::clock::SystemClock;
 use self::keeper::{Job, Keeper, Mailbox, Places, Received};
 use self::proof::question::{Answer, Question};
 use self::proof::{ProofError, Prover};
-use self::scrub::{Mender, ScrubHandle, ScrubOptions, Scrubber};
+use self::scrub::{Mender, ScrubAsk, ScrubHandle, ScrubOptions, Scrubber};
 use self::shard::{Command, Setup, Shard};
 use self::status::NodeStatus;
-use crate::config::{self, Config, DurabilityLevel};
+use crate::config::{self, Config, DurabilityLevel, OnCorruptSource};
 use crate::ids::SpaceId;
 use crate::io::Waker;
 use crate::limits::{LISTEN_PATIENCE, MAX_QUEUED_COMMANDS, SCRUB_FIRST_DELAY, WRITTEN_FLUSH_DELAY};
@@ -200,6 +200,7 @@ impl Engine {
                 DurabilityLevel::Flushed => Duration::ZERO,
                 DurabilityLevel::Written => WRITTEN_FLUSH_DELAY,
             },
+            skips_damage: config.wal.on_corrupt_source == OnCorruptSource::Skip,
             clock: Arc::new(SystemClock),
             jitter_seed: u64::from(std::process::id()),
         };
@@ -298,12 +299,12 @@ impl Engine {
         Scrubber::start_mending(&places.data_root, Arc::new(spaces), options, Some(mender))
     }
 
-    /// Ask for a pass of scrubbing, over one space or all, as soon as the
-    /// present one has ended. Returns the number under which its outcome will
-    /// stand in the status; nothing if too many wait already.
+    /// Ask for a pass of scrubbing, or a repair, as soon as the present pass has
+    /// ended. Returns the number under which its outcome will stand in the
+    /// status; nothing if too many wait already.
     #[must_use]
-    pub fn ask_for_scrub(&self, space: Option<SpaceId>, full_speed: bool) -> Option<u64> {
-        self.scrub.requests().ask(space, full_speed)
+    pub fn ask_for_scrub(&self, ask: ScrubAsk) -> Option<u64> {
+        self.scrub.requests().ask(ask)
     }
 
     /// Spawn one shard; it waits for its go once it has its ring.

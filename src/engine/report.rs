@@ -11,10 +11,11 @@ use super::primary::link::{Link, Slot, State};
 use super::primary::space::Space;
 use super::replica::peer::Peer;
 use super::status::{
-    Connection, EpochStatus, Lag, Latency, QuarantineStatus, ReplicaState, ReplicaStatus, Role,
-    SpaceStatus,
+    Connection, EpochStatus, HoleStatus, Lag, Latency, QuarantineStatus, ReplicaState,
+    ReplicaStatus, Role, SpaceStatus,
 };
 use crate::limits::{LAGGING_AFTER, PEER_TIMEOUT};
+use crate::state::catalog::Hole;
 
 /// What one shard knows.
 #[derive(Debug, Default)]
@@ -48,6 +49,7 @@ pub fn of<'a>(
             flushed_lsn: None,
             primary: None,
             problem: space.problem(),
+            holes: space.holes().iter().map(hole).collect(),
             replicas: links.iter().map(|link| replica(now, &space, link)).collect(),
             epochs: EpochStatus::of(space.history()),
             highest_epoch: Some(space.highest_epoch()),
@@ -64,6 +66,7 @@ pub fn of<'a>(
             flushed_lsn: Some(log.flushed().lsn.0),
             primary: peer.node.clone(),
             problem: log.failed().or(log.stopped()).map(str::to_owned),
+            holes: Vec::new(),
             replicas: Vec::new(),
             epochs: EpochStatus::of(&log.record.history),
             highest_epoch: Some(log.record.highest_epoch),
@@ -74,6 +77,17 @@ pub fn of<'a>(
         backend,
         spaces: shipped.chain(received).collect(),
         corrupt_frames: BTreeMap::new(),
+    }
+}
+
+fn hole(hole: &Hole) -> HoleStatus {
+    HoleStatus {
+        segment: hole.segment.to_string(),
+        offset: hole.offset,
+        bytes: hole.bytes,
+        lsn: hole.lsn.0,
+        reason: hole.reason.clone(),
+        unix_ns: hole.unix_ns,
     }
 }
 

@@ -21,6 +21,7 @@
 
 #![forbid(unsafe_code)]
 
+mod asking;
 mod pace;
 mod peers;
 mod rebuild;
@@ -39,6 +40,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+pub use self::asking::ScrubAsk;
 pub use self::peers::Mender;
 pub use self::report::{BadRange, ScrubReport};
 
@@ -109,10 +111,7 @@ struct Signal {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Request {
     number: u64,
-    /// Only this space.
-    space: Option<SpaceId>,
-    /// Without the limit on bytes per second.
-    full_speed: bool,
+    ask: ScrubAsk,
 }
 
 impl Shared {
@@ -131,14 +130,13 @@ impl Shared {
 pub struct ScrubRequests(Arc<Shared>);
 
 impl ScrubRequests {
-    /// Ask for a pass, over one space or all, as soon as the present one has
-    /// ended. Returns the number under which its outcome will be found, or
-    /// nothing if too many wait already.
+    /// Ask for a pass as soon as the present one has ended. Returns the number
+    /// under which its outcome will be found, or nothing if too many wait
+    /// already.
     #[must_use]
-    pub fn ask(&self, space: Option<SpaceId>, full_speed: bool) -> Option<u64> {
+    pub fn ask(&self, ask: ScrubAsk) -> Option<u64> {
         let mut requests = self.0.requests();
-        let same = |known: &&Request| known.space == space && known.full_speed == full_speed;
-        if let Some(known) = requests.iter().find(same) {
+        if let Some(known) = requests.iter().find(|known| known.ask == ask) {
             return Some(known.number);
         }
         if requests.len() >= MAX_SCRUB_REQUESTS {
@@ -149,7 +147,7 @@ impl ScrubRequests {
             signal.asked += 1;
             number = signal.asked;
         });
-        requests.push_back(Request { number, space, full_speed });
+        requests.push_back(Request { number, ask });
         Some(number)
     }
 }
@@ -359,7 +357,8 @@ impl Pass {
         mut spaces: Vec<(SpaceId, PathBuf)>,
         request: Option<Request>,
     ) -> Result<(), Stopped> {
-        let only = request.as_ref().and_then(|request| request.space.clone());
+        let ask = request.as_ref().map(|request| request.ask.clone()).unwrap_or_default();
+        let only = ask.space.clone();
         spaces.retain(|(space, _)| only.as_ref().is_none_or(|only| only == space));
         {
             let mut report = self.shared.report();
@@ -369,11 +368,11 @@ impl Pass {
         }
         self.tally = PassOutcome { space: only.clone(), ..PassOutcome::default() };
         let mut piece = vec![0; VERIFY_PIECE_BYTES];
-        let full_speed = request.as_ref().is_some_and(|request| request.full_speed);
-        let bytes_per_second = if full_speed { u64::MAX } else { self.options.bytes_per_second };
+        let bytes_per_second =
+            if ask.full_speed { u64::MAX } else { self.options.bytes_per_second };
         let mut pace = Pace { begun: Instant::now(), bytes: 0, bytes_per_second };
         for (space, directory) in spaces {
-            if self.stream(&space, &mut piece, &mut pace).await? {
+            if self.stream(&space, &ask, &mut piece, &mut pace).await? {
                 continue;
             }
             let holes = self.holes(&space).await?;

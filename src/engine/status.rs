@@ -16,6 +16,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -97,6 +98,10 @@ pub struct SpaceStatus {
     /// was skipped.
     #[serde(default)]
     pub problem: Option<String>,
+    /// On a primary: bytes of its files that were left out of the stream for
+    /// good, because they did not hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holes: Vec<HoleStatus>,
     /// On a primary: each replica, in the order of the configuration.
     #[serde(default)]
     pub replicas: Vec<ReplicaStatus>,
@@ -136,6 +141,23 @@ pub struct QuarantineStatus {
     pub pieces: u64,
     /// How long they are together.
     pub bytes: u64,
+}
+
+/// Bytes of a segment that are in no stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoleStatus {
+    /// The file's name.
+    pub segment: String,
+    /// Where they begin in the file.
+    pub offset: u64,
+    /// How many they are.
+    pub bytes: u64,
+    /// Where in the stream they would have been.
+    pub lsn: u64,
+    /// What was wrong with them.
+    pub reason: String,
+    /// When they were left out, nanoseconds since the Unix epoch.
+    pub unix_ns: u64,
 }
 
 /// How a replica is doing, as its primary sees it.
@@ -295,6 +317,20 @@ pub struct PassOutcome {
     pub healed: u64,
     /// Segments and directories that could not be read.
     pub unreadable: u64,
+    /// Good copies that were built of files which the database owns.
+    #[serde(default)]
+    pub repaired: Vec<RepairedFile>,
+}
+
+/// A good copy of a damaged file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepairedFile {
+    /// The damaged file; nothing was written to it.
+    pub damaged: PathBuf,
+    /// The copy.
+    pub repaired: PathBuf,
+    /// Where they differ: offset and bytes.
+    pub ranges: Vec<(u64, u64)>,
 }
 
 /// A range of a segment at rest whose checksums do not hold.

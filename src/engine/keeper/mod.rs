@@ -269,6 +269,7 @@ impl Keeper {
                     flushed_lsn: Some(mark.lsn.0),
                     primary: None,
                     problem,
+                    holes: Vec::new(),
                     replicas: Vec::new(),
                     epochs: EpochStatus::of(&space.record.history),
                     highest_epoch: Some(space.record.highest_epoch),

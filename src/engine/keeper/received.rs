@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::{Denial, Keeper, Lease, Loan, News, remember};
 use crate::engine::recovery;
 use crate::engine::replica::log::SegmentFiles;
+use crate::engine::scrub::ScrubAsk;
 use crate::ids::{Epoch, SpaceId};
 use crate::limits::MAX_SPACES;
 use crate::lsn::Mark;
@@ -111,7 +112,7 @@ impl Keeper {
                 // With a session there is somebody to ask for what is missing.
                 if let Some(scrub) = &self.scrub
                     && self.received.damages().contains_key(space)
-                    && scrub.ask(Some(space.clone()), true).is_none()
+                    && scrub.ask(ScrubAsk::space(space.clone())).is_none()
                 {
                     tracing::warn!(%space, "too many passes wait: it is mended by the next one");
                 }
@@ -246,7 +247,7 @@ impl Keeper {
                 Err(error) => return Err(error),
             };
             // The session may still be writing the end of an earlier run.
-            if end > run.offset || (fresh && end != run.offset) {
+            if end > run.offset || (fresh && end != 0 && end != run.offset) {
                 return Err(io::Error::other(format!(
                     "{} is {end} bytes long, and the run begins at {}",
                     path.display(),

@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::damage::Block;
+use super::damage::{Block, Debris};
 use super::fenced;
 use super::past::Past;
 use super::walk::Tail;
@@ -119,6 +119,8 @@ pub struct Space {
     /// What stands in the way of the walk now; looked at afresh whenever the
     /// file changes, since a write in progress can look like damage.
     pub(super) damage: Option<String>,
+    /// Debris in mid-file that the walk stands before.
+    pub(super) debris: Option<Debris>,
     /// Records that do not hold at rest, by where they begin.
     pub(super) blocks: BTreeMap<Lsn, Block>,
     /// Bytes that were left out of the stream.
@@ -154,6 +156,7 @@ impl Space {
             send_map: None,
             problem: None,
             damage: None,
+            debris: None,
             blocks: BTreeMap::new(),
             holes: Vec::new(),
             notices: Vec::new(),

@@ -15,10 +15,11 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::Path;
 
 use super::stream::{Damage, Survey};
 use super::{BadRange, Pass, Stopped};
+use crate::engine::status::RepairedFile;
 use crate::engine::verifier::Verifier;
 use crate::lsn::Mark;
 use crate::state::host::make_directories;
@@ -35,8 +36,9 @@ impl Pass {
         let mut built = Vec::new();
         let mut failures = BTreeMap::new();
         for (file, damages) in &files {
-            match self.build(&survey, damages, piece)? {
-                Ok((path, bytes)) => built.push((*file, path, bytes)),
+            let path = self.scratch_directory(&space).join(format!("{file:016x}.new"));
+            match self.build(&survey, damages, &path, piece)? {
+                Ok(bytes) => built.push((*file, path, bytes)),
                 Err(error) => {
                     failures.insert(*file, format!("a new file cannot be built: {error}"));
                 }
@@ -102,21 +104,66 @@ impl Pass {
         });
     }
 
-    /// Build a new file for one that is damaged. Returns its path and how much
-    /// of the old one it covers.
+    /// Build good copies of damaged files that the database owns: an operator
+    /// takes them over, this process never writes there.
+    pub(super) fn repair(&mut self, survey: &Survey, piece: &mut [u8]) -> Result<(), Stopped> {
+        let space = survey.space.clone();
+        let Some(mender) = self.mender.clone() else { return Ok(()) };
+        let directory = mender.state_dir.join("repaired").join(space.as_str());
+        let mut files: BTreeMap<u64, Vec<&Damage>> = BTreeMap::new();
+        for damage in &survey.damages {
+            files.entry(damage.run.file).or_default().push(damage);
+        }
+        for damages in files.values() {
+            let Some(first) = damages.first() else { continue };
+            let path = directory.join(first.run.segment.to_string());
+            let missing = damages.iter().find_map(|damage| damage.fetched.as_ref().err());
+            let built = match missing {
+                Some(why) => Err(io::Error::other(why.clone())),
+                None => self
+                    .build(&survey, damages, &path, piece)?
+                    .and_then(|_| mender.host.sync_directory(&directory)),
+            };
+            if let Err(why) = &built {
+                for damage in damages {
+                    let reason = format!("{}; no good copy: {why}", damage.reason);
+                    let range = (damage.offset, damage.offset + damage.bytes);
+                    self.bad(&space, &damage.path, range, Some(damage.lsn), &reason);
+                }
+                continue;
+            }
+            self.tally.found += damages.len() as u64;
+            self.tally.healed += damages.len() as u64;
+            tracing::warn!(%space, repaired = %path.display(), "a good copy was built");
+            self.tally.repaired.push(RepairedFile {
+                damaged: first.path.clone(),
+                repaired: path,
+                ranges: damages.iter().map(|damage| (damage.offset, damage.bytes)).collect(),
+            });
+        }
+        if survey.scratch().is_some()
+            && let Err(error) = mender.host.remove(&self.scratch_directory(&space).join("fetched"))
+        {
+            tracing::warn!(%space, %error, "a scratch file is left behind");
+        }
+        Ok(())
+    }
+
+    /// Build a new file for one that is damaged. Returns how much of the old one
+    /// it covers.
     fn build(
         &mut self,
         survey: &Survey,
         damages: &[&Damage],
+        path: &Path,
         piece: &mut [u8],
-    ) -> Result<io::Result<(PathBuf, u64)>, Stopped> {
+    ) -> Result<io::Result<u64>, Stopped> {
         let (Some(mender), Some(first)) = (self.mender.clone(), damages.first()) else {
             return Ok(Err(io::Error::other("nothing to build")));
         };
-        let directory = self.scratch_directory(&survey.space);
-        let path = directory.join(format!("{:016x}.new", first.run.file));
+        let directory = path.parent().unwrap_or(Path::new("/"));
         let open = || -> io::Result<(Option<File>, File)> {
-            make_directories(&*mender.host, &mender.state_dir, &directory)?;
+            make_directories(&*mender.host, &mender.state_dir, directory)?;
             let old = match File::open(&first.path) {
                 Ok(file) => Some(file),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -124,7 +171,7 @@ impl Pass {
             };
             let mut options = OpenOptions::new();
             options.read(true).write(true).create(true).truncate(true).mode(0o600);
-            Ok((old, mender.host.open(&options, &path)?))
+            Ok((old, mender.host.open(&options, path)?))
         };
         let (old, new) = match open() {
             Ok(files) => files,
@@ -181,7 +228,7 @@ impl Pass {
         if self.signals.borrow().stop {
             return Err(Stopped);
         }
-        Ok(Ok((path, covered)))
+        Ok(Ok(covered))
     }
 
     /// Verify what was put into a new file, where it lies now.

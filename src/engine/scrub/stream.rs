@@ -17,10 +17,10 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
-use super::{HoleRange, Pace, Pass, Stopped, Trouble, begins_record};
+use super::{HoleRange, Pace, Pass, ScrubAsk, Stopped, Trouble, begins_record};
 use crate::engine::keeper::AtRest;
 use crate::engine::verifier::Verifier;
-use crate::ids::{SegmentName, SpaceId};
+use crate::ids::{NodeId, SegmentName, SpaceId};
 use crate::io::bulk::BulkFile;
 use crate::limits::{MAX_FETCH_BYTES, MAX_SEARCH_BYTES_PER_TURN};
 use crate::lsn::{Lsn, Mark};
@@ -49,6 +49,8 @@ pub(super) struct Damage {
 /// What a look along a stream has come to.
 pub(super) struct Survey {
     pub(super) space: SpaceId,
+    /// Whom to ask; nobody: whoever has it.
+    from: Option<NodeId>,
     pub(super) damages: Vec<Damage>,
     /// Where the bytes go that are fetched.
     scratch: Option<File>,
@@ -75,20 +77,23 @@ impl Pass {
         Ok(standing.holes.iter().map(hole).collect::<Vec<(SegmentName, u64, u64)>>())
     }
 
-    /// Read a received space along its stream, and mend it. False if it is not
-    /// received here.
+    /// Read a received space along its stream, and mend it; or one that is to be
+    /// repaired. False for any other.
     pub(super) async fn stream(
         &mut self,
         space: &SpaceId,
+        ask: &ScrubAsk,
         piece: &mut Vec<u8>,
         pace: &mut Pace,
     ) -> Result<bool, Stopped> {
         let Some(standing) = self.standing(space).await? else { return Ok(false) };
-        if standing.role != Role::Replica {
+        let ours = standing.role == Role::Primary;
+        if ours != ask.repair {
             return Ok(false);
         }
         let mut survey = Survey {
             space: space.clone(),
+            from: ask.from.clone(),
             damages: Vec::new(),
             scratch: None,
             scratch_bytes: 0,
@@ -131,7 +136,11 @@ impl Pass {
                     .into());
             }
         }
-        self.mend(survey, piece).await?;
+        if ours {
+            self.repair(&survey, piece)?;
+        } else {
+            self.mend(survey, piece).await?;
+        }
         Ok(true)
     }
 
@@ -290,15 +299,16 @@ impl Pass {
             }
             let lsn = begun.lsn.advance(got);
             let bytes = u32::try_from(want).unwrap_or(u32::MAX).min(MAX_FETCH_BYTES);
-            let Some(bytes) = self.fetch(&survey.space.clone(), None, Fetch { lsn, bytes }).await?
+            let Some(bytes) =
+                self.fetch(&survey.space, survey.from.as_ref(), Fetch { lsn, bytes }).await?
             else {
                 return Ok(Err(format!(
-                    "the primary is not connected, or does not have lsn {lsn} any more"
+                    "nobody is connected who has lsn {lsn} and could be asked"
                 )));
             };
             if let Err(error) = verifier.feed(&bytes) {
                 return Ok(Err(format!(
-                    "the primary's own record at lsn {} does not hold: {error}",
+                    "the other end's own record at lsn {} does not hold: {error}",
                     verifier.mark().lsn
                 )));
             }

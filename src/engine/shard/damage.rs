@@ -130,13 +130,23 @@ impl Shard {
     /// Look again at what is wrong.
     pub(super) fn attend(&mut self, now: Instant) {
         self.next_attention = None;
+        let clock = self.now();
         for handle in std::mem::take(&mut self.attended) {
             let Some(space) = self.spaces.get(handle) else { continue };
-            let (id, blocks) = {
-                let space = space.borrow();
-                (space.id.clone(), space.blocks())
+            let skips = self.setup.skips_damage;
+            let (id, blocks, jobs) = {
+                let mut space = space.borrow_mut();
+                let jobs = if skips { space.skip_debris(clock) } else { Vec::new() };
+                (space.id.clone(), space.blocks(), jobs)
             };
-            if blocks.is_empty() {
+            if !jobs.is_empty() {
+                self.growing.insert(handle);
+            }
+            for job in jobs {
+                self.job(job);
+            }
+            let lasts = self.spaces.get(handle).is_some_and(|it| it.borrow().needs_attention());
+            if !lasts {
                 continue;
             }
             for at in blocks {

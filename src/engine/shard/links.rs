@@ -46,6 +46,9 @@ impl Shard {
             if turn.more {
                 self.growing.insert(handle);
             }
+            if self.spaces.get(handle).is_some_and(|space| space.borrow().needs_attention()) {
+                self.attend_to(handle, now.instant);
+            }
             self.head_moved(now, handle);
         }
     }

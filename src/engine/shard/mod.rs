@@ -20,22 +20,22 @@ mod jobs;
 mod links;
 mod peers;
 mod reign;
+mod setup;
 mod standing;
 mod watching;
 
+pub use setup::Setup;
 pub use standing::Standing;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam::channel::{Receiver, Sender, TryRecvError};
 
 use self::jobs::Jobs;
-use super::clock::Clock;
 use super::doorkeeper::Doorkeeper;
 use super::keeper::{Job, News};
 use super::primary::link::{Answer, Link, State};
@@ -44,14 +44,13 @@ use super::replica::log::LogOp;
 use super::replica::peer::Peer;
 use super::report::ShardReport;
 use crate::ids::{NodeId, SpaceId};
-use crate::io::{Backend, Completion, Op, Outcome, Socket, Strategy, Token, WatchEvent, WatchId};
+use crate::io::{Backend, Completion, Op, Outcome, Socket, Token, WatchEvent, WatchId};
 use crate::limits::{DRAIN_TIMEOUT, FAREWELL_TIMEOUT, JOB_RETRY_DELAY};
 use crate::lsn::{Lsn, Mark};
 use crate::protocol::Now;
 use crate::protocol::frame::Handle;
-use crate::protocol::message::{ErrorCode, Fetch, Identity, SegmentOpen};
-use crate::protocol::sender::{BatchRule, Streams};
-use crate::wal::record::Checksums;
+use crate::protocol::message::{ErrorCode, Fetch, SegmentOpen};
+use crate::protocol::sender::Streams;
 
 /// What a shard is told from outside.
 #[derive(Debug)]
@@ -69,33 +68,6 @@ pub enum Command {
     Yield(SpaceId),
     /// Bring to the disk what is here, tell the peers, and end.
     Stop,
-}
-
-/// What a shard is made with.
-#[derive(Clone, Debug)]
-pub struct Setup {
-    /// Its number.
-    pub shard: usize,
-    /// Of how many.
-    pub shards: usize,
-    /// This node.
-    pub me: Identity,
-    /// `<data_root>`.
-    pub data_root: PathBuf,
-    /// Whom to ship to.
-    pub replicas: Vec<(NodeId, SocketAddr)>,
-    /// When to ship a batch.
-    pub batch: BatchRule,
-    /// How.
-    pub strategy: Strategy,
-    /// Which records are taken.
-    pub checksums: Checksums,
-    /// How long a replica's written bytes may wait for their flush.
-    pub flush_delay: Duration,
-    /// What time it is.
-    pub clock: Arc<dyn Clock>,
-    /// Spreads attempts to connect; any number but the neighbour's.
-    pub jitter_seed: u64,
 }
 
 /// What an operation was.
