@@ -23,6 +23,7 @@
 
 mod document;
 mod error;
+mod host;
 pub mod quantity;
 #[cfg(test)]
 mod tests;
@@ -240,7 +241,9 @@ pub struct Scrub {
 }
 
 impl Config {
-    /// Read and check a file. `data_root` must be a directory that exists.
+    /// Read and check a file, and whether this machine is as it says: the
+    /// data root is there, `state_dir` can take hard links from it, and the
+    /// cores exist. Nothing is changed.
     ///
     /// # Errors
     ///
@@ -249,8 +252,8 @@ impl Config {
         let text = fs::read_to_string(path)
             .map_err(|source| ConfigError::Unreadable { path: path.into(), source })?;
         let name = path.display().to_string();
-        let (config, data_root) = parse(Document::new(&name, &text))?;
-        check_data_root(&config.node.data_root, data_root)?;
+        let (config, places) = parse(Document::new(&name, &text))?;
+        host::check(&config, &places)?;
         Ok(config)
     }
 
@@ -265,8 +268,8 @@ impl Config {
     }
 }
 
-/// The configuration, and where its `data_root` stands.
-fn parse(document: Document<'_>) -> Result<(Config, Place), ConfigError> {
+/// The configuration, and where the settings stand that the host must bear.
+fn parse(document: Document<'_>) -> Result<(Config, host::Places), ConfigError> {
     let root = &document.parse()?;
     refuse_unknown(document, root, "section", SECTIONS)?;
 
@@ -274,6 +277,7 @@ fn parse(document: Document<'_>) -> Result<(Config, Place), ConfigError> {
         Section::of(document, root, "node", &["id", "cluster", "data_root", "state_dir"])?;
     let node = node(&section)?;
     let data_root = section.place_of("data_root");
+    let state_dir = section.place_of("state_dir");
 
     let section = Section::of(document, root, "listen", &["replication", "admin"])?;
     let listen = Listen {
@@ -291,13 +295,13 @@ fn parse(document: Document<'_>) -> Result<(Config, Place), ConfigError> {
     let sections = Section::each(document, root, "replica", &["id", "address"])?;
     let replicas = replicas(&sections, &node, &listen)?;
 
+    let section =
+        Section::of(document, root, "io", &["backend", "strategy", "shards", "first_core"])?;
+    let io = io(&section)?;
+    let first_core = section.place_of("first_core");
+
     let config = Config {
-        io: io(&Section::of(
-            document,
-            root,
-            "io",
-            &["backend", "strategy", "shards", "first_core"],
-        )?)?,
+        io,
         batch: batch(&Section::of(
             document,
             root,
@@ -328,7 +332,7 @@ fn parse(document: Document<'_>) -> Result<(Config, Place), ConfigError> {
         listen,
         replicas,
     };
-    Ok((config, data_root))
+    Ok((config, host::Places { data_root, state_dir, first_core }))
 }
 
 fn node(section: &Section<'_, '_>) -> Result<Node, ConfigError> {
@@ -393,7 +397,7 @@ fn replicas(
 fn io(section: &Section<'_, '_>) -> Result<Io, ConfigError> {
     #[expect(clippy::cast_possible_truncation, reason = "the limit is small")]
     const SHARDS: RangeInclusive<u32> = 1..=MAX_SHARDS as u32;
-    Ok(Io {
+    let io = Io {
         backend: section.choice(
             "backend",
             BackendChoice::default(),
@@ -416,7 +420,16 @@ fn io(section: &Section<'_, '_>) -> Result<Io, ConfigError> {
         )?,
         shards: section.number("shards", 1, SHARDS)?,
         first_core: section.optional_number("first_core", 0..=MAX_CORE)?,
-    })
+    };
+    if io.backend == BackendChoice::Portable && !io.strategy.is_portable() {
+        let conflict = format!(
+            "{} is a way of io_uring, and io.backend is \"portable\"; expected \"auto\", \
+             \"sendfile\" or \"copy\"",
+            io.strategy.name()
+        );
+        return Err(section.conflict("strategy", conflict));
+    }
+    Ok(io)
 }
 
 fn batch(section: &Section<'_, '_>) -> Result<Batch, ConfigError> {
@@ -431,24 +444,5 @@ fn scrub(section: &Section<'_, '_>) -> Result<Scrub, ConfigError> {
     Ok(Scrub {
         interval: section.duration("interval", SCRUB_INTERVAL, SCRUB_INTERVALS)?,
         bytes_per_second: section.bytes("bytes_per_second", SCRUB_BYTES_PER_S, SCRUB_SPEEDS)?,
-    })
-}
-
-/// Refuse a data root that is not there: a daemon that creates an empty one
-/// after a failed mount would look healthy and replicate nothing.
-fn check_data_root(data_root: &Path, place: Place) -> Result<(), ConfigError> {
-    let problem = match fs::metadata(data_root) {
-        Ok(metadata) if metadata.is_dir() => return Ok(()),
-        Ok(_) => "it is not a directory".to_owned(),
-        Err(error) => error.to_string(),
-    };
-    Err(ConfigError::Conflict {
-        place,
-        key: "node.data_root".into(),
-        conflict: format!(
-            "{} cannot be used: {problem}; create it (mkdir -p) or mount it, and see that this \
-             process runs as the user that owns the log",
-            data_root.display()
-        ),
     })
 }

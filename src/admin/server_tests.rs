@@ -21,6 +21,7 @@ fn status(problem: Option<&str>) -> NodeStatus {
         spaces: Vec::new(),
         scrub: ScrubStatus::default(),
         corrupt_frames: std::collections::BTreeMap::new(),
+        ignored: crate::engine::status::Ignored::default(),
     }
 }
 

@@ -46,7 +46,8 @@ impl Keeper {
         };
         match entry.record.role {
             Role::Primary => {
-                let opened = self.open_segment(space, run.file).map_err(io::Error::other);
+                let opened =
+                    self.open_segment(space, run.file).map_err(|gone| io::Error::other(gone.why));
                 let file = opened.and_then(|segment| segment.file.try_clone());
                 AtRest { path: named, file }
             }

@@ -1,5 +1,6 @@
 //! What a shard may ask of the keeper, and what it hears.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
@@ -124,10 +125,9 @@ pub enum Job {
     CloseReplica {
         /// The space.
         space: SpaceId,
-        /// Its state: what is durable and verified; nothing after a failure,
-        /// and then the log is recovered from the disk before it is lent
-        /// again.
-        state: Option<Box<(SpaceRecord, Mark)>>,
+        /// Its state: what is durable and verified; or the failure, and then
+        /// the log is recovered from the disk before it is lent again.
+        state: Result<Box<(SpaceRecord, Mark)>, String>,
     },
     /// Read a range of the stream, because the peer asks for it.
     ReadRange {
@@ -223,6 +223,11 @@ pub struct BadRecord {
 pub enum News {
     /// The spaces of the data root that exist as directories.
     Spaces(Vec<SpaceId>),
+    /// Directories that can be no space and hold no log yet; to the first
+    /// shard only. Once one holds a log, the root is to be scanned again.
+    Strangers(Vec<OsString>),
+    /// The directory is no space of its own.
+    Refused(SpaceId),
     /// What is known of a primary's space, and segments not delivered before.
     Space {
         /// The space.
@@ -241,7 +246,7 @@ pub enum News {
         /// Its number.
         file: u64,
         /// The segment.
-        result: Result<Arc<Segment>, String>,
+        result: Result<Arc<Segment>, Gone>,
     },
     /// The change is durable, or why not.
     Committed {
@@ -301,6 +306,17 @@ pub enum News {
         /// The open files.
         result: Result<SegmentFiles, String>,
     },
+}
+
+/// Why a segment cannot be opened again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gone {
+    /// A sentence.
+    pub why: String,
+    /// Neither its name nor its pin exists any more, and the directory does: as
+    /// after a crash of the host that came before the names were on the disk.
+    /// Anything else may be over later, or is a mistake.
+    pub lost: bool,
 }
 
 /// A received space in the hands of a session.

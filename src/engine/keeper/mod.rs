@@ -15,27 +15,31 @@
 //! News of a change are sent only after the change is durable.
 
 mod adopt;
+mod ignored;
 mod job;
 mod matched;
+mod mending;
 mod ranges;
 mod received;
 mod shipped;
 
-pub use job::{AtRest, BadRecord, Denial, Job, Loan, Mailbox, News, Verdict};
+pub use ignored::Ignored;
+pub use job::{AtRest, BadRecord, Denial, Gone, Job, Loan, Mailbox, News, Verdict};
 pub use shipped::open_numbered;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
-use crossbeam::channel::Receiver;
+use crossbeam::channel::{Receiver, RecvTimeoutError};
 
 use self::adopt::Adoption;
 use super::quarantine;
 use super::scrub::ScrubRequests;
 use super::status::{self, EpochStatus, QuarantineStatus, SpaceStatus};
 use crate::ids::{Epoch, SpaceId};
-use crate::limits::MAX_JOBS_PER_COMMIT;
+use crate::limits::{CATALOG_RETRY_DELAY, MAX_JOBS_PER_COMMIT};
 use crate::lsn::Mark;
 use crate::protocol::message::ErrorCode;
 use crate::state::catalog::{Catalog, CatalogError, Change, Role, SpaceRecord};
@@ -54,6 +58,8 @@ struct Published {
     quarantines: BTreeMap<SpaceId, QuarantineStatus>,
     /// What does not hold of what was durable.
     damages: BTreeMap<SpaceId, String>,
+    /// What is wrong with the catalog.
+    problem: Option<String>,
 }
 
 impl Received {
@@ -99,6 +105,26 @@ impl Received {
     pub fn quarantines(&self) -> BTreeMap<SpaceId, QuarantineStatus> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).quarantines.clone()
     }
+
+    /// What was last said to be wrong with a space.
+    fn problem_of(&self, space: &SpaceId) -> Option<String> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.statuses.get(space)?.problem.clone()
+    }
+
+    /// What is wrong with the catalog, in a sentence.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).problem.clone()
+    }
+
+    /// True if that is news.
+    fn set_problem(&self, problem: Option<String>) -> bool {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let news = all.problem != problem;
+        all.problem = problem;
+        news
+    }
 }
 
 /// Who has a received space.
@@ -133,6 +159,8 @@ struct Space {
     lease: Lease,
     /// Files to be put in their place when the space is given back.
     adoptions: Vec<Adoption>,
+    /// Why the last session with it failed, if it did.
+    trouble: Option<String>,
 }
 
 /// Where things lie.
@@ -168,6 +196,9 @@ pub struct Keeper {
     checksums: Checksums,
     spaces: BTreeMap<SpaceId, Space>,
     received: Received,
+    ignored: Ignored,
+    /// Whose log is the directory of that device and inode.
+    logs: BTreeMap<(u64, u64), SpaceId>,
     mailboxes: Vec<Mailbox>,
     /// Changes of the batch that is being gathered.
     changes: Vec<(SpaceId, Change)>,
@@ -178,10 +209,11 @@ pub struct Keeper {
     /// Spaces lent in this batch; not lent after all if it fails.
     lending: Vec<SpaceId>,
     /// Spaces whose record here may be ahead of the catalog's, because a
-    /// commit failed, and why. None of them is lent again by this process.
+    /// commit failed, and why. None of them is lent as long as it is.
     unrecorded: BTreeMap<SpaceId, String>,
     /// Where to ask for a look at a space that is damaged.
     scrub: Option<ScrubRequests>,
+    unwritten: mending::Unwritten,
 }
 
 impl std::fmt::Debug for Keeper {
@@ -212,6 +244,8 @@ impl Keeper {
             checksums,
             spaces: BTreeMap::new(),
             received,
+            ignored: Ignored::default(),
+            logs: BTreeMap::new(),
             mailboxes: Vec::new(),
             changes: Vec::new(),
             releases: Vec::new(),
@@ -219,6 +253,7 @@ impl Keeper {
             lending: Vec::new(),
             unrecorded: BTreeMap::new(),
             scrub: None,
+            unwritten: mending::Unwritten::default(),
         };
         for (space, mut record) in keeper.catalog.load()? {
             let lease = match record.role {
@@ -236,7 +271,9 @@ impl Keeper {
                 announced: false,
                 lease,
                 adoptions: Vec::new(),
+                trouble: None,
             };
+
             keeper.keep(space, entry);
         }
         keeper.catalog.commit(&std::mem::take(&mut keeper.changes))?;
@@ -254,7 +291,7 @@ impl Keeper {
     fn keep(&mut self, id: SpaceId, space: Space) {
         if space.record.role == Role::Replica {
             let state = match &space.lease {
-                Lease::Here(mark) => Some((*mark, None)),
+                Lease::Here(mark) => Some((*mark, space.trouble.clone())),
                 Lease::Broken(why) => Some((space.record.checkpoint, Some(why.clone()))),
                 // The session that has it knows better.
                 Lease::Lent(_) => None,
@@ -295,8 +332,26 @@ impl Keeper {
     /// Work until [`Job::Stop`], or until all shards are gone.
     pub fn run(mut self, mailboxes: Vec<Mailbox>, jobs: &Receiver<Job>) {
         self.begin(mailboxes);
-        while let Ok(first) = jobs.recv() {
-            if !self.batch(std::iter::once(first).chain(jobs.try_iter())) {
+        let mut mend_at = None;
+        loop {
+            let first = match mend_at.filter(|_| self.needs_mending()) {
+                Some(at) => jobs.recv_deadline(at),
+                None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            let goes_on = match first {
+                Ok(first) => self.batch(std::iter::once(first).chain(jobs.try_iter())),
+                Err(RecvTimeoutError::Timeout) => true,
+                Err(RecvTimeoutError::Disconnected) => false,
+            };
+            let now = Instant::now();
+            let at = *mend_at.get_or_insert(now + CATALOG_RETRY_DELAY);
+            if !goes_on || at <= now {
+                self.mend();
+                mend_at = None;
+            } else if !self.needs_mending() {
+                mend_at = None;
+            }
+            if !goes_on {
                 return;
             }
         }
@@ -322,11 +377,7 @@ impl Keeper {
     /// Make the batch durable, then tell the news that waited for it.
     fn publish(&mut self) {
         let changes = std::mem::take(&mut self.changes);
-        let result = if changes.is_empty() { Ok(()) } else { self.catalog.commit(&changes) };
-        let failure = result.err().map(|error| {
-            tracing::error!(%error, changes = changes.len(), "the catalog cannot be written");
-            error.to_string()
-        });
+        let failure = self.commit(&changes).err();
         for (space, file) in std::mem::take(&mut self.releases) {
             if failure.is_some() {
                 continue;
@@ -342,39 +393,32 @@ impl Keeper {
         }
         for (shard, news) in std::mem::take(&mut self.waiting) {
             let news = match &failure {
-                Some(why) => spoil(news, why),
-                None => news,
+                Some(why) => self.withhold(shard, news, why),
+                None => Some(news),
             };
-            let Some(mailbox) = self.mailboxes.get(shard) else { continue };
-            // A shard that is gone needs no news.
-            if mailbox.news.send(news).is_ok() {
-                mailbox.waker.wake();
+            if let Some(news) = news {
+                self.tell(shard, news);
             }
         }
     }
 
-    /// The batch was not made durable. What was to be lent with it stays here,
-    /// and a space whose changes were lost is not lent again: its record here
-    /// may name a run that a restart would not know, and bytes acknowledged in
-    /// such a run would be lost.
-    fn withdraw(&mut self, changes: Vec<(SpaceId, Change)>, lending: Vec<SpaceId>, why: &str) {
-        for (space, _) in changes {
-            self.unrecorded.entry(space).or_insert_with(|| {
-                format!("the catalog could not be written: {why}; restart this node")
-            });
-        }
-        for space in lending {
-            if let Some(entry) = self.spaces.get_mut(&space) {
-                entry.lease = Lease::Broken(format!("the catalog could not be written: {why}"));
-            }
+    fn tell(&self, shard: usize, news: News) {
+        // A shard that is gone needs no news.
+        if let Some(mailbox) = self.mailboxes.get(shard)
+            && mailbox.news.send(news).is_ok()
+        {
+            mailbox.waker.wake();
         }
     }
 
     fn handle(&mut self, job: Job) {
         match job {
             Job::ScanRoot { shard } => {
-                let spaces = self.scan_root();
+                let (spaces, strangers) = self.scan_root();
                 self.waiting.push((shard, News::Spaces(spaces)));
+                if shard == 0 && !strangers.is_empty() {
+                    self.waiting.push((shard, News::Strangers(strangers)));
+                }
             }
             Job::ScanSpace { shard, space } => {
                 if let Some(news) = self.scan_space(&space) {
@@ -460,12 +504,15 @@ fn spoil(news: News, why: &str) -> News {
             News::ReplicaOpened { ticket, result: Err((ErrorCode::Storage, why).into()) }
         }
         News::RunOpened { ticket, .. } => News::RunOpened { ticket, result: Err(why) },
-        News::Space { space, record, mut problems, .. } => {
+        News::Space { space, mut problems, .. } => {
             problems.push(why);
-            News::Space { space, record, found: Vec::new(), problems }
+            // A stream that no restart would know must not be shipped.
+            News::Space { space, record: None, found: Vec::new(), problems }
         }
         News::EpochBegun { space, .. } => News::EpochBegun { space, result: Err(why) },
         other @ (News::Spaces(_)
+        | News::Strangers(_)
+        | News::Refused(_)
         | News::Segment { .. }
         | News::Matched { .. }
         | News::Recalled { .. }

@@ -67,7 +67,10 @@ impl Keeper {
             .and_then(|(ordinal, offset)| Some((*record.runs.get(ordinal)?, offset)))
             .ok_or_else(|| format!("no run holds lsn {at}"))?;
         let opened = match record.role {
-            Role::Primary => self.open_segment(space, run.file)?.file.try_clone(),
+            Role::Primary => {
+                let opened = self.open_segment(space, run.file).map_err(|gone| gone.why)?;
+                opened.file.try_clone()
+            }
             Role::Replica => {
                 let (data_root, state_dir) = (&self.places.data_root, &self.places.state_dir);
                 File::open(recovery::path_of(data_root, state_dir, space, record, &run))

@@ -7,3 +7,4 @@ mod lanes;
 pub mod log;
 mod mending;
 pub mod peer;
+pub mod primaries;

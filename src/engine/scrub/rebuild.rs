@@ -121,7 +121,7 @@ impl Pass {
             let built = match missing {
                 Some(why) => Err(io::Error::other(why.clone())),
                 None => self
-                    .build(&survey, damages, &path, piece)?
+                    .build(survey, damages, &path, piece)?
                     .and_then(|_| mender.host.sync_directory(&directory)),
             };
             if let Err(why) = &built {

@@ -292,13 +292,14 @@ impl Shard {
                     }
                 }
                 Event::Closed { code, reason, retry } => {
-                    if !retry {
-                        tracing::error!(replica = %link.replica, ?code, "{reason}");
+                    if retry {
+                        link.problem = Some(reason.clone());
+                    } else {
+                        link.refuse(reason.clone());
                     }
                     if code == ErrorCode::Corrupt {
                         link.corrupted();
                     }
-                    link.problem = Some(reason.clone());
                     let Some(up) = link.up() else { return };
                     if up.sending && code == ErrorCode::Timeout {
                         // Whoever takes nothing takes no last words either.
@@ -317,6 +318,7 @@ impl Shard {
                 "{} answers as {}, and the configuration calls it {}",
                 link.address, peer.node, link.replica
             );
+            link.refuse(why.clone());
             self.link_down(index, why);
             return;
         }

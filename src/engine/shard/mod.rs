@@ -29,6 +29,7 @@ pub use standing::Standing;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -42,6 +43,7 @@ use super::primary::link::{Answer, Link, State};
 use super::primary::space::Space;
 use super::replica::log::LogOp;
 use super::replica::peer::Peer;
+use super::replica::primaries::Primaries;
 use super::report::ShardReport;
 use crate::ids::{NodeId, SpaceId};
 use crate::io::{Backend, Completion, Op, Outcome, Socket, Token, WatchEvent, WatchId};
@@ -90,6 +92,8 @@ enum Watched {
     Root,
     /// Waits for `wal/` to appear.
     Space(SpaceId),
+    /// A directory that can be no space: waits for a `wal/` to warn of.
+    Stranger(OsString),
     Wal(SpaceId),
 }
 
@@ -162,6 +166,8 @@ pub struct Shard {
     /// Links that may have something to do.
     busy_links: BTreeSet<usize>,
     peers: BTreeMap<u64, Peer>,
+    /// Who ships to this node, over whichever shard.
+    primaries: Primaries,
     busy_peers: BTreeSet<u64>,
     next_peer: u64,
     /// Of the peers, those that have not said who they are.
@@ -173,7 +179,11 @@ pub struct Shard {
     watches: BTreeMap<WatchId, Watched>,
     /// Directories that could not be watched, and are scanned instead.
     unwatched: BTreeSet<SpaceId>,
+    /// Directories of which something could not be opened.
+    rescan: BTreeSet<SpaceId>,
     root_unwatched: bool,
+    /// Spaces whose log is shipped under another name.
+    refused: BTreeSet<SpaceId>,
     next_scan: Option<Instant>,
     /// When to accept again after an attempt that failed.
     next_accept: Option<Instant>,
@@ -253,6 +263,7 @@ impl Shard {
             links,
             busy_links: BTreeSet::new(),
             peers: BTreeMap::new(),
+            primaries: Primaries::default(),
             busy_peers: BTreeSet::new(),
             next_peer: 0,
             door: Doorkeeper::default(),
@@ -261,7 +272,9 @@ impl Shard {
             next_ticket: 0,
             watches: BTreeMap::new(),
             unwatched: BTreeSet::new(),
+            rescan: BTreeSet::new(),
             root_unwatched: false,
+            refused: BTreeSet::new(),
             next_scan: None,
             next_accept: None,
             stopping: None,
@@ -273,6 +286,12 @@ impl Shard {
             completions: Vec::new(),
             events: Vec::new(),
         }
+    }
+
+    /// The same shard, beside others that receive for the same node.
+    #[must_use]
+    pub fn among(self, primaries: Primaries) -> Self {
+        Self { primaries, ..self }
     }
 
     /// Its number.
@@ -560,7 +579,7 @@ impl Shard {
         let report = super::report::of(
             self.backend.name(),
             self.now().instant,
-            self.spaces.list.iter(),
+            self.shown().into_iter(),
             &self.links,
             self.peers.values(),
         );

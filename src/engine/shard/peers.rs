@@ -9,7 +9,7 @@ use crate::engine::keeper::Job;
 use crate::engine::replica::peer::{Action, Peer};
 use crate::ids::NodeId;
 use crate::io::{Op, Socket};
-use crate::limits::{ACCEPT_RETRY_DELAY, COMPLAINT_INTERVAL, MAX_CONNECTIONS};
+use crate::limits::{ACCEPT_RETRY_DELAY, COMPLAINT_INTERVAL, MAX_CONNECTIONS, MAX_TURNED_OUT};
 use crate::protocol::Now;
 
 impl Shard {
@@ -64,7 +64,8 @@ impl Shard {
             self.setup.shard,
             self.setup.checksums,
             self.setup.flush_delay,
-        );
+        )
+        .among(self.primaries.clone());
         self.peers.insert(id, peer);
         self.busy_peers.insert(id);
     }
@@ -82,9 +83,12 @@ impl Shard {
     /// attempt would fail at once, as the connection is still waiting.
     pub(super) fn not_accepted(&mut self, instant: Instant, error: &std::io::Error) {
         self.next_accept = Some(instant + ACCEPT_RETRY_DELAY);
-        // Whoever has said nothing gives back a descriptor first.
-        if let Some(oldest) = self.door.turn_out() {
-            self.turn_out(instant, oldest);
+        // Whoever has said nothing gives back a descriptor first; several at
+        // a time, or those that wait behind them would wait for long.
+        for _ in 0..MAX_TURNED_OUT {
+            if let Some(oldest) = self.door.turn_out() {
+                self.turn_out(instant, oldest);
+            }
         }
         let nobody = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         self.complain(
@@ -158,7 +162,7 @@ impl Shard {
                     Some(node) => tracing::info!(primary = %node, "disconnected: {why}"),
                     // One that was turned out was spoken of then.
                     None if self.door.leave(id) => {
-                        let what = format!("ended before it said who it is: {why}");
+                        let what = format!("ended before anything was shipped: {why}");
                         self.complain(now.instant, peer.address, &what);
                     }
                     None => {}

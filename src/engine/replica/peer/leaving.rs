@@ -47,6 +47,7 @@ impl Peer {
         if self.closing.is_none() {
             self.closing = Some(why);
             self.fetching.clear();
+            self.entry = None;
             for (handle, log) in &mut self.logs {
                 log.flush_at_once();
                 self.active.insert(*handle);
