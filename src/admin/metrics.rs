@@ -14,12 +14,13 @@ use crate::engine::status::{
 };
 
 /// Every state that a replica can be in.
-const STATES: [ReplicaState; 5] = [
+const STATES: [ReplicaState; 6] = [
     ReplicaState::Healthy,
     ReplicaState::Lagging,
     ReplicaState::Degraded,
     ReplicaState::Failed,
     ReplicaState::Connecting,
+    ReplicaState::Unknown,
 ];
 
 /// The text that Prometheus reads.
@@ -143,7 +144,7 @@ fn positions(exposition: &mut Exposition, status: &NodeStatus) {
         "saltus_head_lsn",
         Kind::Gauge,
         "The position behind the last complete record on this node, in bytes of the stream.",
-        of_spaces(status, |space| Some(space.head_lsn)),
+        of_spaces(status, |space| space.head_known.then_some(space.head_lsn)),
     );
     exposition.family(
         "saltus_flushed_lsn",
@@ -176,13 +177,13 @@ fn lag(exposition: &mut Exposition, status: &NodeStatus) {
         "engram_replication_lag_sequences",
         Kind::Gauge,
         "Records that are not durable on the replica.",
-        of_replicas(status, |replica| Some(replica.lag.records)),
+        of_replicas(status, |replica| replica.lag.records),
     );
     exposition.family(
         "engram_replication_lag_bytes",
         Kind::Gauge,
         "Bytes of the stream that are not durable on the replica.",
-        of_replicas(status, |replica| Some(replica.lag.bytes)),
+        of_replicas(status, |replica| replica.lag.bytes),
     );
     let quantiles = replicas(status).flat_map(|(space, replica)| {
         let latency = &replica.append_to_flushed_us;

@@ -34,6 +34,7 @@ mod verify;
 mod wait;
 pub mod wal;
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -50,6 +51,10 @@ pub const EXIT_NO: u8 = 1;
 pub const EXIT_USAGE: u8 = 2;
 /// It failed.
 pub const EXIT_FAILURE: u8 = 3;
+
+/// The longest duration that an argument may give: a day. Deadlines are
+/// computed with it.
+const MAX_DURATION: Duration = Duration::from_secs(86_400);
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -124,7 +129,7 @@ pub fn main() -> ExitCode {
         Command::Bench(command) => bench::run(command, json),
     });
     result.unwrap_or_else(|error| {
-        output::error(&format!("saltus: {error:#}"));
+        output::error(&format!("saltus: {}", output::chain(&error)));
         ExitCode::from(exit_code(&error))
     })
 }
@@ -135,14 +140,35 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     if usage { EXIT_USAGE } else { EXIT_FAILURE }
 }
 
-/// Reads a duration argument.
+/// Reads a duration argument. A number without a unit is seconds: what is
+/// typed is read by a person at once, unlike a setting.
 ///
 /// # Errors
 ///
 /// A sentence for clap to print.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let seconds = || text.trim().parse().ok().map(Duration::from_secs);
     quantity::duration(text)
-        .ok_or_else(|| "expected a whole number and a unit, as 500ms, 30s or 2min".to_owned())
+        .or_else(seconds)
+        .filter(|duration| *duration <= MAX_DURATION)
+        .ok_or_else(|| {
+            "expected a whole number and a unit, as 500ms, 30s or 2min, at most 1440min; a plain \
+             number is seconds"
+                .to_owned()
+        })
+}
+
+/// Reads an admin address.
+///
+/// # Errors
+///
+/// A sentence for clap to print.
+pub fn parse_admin(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "expected an IP address and a port, as 127.0.0.1:7421 or [::1]:7421; host names are not \
+         resolved"
+            .to_owned()
+    })
 }
 
 /// Reads the name of a backend.

@@ -341,16 +341,17 @@ impl Engine {
         }
         drop(tell);
         let deadline = Instant::now() + REPORT_TIMEOUT;
-        let mut answers = 0;
+        let (mut answers, mut starting) = (0, false);
         let mut spaces = self.received.statuses();
         while let Ok(report) = reports.recv_deadline(deadline) {
             answers += 1;
+            starting |= !report.complete;
             for space in report.spaces {
                 spaces.insert(space.space.clone(), space);
             }
         }
         let silent = self.shards.len() - answers;
-        let problem = self.failed().or_else(|| {
+        let problem = self.failed().or_else(|| self.received.problem()).or_else(|| {
             (silent > 0).then(|| format!("{silent} of {} shards do not answer", self.shards.len()))
         });
         NodeStatus {
@@ -361,6 +362,8 @@ impl Engine {
             backend: self.backend.into(),
             replication_address: self.address,
             problem,
+            starting,
+            ships_to: self.config.replicas.iter().map(|replica| replica.id.clone()).collect(),
             spaces: spaces.into_values().collect(),
             scrub: self.scrub.report().into(),
         }

@@ -11,7 +11,7 @@ use super::primary::link::{Link, Slot, State};
 use super::primary::space::Space;
 use super::replica::peer::Peer;
 use super::status::{Connection, Lag, Latency, ReplicaState, ReplicaStatus, Role, SpaceStatus};
-use crate::limits::{LAGGING_AFTER, PEER_TIMEOUT};
+use crate::limits::{DEGRADED_AFTER, LAGGING_AFTER, PEER_TIMEOUT};
 
 /// What one shard knows.
 #[derive(Debug, Default)]
@@ -20,6 +20,8 @@ pub struct ShardReport {
     pub backend: &'static str,
     /// Its spaces, of both roles.
     pub spaces: Vec<SpaceStatus>,
+    /// The data root has been listed for it: these are all.
+    pub complete: bool,
 }
 
 /// The report of a shard.
@@ -30,6 +32,8 @@ pub fn of<'a>(
     links: &[Link],
     peers: impl Iterator<Item = &'a Peer>,
 ) -> ShardReport {
+    // A directory without a log in it is no space yet.
+    let spaces = spaces.filter(|space| space.borrow().is_space());
     let shipped = spaces.map(|space| {
         let space = space.borrow();
         let head = space.head();
@@ -39,9 +43,12 @@ pub fn of<'a>(
             epoch: space.epoch(),
             // Nobody is caught up with what has not been looked at.
             head_lsn: space.farthest_head().0,
+            head_known: space.is_head_known(),
+            blocked: space.blocked().is_some(),
             head_sequence: head.sequence,
             flushed_lsn: None,
             primary: None,
+            no_primary_seconds: None,
             problem: space.problem(),
             replicas: links.iter().map(|link| replica(now, &space, link)).collect(),
         }
@@ -52,14 +59,17 @@ pub fn of<'a>(
             role: Role::Replica,
             epoch: log.epoch,
             head_lsn: log.received().lsn.0,
+            head_known: true,
+            blocked: log.failed().or(log.stopped()).is_some(),
             head_sequence: log.received().sequence,
             flushed_lsn: Some(log.flushed().lsn.0),
             primary: peer.node.clone(),
+            no_primary_seconds: None,
             problem: log.failed().or(log.stopped()).map(str::to_owned),
             replicas: Vec::new(),
         })
     });
-    ShardReport { backend, spaces: shipped.chain(received).collect() }
+    ShardReport { backend, spaces: shipped.chain(received).collect(), complete: false }
 }
 
 /// One replica of one space.
@@ -69,30 +79,30 @@ fn replica(now: Instant, space: &Space, link: &Link) -> ReplicaStatus {
     let head = space.head();
     let heard = link.heard_at.is_some_and(|at| now.duration_since(at) < PEER_TIMEOUT);
     let up = matches!(&link.state, State::Up(up) if up.established);
+    // Positions count as they were told on this connection, a moment ago.
+    let live = up && heard && slot.confirmed && !slot.failed;
+    // Nothing known is unknown, never 0.
+    let known = slot.known && space.is_head_known();
     let age = space.age_behind(slot.flushed.lsn, now);
     let farthest = space.farthest_head();
-    let caught_up = slot.flushed.lsn >= farthest;
-    // Nothing known is unknown, never 0; and caught up is 0 only while the
-    // replica is heard from.
-    let seconds = if !slot.known || (caught_up && !(up && heard)) {
-        None
-    } else if caught_up {
-        Some(0.0)
+    let caught_up = known && slot.flushed.lsn >= farthest;
+    let seconds = if caught_up {
+        live.then_some(0.0)
     } else {
-        Some(age.as_secs_f64())
+        age.filter(|age| known && !age.is_zero()).map(|age| age.as_secs_f64())
     };
     let state = if slot.failed {
         ReplicaState::Failed
-    } else if !up && link.is_degraded() {
+    } else if !up && link.is_degraded() || slot.stops >= DEGRADED_AFTER {
         ReplicaState::Degraded
-    } else if !up && !slot.known {
+    } else if !live {
         ReplicaState::Connecting
-    } else if !up || (!caught_up && age > LAGGING_AFTER) {
-        ReplicaState::Lagging
-    } else if slot.known {
+    } else if !known {
+        ReplicaState::Unknown
+    } else if caught_up || age.is_some_and(|age| age <= LAGGING_AFTER) {
         ReplicaState::Healthy
     } else {
-        ReplicaState::Connecting
+        ReplicaState::Lagging
     };
     ReplicaStatus {
         id: link.replica.clone(),
@@ -102,8 +112,8 @@ fn replica(now: Instant, space: &Space, link: &Link) -> ReplicaStatus {
         written_lsn: slot.ack.written.0,
         flushed_lsn: slot.flushed.lsn.0,
         lag: Lag {
-            bytes: farthest.bytes_since(slot.flushed.lsn),
-            records: head.records.saturating_sub(slot.flushed.records),
+            bytes: known.then(|| farthest.bytes_since(slot.flushed.lsn)),
+            records: known.then(|| head.records.saturating_sub(slot.flushed.records)),
             seconds,
         },
         append_to_flushed_us: latency(slot),

@@ -96,6 +96,10 @@ pub struct ScrubReport {
     pub passes: u64,
     /// True while a pass is under way.
     pub running: bool,
+    /// When the last pass ended.
+    pub ended_at: Option<Instant>,
+    /// When the next one is due.
+    pub next_at: Option<Instant>,
     /// Segments read, over all passes.
     pub segments: u64,
     /// Bytes read, over all passes.
@@ -132,6 +136,10 @@ impl From<ScrubReport> for ScrubStatus {
             segments: report.segments,
             bytes: report.bytes,
             passes: report.passes,
+            running: report.running,
+            last_pass_seconds: report.ended_at.map(|at| at.elapsed().as_secs_f64()),
+            next_pass_seconds: (report.next_at.filter(|_| !report.running))
+                .map(|at| at.saturating_duration_since(Instant::now()).as_secs_f64()),
             bad_ranges: report.bad.into_iter().map(status).collect(),
         }
     }
@@ -276,6 +284,7 @@ impl Pass {
     async fn repeat(mut self, spaces: Spaces) {
         let mut next = Instant::now() + self.options.first_delay;
         loop {
+            self.shared.report().next_at = Some(next);
             let wait = next.saturating_duration_since(Instant::now());
             if self.sleep(wait).await.is_err() {
                 return;
@@ -319,6 +328,7 @@ impl Pass {
         }
         let mut report = self.shared.report();
         report.running = false;
+        report.ended_at = Some(Instant::now());
         report.passes += 1;
         let pass = report.passes;
         report.bad.retain(|range| range.pass == pass);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::load::Totals;
 use crate::cli::output;
-use crate::cli::status::seconds;
+use crate::cli::status::{known, seconds};
 use crate::cli::table::Table;
 use crate::engine::status::{NodeStatus, ReplicaStatus, SpaceStatus};
 
@@ -101,12 +101,17 @@ fn pairs(status: &NodeStatus) -> Vec<(&SpaceStatus, &ReplicaStatus)> {
         .collect()
 }
 
+/// For the order: who is not known to be close is the furthest behind.
+fn behind(replica: &ReplicaStatus) -> u64 {
+    replica.lag.bytes.unwrap_or(u64::MAX)
+}
+
 /// The live table: the pairs that are furthest behind when there are many.
 fn frame(elapsed: Duration, written: Totals, status: &NodeStatus) -> String {
     let mut pairs = pairs(status);
     let all = pairs.len();
     if all > MOST_ROWS {
-        pairs.sort_by_key(|(_, replica)| std::cmp::Reverse(replica.lag.bytes));
+        pairs.sort_by_key(|(_, replica)| std::cmp::Reverse(behind(replica)));
         pairs.truncate(MOST_ROWS);
     }
     let headings = ["SPACE", "REPLICA", "STATE", "BEHIND", "RECORDS", "SECONDS", "P50", "P99"];
@@ -116,8 +121,8 @@ fn frame(elapsed: Duration, written: Totals, status: &NodeStatus) -> String {
             space.space.to_string(),
             replica.id.to_string(),
             replica.state.as_str().into(),
-            output::bytes(replica.lag.bytes),
-            replica.lag.records.to_string(),
+            known(replica.lag.bytes.map(output::bytes)),
+            known(replica.lag.records.map(|records| records.to_string())),
             seconds(replica.lag.seconds),
             output::microseconds(replica.append_to_flushed_us.p50),
             output::microseconds(replica.append_to_flushed_us.p99),
@@ -133,12 +138,12 @@ fn frame(elapsed: Duration, written: Totals, status: &NodeStatus) -> String {
 /// The same in one line: the pair that is furthest behind.
 fn line(elapsed: Duration, written: Totals, status: &NodeStatus) -> String {
     let mut text = head(elapsed, written);
-    let worst = pairs(status).into_iter().max_by_key(|(_, replica)| replica.lag.bytes);
+    let worst = pairs(status).into_iter().max_by_key(|(_, replica)| behind(replica));
     if let Some((space, replica)) = worst {
         let _ = write!(
             text,
             "  at most {} behind ({} on {})",
-            output::bytes(replica.lag.bytes),
+            known(replica.lag.bytes.map(output::bytes)),
             space.space,
             replica.id
         );
@@ -191,7 +196,7 @@ mod tests {
     #[test]
     fn line_names_the_pair_that_is_furthest_behind() {
         let mut status = status(2, 2);
-        status.spaces[1].replicas[0].lag.bytes += 1;
+        *status.spaces[1].replicas[0].lag.bytes.as_mut().unwrap() += 1;
         let line = line(Duration::from_secs(1), Totals::default(), &status);
         assert!(line.ends_with("(space-2 on replica-1)\n"), "{line}");
     }

@@ -16,6 +16,7 @@
 
 mod job;
 mod received;
+mod root;
 mod shipped;
 
 pub use job::{Job, Mailbox, News};
@@ -23,9 +24,12 @@ pub use shipped::open_numbered;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use crossbeam::channel::Receiver;
+use crossbeam::channel::{Receiver, RecvTimeoutError};
+
+use self::root::Root;
 
 use super::status::{self, SpaceStatus};
 use crate::ids::SpaceId;
@@ -37,21 +41,48 @@ use crate::state::host::Host;
 use crate::state::pins::Pins;
 use crate::wal::record::Checksums;
 
-/// Where the received spaces stand while no session has them. Shared with the
-/// control plane; no data core touches it.
+/// Where the received spaces stand while no session has them, and what is
+/// wrong with the data root. Shared with the control plane; no data core
+/// touches it.
 #[derive(Clone, Debug, Default)]
-pub struct Received(Arc<Mutex<BTreeMap<SpaceId, SpaceStatus>>>);
+pub struct Received(Arc<Mutex<Published>>);
+
+#[derive(Debug, Default)]
+struct Published {
+    /// Each with the moment since when it is so.
+    spaces: BTreeMap<SpaceId, (SpaceStatus, Instant)>,
+    problem: Option<String>,
+}
 
 impl Received {
+    fn lock(&self) -> MutexGuard<'_, Published> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn publish(&self, status: SpaceStatus) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.insert(status.space.clone(), status);
+        self.lock().spaces.insert(status.space.clone(), (status, Instant::now()));
+    }
+
+    fn set_problem(&self, problem: Option<String>) {
+        self.lock().problem = problem;
     }
 
     /// All of them.
     #[must_use]
     pub fn statuses(&self) -> BTreeMap<SpaceId, SpaceStatus> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let published = self.lock();
+        let status = |(space, (status, since)): (&SpaceId, &(SpaceStatus, Instant))| {
+            let mut status = status.clone();
+            status.no_primary_seconds = Some(since.elapsed().as_secs_f64());
+            (space.clone(), status)
+        };
+        published.spaces.iter().map(status).collect()
+    }
+
+    /// What is wrong with the data root, in a sentence.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        self.lock().problem.clone()
     }
 }
 
@@ -189,6 +220,9 @@ impl Keeper {
                     head_sequence: mark.sequence,
                     flushed_lsn: Some(mark.lsn.0),
                     primary: None,
+                    no_primary_seconds: None,
+                    head_known: true,
+                    blocked: problem.is_some(),
                     problem,
                     replicas: Vec::new(),
                 };
@@ -201,10 +235,18 @@ impl Keeper {
     /// Work until [`Job::Stop`], or until all shards are gone.
     pub fn run(mut self, mailboxes: Vec<Mailbox>, jobs: &Receiver<Job>) {
         self.begin(mailboxes);
-        while let Ok(first) = jobs.recv() {
-            if !self.batch(std::iter::once(first).chain(jobs.try_iter())) {
-                return;
+        let mut root = Root::new(self.places.data_root.clone());
+        loop {
+            match jobs.recv_timeout(root.next_look()) {
+                Ok(first) => {
+                    if !self.batch(std::iter::once(first).chain(jobs.try_iter())) {
+                        return;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
             }
+            self.mind_root(&mut root);
         }
     }
 
@@ -283,9 +325,9 @@ impl Keeper {
                 self.waiting.push((shard, News::Spaces(spaces)));
             }
             Job::ScanSpace { shard, space } => {
-                if let Some(news) = self.scan_space(&space) {
-                    self.waiting.push((shard, news));
-                }
+                let (news, obstacle) = self.scan_space(&space);
+                self.waiting.extend(news.map(|news| (shard, news)));
+                self.waiting.push((shard, News::Access { space, obstacle }));
             }
             Job::OpenSegment { shard, space, file } => {
                 let result = self.open_segment(&space, file).map(Arc::new);
@@ -335,7 +377,9 @@ fn spoil(news: News, why: &str) -> News {
             problems.push(why);
             News::Space { space, record, found: Vec::new(), problems }
         }
-        other @ (News::Spaces(_) | News::Segment { .. }) => other,
+        other @ (News::Spaces(_) | News::Access { .. } | News::RootBack | News::Segment { .. }) => {
+            other
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::{Keeper, Lease, News, Places, Space, remember};
@@ -39,31 +40,34 @@ impl Keeper {
         }
     }
 
-    /// Number, pin and open what is new in a space that this node ships.
-    pub(super) fn scan_space(&mut self, space: &SpaceId) -> Option<News> {
+    /// Number, pin and open what is new in a space that this node ships, and
+    /// say what keeps it from being read. Nothing of a directory that holds no
+    /// log yet.
+    pub(super) fn scan_space(&mut self, space: &SpaceId) -> (Option<News>, Option<String>) {
         let mut problems = Vec::new();
+        let mut obstacle = None;
+        let directory = self.places.wal(space);
+        let listed = discover::segments(&directory);
         if !self.spaces.contains_key(space) {
+            if listed.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+                return (None, None);
+            }
             match self.create_primary(space) {
                 Ok(entry) => {
                     self.keep(space.clone(), entry);
                 }
                 Err(error) => {
-                    tracing::error!(%space, %error, "cannot take up the space");
-                    return None;
+                    return (None, Some(format!("the space cannot be taken up: {error}")));
                 }
             }
         }
-        let directory = self.places.wal(space);
-        let names = match discover::segments(&directory) {
-            Ok(entries) => entries,
-            Err(error) => {
-                problems.push(format!("cannot list {}: {error}", directory.display()));
-                Vec::new()
-            }
-        };
-        let entry = self.spaces.get_mut(space)?;
+        let names = listed.unwrap_or_else(|error| {
+            obstacle = Some(self.unlisted(&directory, &error));
+            Vec::new()
+        });
+        let Some(entry) = self.spaces.get_mut(space) else { return (None, obstacle) };
         if entry.record.role == Role::Replica {
-            return None;
+            return (None, None);
         }
         let first = !std::mem::replace(&mut entry.announced, true);
         let mut found = Vec::new();
@@ -102,7 +106,10 @@ impl Keeper {
                 // Retired between the listing and the opening.
                 Err(SegmentError::Io { source, .. })
                     if source.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => problems.push(error.to_string()),
+                Err(error) => {
+                    let also = obstacle.is_none().then(|| error.to_string());
+                    obstacle = obstacle.or(also);
+                }
             }
         }
         if first {
@@ -123,7 +130,27 @@ impl Keeper {
         let record = first
             .then(|| self.spaces.get(space).map(|entry| Box::new(entry.record.clone())))
             .flatten();
-        Some(News::Space { space: space.clone(), record, found, problems })
+        (Some(News::Space { space: space.clone(), record, found, problems }), obstacle)
+    }
+
+    /// Why a space's directory cannot be listed, in a sentence.
+    fn unlisted(&self, directory: &Path, error: &io::Error) -> String {
+        let root = &self.places.data_root;
+        match error.kind() {
+            io::ErrorKind::NotFound if !root.exists() => {
+                format!("the data root {} is gone", root.display())
+            }
+            io::ErrorKind::NotFound => format!(
+                "the directory {} is gone: what was written there since is not shipped",
+                directory.display()
+            ),
+            io::ErrorKind::PermissionDenied => format!(
+                "{} may not be read: this process must run as the user that runs the writer (set \
+                 User= in the unit file to the database's user)",
+                directory.display()
+            ),
+            _ => format!("cannot list {}: {error}", directory.display()),
+        }
     }
 
     /// A space that nobody has shipped before.

@@ -44,6 +44,9 @@ pub struct Slot {
     pub sent: Lsn,
     /// It was heard of since this process started.
     pub known: bool,
+    /// Its positions were told on the present connection: what it held before
+    /// that, it may have lost.
+    pub confirmed: bool,
     /// From a record's timestamp to its flushed acknowledgement. Made with
     /// the first one.
     pub latency: Option<Latency>,
@@ -68,7 +71,7 @@ impl Slot {
             self.problem = None;
         }
         self.failed = false;
-        self.known = true;
+        (self.known, self.confirmed) = (true, true);
         self.sent = mark.lsn;
         self.flushed = mark;
         self.ack = Ack {
@@ -84,7 +87,7 @@ impl Slot {
     /// The replica has acknowledged something.
     pub fn acked(&mut self, ack: Ack, flushed: Option<Mark>) {
         self.ack = ack;
-        self.known = true;
+        (self.known, self.confirmed) = (true, true);
         if let Some(mark) = flushed {
             self.flushed = mark;
             self.stops = 0;
@@ -280,7 +283,7 @@ impl Link {
         self.serial = self.serial.wrapping_add(1);
         self.retries.clear();
         for slot in &mut self.slots {
-            slot.streaming = false;
+            (slot.streaming, slot.confirmed) = (false, false);
             slot.resume = None;
         }
         established
@@ -297,7 +300,7 @@ impl Link {
     ) {
         let replica = self.replica.clone();
         let slot = self.slot(handle);
-        slot.streaming = false;
+        (slot.streaming, slot.confirmed) = (false, false);
         slot.resume = None;
         slot.failed = !retry;
         if !retry {

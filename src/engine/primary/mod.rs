@@ -12,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+mod access;
 pub mod link;
 mod retention;
 pub mod space;

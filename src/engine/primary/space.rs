@@ -16,6 +16,7 @@
 //! stop it where it is, by name.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -82,6 +83,8 @@ pub struct Space {
     pub id: SpaceId,
     /// What it is called on every connection of this shard.
     pub handle: Handle,
+    /// Where its segments lie, for sentences.
+    pub directory: PathBuf,
     pub(super) shard: usize,
     pub(super) checksums: Checksums,
     pub(super) stream: StreamId,
@@ -114,6 +117,12 @@ pub struct Space {
     /// What stands in the way of the walk now; looked at afresh whenever the
     /// file changes, since a write in progress can look like damage.
     pub(super) damage: Option<String>,
+    /// What keeps the directory or a segment from being read.
+    pub(super) obstacle: Option<String>,
+    /// The keeper has looked for it.
+    pub(super) looked_for: bool,
+    /// The walk has been at the end of what is there.
+    pub(super) seen_to_end: bool,
     pub(super) notices: Vec<String>,
 }
 
@@ -124,6 +133,7 @@ impl Space {
         Self {
             id,
             handle,
+            directory: PathBuf::new(),
             shard,
             checksums,
             stream: StreamId::default(),
@@ -145,6 +155,9 @@ impl Space {
             send_map: None,
             problem: None,
             damage: None,
+            obstacle: None,
+            looked_for: false,
+            seen_to_end: false,
             notices: Vec::new(),
         }
     }
@@ -257,36 +270,6 @@ impl Space {
         }
     }
 
-    /// Something that does not stop the space but must be seen.
-    pub fn notice(&mut self, text: String) {
-        tracing::warn!(space = %self.id, "{text}");
-        if self.notices.len() < 16 && !self.notices.contains(&text) {
-            self.notices.push(text);
-        }
-    }
-
-    /// The catalog could not record what the stream needs.
-    pub fn halt(&mut self, why: String) {
-        self.stop(why);
-    }
-
-    /// Stop the walk; what was walked is still shipped.
-    pub(super) fn stop(&mut self, why: String) {
-        if self.problem.is_none() {
-            tracing::error!(space = %self.id, head = %self.head.lsn, "stopped: {why}");
-            self.problem = Some(why);
-        }
-    }
-
-    /// What is wrong, in a sentence.
-    #[must_use]
-    pub fn problem(&self) -> Option<String> {
-        self.problem
-            .clone()
-            .or_else(|| self.damage.clone())
-            .or_else(|| self.notices.first().cloned())
-    }
-
     /// True if there may be something to walk.
     #[must_use]
     pub fn wants_turn(&self) -> bool {
@@ -358,7 +341,8 @@ impl Space {
     /// Everything that could be walked has been.
     #[must_use]
     pub fn is_walked(&self) -> bool {
-        self.known && self.prefetching == 0 && (self.problem.is_some() || !self.wants_turn())
+        let at_rest = self.known && self.prefetching == 0 && self.obstacle.is_none();
+        at_rest && (self.problem.is_some() || !self.wants_turn())
     }
 
     /// The keeper has made that many runs durable.
@@ -387,14 +371,14 @@ impl Space {
     }
 
     /// How long ago the oldest byte behind `flushed` became part of the
-    /// stream; zero if there is none.
+    /// stream: zero if there is none, nothing if that was before this process.
     #[must_use]
-    pub fn age_behind(&self, flushed: Lsn, now: Instant) -> Duration {
-        let first = self.samples.partition_point(|(lsn, _)| *lsn <= flushed);
-        match self.samples.get(first) {
-            Some((_, at)) if flushed < self.head.lsn => now.duration_since(*at),
-            _ => Duration::ZERO,
+    pub fn age_behind(&self, flushed: Lsn, now: Instant) -> Option<Duration> {
+        if flushed >= self.head.lsn {
+            return Some(Duration::ZERO);
         }
+        let first = self.samples.partition_point(|(lsn, _)| *lsn <= flushed);
+        self.samples.get(first).map(|(_, at)| now.duration_since(*at))
     }
 
     /// Keep a boundary in the catalog now and then, so that a restart need

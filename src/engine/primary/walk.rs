@@ -17,6 +17,7 @@ impl Space {
     pub fn advance(&mut self, now: Instant) -> Turn {
         let mut turn = Turn::default();
         if !self.wants_turn() {
+            self.note_end();
             return turn;
         }
         let before = self.head.lsn;
@@ -33,6 +34,7 @@ impl Space {
         }
         turn.moved = self.head.lsn > before;
         turn.more = self.wants_turn();
+        self.note_end();
         if turn.moved {
             self.sample(now);
             self.save(&mut turn);
@@ -245,7 +247,8 @@ impl Space {
                 );
                 let damage = format!(
                     "{name} is damaged at offset {offset}: {error}; {next}; nothing behind it is \
-                     shipped. Look at it with: saltus wal verify"
+                     shipped. Look at it with: saltus wal verify {}",
+                    self.directory.join(name.to_string()).display()
                 );
                 if self.damage.as_ref() != Some(&damage) {
                     tracing::error!(space = %self.id, head = %self.head.lsn, "{damage}");

@@ -180,7 +180,11 @@ pub struct Shard {
     watches: BTreeMap<WatchId, Watched>,
     /// Directories that could not be watched, and are scanned instead.
     unwatched: BTreeSet<SpaceId>,
+    /// Spaces that cannot be read for now, and are looked at again.
+    obstructed: BTreeSet<SpaceId>,
     root_unwatched: bool,
+    /// The data root has been listed.
+    listed: bool,
     next_scan: Option<Instant>,
     /// When to accept again after an attempt that failed.
     next_accept: Option<Instant>,
@@ -263,7 +267,9 @@ impl Shard {
             next_ticket: 0,
             watches: BTreeMap::new(),
             unwatched: BTreeSet::new(),
+            obstructed: BTreeSet::new(),
             root_unwatched: false,
+            listed: false,
             next_scan: None,
             next_accept: None,
             stopping: None,
@@ -542,12 +548,13 @@ impl Shard {
     }
 
     fn report(&self) -> ShardReport {
-        super::report::of(
+        let report = super::report::of(
             self.backend.name(),
             self.now().instant,
             self.spaces.list.iter(),
             &self.links,
             self.peers.values(),
-        )
+        );
+        ShardReport { complete: self.listed, ..report }
     }
 }

@@ -1,0 +1,124 @@
+//! Whether a space can be read to its end, and what is wrong if not.
+//!
+//! ```text
+//!   problem     the stream cannot go on: somebody has to act
+//!   damage      bytes that are no record, with nothing behind them shipped
+//!   obstacle    the directory or a segment cannot be read; looked at again
+//!               every second, and over when it can
+//!   notices     worth knowing; nothing is kept from being shipped
+//! ```
+//!
+//! The first three keep records from being shipped. While one of them lasts,
+//! nobody knows where the log ends, so nobody may say that a replica has all
+//! of it.
+
+use super::space::Space;
+
+impl Space {
+    /// What keeps the directory or a segment from being read, as the last look
+    /// at them has found it; nothing if they can be read.
+    pub fn obstruct(&mut self, obstacle: Option<String>) {
+        self.looked_for = true;
+        if self.obstacle == obstacle {
+            return;
+        }
+        match (&obstacle, &self.obstacle) {
+            (Some(why), _) => tracing::error!(space = %self.id, "{why}"),
+            (None, Some(old)) => tracing::warn!(space = %self.id, "no longer so: {old}"),
+            (None, None) => {}
+        }
+        self.obstacle = obstacle;
+    }
+
+    /// Something that does not stop the space but must be seen.
+    pub fn notice(&mut self, text: String) {
+        tracing::warn!(space = %self.id, "{text}");
+        if self.notices.len() < 16 && !self.notices.contains(&text) {
+            self.notices.push(text);
+        }
+    }
+
+    /// The catalog could not record what the stream needs.
+    pub fn halt(&mut self, why: String) {
+        self.stop(why);
+    }
+
+    /// Stop the walk; what was walked is still shipped.
+    pub(super) fn stop(&mut self, why: String) {
+        if self.problem.is_none() {
+            tracing::error!(space = %self.id, head = %self.head.lsn, "stopped: {why}");
+            self.problem = Some(why);
+        }
+    }
+
+    /// What keeps records from being shipped, in a sentence.
+    #[must_use]
+    pub fn blocked(&self) -> Option<&str> {
+        let reasons = [&self.problem, &self.obstacle, &self.damage];
+        reasons.into_iter().find_map(|reason| reason.as_deref())
+    }
+
+    /// What is wrong, in a sentence: what blocks it, or else the first thing
+    /// that must be seen.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        let notice = || self.notices.first().map(String::as_str);
+        self.blocked().or_else(notice).map(str::to_owned)
+    }
+
+    /// False of a directory that was found to hold no log: it is no space yet.
+    #[must_use]
+    pub fn is_space(&self) -> bool {
+        self.known || !self.looked_for || self.obstacle.is_some()
+    }
+
+    /// True if the end of the log is known: it can be read, and was walked to
+    /// its end at least once.
+    #[must_use]
+    pub fn is_head_known(&self) -> bool {
+        self.seen_to_end && self.blocked().is_none()
+    }
+
+    /// The walk has done what it could.
+    pub(super) fn note_end(&mut self) {
+        self.seen_to_end |= self.is_walked();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::lsn::Lsn;
+    use crate::protocol::frame::Handle;
+    use crate::wal::record::Checksums;
+
+    use super::*;
+
+    fn space() -> Space {
+        let id = "alpha".parse().expect("an id");
+        Space::new(id, Handle(0), 0, Checksums::Required)
+    }
+
+    #[test]
+    fn an_obstacle_ends_and_what_was_only_worth_knowing_comes_to_light_again() {
+        let mut space = space();
+        space.notice("a file cannot be pinned".into());
+        assert_eq!(space.blocked(), None);
+        space.obstruct(Some("the directory is gone".into()));
+        assert_eq!(space.problem().as_deref(), Some("the directory is gone"));
+        assert_eq!(space.blocked(), Some("the directory is gone"));
+        space.obstruct(None);
+        assert_eq!(space.blocked(), None);
+        assert_eq!(space.problem().as_deref(), Some("a file cannot be pinned"));
+    }
+
+    #[test]
+    fn a_space_that_was_not_looked_at_has_no_known_head() {
+        let mut space = space();
+        assert_eq!(space.farthest_head(), Lsn::ZERO);
+        assert!(!space.is_head_known() && space.is_space());
+        space.obstruct(None);
+        assert!(!space.is_space(), "a directory without a log");
+        space.obstruct(Some("it may not be read".into()));
+        assert!(!space.is_head_known() && space.is_space());
+    }
+}
