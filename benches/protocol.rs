@@ -12,7 +12,7 @@ use saltus::protocol::Now;
 use saltus::protocol::frame::{FrameHeader, Handle, Kind};
 use saltus::protocol::message::{Identity, OpenSpace, SegmentOpen, Standing};
 use saltus::protocol::receiver::{Intent, Receiver};
-use saltus::protocol::sender::{BatchRule, Event, Sender, Streams, Transmit};
+use saltus::protocol::sender::{BatchRule, Event, Found, Sender, Streams, Transmit};
 
 const SPACE: Handle = Handle(0);
 
@@ -118,7 +118,7 @@ impl Pair {
         }
         while let Some(event) = self.sender.poll_event() {
             if let Event::Resume { handle, .. } = event {
-                self.sender.handle_resume(self.now, handle, Ok(Mark::START));
+                self.sender.handle_resume(self.now, handle, Found::Mark(Mark::START));
             }
         }
         shipped

@@ -52,6 +52,10 @@ pub const MAX_SAVED_MARKS_PER_SPACE: usize = 256;
 /// each damaged tail, both rare; the history travels in one control frame.
 pub const MAX_EPOCHS_PER_SPACE: usize = 1024;
 
+/// The most bytes of a quarantine's manifest that are read. One extent takes
+/// less than 100, and a file of many runs has one for each.
+pub const MAX_MANIFEST_BYTES: u64 = 64 << 20;
+
 /// Bytes that recovery, scrubbing and comparing read at a time.
 pub const VERIFY_PIECE_BYTES: usize = 1 << 20;
 

@@ -11,8 +11,8 @@ use saltus::ids::{Epoch, NodeUuid, SegmentName, StreamId};
 use saltus::lsn::{Chain, Lsn};
 use saltus::protocol::frame::{FrameHeader, Handle, Kind};
 use saltus::protocol::message::{
-    Ack, ErrorCode, Heartbeat, Hello, HelloAck, Identity, Message, OpenSpace, Refusal, SegmentOpen,
-    Standing,
+    Ack, Boundary, ErrorCode, Heartbeat, Hello, HelloAck, Identity, Message, OpenSpace, Refusal,
+    SegmentOpen, Standing, Truncate,
 };
 
 const HELLO: &str = "\
@@ -44,11 +44,11 @@ const OPEN_SPACE: &str = "\
 const OPEN_ACK: &str = "\
     534c5453 01040100 07000000 00000000 \
     02000000 00000000 00000000 00000000 \
-    00000000 00000000 28000000 28000000 \
-    1ddccaad 00000000 00000000 b55c2c32 \
+    00000000 00000000 30000000 30000000 \
+    b2a054be 00000000 00000000 90d5fa89 \
     a00f0000 00000000 88776655 44332211 \
     0b000000 00000000 05000000 00000000 \
-    02000000 00000000";
+    02000000 00000000 00040000 00000000";
 const SEGMENT_OPEN: &str = "\
     534c5453 01050100 07000000 00000000 \
     02000000 00000000 00000000 00000000 \
@@ -95,6 +95,25 @@ const ERROR_OF_CONNECTION: &str = "\
     e978f54c 00000000 00000000 919de6d9 \
     03001c00 74686973 206e6f64 65206861 \
     73207265 61636865 64206974 73656c66";
+const MATCH: &str = "\
+    534c5453 010a0100 07000000 00000000 \
+    02000000 00000000 00000000 00000000 \
+    00000000 00000000 08000000 08000000 \
+    ad0ce1e6 00000000 00000000 709d71af \
+    a00f0000 00000000";
+const MATCHED: &str = "\
+    534c5453 010b0100 07000000 00000000 \
+    02000000 00000000 00000000 00000000 \
+    00000000 00000000 18000000 18000000 \
+    fd7f903f 00000000 00000000 570dc766 \
+    3c0f0000 00000000 88776655 44332211 \
+    0a000000 00000000";
+const TRUNCATE: &str = "\
+    534c5453 010c0100 07000000 00000000 \
+    02000000 00000000 00000000 00000000 \
+    00000000 00000000 10000000 10000000 \
+    83fbd6fa 00000000 00000000 c8f57358 \
+    00040000 00000000 88776655 44332211";
 
 /// The page that describes all this.
 const PAGE: &str = include_str!("../docs/PROTOCOL.md");
@@ -157,8 +176,17 @@ fn open_ack_is_frozen() {
         records: 11,
         highest_epoch: Epoch(2),
         runs: 5,
+        common: Lsn(1024),
     };
     golden(&Message::OpenAck(standing), SPACE, OPEN_ACK);
+}
+
+#[test]
+fn match_matched_and_truncate_are_frozen() {
+    let chain = Chain(0x1122_3344_5566_7788);
+    golden(&Message::Match(Lsn(4000)), SPACE, MATCH);
+    golden(&Message::Matched(Boundary { lsn: Lsn(3900), chain, records: 10 }), SPACE, MATCHED);
+    golden(&Message::Truncate(Truncate { lsn: Lsn(1024), chain }), SPACE, TRUNCATE);
 }
 
 #[test]
@@ -226,7 +254,7 @@ fn error_codes_are_frozen() {
         ErrorCode::Version,
         ErrorCode::Cluster,
         ErrorCode::Itself,
-        ErrorCode::StaleEpoch,
+        ErrorCode::Fenced,
         ErrorCode::Role,
         ErrorCode::Stream,
         ErrorCode::Busy,
@@ -244,17 +272,23 @@ fn error_codes_are_frozen() {
         assert_eq!(ErrorCode::from_wire(number), Some(code));
         assert!(PAGE.contains(&format!("\n| {number} | `{code:?}` |")), "{code:?} in the page");
     }
-    assert_eq!((ErrorCode::from_wire(0), ErrorCode::from_wire(16)), (None, None));
+    let later = [(18, ErrorCode::NewEpoch)];
+    for (number, code) in later {
+        assert_eq!(code as u16, number);
+        assert_eq!(ErrorCode::from_wire(number), Some(code));
+        assert!(PAGE.contains(&format!("\n| {number} | `{code:?}` |")), "{code:?} in the page");
+    }
+    assert_eq!((ErrorCode::from_wire(0), ErrorCode::from_wire(99)), (None, None));
 }
 
 #[test]
 fn every_kind_stands_in_the_page() {
-    for number in 1..=9 {
+    for number in 1..=12 {
         let kind = Kind::from_wire(number).unwrap();
         assert!(PAGE.contains(&format!("\n| {number} | `{kind:?}` |")), "{kind:?}");
         assert!(PAGE.contains(&format!("\n### {number} {kind:?}\n")), "{kind:?}");
     }
-    assert_eq!((Kind::from_wire(0), Kind::from_wire(10)), (None, None));
+    assert_eq!((Kind::from_wire(0), Kind::from_wire(99)), (None, None));
 }
 
 #[test]

@@ -5,6 +5,8 @@
 
 #[path = "protocol_session/batching.rs"]
 mod batching;
+#[path = "protocol_session/epochs.rs"]
+mod epochs;
 #[path = "protocol_session/faults.rs"]
 mod faults;
 #[path = "protocol_session/fuzz.rs"]

@@ -14,6 +14,8 @@ mod answers;
 mod change;
 #[path = "replication/cluster.rs"]
 mod cluster;
+#[path = "replication/epochs.rs"]
+mod epochs;
 #[path = "replication/feed.rs"]
 mod feed;
 #[path = "replication/hostile.rs"]

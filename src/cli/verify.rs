@@ -38,8 +38,8 @@ pub(super) struct VerifyArgs {
     /// Only this space; otherwise every space that both nodes have
     #[arg(long)]
     space: Option<SpaceId>,
-    /// Compare headers only: quick, and blind to payloads that have rotted
-    /// beneath a good header
+    /// Compare headers only: quicker with large records, and blind to payloads
+    /// that have rotted beneath a good header
     #[arg(long)]
     headers: bool,
     /// The admin address of this node, its [listen] admin

@@ -29,7 +29,7 @@ pub mod latency;
 pub mod patience;
 pub mod primary;
 pub mod proof;
-mod quarantine;
+pub mod quarantine;
 pub mod recovery;
 pub mod replica;
 pub mod report;
@@ -348,6 +348,11 @@ impl Engine {
             starting |= !report.complete;
             for space in report.spaces {
                 spaces.insert(space.space.clone(), space);
+            }
+        }
+        for (space, quarantine) in self.received.quarantines() {
+            if let Some(status) = spaces.get_mut(&space) {
+                status.quarantine = quarantine;
             }
         }
         let silent = self.shards.len() - answers;

@@ -2,12 +2,19 @@
 //! removed from there by this process.
 //!
 //! ```text
-//!   quarantine/<space>/<segment>.<offset>.<n>
+//!   quarantine/<space>/<segment>.<offset>.<n>         the bytes
+//!                      <segment>.<offset>.<n>.json    what they are: a manifest
 //!                                 |        +-- 0, or the first that is free
 //!                                 +----------- where in the segment they lay
 //! ```
+//!
+//! Bytes and manifest are durable before anything is cut. A stop in between
+//! leaves a copy of bytes that are still where they were, perhaps without a
+//! manifest; the next attempt takes another number.
 
 #![forbid(unsafe_code)]
+
+mod piece;
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -15,7 +22,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::ids::{SegmentName, SpaceId};
+pub use piece::{Extent, Manifest, Piece, Reason, find, list, tally};
+
+use crate::ids::SpaceId;
 use crate::limits::VERIFY_PIECE_BYTES;
 use crate::state::host::Host;
 use crate::wal::search::read_up_to;
@@ -35,8 +44,10 @@ impl Quarantine {
     }
 
     /// Move a whole file here. Durable when it returns the new path.
-    pub(super) fn take(&self, path: &Path, segment: SegmentName) -> io::Result<PathBuf> {
-        let (to, _) = self.reserve(segment, 0)?;
+    pub(super) fn take(&self, path: &Path, manifest: &Manifest) -> io::Result<PathBuf> {
+        let (to, _) = self.reserve(manifest)?;
+        self.describe(&to, manifest)?;
+        self.host.sync_directory(&self.directory)?;
         self.host.rename(path, &to)?;
         self.host.sync_directory(&self.directory)?;
         if let Some(parent) = path.parent() {
@@ -45,15 +56,12 @@ impl Quarantine {
         Ok(to)
     }
 
-    /// Copy everything from `offset` on here, make that durable, then cut the
-    /// file there and make that durable too. Returns the copy's path.
-    pub(super) fn cut(
-        &self,
-        path: &Path,
-        segment: SegmentName,
-        offset: u64,
-    ) -> io::Result<PathBuf> {
-        let (to, copy) = self.reserve(segment, offset)?;
+    /// Copy everything from the manifest's offset on here, make that durable,
+    /// then cut the file there and make that durable too. Returns the copy's
+    /// path.
+    pub(super) fn cut(&self, path: &Path, manifest: &Manifest) -> io::Result<PathBuf> {
+        let (to, copy) = self.reserve(manifest)?;
+        let offset = manifest.offset;
         let file = self.host.open(OpenOptions::new().read(true).write(true), path)?;
         let mut piece = vec![0; VERIFY_PIECE_BYTES];
         let mut at = offset;
@@ -71,6 +79,7 @@ impl Quarantine {
         }
         self.host.set_len(&copy, at - offset)?;
         self.host.sync_all(&copy)?;
+        self.describe(&to, manifest)?;
         self.host.sync_directory(&self.directory)?;
 
         self.host.set_len(&file, offset)?;
@@ -79,7 +88,7 @@ impl Quarantine {
     }
 
     /// A new, empty file of the first free name.
-    fn reserve(&self, segment: SegmentName, offset: u64) -> io::Result<(PathBuf, File)> {
+    fn reserve(&self, manifest: &Manifest) -> io::Result<(PathBuf, File)> {
         for directory in [&self.root, &self.directory] {
             match self.host.make_directory(directory) {
                 Ok(()) => {
@@ -91,7 +100,8 @@ impl Quarantine {
         }
         let mut number = 0_u64;
         loop {
-            let path = self.directory.join(format!("{segment}.{offset}.{number}"));
+            let name = format!("{}.{}.{number}", manifest.segment, manifest.offset);
+            let path = self.directory.join(name);
             let mut options = OpenOptions::new();
             options.write(true).create_new(true).mode(0o600);
             match self.host.open(&options, &path) {
@@ -100,5 +110,16 @@ impl Quarantine {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Write the manifest beside the bytes; the caller syncs the directory.
+    fn describe(&self, bytes: &Path, manifest: &Manifest) -> io::Result<()> {
+        let mut text = serde_json::to_vec_pretty(manifest)?;
+        text.push(b'\n');
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let file = self.host.open(&options, &piece::manifest_path(bytes))?;
+        self.host.write_at(&file, &text, 0)?;
+        self.host.sync_all(&file)
     }
 }

@@ -26,8 +26,10 @@
 
 #![forbid(unsafe_code)]
 
+mod boundary;
 mod error;
 mod notice;
+mod place;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -35,12 +37,16 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use boundary::boundary;
 pub use error::RecoveryError;
 pub use notice::Notice;
+pub(super) use place::bearer;
+pub use place::{path_of, retired_path};
 
-use super::quarantine::Quarantine;
+use self::place::{Place, locate_files, wal_directory};
+use super::quarantine::{Extent, Manifest, Quarantine, Reason};
 use super::verifier::Verifier;
-use crate::ids::{SegmentName, SpaceId};
+use crate::ids::{Epoch, SegmentName, SpaceId};
 use crate::io::bulk;
 use crate::limits::{MAX_NAMED_FILES, MAX_RECORD_BYTES, RECORD_HEADER_BYTES, VERIFY_PIECE_BYTES};
 use crate::lsn::{Lsn, Mark};
@@ -61,45 +67,6 @@ pub struct Recovered {
     pub notices: Vec<Notice>,
 }
 
-/// Where a received segment is kept once another file bears its name.
-#[must_use]
-pub fn retired_path(state_dir: &Path, space: &SpaceId, file: u64) -> PathBuf {
-    state_dir.join("retired").join(space.as_str()).join(format!("{file:016x}"))
-}
-
-/// Where the file of a run of `record` lies. Of several files that bore one
-/// name, the one whose first run is the latest has it; the others are at
-/// their [`retired_path`].
-#[must_use]
-pub fn path_of(
-    data_root: &Path,
-    state_dir: &Path,
-    space: &SpaceId,
-    record: &SpaceRecord,
-    run: &Run,
-) -> PathBuf {
-    if bearer(record, run.segment).is_none_or(|file| file == run.file) {
-        wal_directory(data_root, space).join(run.segment.to_string())
-    } else {
-        retired_path(state_dir, space, run.file)
-    }
-}
-
-/// The number of the file that bears a name now.
-pub(super) fn bearer(record: &SpaceRecord, segment: SegmentName) -> Option<u64> {
-    let mut seen = Vec::new();
-    for (_, run) in record.runs.iter().filter(|(_, run)| run.segment == segment) {
-        if !seen.contains(&run.file) {
-            seen.push(run.file);
-        }
-    }
-    seen.last().copied()
-}
-
-fn wal_directory(data_root: &Path, space: &SpaceId) -> PathBuf {
-    data_root.join(space.as_str()).join("wal")
-}
-
 /// Verify what a received space has on disk behind its checkpoint, cut what
 /// is not whole, and make the rest durable. `quarantine` is
 /// `<state directory>/quarantine`; its parent holds the retired segments.
@@ -118,6 +85,43 @@ pub fn recover(
     quarantine: &Path,
     checksums: Checksums,
 ) -> Result<Recovered, RecoveryError> {
+    settle(host, data_root, space, record, quarantine, checksums, None)
+}
+
+/// Cut a received space at its checkpoint: what lies behind is of a reign that
+/// `by` has ended. It is saved first, as in [`recover`].
+///
+/// The caller has lowered the checkpoint to a boundary that was found by
+/// [`boundary`], durably: after a stop at any moment [`recover`] then comes to
+/// some boundary between there and the old end, and nothing that was cut comes
+/// back. The caller commits [`Recovered::changes`] before anything is received.
+///
+/// # Errors
+///
+/// See [`RecoveryError`].
+pub fn truncate(
+    host: &Arc<dyn Host>,
+    data_root: &Path,
+    space: &SpaceId,
+    record: &SpaceRecord,
+    quarantine: &Path,
+    checksums: Checksums,
+    by: Epoch,
+) -> Result<Recovered, RecoveryError> {
+    settle(host, data_root, space, record, quarantine, checksums, Some(by))
+}
+
+/// Bring the files of a space to their end: at the checkpoint if an epoch says
+/// so, else behind the last whole record.
+fn settle(
+    host: &Arc<dyn Host>,
+    data_root: &Path,
+    space: &SpaceId,
+    record: &SpaceRecord,
+    quarantine: &Path,
+    checksums: Checksums,
+    by: Option<Epoch>,
+) -> Result<Recovered, RecoveryError> {
     let state_dir = quarantine.parent().unwrap_or(data_root);
     let directory = wal_directory(data_root, space);
     make_directories(&**host, data_root, &directory).map_err(io_error("create", &directory))?;
@@ -128,13 +132,14 @@ pub fn recover(
         checksums,
         quarantine: Quarantine::new(host.clone(), quarantine, space),
         files: locate_files(data_root, state_dir, space, record),
+        by,
         notices: Vec::new(),
         directory,
     };
     recovery.restore_names(state_dir)?;
     recovery.check_lengths()?;
     recovery.check_record_before_checkpoint()?;
-    let end = recovery.walk()?;
+    let end = if by.is_some() { recovery.at_checkpoint() } else { recovery.walk()? };
     recovery.enforce(&end)?;
     recovery.notice_unknown()?;
     host.sync_directory(&recovery.directory).map_err(io_error("sync", &recovery.directory))?;
@@ -147,14 +152,6 @@ pub fn recover(
         changes.push(Change::Checkpoint(end.mark));
     }
     Ok(Recovered { mark: end.mark, changes, notices: recovery.notices })
-}
-
-/// One file of the space.
-struct Place {
-    segment: SegmentName,
-    path: PathBuf,
-    /// True if it has its own name.
-    named: bool,
 }
 
 /// Where verification ended.
@@ -173,35 +170,10 @@ struct Recovery<'a> {
     checksums: Checksums,
     quarantine: Quarantine,
     files: BTreeMap<u64, Place>,
+    /// The epoch that ended the reign in which the end was received.
+    by: Option<Epoch>,
     notices: Vec<Notice>,
     directory: PathBuf,
-}
-
-/// Every file that a run names, by number.
-fn locate_files(
-    data_root: &Path,
-    state_dir: &Path,
-    space: &SpaceId,
-    record: &SpaceRecord,
-) -> BTreeMap<u64, Place> {
-    // The file whose first run is the latest bears the name.
-    let mut bearers = BTreeMap::new();
-    let mut files = BTreeMap::new();
-    for (_, run) in record.runs.iter() {
-        if files.insert(run.file, run.segment).is_none() {
-            bearers.insert(run.segment, run.file);
-        }
-    }
-    let place = |(file, segment): (u64, SegmentName)| {
-        let named = bearers.get(&segment) == Some(&file);
-        let path = if named {
-            wal_directory(data_root, space).join(segment.to_string())
-        } else {
-            retired_path(state_dir, space, file)
-        };
-        (file, Place { segment, path, named })
-    };
-    files.into_iter().map(place).collect()
 }
 
 impl Recovery<'_> {
@@ -214,9 +186,15 @@ impl Recovery<'_> {
                 continue;
             }
             if place.path.try_exists().map_err(io_error("look for", &place.path))? {
+                let found = fs::metadata(&place.path).map_err(io_error("read", &place.path))?;
+                let manifest = Manifest {
+                    extents: Vec::new(),
+                    reason: Reason::Displaced,
+                    ..self.manifest(*number, place.segment, 0, found.len())
+                };
                 let to = self
                     .quarantine
-                    .take(&place.path, place.segment)
+                    .take(&place.path, &manifest)
                     .map_err(io_error("move to the quarantine", &place.path))?;
                 self.notices.push(Notice::Moved { path: place.path.clone(), to });
             }
@@ -316,6 +294,48 @@ impl Recovery<'_> {
         Ok(End { mark: verifier.mark(), runs: runs.len(), cut: false })
     }
 
+    /// The end is where the checkpoint is, whatever lies behind.
+    fn at_checkpoint(&self) -> End {
+        let mark = self.record.checkpoint;
+        // A run that begins there is told again: the primary's may be another.
+        let before = self.record.runs.iter().filter(|(_, run)| run.start < mark.lsn).count();
+        End { mark, runs: u32::try_from(before).unwrap_or(u32::MAX), cut: true }
+    }
+
+    /// What the bytes of a file from `offset` on are.
+    fn manifest(&self, file: u64, segment: SegmentName, offset: u64, found: u64) -> Manifest {
+        let mut extents = Vec::new();
+        let mut epochs = Vec::new();
+        for (_, run) in self.record.runs.iter().filter(|(_, run)| run.file == file) {
+            let end = run.bytes.map_or(found, |bytes| (run.offset + bytes).min(found));
+            let from = run.offset.max(offset);
+            if from >= end {
+                continue;
+            }
+            let lsn = run.start.advance(from - run.offset);
+            extents.push(Extent { lsn: lsn.0, offset: from, bytes: end - from });
+            let behind = lsn.advance(end - from);
+            for (index, (epoch, start)) in self.record.history.iter().enumerate() {
+                let ends = self.record.history.get(index + 1).map(|(_, next)| *next);
+                let within = *start < behind && ends.is_none_or(|ends| ends > lsn);
+                if within && !epochs.contains(epoch) {
+                    epochs.push(*epoch);
+                }
+            }
+        }
+        Manifest {
+            space: self.space.clone(),
+            segment,
+            file,
+            offset,
+            bytes: found.saturating_sub(offset),
+            reason: if self.by.is_some() { Reason::Diverged } else { Reason::Unverified },
+            extents,
+            epochs,
+            superseded_by: self.by,
+        }
+    }
+
     /// Let every file end where its last run that remains ends. The bytes
     /// behind are saved first; files without such a run are moved.
     fn enforce(&mut self, end: &End) -> Result<(), RecoveryError> {
@@ -337,16 +357,18 @@ impl Recovery<'_> {
             };
             match ends.get(number) {
                 None => {
+                    let manifest = self.manifest(*number, place.segment, 0, found);
                     let to = self
                         .quarantine
-                        .take(path, place.segment)
+                        .take(path, &manifest)
                         .map_err(io_error("move to the quarantine", path))?;
                     self.notices.push(Notice::Moved { path: path.clone(), to });
                 }
                 Some(&offset) if found > offset => {
+                    let manifest = self.manifest(*number, place.segment, offset, found);
                     let saved = self
                         .quarantine
-                        .cut(path, place.segment, offset)
+                        .cut(path, &manifest)
                         .map_err(io_error("save and cut the end of", path))?;
                     let (path, bytes) = (path.clone(), found - offset);
                     self.notices.push(Notice::Cut { path, offset, bytes, saved });

@@ -10,7 +10,10 @@ use std::time::Instant;
 use super::primary::link::{Link, Slot, State};
 use super::primary::space::Space;
 use super::replica::peer::Peer;
-use super::status::{Connection, Lag, Latency, ReplicaState, ReplicaStatus, Role, SpaceStatus};
+use super::status::{
+    Connection, EpochStatus, Lag, Latency, QuarantineStatus, ReplicaState, ReplicaStatus, Role,
+    SpaceStatus,
+};
 use crate::limits::{DEGRADED_AFTER, LAGGING_AFTER, PEER_TIMEOUT};
 
 /// What one shard knows.
@@ -51,6 +54,9 @@ pub fn of<'a>(
             no_primary_seconds: None,
             problem: space.problem(),
             replicas: links.iter().map(|link| replica(now, &space, link)).collect(),
+            epochs: EpochStatus::of(space.history()),
+            highest_epoch: Some(space.highest_epoch()),
+            quarantine: QuarantineStatus::default(),
         }
     });
     let received = peers.flat_map(|peer| {
@@ -67,6 +73,9 @@ pub fn of<'a>(
             no_primary_seconds: None,
             problem: log.failed().or(log.stopped()).map(str::to_owned),
             replicas: Vec::new(),
+            epochs: EpochStatus::of(&log.record.history),
+            highest_epoch: Some(log.record.highest_epoch),
+            quarantine: QuarantineStatus::default(),
         })
     });
     ShardReport { backend, spaces: shipped.chain(received).collect(), complete: false }
@@ -91,7 +100,7 @@ fn replica(now: Instant, space: &Space, link: &Link) -> ReplicaStatus {
     } else {
         age.filter(|age| known && !age.is_zero()).map(|age| age.as_secs_f64())
     };
-    let state = if slot.failed {
+    let state = if slot.failed || space.is_fenced() {
         ReplicaState::Failed
     } else if !up && link.is_degraded() || slot.stops >= DEGRADED_AFTER {
         ReplicaState::Degraded

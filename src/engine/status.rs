@@ -20,6 +20,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{ClusterId, Epoch, NodeId, SpaceId};
+use crate::lsn::Lsn;
 
 /// One node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -119,6 +120,42 @@ pub struct SpaceStatus {
     /// On a primary: each replica, in the order of the configuration.
     #[serde(default)]
     pub replicas: Vec<ReplicaStatus>,
+    /// The reigns of this node's copy, oldest first.
+    #[serde(default)]
+    pub epochs: Vec<EpochStatus>,
+    /// The highest epoch that this node has ever heard of for the space. Higher
+    /// than `epoch`: another primary reigns.
+    #[serde(default)]
+    pub highest_epoch: Option<Epoch>,
+    /// Bytes that were taken out of the space and kept.
+    #[serde(default)]
+    pub quarantine: QuarantineStatus,
+}
+
+/// One reign.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EpochStatus {
+    /// Its number.
+    pub epoch: Epoch,
+    /// Where in the stream it began.
+    pub start_lsn: u64,
+}
+
+impl EpochStatus {
+    /// A history.
+    #[must_use]
+    pub fn of(history: &[(Epoch, Lsn)]) -> Vec<Self> {
+        history.iter().map(|(epoch, start)| Self { epoch: *epoch, start_lsn: start.0 }).collect()
+    }
+}
+
+/// What a space has in quarantine; `saltus quarantine list` names the pieces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct QuarantineStatus {
+    /// How many pieces.
+    pub pieces: u64,
+    /// How long they are together.
+    pub bytes: u64,
 }
 
 /// How a replica is doing, as its primary sees it.

@@ -4,6 +4,7 @@
 
 use super::frame::Handle;
 use super::message::{Ack, ErrorCode, Identity, Standing};
+use crate::ids::Epoch;
 use crate::lsn::{Lsn, Mark};
 
 /// Something to put on the socket, in the order given.
@@ -35,13 +36,39 @@ pub enum Event {
         /// Who answered.
         peer: Identity,
     },
-    /// The replica says where it stands: find the mark at `standing.flushed`
-    /// and answer with [`Sender::handle_resume`](super::sender::Sender::handle_resume).
+    /// Find this node's own mark at a position, and answer with
+    /// [`Sender::handle_resume`](super::sender::Sender::handle_resume). Comes
+    /// once when the replica has said where it stands, and again for each
+    /// boundary that is compared when the two do not agree.
     Resume {
         /// The space.
         handle: Handle,
-        /// The replica's position.
+        /// The position.
+        at: Lsn,
+        /// Where the replica stands.
         standing: Standing,
+    },
+    /// The two hold different records before a position at which their epochs
+    /// agree: one of them was changed behind the other's back. Either stop the
+    /// space on all links and begin a new epoch at `common`, or answer with
+    /// [`Sender::handle_diverged`](super::sender::Sender::handle_diverged).
+    Diverged {
+        /// The space.
+        handle: Handle,
+        /// The last boundary that both have, with this node's mark.
+        common: Mark,
+        /// Up to here their epochs agree.
+        expected: Lsn,
+        /// Where the replica stands.
+        standing: Standing,
+    },
+    /// The replica has seen a higher epoch than the one this space is shipped
+    /// in: another primary reigns. [`Event::Stopped`] follows.
+    Fenced {
+        /// The space.
+        handle: Handle,
+        /// The epoch that it has seen.
+        highest: Epoch,
     },
     /// Positions moved. `flushed` is the mark of the flushed position, if it moved.
     Acked {

@@ -94,6 +94,12 @@ pub enum Kind {
     Heartbeat = 8,
     /// Either way: a code and a sentence.
     Error = 9,
+    /// Primary to replica: what do you hold at this position?
+    Match = 10,
+    /// Replica to primary: this boundary.
+    Matched = 11,
+    /// Primary to replica: cut your stream here, the rest is of an earlier epoch.
+    Truncate = 12,
 }
 
 impl Kind {
@@ -110,6 +116,9 @@ impl Kind {
             7 => Self::Ack,
             8 => Self::Heartbeat,
             9 => Self::Error,
+            10 => Self::Match,
+            11 => Self::Matched,
+            12 => Self::Truncate,
             _ => return None,
         })
     }
@@ -404,7 +413,7 @@ mod tests {
     fn an_intact_header_with_foreign_content_is_refused() {
         assert_eq!(forged(|b| b[4] = 2), Err(FrameError::Version { found: 2 }));
         assert_eq!(forged(|b| b[5] = 0), Err(FrameError::Kind { found: 0 }));
-        assert_eq!(forged(|b| b[5] = 10), Err(FrameError::Kind { found: 10 }));
+        assert_eq!(forged(|b| b[5] = 99), Err(FrameError::Kind { found: 99 }));
         assert_eq!(forged(|b| b[6] = 3), Err(FrameError::Flags { found: 3 }));
         for offset in 48..60 {
             assert_eq!(
@@ -425,7 +434,7 @@ mod tests {
         };
         assert!(announce(Kind::Data, MAX_FRAME_PAYLOAD_BYTES).is_ok());
         assert!(announce(Kind::Data, MAX_FRAME_PAYLOAD_BYTES + 1).is_err());
-        for kind in (1..=9).filter_map(Kind::from_wire).filter(|&kind| kind != Kind::Data) {
+        for kind in (1..=99).filter_map(Kind::from_wire).filter(|&kind| kind != Kind::Data) {
             assert!(announce(kind, MAX_CONTROL_PAYLOAD_BYTES).is_ok());
             let limit = MAX_CONTROL_PAYLOAD_BYTES;
             assert_eq!(

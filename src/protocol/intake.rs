@@ -2,11 +2,19 @@
 //!
 //! ```text
 //!   Opening --standing--> Open --------+--- Error out --> Closing
-//!      |        |                      |                     |
-//!      |        +------> Fenced -------+                  Error in
-//!      |                    |                                v
+//!      |        |  |       ^           |                     |
+//!      |        |  +-> Unmatched       |                     |
+//!      |        |        | Truncate    |                  Error in
+//!      |        |        v standing    |                     |
+//!      |        |     Opening          |                     |
+//!      |        +------> Fenced -------+                     v
+//!      |                    |
 //!      +---- Error in ------+------- Error in, answered -> (gone)
 //! ```
+//!
+//! `Match` and `Truncate` may come until the first run or data of the session,
+//! one at a time. An unmatched space holds bytes that the primary's epochs have
+//! ended: nothing is received before they are cut.
 //!
 //! Positions of an open space, each at most the one before it:
 //!
@@ -20,7 +28,7 @@
 #![forbid(unsafe_code)]
 
 use super::frame::FrameHeader;
-use super::message::{Ack, ErrorCode, SegmentOpen, Standing};
+use super::message::{Ack, Boundary, ErrorCode, SegmentOpen, Standing, Truncate};
 use crate::ids::Epoch;
 use crate::limits::RECORD_HEADER_BYTES;
 use crate::lsn::{Lsn, Mark};
@@ -38,6 +46,9 @@ pub(super) enum Phase {
     Opening,
     /// Data may come.
     Open,
+    /// What is here contradicts the primary's epochs: data may come only after
+    /// a `Truncate`.
+    Unmatched,
     /// The replica has seen a higher epoch: the primary is told, no data may come.
     Fenced,
     /// Our `Error` is on its way; what comes before the primary's is dropped.
@@ -50,7 +61,12 @@ pub(super) struct Intake {
     pub(super) phase: Phase,
     /// Stands in the queue of spaces with news to acknowledge.
     pub(super) queued: bool,
+    /// A `Match` is with the engine: for the boundary at or before this.
+    asked: Option<Lsn>,
+    /// A run or data has come: there is nothing to be matched any more.
+    streaming: bool,
     highest_epoch: Epoch,
+    common: Lsn,
     expected: Lsn,
     received: Lsn,
     written: Lsn,
@@ -78,7 +94,10 @@ impl Intake {
             epoch,
             phase: Phase::Opening,
             queued: false,
+            asked: None,
+            streaming: false,
             highest_epoch: epoch,
+            common: Lsn::ZERO,
             expected: Lsn::ZERO,
             received: Lsn::ZERO,
             written: Lsn::ZERO,
@@ -95,7 +114,15 @@ impl Intake {
         let at = standing.flushed;
         assert!(at == Lsn::ZERO || standing.runs > 0, "bytes at {at} that lie in no run");
         self.highest_epoch = standing.highest_epoch.max(self.epoch);
-        self.phase = if self.highest_epoch > self.epoch { Phase::Fenced } else { Phase::Open };
+        assert!(standing.common <= at, "histories are common up to {} of {at}", standing.common);
+        self.common = standing.common;
+        self.phase = if self.highest_epoch > self.epoch {
+            Phase::Fenced
+        } else if self.common < at {
+            Phase::Unmatched
+        } else {
+            Phase::Open
+        };
         (self.expected, self.received, self.written) = (at, at, at);
         self.told = (at, at);
         self.runs = standing.runs;
@@ -103,35 +130,102 @@ impl Intake {
             Mark { lsn: at, chain: standing.chain, records: standing.records, ..Mark::START };
     }
 
-    /// Whether a frame of the stream may come; its header alone decides.
+    /// The highest epoch that was seen of this space.
+    pub(super) fn highest_epoch(&self) -> Epoch {
+        self.highest_epoch
+    }
+
+    /// Whether a frame of the space may come; its header alone decides.
     ///
     /// `Closing` admits everything, to drop it.
-    fn admit(&self, epoch: Epoch) -> Result<(), Refused> {
+    pub(super) fn admit(&self, epoch: Epoch) -> Result<(), Refused> {
         match self.phase {
             Phase::Closing => Ok(()),
             Phase::Opening => {
                 Err((ErrorCode::Protocol, "a frame of the stream before OpenAck".to_owned()))
             }
             Phase::Fenced => Err((
-                ErrorCode::StaleEpoch,
+                ErrorCode::Fenced,
                 format!("fenced: epoch {} was seen, the frame has {epoch}", self.highest_epoch),
             )),
-            Phase::Open if epoch != self.epoch => Err((
-                ErrorCode::StaleEpoch,
+            Phase::Open | Phase::Unmatched if epoch != self.epoch => Err((
+                ErrorCode::Fenced,
                 format!("the space is open in epoch {}, the frame has {epoch}", self.epoch),
             )),
-            Phase::Open => Ok(()),
+            Phase::Open | Phase::Unmatched => Ok(()),
         }
+    }
+
+    /// As [`Intake::admit`], for what continues the stream.
+    fn admit_stream(&self, epoch: Epoch) -> Result<(), Refused> {
+        self.admit(epoch)?;
+        if self.phase == Phase::Unmatched || self.asked.is_some() {
+            return Err((
+                ErrorCode::Protocol,
+                format!(
+                    "a frame of the stream before it was matched: the histories are common up to \
+                     {} of {}",
+                    self.common, self.flushed.lsn
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether histories can be compared now: not while a question is open,
+    /// and not once the stream has gone on.
+    fn admit_matching(&self) -> Result<(), Refused> {
+        if self.streaming || self.asked.is_some() {
+            let why = "a question about the history in the midst of the stream, or of another";
+            return Err((ErrorCode::Protocol, why.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Takes a `Match`: the engine is asked.
+    pub(super) fn take_match(&mut self, lsn: Lsn) -> Result<(), Refused> {
+        self.admit_matching()?;
+        self.asked = Some(lsn);
+        Ok(())
+    }
+
+    /// The engine's answer to a `Match`; false if nothing was asked.
+    pub(super) fn matched(&mut self, boundary: &Boundary) -> bool {
+        match self.asked.take() {
+            Some(asked) => {
+                assert!(boundary.lsn <= asked, "asked before {asked}, found {}", boundary.lsn);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Takes a `Truncate`. One that the epochs do not explain would cut bytes
+    /// of the reign that it is sent in: that is never obeyed.
+    pub(super) fn take_truncate(&mut self, truncate: &Truncate) -> Result<(), Refused> {
+        self.admit_matching()?;
+        if truncate.lsn < self.common || truncate.lsn > self.flushed.lsn {
+            return Err((
+                ErrorCode::Diverged,
+                format!(
+                    "asked to cut the stream at {}, and by the epochs only what lies between {} \
+                     and {} is of an earlier reign: nothing was cut",
+                    truncate.lsn, self.common, self.flushed.lsn
+                ),
+            ));
+        }
+        self.phase = Phase::Opening;
+        Ok(())
     }
 
     /// Whether a `SegmentOpen` may come.
     pub(super) fn admit_run(&self, header: &FrameHeader) -> Result<(), Refused> {
-        self.admit(header.epoch)
+        self.admit_stream(header.epoch)
     }
 
     /// Whether a `Data` frame may come.
     pub(super) fn admit_data(&self, header: &FrameHeader) -> Result<(), Refused> {
-        self.admit(header.epoch)?;
+        self.admit_stream(header.epoch)?;
         if self.phase == Phase::Closing {
             return Ok(());
         }
@@ -162,6 +256,7 @@ impl Intake {
 
     /// Takes an admitted `Data` frame.
     pub(super) fn take_data(&mut self, header: &FrameHeader) -> Admitted {
+        self.streaming = true;
         let end = header.start.advance(u64::from(header.payload_bytes));
         let start = self.expected;
         assert!(header.start <= start, "a gap that was admitted");
@@ -176,6 +271,7 @@ impl Intake {
 
     /// Takes a `SegmentOpen`; true if the run is new.
     pub(super) fn take_run(&mut self, run: &SegmentOpen) -> Result<bool, Refused> {
+        self.streaming = true;
         if run.ordinal < self.runs {
             let known = self.last_run.filter(|last| last.ordinal == run.ordinal);
             return match known {

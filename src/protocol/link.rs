@@ -24,7 +24,7 @@ pub(super) const CONTROL_BATCH_BYTES: usize = 64 << 10;
 pub(super) const MAX_QUEUED_CONTROL_BYTES: usize = 16 << 20;
 
 /// The longest answer to one `OpenSpace` is an `OpenAck` and an `Error`.
-const MAX_ANSWER_BYTES: usize = (64 + 40) + (64 + 4 + 512);
+const MAX_ANSWER_BYTES: usize = (64 + 48) + (64 + 4 + 512);
 
 const _: () = assert!(MAX_QUEUED_CONTROL_BYTES >= crate::limits::MAX_SPACES * MAX_ANSWER_BYTES);
 

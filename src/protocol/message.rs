@@ -22,6 +22,7 @@
 //! 28 16*n epoch (8), its start (8)  24   4  runs recorded
 //!  .  1+n space (name)              28   4  reserved, zero
 //!                                   32   8  highest epoch seen
+//!                                   40   8  common LSN, by the epochs
 //!
 //! SegmentOpen                       Ack
 //!  0   4  ordinal                    0   8  received LSN
@@ -34,6 +35,13 @@
 //! Heartbeat                         Error
 //!  0   8  sender's clock, ns         0   2  code
 //!         since the Unix epoch       2  2+n sentence (text)
+//!
+//! Match                             Matched
+//!  0   8  LSN                        0   8  LSN of the boundary
+//!                                    8   8  chain there
+//! Truncate                          16   8  records up to there
+//!  0   8  LSN
+//!  8   8  chain there
 //! ```
 //!
 //! Every control frame carries a CRC over its body. Bytes behind the last
@@ -47,6 +55,7 @@ use crate::ids::{Epoch, SegmentName, SpaceId, StreamId};
 use crate::limits::{FRAME_HEADER_BYTES, MAX_CONTROL_PAYLOAD_BYTES, MAX_EPOCHS_PER_SPACE};
 use crate::lsn::{Chain, Lsn};
 
+pub use super::boundary::{Boundary, Truncate};
 pub use super::field::MessageError;
 pub use super::identity::{FEATURES, Hello, HelloAck, Identity};
 pub use super::refusal::{ErrorCode, MAX_SENTENCE_BYTES, Refusal};
@@ -90,6 +99,10 @@ pub struct Standing {
     pub highest_epoch: Epoch,
     /// How many runs it has recorded: the next `SegmentOpen` has this ordinal.
     pub runs: u32,
+    /// Up to here the replica's epochs and the primary's are one history; see
+    /// [`common_point`](super::matching::common_point). At most `flushed`. What
+    /// lies behind is of a reign that the primary's epochs have ended.
+    pub common: Lsn,
 }
 
 /// The body of `SegmentOpen`: one run of the stream begins.
@@ -153,6 +166,12 @@ pub enum Message {
     Heartbeat(Heartbeat),
     /// See [`Refusal`].
     Error(Refusal),
+    /// The replica's boundary at or before this position is asked for.
+    Match(Lsn),
+    /// The answer.
+    Matched(Boundary),
+    /// See [`Truncate`].
+    Truncate(Truncate),
 }
 
 impl Message {
@@ -168,6 +187,9 @@ impl Message {
             Self::Ack(_) => Kind::Ack,
             Self::Heartbeat(_) => Kind::Heartbeat,
             Self::Error(_) => Kind::Error,
+            Self::Match(_) => Kind::Match,
+            Self::Matched(_) => Kind::Matched,
+            Self::Truncate(_) => Kind::Truncate,
         }
     }
 
@@ -185,6 +207,9 @@ impl Message {
             Self::Ack(ack) => ack.encode(out),
             Self::Heartbeat(heartbeat) => put_u64(out, heartbeat.unix_ns),
             Self::Error(refusal) => refusal.encode(out),
+            Self::Match(lsn) => put_u64(out, lsn.0),
+            Self::Matched(boundary) => boundary.encode(out),
+            Self::Truncate(truncate) => truncate.encode(out),
         }
         let bytes = u32::try_from(out.len() - body).unwrap_or(u32::MAX);
         assert!(bytes <= MAX_CONTROL_PAYLOAD_BYTES, "a {:?} body outgrew its limit", self.kind());
@@ -214,6 +239,9 @@ impl Message {
             Kind::Ack => Self::Ack(Ack::decode(&mut reader)?),
             Kind::Heartbeat => Self::Heartbeat(Heartbeat { unix_ns: reader.u64("unix_ns")? }),
             Kind::Error => Self::Error(Refusal::decode(&mut reader)?),
+            Kind::Match => Self::Match(Lsn(reader.u64("lsn")?)),
+            Kind::Matched => Self::Matched(Boundary::decode(&mut reader)?),
+            Kind::Truncate => Self::Truncate(Truncate::decode(&mut reader)?),
             Kind::Data => return Ok(None),
         };
         reader.end()?;
@@ -245,7 +273,7 @@ fn check_control_header(header: &FrameHeader, body: &[u8]) -> Result<(), Message
         });
     }
     let of_space =
-        matches!(header.kind, Kind::OpenSpace | Kind::OpenAck | Kind::SegmentOpen | Kind::Ack);
+        !matches!(header.kind, Kind::Hello | Kind::HelloAck | Kind::Heartbeat | Kind::Error);
     let on_space = header.handle != Handle::CONNECTION;
     if header.kind != Kind::Error && of_space != on_space {
         return Err(MessageError::Value {
@@ -325,6 +353,7 @@ impl Standing {
         records: 0,
         highest_epoch: Epoch::FIRST,
         runs: 0,
+        common: Lsn::ZERO,
     };
 
     fn encode(&self, out: &mut Vec<u8>) {
@@ -334,6 +363,7 @@ impl Standing {
         put_u32(out, self.runs);
         put_u32(out, 0);
         put_u64(out, self.highest_epoch.0);
+        put_u64(out, self.common.0);
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, MessageError> {
@@ -343,7 +373,15 @@ impl Standing {
         let runs = reader.u32("runs")?;
         reader.zeros("reserved", 4)?;
         let highest_epoch = Epoch(reader.u64("highest_epoch")?);
-        Ok(Self { flushed, chain, records, highest_epoch, runs })
+        let common = Lsn(reader.u64("common")?);
+        if common > flushed {
+            return Err(MessageError::Value {
+                field: "common",
+                found: common.0,
+                expected: "at most the flushed LSN",
+            });
+        }
+        Ok(Self { flushed, chain, records, highest_epoch, runs, common })
     }
 }
 

@@ -16,9 +16,12 @@
 //!
 //! - [`frame`]: the 64 bytes before every frame.
 //! - [`message`]: the bodies of all frames but `Data`; `identity` and `refusal`
-//!   hold those that make a handshake and an end, `field` what all are made of.
+//!   hold those that make a handshake and an end, `boundary` those that compare two
+//!   histories, `field` what all are made of.
 //! - [`sender`]: a primary's connection; `event`: what it hands out; `slot`: one
-//!   space of it; `window`: what of it is in flight.
+//!   space of it; `opening`: from its `OpenAck` to the first byte; `window`: what
+//!   of it is in flight.
+//! - [`matching`]: up to where two histories are one: by epochs, then by chains.
 //! - [`receiver`]: a replica's connection; `intake`: one space of it.
 //! - `link`: what both keep of the connection: handshake, heartbeats, control
 //!   frames that wait.
@@ -34,13 +37,16 @@
 
 #![forbid(unsafe_code)]
 
+mod boundary;
 mod event;
 mod field;
 pub mod frame;
 mod identity;
 mod intake;
 mod link;
+pub mod matching;
 pub mod message;
+mod opening;
 pub mod receiver;
 mod refusal;
 pub mod sender;

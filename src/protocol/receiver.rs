@@ -19,8 +19,8 @@ use super::frame::{FrameHeader, Handle, Kind, VERSION};
 use super::intake::{Admitted, Intake, Phase};
 use super::link::Link;
 use super::message::{
-    ErrorCode, FEATURES, Hello, HelloAck, Identity, Message, OpenSpace, Refusal, SegmentOpen,
-    Standing,
+    Boundary, ErrorCode, FEATURES, Hello, HelloAck, Identity, Message, OpenSpace, Refusal,
+    SegmentOpen, Standing, Truncate,
 };
 use crate::ids::Epoch;
 use crate::limits::{MAX_GREETING_BYTES, MAX_SPACES};
@@ -63,6 +63,23 @@ pub enum Intent {
         start: Lsn,
         /// Bytes at the beginning of the payload that are already here.
         skip: u32,
+    },
+    /// Find the last boundary at or before `lsn`; answer with
+    /// [`Receiver::handle_matched`].
+    Match {
+        /// The space.
+        handle: Handle,
+        /// The position.
+        lsn: Lsn,
+    },
+    /// Save what lies behind `to.lsn`, cut it off, take over the epochs of the
+    /// `OpenSpace`; answer with [`Receiver::handle_opened`]. The epochs explain
+    /// it; that the chains agree there is for the engine to check.
+    Truncate {
+        /// The space.
+        handle: Handle,
+        /// Where.
+        to: Truncate,
     },
     /// This space has come to its end, by the primary's word or by a frame
     /// that could not be taken: give up its lease.
@@ -194,8 +211,8 @@ impl Receiver {
         intent
     }
 
-    /// The answer to [`Intent::Open`]. One that comes after the space was
-    /// stopped is ignored.
+    /// The answer to [`Intent::Open`] and to [`Intent::Truncate`]. One that
+    /// comes after the space was stopped is ignored.
     pub fn handle_opened(
         &mut self,
         _now: Now,
@@ -213,6 +230,41 @@ impl Receiver {
                 space.open(&standing);
                 // Also to a stale primary: it learns from it that it is fenced.
                 self.link.queue(&Message::OpenAck(standing), handle, space.epoch);
+            }
+            Err((code, reason)) => self.forsake(handle, code, reason),
+        }
+    }
+
+    /// The space is refused to a primary whose reign is over: `highest` was
+    /// seen. Answers [`Intent::Open`], or ends an open space.
+    pub fn handle_fenced(&mut self, _now: Now, handle: Handle, highest: Epoch, reason: String) {
+        if let Some(space) = self.spaces.get_mut(&handle)
+            && space.phase != Phase::Closing
+        {
+            space.phase = Phase::Closing;
+            self.link.refuse(handle, highest, ErrorCode::Fenced, reason);
+        }
+    }
+
+    /// The answer to [`Intent::Match`]. One that comes after the space was
+    /// stopped is ignored.
+    pub fn handle_matched(
+        &mut self,
+        _now: Now,
+        handle: Handle,
+        found: Result<Boundary, (ErrorCode, String)>,
+    ) {
+        let Some(space) = self.spaces.get_mut(&handle) else {
+            return;
+        };
+        if space.phase == Phase::Closing {
+            return;
+        }
+        match found {
+            Ok(boundary) => {
+                if space.matched(&boundary) {
+                    self.link.queue(&Message::Matched(boundary), handle, space.epoch);
+                }
             }
             Err((code, reason)) => self.forsake(handle, code, reason),
         }
@@ -280,11 +332,11 @@ impl Receiver {
         let makes_sense = match header.kind {
             Kind::Hello => !self.link.is_established(),
             Kind::Error => of_connection || self.link.is_established(),
-            Kind::OpenSpace | Kind::SegmentOpen | Kind::Data => {
+            Kind::OpenSpace | Kind::SegmentOpen | Kind::Data | Kind::Match | Kind::Truncate => {
                 self.link.is_established() && !of_connection
             }
             Kind::Heartbeat => self.link.is_established(),
-            Kind::HelloAck | Kind::OpenAck | Kind::Ack => false,
+            Kind::HelloAck | Kind::OpenAck | Kind::Ack | Kind::Matched => false,
         };
         if !makes_sense {
             let reason = format!("a {:?} frame makes no sense here", header.kind);
@@ -294,7 +346,7 @@ impl Receiver {
             let reason = format!("a {:?} frame of {} bytes", header.kind, header.payload_bytes);
             return Err(Refused::Connection(ErrorCode::Protocol, reason));
         }
-        if !matches!(header.kind, Kind::SegmentOpen | Kind::Data) {
+        if !matches!(header.kind, Kind::SegmentOpen | Kind::Data | Kind::Match | Kind::Truncate) {
             return Ok(());
         }
         let Some(space) = self.spaces.get(&header.handle) else {
@@ -304,7 +356,8 @@ impl Receiver {
         };
         match header.kind {
             Kind::Data => space.admit_data(header),
-            _ => space.admit_run(header),
+            Kind::SegmentOpen => space.admit_run(header),
+            _ => space.admit(header.epoch),
         }
         .map_err(|(code, reason)| Refused::Space(code, reason))
     }
@@ -343,8 +396,17 @@ impl Receiver {
                 Some(Intent::Closed { code, reason })
             }
             Message::Error(refusal) => self.stopped_by_peer(handle, refusal),
-            Message::Heartbeat(_) => None,
-            Message::HelloAck(_) | Message::OpenAck(_) | Message::Ack(_) => None,
+            Message::Match(lsn) => self.question(handle, |space| {
+                space.take_match(lsn).map(|()| Intent::Match { handle, lsn })
+            }),
+            Message::Truncate(to) => self.question(handle, |space| {
+                space.take_truncate(&to).map(|()| Intent::Truncate { handle, to })
+            }),
+            Message::Heartbeat(_)
+            | Message::HelloAck(_)
+            | Message::OpenAck(_)
+            | Message::Ack(_)
+            | Message::Matched(_) => None,
         }
     }
 
@@ -392,6 +454,22 @@ impl Receiver {
         }
         self.spaces.insert(handle, Intake::new(header.epoch));
         Some(Intent::Open { handle, open })
+    }
+
+    /// A frame about the history of a space: an intent, or the space's end.
+    fn question(
+        &mut self,
+        handle: Handle,
+        take: impl FnOnce(&mut Intake) -> Result<Intent, (ErrorCode, String)>,
+    ) -> Option<Intent> {
+        let space = self.spaces.get_mut(&handle)?;
+        if space.phase == Phase::Closing {
+            return None;
+        }
+        match take(space) {
+            Ok(intent) => Some(intent),
+            Err((code, reason)) => self.stop(handle, code, reason),
+        }
     }
 
     fn take_run(&mut self, handle: Handle, run: SegmentOpen) -> Option<Intent> {
@@ -443,7 +521,10 @@ impl Receiver {
             && space.phase != Phase::Closing
         {
             space.phase = Phase::Closing;
-            self.link.refuse(handle, space.epoch, code, reason);
+            // Who is fenced must learn by which epoch.
+            let fenced = code == ErrorCode::Fenced;
+            let epoch = if fenced { space.highest_epoch() } else { space.epoch };
+            self.link.refuse(handle, epoch, code, reason);
         }
     }
 

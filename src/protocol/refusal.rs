@@ -27,8 +27,9 @@ pub enum ErrorCode {
     Cluster = 2,
     /// The node has reached itself.
     Itself = 3,
-    /// The space's epoch is older than one that was seen.
-    StaleEpoch = 4,
+    /// The space's epoch is older than one that was seen. The frame carries the
+    /// highest epoch that its sender has seen.
+    Fenced = 4,
     /// The space is this node's own, it does not receive it.
     Role = 5,
     /// Another stream of the same name.
@@ -51,6 +52,8 @@ pub enum ErrorCode {
     Shutdown = 14,
     /// The peer was silent for too long.
     Timeout = 15,
+    /// A new epoch begins: the space is opened again under it.
+    NewEpoch = 18,
 }
 
 impl ErrorCode {
@@ -61,7 +64,7 @@ impl ErrorCode {
             1 => Self::Version,
             2 => Self::Cluster,
             3 => Self::Itself,
-            4 => Self::StaleEpoch,
+            4 => Self::Fenced,
             5 => Self::Role,
             6 => Self::Stream,
             7 => Self::Busy,
@@ -73,6 +76,7 @@ impl ErrorCode {
             13 => Self::Limit,
             14 => Self::Shutdown,
             15 => Self::Timeout,
+            18 => Self::NewEpoch,
             _ => return None,
         })
     }
@@ -93,11 +97,12 @@ impl ErrorCode {
             | Self::Protocol
             | Self::Limit
             | Self::Shutdown
-            | Self::Timeout => true,
+            | Self::Timeout
+            | Self::NewEpoch => true,
             Self::Version
             | Self::Cluster
             | Self::Itself
-            | Self::StaleEpoch
+            | Self::Fenced
             | Self::Role
             | Self::Stream
             | Self::Diverged => false,
@@ -117,7 +122,7 @@ impl Refusal {
         let code = ErrorCode::from_wire(number).ok_or(MessageError::Value {
             field: "code",
             found: u64::from(number),
-            expected: "1 to 15",
+            expected: "a code of this version",
         })?;
         let sentence =
             reader.text("sentence", usize::from(MAX_SENTENCE_BYTES), "at most 512 bytes")?;

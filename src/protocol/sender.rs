@@ -22,14 +22,15 @@ use super::Now;
 use super::frame::{FrameHeader, Handle, Kind, VERSION};
 use super::link::Link;
 use super::message::{
-    Ack, ErrorCode, FEATURES, Hello, HelloAck, Identity, Message, OpenSpace, Refusal, Standing,
+    Ack, ErrorCode, FEATURES, Hello, HelloAck, Identity, Message, OpenSpace, Refusal,
 };
-use super::slot::{Phase, Slot, Step, Stream, check_mark, check_standing};
+use super::slot::{Phase, Slot, Step};
 use crate::ids::Epoch;
 use crate::limits::MAX_SPACES;
-use crate::lsn::{Lsn, Mark};
+use crate::lsn::Lsn;
 
 pub use super::event::{Event, Transmit};
+pub use super::opening::Found;
 pub use super::slot::{BatchRule, Streams};
 
 /// The machine.
@@ -46,15 +47,15 @@ pub use super::slot::{BatchRule, Streams};
 pub struct Sender {
     me: Identity,
     batch: BatchRule,
-    link: Link,
-    slots: BTreeMap<Handle, Slot>,
+    pub(super) link: Link,
+    pub(super) slots: BTreeMap<Handle, Slot>,
     /// Spaces whose `OpenSpace` is to be sent.
     openings: VecDeque<Handle>,
     /// Spaces that may have something to ship, in turn.
     ready: VecDeque<Handle>,
     /// Spaces that gather a batch, by the time at which it is shipped.
     gathers: BTreeSet<(Instant, Handle)>,
-    events: VecDeque<Event>,
+    pub(super) events: VecDeque<Event>,
 }
 
 impl Sender {
@@ -146,38 +147,6 @@ impl Sender {
         self.openings.push_back(handle);
     }
 
-    /// The answer to [`Event::Resume`]: the primary's own mark at the
-    /// replica's position, or why there is none. The machine compares position
-    /// and chain, and either streams (true) or stops the space with
-    /// [`ErrorCode::Diverged`].
-    pub fn handle_resume(
-        &mut self,
-        _now: Now,
-        handle: Handle,
-        found: Result<Mark, String>,
-    ) -> bool {
-        let Some(slot) = self.slots.get_mut(&handle) else {
-            return false;
-        };
-        let Phase::Resuming(standing) = &slot.phase else {
-            return false;
-        };
-        let compared = found
-            .map_err(|reason| (ErrorCode::Diverged, reason))
-            .and_then(|mark| check_mark(standing, &mark).map(|()| mark));
-        match compared {
-            Ok(mark) => {
-                slot.phase = Phase::Streaming(Stream::new(mark, standing.runs));
-                self.queue(handle);
-                true
-            }
-            Err((code, reason)) => {
-                self.stop(handle, code, reason);
-                false
-            }
-        }
-    }
-
     /// The space has a new head, or a new run.
     pub fn handle_head(&mut self, _now: Now, handle: Handle) {
         self.queue(handle);
@@ -238,12 +207,15 @@ impl Sender {
             _ if !self.link.is_established() => self.nonsense(header.kind),
             Message::OpenAck(standing) => self.opened(handle, epoch, standing),
             Message::Ack(ack) => self.acknowledged(handle, epoch, ack),
-            Message::Error(refusal) => self.refused(handle, refusal),
+            Message::Matched(boundary) => self.matched(handle, epoch, boundary),
+            Message::Error(refusal) => self.refused(handle, epoch, refusal),
             Message::Heartbeat(_) => {}
             Message::Hello(_)
             | Message::HelloAck(_)
             | Message::OpenSpace(_)
-            | Message::SegmentOpen(_) => self.nonsense(header.kind),
+            | Message::SegmentOpen(_)
+            | Message::Match(_)
+            | Message::Truncate(_) => self.nonsense(header.kind),
         }
         if self.link.is_overfull() {
             self.fail(ErrorCode::Limit, "the replica does not read what it asks for".to_owned());
@@ -325,15 +297,14 @@ impl Sender {
             let Phase::Waiting(open) = &slot.phase else {
                 continue;
             };
-            let head = open.head;
             let message = Message::OpenSpace(open.clone());
-            slot.phase = Phase::Opening { head };
+            slot.phase = Phase::Opening { cut: None };
             self.link.queue(&message, handle, slot.epoch);
         }
     }
 
     /// Gives a streaming space its turn, if it does not wait for one already.
-    fn queue(&mut self, handle: Handle) {
+    pub(super) fn queue(&mut self, handle: Handle) {
         if let Some(slot) = self.slots.get_mut(&handle)
             && matches!(slot.phase, Phase::Streaming(_))
             && !slot.queued
@@ -360,32 +331,6 @@ impl Sender {
         self.events.push_back(Event::Established { peer: ack.identity });
     }
 
-    fn opened(&mut self, handle: Handle, epoch: Epoch, standing: Standing) {
-        let Some(slot) = self.slots.get_mut(&handle) else {
-            return self.unknown(Kind::OpenAck, handle);
-        };
-        let head = match slot.phase {
-            Phase::Opening { head } => head,
-            Phase::Closing { .. } => return,
-            Phase::Waiting(_) => return self.unknown(Kind::OpenAck, handle),
-            Phase::Resuming(_) | Phase::Streaming(_) => {
-                let reason = "the replica has answered OpenSpace twice".to_owned();
-                return self.stop(handle, ErrorCode::Protocol, reason);
-            }
-        };
-        if epoch != slot.epoch {
-            let reason = format!("OpenAck of epoch {epoch}, opened with epoch {}", slot.epoch);
-            return self.stop(handle, ErrorCode::StaleEpoch, reason);
-        }
-        match check_standing(epoch, head, &standing) {
-            Ok(()) => {
-                slot.phase = Phase::Resuming(standing);
-                self.events.push_back(Event::Resume { handle, standing });
-            }
-            Err((code, reason)) => self.stop(handle, code, reason),
-        }
-    }
-
     fn acknowledged(&mut self, handle: Handle, epoch: Epoch, ack: Ack) {
         let Some(slot) = self.slots.get_mut(&handle) else {
             return self.unknown(Kind::Ack, handle);
@@ -394,14 +339,13 @@ impl Sender {
             Phase::Streaming(stream) => stream,
             Phase::Closing { .. } => return,
             Phase::Waiting(_) => return self.unknown(Kind::Ack, handle),
-            Phase::Opening { .. } | Phase::Resuming(_) => {
+            Phase::Opening { .. } | Phase::Matching(_) => {
                 let reason = "ack before any data".to_owned();
                 return self.stop(handle, ErrorCode::Protocol, reason);
             }
         };
         if epoch != slot.epoch {
-            let reason = format!("ack of epoch {epoch}, the space is in epoch {}", slot.epoch);
-            return self.stop(handle, ErrorCode::StaleEpoch, reason);
+            return self.foreign_epoch(Kind::Ack, handle, epoch);
         }
         match stream.window.acknowledge(&ack) {
             Ok(flushed) => {
@@ -411,12 +355,20 @@ impl Sender {
                     self.queue(handle);
                 }
             }
-            Err((code, reason)) => self.stop(handle, code, reason),
+            Err((code, reason)) => {
+                if self.forsake(handle, code, reason.clone()) {
+                    // Another attempt begins with a comparison of the two
+                    // histories, which tells what is to be done.
+                    let retry = code == ErrorCode::Diverged || code.retry_helps();
+                    self.events.push_back(Event::Stopped { handle, code, reason, retry });
+                }
+            }
         }
     }
 
     /// The replica's `Error` for one space: its first word, or its answer.
-    fn refused(&mut self, handle: Handle, refusal: Refusal) {
+    /// `epoch` is the highest that it has seen, if that is why.
+    fn refused(&mut self, handle: Handle, epoch: Epoch, refusal: Refusal) {
         let Some(slot) = self.slots.get_mut(&handle) else {
             return self.unknown(Kind::Error, handle);
         };
@@ -429,10 +381,14 @@ impl Sender {
                 }
             }
             Phase::Waiting(_) => self.unknown(Kind::Error, handle),
-            Phase::Opening { .. } | Phase::Resuming(_) | Phase::Streaming(_) => {
+            Phase::Opening { .. } | Phase::Matching(_) | Phase::Streaming(_) => {
                 let Refusal { code, sentence } = refusal;
-                self.link.refuse(handle, slot.epoch, code, String::new());
+                let shipped = slot.epoch;
+                self.link.refuse(handle, shipped, code, String::new());
                 self.remove(handle);
+                if code == ErrorCode::Fenced && epoch > shipped {
+                    self.events.push_back(Event::Fenced { handle, highest: epoch });
+                }
                 self.push_stopped(handle, code, sentence);
             }
         }
@@ -450,7 +406,7 @@ impl Sender {
     }
 
     /// Stops a space by the machine's own decision.
-    fn stop(&mut self, handle: Handle, code: ErrorCode, reason: String) {
+    pub(super) fn stop(&mut self, handle: Handle, code: ErrorCode, reason: String) {
         if self.forsake(handle, code, reason.clone()) {
             self.push_stopped(handle, code, reason);
         }
@@ -470,7 +426,7 @@ impl Sender {
             Phase::Closing { reopen } => return reopen.take().is_some(),
             // The replica has never heard of it.
             Phase::Waiting(_) => self.remove(handle),
-            Phase::Opening { .. } | Phase::Resuming(_) | Phase::Streaming(_) => {
+            Phase::Opening { .. } | Phase::Matching(_) | Phase::Streaming(_) => {
                 self.link.refuse(handle, slot.epoch, code, reason);
                 slot.phase = Phase::Closing { reopen: None };
                 if let Some(deadline) = slot.gather.take() {
@@ -491,7 +447,7 @@ impl Sender {
         self.fail(ErrorCode::Protocol, format!("a {kind:?} frame makes no sense here"));
     }
 
-    fn unknown(&mut self, kind: Kind, handle: Handle) {
+    pub(super) fn unknown(&mut self, kind: Kind, handle: Handle) {
         self.fail(ErrorCode::Protocol, format!("{kind:?} for space {handle}, which is not open"));
     }
 

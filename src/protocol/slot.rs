@@ -1,12 +1,16 @@
 //! One space on one connection, as the primary sees it.
 //!
 //! ```text
-//!   Waiting --OpenSpace--> Opening --OpenAck--> Resuming --mark--> Streaming
-//!      |                      |                     |                  |
-//!      |                      +------ Error out ----+------------------+
+//!   Waiting --OpenSpace--> Opening --OpenAck--> Matching --mark--> Streaming
+//!      |                      ^ |                   |                  |
+//!      |                      | |      Truncate <---+                  |
+//!      |                      +-|---------+         |                  |
+//!      |                        +--- Error out -----+------------------+
 //!      v                                            v
 //!    (gone) <------------- Error in ------------ Closing
 //! ```
+//!
+//! What happens between `OpenAck` and the first byte stands in `opening`.
 //!
 //! A space that was opened ends with exactly one `Error` each way, whoever
 //! begins. So a space can be opened again under the same handle, and no frame
@@ -18,7 +22,8 @@ use std::time::{Duration, Instant};
 
 use super::Now;
 use super::frame::{FrameHeader, Handle, Kind};
-use super::message::{ErrorCode, OpenSpace, SegmentOpen, Standing};
+use super::message::{ErrorCode, OpenSpace, SegmentOpen};
+use super::opening::Matching;
 use super::window::Window;
 use crate::ids::Epoch;
 use crate::limits::{MAX_EXTENT_BYTES, MAX_FRAME_PAYLOAD_BYTES};
@@ -65,10 +70,13 @@ pub(super) struct Slot {
 pub(super) enum Phase {
     /// `OpenSpace` is not sent yet.
     Waiting(OpenSpace),
-    /// `OpenSpace` is sent, with this head.
-    Opening { head: Lsn },
-    /// The engine looks for its own mark at the replica's position.
-    Resuming(Standing),
+    /// `OpenSpace` or `Truncate` is sent.
+    Opening {
+        /// The replica was told to cut its stream there.
+        cut: Option<Lsn>,
+    },
+    /// The two histories are compared.
+    Matching(Box<Matching>),
     /// Data flows.
     Streaming(Stream),
     /// Our `Error` is sent, the peer's is not here yet.
@@ -124,54 +132,6 @@ impl Slot {
             _ => Step::Idle,
         }
     }
-}
-
-/// Checks an `OpenAck` against what is known without asking the engine.
-pub(super) fn check_standing(
-    epoch: Epoch,
-    head: Lsn,
-    standing: &Standing,
-) -> Result<(), (ErrorCode, String)> {
-    if standing.highest_epoch > epoch {
-        return Err((
-            ErrorCode::StaleEpoch,
-            format!(
-                "fenced: the replica has seen epoch {}, this primary ships epoch {epoch}",
-                standing.highest_epoch
-            ),
-        ));
-    }
-    if standing.flushed > head {
-        return Err((
-            ErrorCode::Diverged,
-            format!("the replica has flushed {}, this primary's head is {head}", standing.flushed),
-        ));
-    }
-    Ok(())
-}
-
-/// Compares the primary's own mark with the replica's standing.
-pub(super) fn check_mark(standing: &Standing, mark: &Mark) -> Result<(), (ErrorCode, String)> {
-    if mark.lsn != standing.flushed {
-        return Err((
-            ErrorCode::Diverged,
-            format!(
-                "the replica has flushed {}, this primary has no record boundary there (nearest {})",
-                standing.flushed, mark.lsn
-            ),
-        ));
-    }
-    if mark.chain != standing.chain {
-        return Err((
-            ErrorCode::Diverged,
-            format!(
-                "at {} the replica has chain {:?}, this primary {:?}: \
-                 they do not hold the same records",
-                mark.lsn, standing.chain, mark.chain
-            ),
-        ));
-    }
-    Ok(())
 }
 
 impl Stream {

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
 
-use super::catalog::{Catalog, CatalogError, Change, Role, continues, cut_history, thin};
+use super::catalog::{Catalog, CatalogError, Change, Role, thin};
+use super::history::{continues, cut_history, is_history};
 use super::layout::{self, Space};
 use super::runs::{Run, RunError, Runs};
 use crate::ids::{Epoch, SpaceId, StreamId};
@@ -88,6 +89,12 @@ impl<'t> Batch<'t> {
             }
             Change::Truncate { end, runs } => self.truncate(space, *end, *runs),
             Change::Epoch { epoch, start } => self.epoch(space, *epoch, *start),
+            Change::SawEpoch(epoch) => {
+                let held = self.held_mut(space)?;
+                held.highest_epoch = held.highest_epoch.max(*epoch);
+                Ok(())
+            }
+            Change::Adopt(history) => self.adopt(space, history),
         }
     }
 
@@ -247,6 +254,17 @@ impl<'t> Batch<'t> {
         }
         held.history.push((epoch, start));
         held.highest_epoch = held.highest_epoch.max(epoch);
+        Ok(())
+    }
+
+    fn adopt(&mut self, space: &SpaceId, history: &[(Epoch, Lsn)]) -> Result<(), CatalogError> {
+        let held = self.held_mut(space)?;
+        let last = history.last().copied().unwrap_or((Epoch(0), Lsn::ZERO));
+        if !is_history(history) {
+            return Err(history_error(space, last, held.history.last().copied().unwrap_or(last)));
+        }
+        held.history = history.to_vec();
+        held.highest_epoch = held.highest_epoch.max(last.0);
         Ok(())
     }
 

@@ -30,12 +30,13 @@ use redb::{
 };
 
 use super::batch::{Batch, FILES, MARKS, RUNS, SPACES, numbers, ordinals};
+use super::history::{continues, cut_history, is_history};
 use super::host::{Host, ThisHost};
 use super::layout;
 use super::runs::{Run, RunError, Runs};
 use super::storage::Storage;
 use crate::ids::{Epoch, NodeUuid, SpaceId, StreamId};
-use crate::limits::{CATALOG_CACHE_BYTES, MAX_EPOCHS_PER_SPACE, MAX_SAVED_MARKS_PER_SPACE};
+use crate::limits::{CATALOG_CACHE_BYTES, MAX_SAVED_MARKS_PER_SPACE};
 use crate::lsn::{Lsn, Mark};
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
@@ -131,21 +132,16 @@ impl SpaceRecord {
                     self.highest_epoch = self.highest_epoch.max(*epoch);
                 }
             }
+            Change::SawEpoch(epoch) => self.highest_epoch = self.highest_epoch.max(*epoch),
+            Change::Adopt(history) => {
+                if is_history(history) {
+                    self.history.clone_from(history);
+                    let last = history.last().map_or(Epoch::FIRST, |(epoch, _)| *epoch);
+                    self.highest_epoch = self.highest_epoch.max(last);
+                }
+            }
         }
     }
-}
-
-/// Whether an epoch may follow the history, as its next entry.
-pub(super) fn continues(history: &[(Epoch, Lsn)], epoch: Epoch, start: Lsn) -> bool {
-    let last = history.last().copied().unwrap_or((Epoch(0), Lsn::ZERO));
-    epoch > last.0 && start >= last.1 && history.len() < MAX_EPOCHS_PER_SPACE
-}
-
-/// Forget the epochs that begin behind `end`. The first begins at or before
-/// every position.
-pub(super) fn cut_history(history: &mut Vec<(Epoch, Lsn)>, end: Lsn) {
-    let first = history.first().copied();
-    history.retain(|entry| entry.1 <= end || Some(*entry) == first);
 }
 
 /// Leave at most [`MAX_SAVED_MARKS_PER_SPACE`] of an ascending list: of the
@@ -205,6 +201,12 @@ pub enum Change {
         /// Where it began.
         start: Lsn,
     },
+    /// An epoch was heard of that is not (yet) one of this copy's history: no
+    /// lower one is obeyed from now on.
+    SawEpoch(Epoch),
+    /// A replica's copy was matched with its primary's: from now on it has the
+    /// primary's epochs.
+    Adopt(Vec<(Epoch, Lsn)>),
 }
 
 /// Why the catalog failed.

@@ -26,6 +26,7 @@
 
 mod batch;
 pub mod catalog;
+mod history;
 pub mod host;
 mod layout;
 mod lookup;

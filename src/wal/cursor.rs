@@ -45,7 +45,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::limits::{CURSOR_WINDOW_BYTES, MAX_SEARCH_BYTES_PER_TURN, RECORD_HEADER_BYTES};
-use crate::lsn::{Lsn, Mark};
+use crate::lsn::{Chain, Lsn, Mark};
 use crate::wal::map::Map;
 use crate::wal::record::{self, Checksums, Header, MAGIC_BYTES, RecordError};
 use crate::wal::search::{self, Found};
@@ -163,6 +163,8 @@ pub struct Cursor {
     offset: u64,
     mark: Mark,
     window: Option<Map>,
+    /// Where the last record before the cursor starts, and the chain before it.
+    last: Option<(u64, Chain)>,
     /// A record at this offset was seen incomplete.
     awaited: Option<u64>,
     /// Damage at the first offset was searched up to the second.
@@ -182,6 +184,7 @@ impl Cursor {
             offset,
             mark,
             window: None,
+            last: None,
             awaited: None,
             searched: None,
             zeroes: None,
@@ -204,6 +207,13 @@ impl Cursor {
     #[must_use]
     pub const fn mark(&self) -> Mark {
         self.mark
+    }
+
+    /// Where the last record before the cursor starts in the file, and the chain
+    /// before it. `None` if this cursor has not passed a record.
+    #[must_use]
+    pub const fn last_record(&self) -> Option<(u64, Chain)> {
+        self.last
     }
 
     /// The range of the file that an [`advance`](Self::advance) over `bytes`
@@ -293,6 +303,7 @@ impl Cursor {
     /// The passed record is part of the stream.
     #[inline]
     fn commit(&mut self, passed: &Pending) {
+        self.last = Some((self.offset, self.mark.chain));
         self.offset += passed.header.record_bytes();
         self.mark = passed.mark;
     }

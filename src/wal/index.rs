@@ -81,6 +81,11 @@ impl Index {
         self.entries.front().map_or(self.head, |entry| entry.mark)
     }
 
+    /// All that are remembered, ascending, the head excepted.
+    pub fn boundaries(&self) -> impl Iterator<Item = Mark> {
+        self.entries.iter().map(|entry| entry.mark)
+    }
+
     /// How many boundaries are remembered, without the head.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -138,16 +138,16 @@ fn a_frame_of_any_other_epoch_is_refused_before_a_byte() {
         let (mut pair, data) = on_the_wire();
         let mut stale = data[0].clone();
         stale.header.epoch = Epoch(epoch);
-        assert_eq!(pair.receiver.admit(&stale.header).unwrap_err().0, ErrorCode::StaleEpoch);
+        assert_eq!(pair.receiver.admit(&stale.header).unwrap_err().0, ErrorCode::Fenced);
         assert!(pair.copies[&A].log.records.is_empty());
         pair.to_replica.push_back(stale);
         while pair.deliver_one() {}
-        assert_eq!(pair.replica_stops(), [(A, ErrorCode::StaleEpoch)]);
+        assert_eq!(pair.replica_stops(), [(A, ErrorCode::Fenced)]);
         assert!(pair.copies[&A].log.records.is_empty());
         pair.to_replica.extend(data);
         pair.settle();
         assert!(pair.copies[&A].log.records.is_empty(), "the good ones behind it neither");
-        assert_eq!(pair.stops(), [(A, ErrorCode::StaleEpoch)]);
+        assert_eq!(pair.stops(), [(A, ErrorCode::Fenced)]);
         assert_eq!(pair.replica_stops().len(), 1);
     }
 }
@@ -282,7 +282,7 @@ fn an_ack_of_another_epoch_is_not_obeyed() {
     let (mut pair, ack) = acknowledged();
     pair.to_primary.push_back(forge(&Message::Ack(ack), A, 2));
     pair.deliver_reply();
-    assert_eq!(pair.stops(), [(A, ErrorCode::StaleEpoch)]);
+    assert_eq!(pair.stops(), [(A, ErrorCode::Fenced)]);
     assert_eq!(pair.events.len(), 1);
 }
 

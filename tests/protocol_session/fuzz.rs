@@ -6,8 +6,11 @@ use saltus::ids::{Epoch, SegmentName, StreamId};
 use saltus::lsn::{Chain, Lsn};
 use saltus::protocol::frame::{FrameHeader, Handle, Kind};
 use saltus::protocol::message::{
-    Ack, ErrorCode, Heartbeat, Hello, HelloAck, Message, OpenSpace, Refusal, SegmentOpen, Standing,
+    Ack, Boundary, ErrorCode, Heartbeat, Hello, HelloAck, Message, OpenSpace, Refusal, SegmentOpen,
+    Standing, Truncate,
 };
+
+use saltus::protocol::receiver::Intent;
 
 use super::pair::{BATCH, Frame, Pair, forge, identity};
 
@@ -43,13 +46,14 @@ fn message() -> impl Strategy<Value = Message> {
             head,
         })
     });
-    let standing = (lsn(), 0..3u64, 0..3u32).prop_map(|(flushed, epoch, runs)| {
+    let standing = (lsn(), lsn(), 0..3u64, 0..3u32).prop_map(|(flushed, common, epoch, runs)| {
         Message::OpenAck(Standing {
             flushed,
             chain: Chain::START,
             records: 0,
             highest_epoch: Epoch(epoch),
             runs,
+            common: common.min(flushed),
         })
     });
     let run = (0..4u32, lsn()).prop_map(|(ordinal, start)| {
@@ -60,7 +64,14 @@ fn message() -> impl Strategy<Value = Message> {
         let chain = Chain::START;
         Message::Ack(Ack { received, written, flushed, applied, sequence: 0, chain })
     });
-    let error = (0..17u16, "\\PC{0,40}").prop_map(|(code, sentence)| {
+    let truncate = (lsn(), any::<bool>()).prop_map(|(lsn, start)| {
+        let chain = if start { Chain::START } else { Chain(9) };
+        Message::Truncate(Truncate { lsn, chain })
+    });
+    let matched = (lsn(), 0..13u64).prop_map(|(lsn, records)| {
+        Message::Matched(Boundary { lsn, chain: Chain::START, records })
+    });
+    let error = (0..20u16, "\\PC{0,40}").prop_map(|(code, sentence)| {
         let code = ErrorCode::from_wire(code).unwrap_or(ErrorCode::Protocol);
         Message::Error(Refusal { code, sentence })
     });
@@ -73,6 +84,9 @@ fn message() -> impl Strategy<Value = Message> {
         3 => ack,
         1 => any::<u64>().prop_map(|unix_ns| Message::Heartbeat(Heartbeat { unix_ns })),
         1 => error,
+        2 => lsn().prop_map(Message::Match),
+        2 => matched,
+        2 => truncate,
     ]
 }
 
@@ -209,8 +223,8 @@ proptest! {
     #[test]
     fn a_body_is_refused_when_cut_or_extended(m in message(), cut in any::<prop::sample::Index>()) {
         let on = match m.kind() {
-            Kind::OpenSpace | Kind::OpenAck | Kind::SegmentOpen | Kind::Ack => Handle(1),
-            _ => Handle::CONNECTION,
+            Kind::Hello | Kind::HelloAck | Kind::Heartbeat | Kind::Error => Handle::CONNECTION,
+            _ => Handle(1),
         };
         let frame = forge(&m, on, u64::from(on != Handle::CONNECTION));
         let whole = Message::decode(&frame.header, &frame.body).unwrap();
@@ -228,7 +242,7 @@ proptest! {
     }
 
     #[test]
-    fn random_bodies_never_panic(kind in 1..10u8, body in vec(any::<u8>(), 0..200)) {
+    fn random_bodies_never_panic(kind in 1..13u8, body in vec(any::<u8>(), 0..200)) {
         let bytes = u32::try_from(body.len()).unwrap();
         let kind = Kind::from_wire(kind).unwrap();
         let header = FrameHeader { payload_bytes: bytes, raw_bytes: bytes,
@@ -246,12 +260,26 @@ proptest! {
             let admitted = pair.receiver.admit(&frame.header).is_ok();
             let body = if admitted { &frame.body[..] } else { &[] };
             let intent = pair.receiver.handle_frame(pair.now, &frame.header, body);
-            if let Some(saltus::protocol::receiver::Intent::Open { handle, .. }) = intent {
-                let standing = Standing {
-                    flushed: Lsn(100), chain: Chain::START, records: 1,
-                    highest_epoch: Epoch(1), runs: 1,
-                };
-                pair.receiver.handle_opened(pair.now, handle, Ok(standing));
+            let standing = Standing {
+                flushed: Lsn(400), chain: Chain::START, records: 1,
+                highest_epoch: Epoch(1), runs: 1, common: Lsn(100),
+            };
+            match intent {
+                Some(Intent::Open { handle, open }) => {
+                    let common = if open.head.0 % 200 == 0 { standing.flushed } else { standing.common };
+                    let known = Standing { common, ..standing };
+                    pair.receiver.handle_opened(pair.now, handle, Ok(known));
+                }
+                Some(Intent::Truncate { handle, to }) => {
+                    prop_assert!((standing.common..=standing.flushed).contains(&to.lsn));
+                    let cut = Standing { flushed: to.lsn, common: to.lsn, ..standing };
+                    pair.receiver.handle_opened(pair.now, handle, Ok(cut));
+                }
+                Some(Intent::Match { handle, lsn }) => {
+                    let found = Boundary { lsn, chain: Chain::START, records: 1 };
+                    pair.receiver.handle_matched(pair.now, handle, Ok(found));
+                }
+                _ => {}
             }
             if let Some(bytes) = pair.receiver.poll_transmit(pair.now) {
                 super::pair::frames(&bytes);

@@ -2,6 +2,7 @@
 
 use saltus::ids::Epoch;
 use saltus::limits::MAX_GREETING_BYTES;
+use saltus::lsn::Lsn;
 use saltus::protocol::frame::{FrameHeader, Handle, Kind};
 use saltus::protocol::message::{ErrorCode, Hello, HelloAck, Message, Refusal};
 use saltus::protocol::receiver::Intent;
@@ -45,7 +46,7 @@ fn a_record_travels_from_append_to_flushed_ack() {
 fn every_frame_of_a_space_carries_its_epoch() {
     let mut pair = Pair::new();
     pair.add_space(A);
-    pair.log(A).epoch = Epoch(5);
+    pair.log(A).history = vec![(Epoch(5), Lsn::ZERO)];
     pair.reconnect(false);
     pair.append(A, 1, 100);
     let mut epochs = Vec::new();

@@ -12,9 +12,12 @@ use saltus::limits::{FRAME_HEADER_BYTES, RECORD_HEADER_BYTES};
 use saltus::lsn::{Lsn, Mark};
 use saltus::protocol::Now;
 use saltus::protocol::frame::{FrameHeader, Handle, Kind};
-use saltus::protocol::message::{ErrorCode, Identity, Message, OpenSpace, SegmentOpen, Standing};
+use saltus::protocol::matching::common_point;
+use saltus::protocol::message::{
+    Boundary, ErrorCode, Identity, Message, OpenSpace, SegmentOpen, Standing, Truncate,
+};
 use saltus::protocol::receiver::{Intent, Receiver};
-use saltus::protocol::sender::{BatchRule, Event, Sender, Streams, Transmit};
+use saltus::protocol::sender::{BatchRule, Event, Found, Sender, Streams, Transmit};
 
 pub const BATCH: BatchRule =
     BatchRule { max_records: 100, max_delay: Duration::from_millis(10), max_bytes: 1 << 20 };
@@ -37,7 +40,8 @@ pub struct Record {
 /// A log, on either side. `marks[n]` lies behind `n` records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
-    pub epoch: Epoch,
+    /// Each epoch, and how many bytes lay before it.
+    pub history: Vec<(Epoch, Lsn)>,
     pub records: Vec<Record>,
     pub marks: Vec<Mark>,
     pub runs: Vec<SegmentOpen>,
@@ -46,7 +50,7 @@ pub struct Log {
 impl Log {
     pub fn new() -> Self {
         Self {
-            epoch: Epoch::FIRST,
+            history: vec![(Epoch::FIRST, Lsn::ZERO)],
             records: Vec::new(),
             marks: vec![Mark::START],
             runs: Vec::new(),
@@ -102,6 +106,20 @@ impl Log {
         self.marks.truncate(records + 1);
     }
 
+    /// The last boundary at or before a position.
+    pub fn mark_before(&self, lsn: Lsn) -> Mark {
+        self.marks[self.marks.partition_point(|mark| mark.lsn <= lsn) - 1]
+    }
+
+    /// The source lost all behind `records` records: a new epoch begins there.
+    pub fn begin_epoch(&mut self, epoch: u64, records: usize) {
+        self.truncate(records);
+        let start = self.head().lsn;
+        self.runs.retain(|run| run.start < start);
+        self.history.retain(|(_, began)| *began <= start);
+        self.history.push((Epoch(epoch), start));
+    }
+
     pub fn mark_at(&self, lsn: Lsn) -> Option<Mark> {
         let found = self.marks.binary_search_by_key(&lsn, |mark| mark.lsn);
         found.ok().map(|index| self.marks[index])
@@ -111,7 +129,7 @@ impl Log {
         OpenSpace {
             space: name.parse().unwrap(),
             stream: StreamId(7),
-            history: vec![(self.epoch, Lsn::ZERO)],
+            history: self.history.clone(),
             head: self.head().lsn,
         }
     }
@@ -154,9 +172,35 @@ pub struct Copy {
     pub highest_epoch: Epoch,
     /// Answer `OpenSpace` with this.
     pub refuse: Option<ErrorCode>,
+    /// The epochs that the primary told last.
+    pub told: Vec<(Epoch, Lsn)>,
+    /// Records that were cut off.
+    pub quarantine: Vec<Record>,
 }
 
 impl Copy {
+    /// As the engine does: the primary's epochs, where nothing is against it.
+    pub fn adopt(&mut self) {
+        let flushed = self.log.marks[self.durable].lsn;
+        let common = common_point(&self.log.history, flushed, &self.told);
+        if common == flushed && self.log.history != self.told {
+            self.log.history.clone_from(&self.told);
+            self.log.runs.retain(|run| run.start < flushed);
+        }
+    }
+
+    /// As the engine does: save, cut, adopt.
+    pub fn cut(&mut self, to: &Truncate) {
+        let at = self.log.mark_at(to.lsn).unwrap();
+        assert_eq!(at.chain, to.chain, "cut where the chains are the same");
+        let kept = usize::try_from(at.records).unwrap();
+        self.quarantine.extend(&self.log.records[kept..]);
+        self.log.truncate(kept);
+        self.log.runs.retain(|run| run.start < to.lsn);
+        self.durable = kept;
+        self.log.history.clone_from(&self.told);
+    }
+
     pub fn standing(&self) -> Standing {
         let mark = self.log.marks[self.durable];
         Standing {
@@ -165,6 +209,7 @@ impl Copy {
             records: mark.records,
             highest_epoch: self.highest_epoch,
             runs: u32::try_from(self.log.runs.len()).unwrap(),
+            common: common_point(&self.log.history, mark.lsn, &self.told),
         }
     }
 }
@@ -261,7 +306,14 @@ impl Pair {
 
     pub fn add_space(&mut self, handle: Handle) {
         self.logs.0.insert(handle, Log::new());
-        let copy = Copy { log: Log::new(), durable: 0, highest_epoch: Epoch(0), refuse: None };
+        let copy = Copy {
+            log: Log::new(),
+            durable: 0,
+            highest_epoch: Epoch(0),
+            refuse: None,
+            told: Vec::new(),
+            quarantine: Vec::new(),
+        };
         self.copies.insert(handle, copy);
         self.open(handle);
     }
@@ -288,11 +340,14 @@ impl Pair {
     /// Takes events and answers them as the engine does.
     pub fn take_events(&mut self) {
         while let Some(event) = self.sender.poll_event() {
-            if let Event::Resume { handle, standing } = &event {
-                let found = self.logs.0[handle]
-                    .mark_at(standing.flushed)
-                    .ok_or_else(|| format!("no boundary at {}", standing.flushed));
+            if let Event::Resume { handle, at, .. } = &event {
+                let found = self.logs.0[handle].mark_at(*at);
+                let found = found.map_or(Found::Nothing, Found::Mark);
                 self.sender.handle_resume(self.now, *handle, found);
+            }
+            if let Event::Diverged { handle, common, .. } = &event {
+                let why = format!("other records behind {}", common.lsn);
+                self.sender.handle_diverged(self.now, *handle, why);
             }
             self.events.push(event);
         }
@@ -341,9 +396,13 @@ impl Pair {
             assert!(!matches!(intent, Some(Intent::Data { .. } | Intent::Run { .. })));
         }
         match &intent {
-            Some(Intent::Open { handle, .. }) => {
+            Some(Intent::Open { handle, open }) => {
                 let copy = self.copies.get_mut(handle).unwrap();
                 copy.log.truncate(copy.durable);
+                copy.told.clone_from(&open.history);
+                if copy.highest_epoch <= frame.header.epoch {
+                    copy.adopt();
+                }
                 let answer = match copy.refuse {
                     Some(code) => Err((code, "the test says so".to_owned())),
                     None => Ok(copy.standing()),
@@ -352,6 +411,18 @@ impl Pair {
                     copy.highest_epoch = copy.highest_epoch.max(frame.header.epoch);
                 }
                 self.receiver.handle_opened(self.now, *handle, answer);
+            }
+            Some(Intent::Match { handle, lsn }) => {
+                let copy = self.copies.get_mut(handle).unwrap();
+                let flushed = copy.log.marks[copy.durable].lsn;
+                let Mark { lsn, chain, records, .. } = copy.log.mark_before(flushed.min(*lsn));
+                let found = Boundary { lsn, chain, records };
+                self.receiver.handle_matched(self.now, *handle, Ok(found));
+            }
+            Some(Intent::Truncate { handle, to }) => {
+                let copy = self.copies.get_mut(handle).unwrap();
+                copy.cut(to);
+                self.receiver.handle_opened(self.now, *handle, Ok(copy.standing()));
             }
             Some(Intent::Run { handle, run }) => {
                 let copy = self.copies.get_mut(handle).unwrap();

@@ -136,7 +136,7 @@ fn another_chain_at_the_replicas_position_stops_only_that_space() {
 }
 
 #[test]
-fn a_replica_ahead_of_the_primary_has_diverged() {
+fn a_replica_ahead_in_the_same_epoch_has_diverged_and_is_left_alone() {
     let mut pair = Pair::streaming(1);
     pair.append(A, 10, 100);
     pair.settle();
@@ -144,8 +144,11 @@ fn a_replica_ahead_of_the_primary_has_diverged() {
     pair.reconnect(false);
     pair.events.clear();
     pair.settle();
-    let asked = pair.events.iter().any(|event| matches!(event, Event::Resume { .. }));
-    assert!(!asked, "there is no mark to look for beyond the head");
+    let common = pair.events.iter().find_map(|event| match event {
+        Event::Diverged { common, .. } => Some(*common),
+        _ => None,
+    });
+    assert_eq!(common, Some(pair.log(A).head()), "the last common record is found");
     assert_eq!(pair.stops(), [(A, ErrorCode::Diverged)]);
     assert_eq!(pair.copies[&A].log.records.len(), 10, "what it has is left alone");
 }
@@ -190,8 +193,8 @@ fn a_fenced_primary_is_told_and_ships_nothing() {
     pair.append(B, 1, 100);
     pair.events.clear();
     pair.settle();
-    assert_eq!(pair.stops(), [(A, ErrorCode::StaleEpoch)]);
-    assert_eq!(pair.replica_stops(), [(A, ErrorCode::StaleEpoch)]);
+    assert_eq!(pair.stops(), [(A, ErrorCode::Fenced)]);
+    assert_eq!(pair.replica_stops(), [(A, ErrorCode::Fenced)]);
     assert_eq!(pair.copies[&A].log.records.len(), 3);
     assert_eq!(pair.copies[&B].durable, 4);
 }
@@ -211,10 +214,7 @@ fn a_fenced_primary_that_ships_all_the_same_is_refused_before_a_byte() {
     pair.deliver_reply();
     pair.send();
     pair.deliver_one();
-    assert_eq!(pair.receiver.admit(&data.header).unwrap_err().0, ErrorCode::StaleEpoch);
-    assert!(matches!(
-        pair.deliver(&data),
-        Some(Intent::Stopped { code: ErrorCode::StaleEpoch, .. })
-    ));
+    assert_eq!(pair.receiver.admit(&data.header).unwrap_err().0, ErrorCode::Fenced);
+    assert!(matches!(pair.deliver(&data), Some(Intent::Stopped { code: ErrorCode::Fenced, .. })));
     assert!(pair.copies[&A].log.records.is_empty());
 }

@@ -4,46 +4,10 @@ use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::process::Command;
 
-use saltus::engine::status::ReplicaState;
 use saltus::limits::MAX_RECORD_PAYLOAD_BYTES;
 
 use crate::cluster::{BACKENDS, Cluster, until};
 use crate::feed::{Segment, record};
-
-#[test]
-fn t6_a_file_that_shrinks_stops_its_space_alone() {
-    for away in [false, true] {
-        let mut cluster = Cluster::with(1, |_| {}, |_| {});
-        let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-        segment.records(10, 400);
-        let mut other = Segment::create(&cluster.primary.wal("beta"), 1);
-        other.records(1, 10);
-        cluster.await_flushed("alpha", segment.len());
-        if away {
-            cluster.primary.kill();
-        }
-        let file = File::options().write(true).open(&segment.path).unwrap();
-        file.set_len(5 * 464).unwrap();
-        if away {
-            cluster.primary.restart();
-        }
-        cluster.primary.await_problem("alpha", if away { "4640" } else { "2320" });
-        // It grows again, to the same length, and holds something else.
-        file.write_all_at(&record(77, 464 * 5 - 64), 5 * 464).unwrap();
-        other.records(1, 10);
-        cluster.await_flushed("beta", other.len());
-        cluster.assert_identical("beta");
-        let copy = cluster.replicas[0].wal("alpha").join(segment.path.file_name().unwrap());
-        assert!(fs::read(&copy).unwrap() == segment.content, "the replica's copy is untouched");
-        cluster.primary.kill();
-        cluster.primary.restart();
-        until("the primary sees that it diverged", || {
-            let replica = cluster.replica(0, "alpha")?;
-            (replica.state == ReplicaState::Failed).then_some(())
-        });
-        assert!(fs::read(&copy).unwrap() == segment.content, "the replica's copy is untouched");
-    }
-}
 
 #[test]
 fn a_replica_that_lost_what_it_had_says_so_and_gets_nothing() {

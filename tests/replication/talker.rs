@@ -123,6 +123,7 @@ impl Talker {
                     records: 0,
                     highest_epoch: open.epoch().unwrap(),
                     runs: 0,
+                    common: Lsn::ZERO,
                 };
                 self.say(&Message::OpenAck(standing), header.handle, header.epoch.0);
                 return;

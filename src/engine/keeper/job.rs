@@ -5,10 +5,10 @@ use std::sync::Arc;
 use crossbeam::channel::Sender;
 
 use crate::engine::replica::log::SegmentFiles;
-use crate::ids::SpaceId;
+use crate::ids::{Epoch, SpaceId};
 use crate::io::Waker;
-use crate::lsn::Mark;
-use crate::protocol::message::{ErrorCode, OpenSpace};
+use crate::lsn::{Lsn, Mark};
+use crate::protocol::message::{Boundary, ErrorCode, OpenSpace, Truncate};
 use crate::state::catalog::{Change, SpaceRecord};
 use crate::state::runs::Run;
 use crate::wal::segment::Segment;
@@ -55,6 +55,18 @@ pub enum Job {
         /// What changes.
         change: Change,
     },
+    /// The source of a space that this node ships was changed behind the
+    /// stream: cut the stream at a boundary, and begin a new epoch there.
+    BeginEpoch {
+        /// Who asks.
+        shard: usize,
+        /// The space.
+        space: SpaceId,
+        /// The boundary.
+        at: Mark,
+        /// How many runs remain.
+        runs: u32,
+    },
     /// Borrow a space in order to receive it.
     OpenReplica {
         /// Who asks.
@@ -63,6 +75,30 @@ pub enum Job {
         ticket: u64,
         /// What the primary says of the space.
         open: Box<OpenSpace>,
+    },
+    /// Find a boundary of a borrowed space that has received nothing yet.
+    Match {
+        /// Who asks.
+        shard: usize,
+        /// Comes back in the news.
+        ticket: u64,
+        /// The space.
+        space: SpaceId,
+        /// At or before this.
+        at: Lsn,
+    },
+    /// Save and cut what lies behind a boundary of a borrowed space, and take
+    /// over the epochs of its primary. The space comes back first: after a
+    /// refusal it stays with the keeper.
+    Truncate {
+        /// Who asks.
+        shard: usize,
+        /// Comes back in the news.
+        ticket: u64,
+        /// What the primary has said of the space.
+        open: Box<OpenSpace>,
+        /// Where, and the chain there.
+        to: Truncate,
     },
     /// Make the file of a run, or open it again.
     OpenRun {
@@ -134,12 +170,34 @@ pub enum News {
         /// The outcome.
         result: Result<(), String>,
     },
-    /// A space is lent, or why not.
+    /// A new epoch is durable, with the record as it is now; or why not.
+    EpochBegun {
+        /// The space.
+        space: SpaceId,
+        /// The outcome.
+        result: Result<Box<SpaceRecord>, String>,
+    },
+    /// A space is lent, also after a truncation; or why not.
     ReplicaOpened {
         /// As given.
         ticket: u64,
-        /// The catalog's record and the durable end.
-        result: Result<Box<(SpaceRecord, Mark)>, (ErrorCode, String)>,
+        /// What is lent.
+        result: Result<Box<Loan>, Denial>,
+    },
+    /// A boundary was found, or why not.
+    Matched {
+        /// As given.
+        ticket: u64,
+        /// The boundary.
+        result: Result<Boundary, (ErrorCode, String)>,
+    },
+    /// A primary with a higher epoch has come for a borrowed space: whoever has
+    /// it must end.
+    Recalled {
+        /// The space.
+        space: SpaceId,
+        /// The epoch.
+        highest: Epoch,
     },
     /// A run can be written to, or why not.
     RunOpened {
@@ -148,6 +206,35 @@ pub enum News {
         /// The open files.
         result: Result<SegmentFiles, String>,
     },
+}
+
+/// A received space in the hands of a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loan {
+    /// The catalog's record.
+    pub record: SpaceRecord,
+    /// The durable end.
+    pub mark: Mark,
+    /// Up to here the epochs of the space are those of its primary. Less than
+    /// the durable end: nothing may be received before it is cut.
+    pub common: Lsn,
+}
+
+/// Why a space is not lent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denial {
+    /// For the primary.
+    pub code: ErrorCode,
+    /// A sentence.
+    pub why: String,
+    /// The highest epoch that was seen here, if that is why.
+    pub highest: Option<Epoch>,
+}
+
+impl From<(ErrorCode, String)> for Denial {
+    fn from((code, why): (ErrorCode, String)) -> Self {
+        Self { code, why, highest: None }
+    }
 }
 
 /// Where a shard takes its news.

@@ -15,11 +15,12 @@
 //! News of a change are sent only after the change is durable.
 
 mod job;
+mod matched;
 mod received;
 mod root;
 mod shipped;
 
-pub use job::{Job, Mailbox, News};
+pub use job::{Denial, Job, Loan, Mailbox, News};
 pub use shipped::open_numbered;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,8 +32,9 @@ use crossbeam::channel::{Receiver, RecvTimeoutError};
 
 use self::root::Root;
 
-use super::status::{self, SpaceStatus};
-use crate::ids::SpaceId;
+use super::quarantine;
+use super::status::{self, EpochStatus, QuarantineStatus, SpaceStatus};
+use crate::ids::{Epoch, SpaceId};
 use crate::limits::MAX_JOBS_PER_COMMIT;
 use crate::lsn::Mark;
 use crate::protocol::message::ErrorCode;
@@ -50,7 +52,8 @@ pub struct Received(Arc<Mutex<Published>>);
 #[derive(Debug, Default)]
 struct Published {
     /// Each with the moment since when it is so.
-    spaces: BTreeMap<SpaceId, (SpaceStatus, Instant)>,
+    statuses: BTreeMap<SpaceId, (SpaceStatus, Instant)>,
+    quarantines: BTreeMap<SpaceId, QuarantineStatus>,
     problem: Option<String>,
 }
 
@@ -60,7 +63,11 @@ impl Received {
     }
 
     fn publish(&self, status: SpaceStatus) {
-        self.lock().spaces.insert(status.space.clone(), (status, Instant::now()));
+        self.lock().statuses.insert(status.space.clone(), (status, Instant::now()));
+    }
+
+    fn publish_quarantine(&self, space: SpaceId, status: QuarantineStatus) {
+        self.lock().quarantines.insert(space, status);
     }
 
     fn set_problem(&self, problem: Option<String>) {
@@ -76,7 +83,13 @@ impl Received {
             status.no_primary_seconds = Some(since.elapsed().as_secs_f64());
             (space.clone(), status)
         };
-        published.spaces.iter().map(status).collect()
+        published.statuses.iter().map(status).collect()
+    }
+
+    /// What is in quarantine, by space; of both roles.
+    #[must_use]
+    pub fn quarantines(&self) -> BTreeMap<SpaceId, QuarantineStatus> {
+        self.lock().quarantines.clone()
     }
 
     /// What is wrong with the data root, in a sentence.
@@ -92,9 +105,19 @@ enum Lease {
     /// Nobody: it can be lent. The mark is its durable end.
     Here(Mark),
     /// A session.
-    Lent,
+    Lent(Lessee),
     /// Nobody can: it must be mended first.
     Broken(String),
+}
+
+/// The session that has a received space.
+#[derive(Clone, Copy, Debug)]
+struct Lessee {
+    shard: usize,
+    /// The reign that it is received under.
+    epoch: Epoch,
+    /// The durable end when it was lent.
+    mark: Mark,
 }
 
 /// One space of the catalog.
@@ -209,7 +232,7 @@ impl Keeper {
                 Lease::Here(mark) => Some((*mark, None)),
                 Lease::Broken(why) => Some((space.record.checkpoint, Some(why.clone()))),
                 // The session that has it knows better.
-                Lease::Lent => None,
+                Lease::Lent(_) => None,
             };
             if let Some((mark, problem)) = state {
                 let status = SpaceStatus {
@@ -225,11 +248,25 @@ impl Keeper {
                     blocked: problem.is_some(),
                     problem,
                     replicas: Vec::new(),
+                    epochs: EpochStatus::of(&space.record.history),
+                    highest_epoch: Some(space.record.highest_epoch),
+                    quarantine: QuarantineStatus::default(),
                 };
                 self.received.publish(status);
             }
         }
+        self.count_quarantine(&id);
         self.spaces.insert(id, space);
+    }
+
+    /// Publish what a space has in quarantine.
+    fn count_quarantine(&self, space: &SpaceId) {
+        match quarantine::tally(&self.places.quarantine(), space) {
+            Ok((pieces, bytes)) => {
+                self.received.publish_quarantine(space.clone(), QuarantineStatus { pieces, bytes });
+            }
+            Err(error) => tracing::warn!(%space, %error, "the quarantine cannot be listed"),
+        }
     }
 
     /// Work until [`Job::Stop`], or until all shards are gone.
@@ -342,8 +379,22 @@ impl Keeper {
                     self.waiting.push((shard, News::Committed { ticket, result: Ok(()) }));
                 }
             }
+            Job::BeginEpoch { shard, space, at, runs } => {
+                let result = self.begin_epoch(&space, at, runs).map(Box::new);
+                self.waiting.push((shard, News::EpochBegun { space, result }));
+            }
             Job::OpenReplica { shard, ticket, open } => {
-                let result = self.open_replica(&open).map(Box::new);
+                let result = self.open_replica(shard, &open).map(Box::new);
+                self.waiting.push((shard, News::ReplicaOpened { ticket, result }));
+            }
+            Job::Match { shard, ticket, space, at } => {
+                let result = self.match_replica(&space, at);
+                self.waiting.push((shard, News::Matched { ticket, result }));
+            }
+            Job::Truncate { shard, ticket, open, to } => {
+                // What waits for this batch has nothing to do with the cut.
+                self.publish();
+                let result = self.truncate_replica(shard, &open, &to).map(Box::new);
                 self.waiting.push((shard, News::ReplicaOpened { ticket, result }));
             }
             Job::OpenRun { shard, ticket, space, ordinal, run, known } => {
@@ -370,16 +421,20 @@ fn spoil(news: News, why: &str) -> News {
     match news {
         News::Committed { ticket, .. } => News::Committed { ticket, result: Err(why) },
         News::ReplicaOpened { ticket, .. } => {
-            News::ReplicaOpened { ticket, result: Err((ErrorCode::Storage, why)) }
+            News::ReplicaOpened { ticket, result: Err((ErrorCode::Storage, why).into()) }
         }
         News::RunOpened { ticket, .. } => News::RunOpened { ticket, result: Err(why) },
         News::Space { space, record, mut problems, .. } => {
             problems.push(why);
             News::Space { space, record, found: Vec::new(), problems }
         }
-        other @ (News::Spaces(_) | News::Access { .. } | News::RootBack | News::Segment { .. }) => {
-            other
-        }
+        News::EpochBegun { space, .. } => News::EpochBegun { space, result: Err(why) },
+        other @ (News::Spaces(_)
+        | News::Access { .. }
+        | News::RootBack
+        | News::Segment { .. }
+        | News::Matched { .. }
+        | News::Recalled { .. }) => other,
     }
 }
 

@@ -5,12 +5,12 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 
-use super::{Keeper, Lease, remember};
+use super::{Denial, Keeper, Lease, Loan, News, remember};
 use crate::engine::recovery;
 use crate::engine::replica::log::SegmentFiles;
 use crate::ids::{Epoch, SpaceId};
-use crate::limits::{MAX_EPOCHS_PER_SPACE, MAX_SPACES};
-use crate::lsn::{Lsn, Mark};
+use crate::limits::MAX_SPACES;
+use crate::lsn::Mark;
 use crate::protocol::message::{ErrorCode, OpenSpace};
 use crate::state::catalog::{Change, Role, SpaceRecord};
 use crate::state::host::make_directories;
@@ -19,18 +19,15 @@ use crate::wal::discover;
 
 impl Keeper {
     /// Lend a received space, making it if need be.
-    pub(super) fn open_replica(
-        &mut self,
-        open: &OpenSpace,
-    ) -> Result<(SpaceRecord, Mark), (ErrorCode, String)> {
+    pub(super) fn open_replica(&mut self, shard: usize, open: &OpenSpace) -> Result<Loan, Denial> {
         let space = &open.space;
         if let Some(why) = self.unrecorded.get(space) {
-            return Err((ErrorCode::Storage, format!("space {space}: {why}")));
+            return Err((ErrorCode::Storage, format!("space {space}: {why}")).into());
         }
         if !self.spaces.contains_key(space) {
             if self.spaces.len() >= MAX_SPACES {
                 let why = format!("this node holds {MAX_SPACES} spaces already");
-                return Err((ErrorCode::Limit, why));
+                return Err((ErrorCode::Limit, why).into());
             }
             let directory = self.places.wal(space);
             match discover::segments(&directory) {
@@ -42,10 +39,12 @@ impl Keeper {
                              or do not ship the space here",
                             directory.display()
                         ),
-                    ));
+                    )
+                        .into());
                 }
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err((ErrorCode::Storage, format!("{}: {error}", directory.display())));
+                    let why = format!("{}: {error}", directory.display());
+                    return Err((ErrorCode::Storage, why).into());
                 }
                 _ => {}
             }
@@ -63,7 +62,7 @@ impl Keeper {
             self.keep(space.clone(), entry);
         }
         let Some(entry) = self.spaces.get_mut(space) else {
-            return Err((ErrorCode::Protocol, format!("space {space} has vanished")));
+            return Err((ErrorCode::Protocol, format!("space {space} has vanished")).into());
         };
         if entry.record.role == Role::Primary {
             return Err((
@@ -71,7 +70,8 @@ impl Keeper {
                 format!(
                     "space {space} is written on this node: it ships it, it does not receive it"
                 ),
-            ));
+            )
+                .into());
         }
         if entry.record.stream != open.stream {
             return Err((
@@ -84,26 +84,42 @@ impl Keeper {
                     open.stream,
                     self.places.wal(space).display()
                 ),
-            ));
+            )
+                .into());
+        }
+        let epoch = open.epoch().unwrap_or(Epoch::FIRST);
+        let highest = entry.record.highest_epoch;
+        if epoch < highest {
+            return Err(Denial {
+                code: ErrorCode::Fenced,
+                why: format!(
+                    "space {space} has seen epoch {highest} here: a primary of epoch {epoch} is \
+                     fenced"
+                ),
+                highest: Some(highest),
+            });
+        }
+        if epoch > highest {
+            // Durable before it is obeyed: the news wait for the commit.
+            let change = Change::SawEpoch(epoch);
+            remember(&mut entry.record, &change);
+            self.changes.push((space.clone(), change));
         }
         match &entry.lease {
             Lease::Here(mark) => {
-                // A higher epoch is durable before it is obeyed: the news of
-                // this loan wait for the commit.
-                for change in new_epochs(&entry.record, open, mark)? {
-                    remember(&mut entry.record, &change);
-                    self.changes.push((space.clone(), change));
-                }
-                let lent = (entry.record.clone(), *mark);
-                entry.lease = Lease::Lent;
-                self.lending.push(space.clone());
-                Ok(lent)
+                let mark = *mark;
+                self.lend(shard, open, mark)
             }
-            Lease::Lent => Err((
-                ErrorCode::Busy,
-                format!("space {space} is being received over another connection"),
-            )),
-            Lease::Broken(why) => Err((ErrorCode::Storage, why.clone())),
+            Lease::Lent(lessee) => {
+                if lessee.epoch < epoch {
+                    // A reign that is over may not hold up the one that is.
+                    let (at, space) = (lessee.shard, space.clone());
+                    self.waiting.push((at, News::Recalled { space, highest: epoch }));
+                }
+                let why = format!("space {space} is being received over another connection");
+                Err((ErrorCode::Busy, why).into())
+            }
+            Lease::Broken(why) => Err((ErrorCode::Storage, why.clone()).into()),
         }
     }
 
@@ -120,9 +136,13 @@ impl Keeper {
             // session's record, and in no catalog.
             let (record, mark) = *state;
             if record.checkpoint.lsn > entry.record.checkpoint.lsn {
-                let change = Change::Checkpoint(record.checkpoint);
-                remember(&mut entry.record, &change);
-                self.changes.push((space.clone(), change));
+                // As a boundary, too: positions are compared from there.
+                let changes =
+                    [Change::Checkpoint(record.checkpoint), Change::AddMark(record.checkpoint)];
+                for change in changes {
+                    remember(&mut entry.record, &change);
+                    self.changes.push((space.clone(), change));
+                }
             }
             Lease::Here(mark)
         } else {
@@ -232,37 +252,4 @@ impl Keeper {
         let direct = crate::io::open_direct(&named).map(Arc::new);
         Ok(SegmentFiles { buffered: Arc::new(buffered), direct })
     }
-}
-
-/// The epochs that the primary tells of and this node has not seen. None of
-/// them may begin before what is durable here: the bytes behind its beginning
-/// are those of an earlier primary.
-fn new_epochs(
-    record: &SpaceRecord,
-    open: &OpenSpace,
-    mark: &Mark,
-) -> Result<Vec<Change>, (ErrorCode, String)> {
-    let known = record.highest_epoch;
-    // What the catalog would refuse is refused here, by name.
-    let least = record.history.last().map_or(mark.lsn, |(_, start)| mark.lsn.max(*start));
-    let fresh = open.history.iter().filter(|(epoch, _)| *epoch > known);
-    let change = |&(epoch, start): &(Epoch, Lsn)| {
-        if start < least {
-            let space = &open.space;
-            return Err((
-                ErrorCode::Diverged,
-                format!(
-                    "epoch {epoch} of space {space} begins at {start}, and this node has an \
-                     earlier epoch up to {least}"
-                ),
-            ));
-        }
-        Ok(Change::Epoch { epoch, start })
-    };
-    let changes = fresh.map(change).collect::<Result<Vec<_>, _>>()?;
-    if record.history.len() + changes.len() > MAX_EPOCHS_PER_SPACE {
-        let why = format!("space {} has more than {MAX_EPOCHS_PER_SPACE} epochs", open.space);
-        return Err((ErrorCode::Limit, why));
-    }
-    Ok(changes)
 }

@@ -7,8 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{Keeper, Lease, News, Places, Space, remember};
+use crate::engine::primary::fenced;
 use crate::ids::{Epoch, SpaceId, StreamId};
-use crate::limits::MAX_SPACES;
+use crate::limits::{MAX_EPOCHS_PER_SPACE, MAX_SPACES};
 use crate::lsn::{Lsn, Mark};
 use crate::state::catalog::{Change, FileRecord, Role, SpaceRecord};
 use crate::state::pins::Pins;
@@ -158,6 +159,40 @@ impl Keeper {
         let stream = StreamId(self.places.host.random_u128()?);
         let history = vec![(Epoch::FIRST, Lsn::ZERO)];
         Ok(self.create(space, Role::Primary, stream, history))
+    }
+
+    /// Cut the stream of a space that this node ships, and begin a new epoch
+    /// there. Gives the record as it will be once the batch is durable.
+    pub(super) fn begin_epoch(
+        &mut self,
+        space: &SpaceId,
+        at: Mark,
+        runs: u32,
+    ) -> Result<SpaceRecord, String> {
+        let Some(entry) = self.spaces.get_mut(space) else {
+            return Err(format!("space {space} is not in the catalog"));
+        };
+        let present = entry.record.history.last().map_or(Epoch::FIRST, |(epoch, _)| *epoch);
+        if entry.record.highest_epoch > present {
+            return Err(fenced(present, entry.record.highest_epoch));
+        }
+        if entry.record.history.len() >= MAX_EPOCHS_PER_SPACE {
+            return Err(format!(
+                "the space has had {MAX_EPOCHS_PER_SPACE} epochs, the most there are"
+            ));
+        }
+        let epoch = Epoch(present.0 + 1);
+        let mut changes = vec![Change::Truncate { end: at.lsn, runs }];
+        if at.lsn > Lsn::ZERO {
+            changes.push(Change::AddMark(at));
+        }
+        changes.push(Change::Epoch { epoch, start: at.lsn });
+        for change in changes {
+            remember(&mut entry.record, &change);
+            self.changes.push((space.clone(), change));
+        }
+        tracing::warn!(%space, epoch = epoch.0, start = at.lsn.0, "a new epoch begins");
+        Ok(entry.record.clone())
     }
 
     pub(super) fn create(

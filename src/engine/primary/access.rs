@@ -1,6 +1,7 @@
 //! Whether a space can be read to its end, and what is wrong if not.
 //!
 //! ```text
+//!   fenced      another primary reigns: the epochs say so
 //!   problem     the stream cannot go on: somebody has to act
 //!   damage      bytes that are no record, with nothing behind them shipped
 //!   obstacle    the directory or a segment cannot be read; looked at again
@@ -8,10 +9,11 @@
 //!   notices     worth knowing; nothing is kept from being shipped
 //! ```
 //!
-//! The first three keep records from being shipped. While one of them lasts,
+//! All but the last keep records from being shipped. While one of them lasts,
 //! nobody knows where the log ends, so nobody may say that a replica has all
 //! of it.
 
+use super::fenced;
 use super::space::Space;
 
 impl Space {
@@ -53,17 +55,17 @@ impl Space {
 
     /// What keeps records from being shipped, in a sentence.
     #[must_use]
-    pub fn blocked(&self) -> Option<&str> {
+    pub fn blocked(&self) -> Option<String> {
+        let fenced = self.is_fenced().then(|| fenced(self.epoch(), self.highest_epoch()));
         let reasons = [&self.problem, &self.obstacle, &self.damage];
-        reasons.into_iter().find_map(|reason| reason.as_deref())
+        fenced.or_else(|| reasons.into_iter().find_map(Clone::clone))
     }
 
     /// What is wrong, in a sentence: what blocks it, or else the first thing
     /// that must be seen.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
-        let notice = || self.notices.first().map(String::as_str);
-        self.blocked().or_else(notice).map(str::to_owned)
+        self.blocked().or_else(|| self.notices.first().cloned())
     }
 
     /// False of a directory that was found to hold no log: it is no space yet.
@@ -76,7 +78,8 @@ impl Space {
     /// its end at least once.
     #[must_use]
     pub fn is_head_known(&self) -> bool {
-        self.seen_to_end && self.blocked().is_none()
+        let in_doubt = self.past.is_turning() || self.past.is_suspect();
+        self.seen_to_end && !in_doubt && self.blocked().is_none()
     }
 
     /// The walk has done what it could.
@@ -105,7 +108,7 @@ mod tests {
         assert_eq!(space.blocked(), None);
         space.obstruct(Some("the directory is gone".into()));
         assert_eq!(space.problem().as_deref(), Some("the directory is gone"));
-        assert_eq!(space.blocked(), Some("the directory is gone"));
+        assert_eq!(space.blocked().as_deref(), Some("the directory is gone"));
         space.obstruct(None);
         assert_eq!(space.blocked(), None);
         assert_eq!(space.problem().as_deref(), Some("a file cannot be pinned"));

@@ -28,7 +28,7 @@ use crate::io::{Slab, Socket, Strategy, Token};
 use crate::limits::{DEGRADED_AFTER, PEER_TIMEOUT, RECONNECT_DELAYS, SPACE_RETRY_DELAY};
 use crate::lsn::{Lsn, Mark};
 use crate::protocol::frame::Handle;
-use crate::protocol::message::{Ack, ErrorCode};
+use crate::protocol::message::{Ack, ErrorCode, Standing};
 use crate::protocol::sender::Sender;
 
 /// What a primary remembers of one replica for one space.
@@ -60,6 +60,19 @@ pub struct Slot {
     pub stops: u32,
     /// The replica's position that waits for the walk to get there.
     pub resume: Option<Lsn>,
+    /// It holds other records, and whose fault that is has to be found out.
+    pub dispute: Option<Dispute>,
+}
+
+/// A replica that holds other records where the epochs are the same.
+#[derive(Clone, Copy, Debug)]
+pub struct Dispute {
+    /// The last boundary that both have.
+    pub common: Mark,
+    /// Where it stands.
+    pub standing: Standing,
+    /// The source is being walked again for it.
+    pub looked: bool,
 }
 
 impl Slot {
@@ -82,6 +95,26 @@ impl Slot {
             chain: mark.chain,
             ..self.ack
         };
+    }
+
+    /// The stream was cut at `at`, in a new epoch: positions behind it mean
+    /// something else now.
+    pub fn cut(&mut self, at: Mark) {
+        self.streaming = false;
+        self.known = false;
+        (self.resume, self.dispute) = (None, None);
+        self.sent = self.sent.min(at.lsn);
+        if self.flushed.lsn > at.lsn {
+            self.flushed = at;
+            self.ack = Ack {
+                received: at.lsn,
+                written: at.lsn,
+                flushed: at.lsn,
+                sequence: at.sequence,
+                chain: at.chain,
+                applied: self.ack.applied.min(at.lsn),
+            };
+        }
     }
 
     /// The replica has acknowledged something.
@@ -284,7 +317,7 @@ impl Link {
         self.retries.clear();
         for slot in &mut self.slots {
             (slot.streaming, slot.confirmed) = (false, false);
-            slot.resume = None;
+            (slot.resume, slot.dispute) = (None, None);
         }
         established
     }
@@ -301,7 +334,7 @@ impl Link {
         let replica = self.replica.clone();
         let slot = self.slot(handle);
         (slot.streaming, slot.confirmed) = (false, false);
-        slot.resume = None;
+        (slot.resume, slot.dispute) = (None, None);
         slot.failed = !retry;
         if !retry {
             tracing::error!(%replica, ?code, "stopped: {reason}");
@@ -312,6 +345,11 @@ impl Link {
             slot.stops += 1;
             self.retries.insert((now + pause, handle));
         }
+    }
+
+    /// The space is asked for now: no attempt is due any more.
+    pub fn asked(&mut self, handle: usize) {
+        self.retries.retain(|(_, waiting)| *waiting != handle);
     }
 
     /// When something is due here.

@@ -14,10 +14,15 @@
 
 mod access;
 pub mod link;
+mod past;
+mod resume;
 mod retention;
 pub mod space;
 mod walk;
 
+pub use past::Verdict;
+
+use crate::ids::Epoch;
 use crate::protocol::frame::Handle;
 
 /// The ticket under which a run's commit is asked for: it names both.
@@ -31,4 +36,14 @@ pub fn run_ticket(handle: Handle, ordinal: u32) -> u64 {
 pub fn run_of_ticket(ticket: u64) -> (Handle, u32) {
     #[expect(clippy::cast_possible_truncation, reason = "the two halves of the ticket")]
     (Handle((ticket >> 32) as u32), ticket as u32)
+}
+
+/// What a space says whose reign is over.
+#[must_use]
+pub fn fenced(shipped: Epoch, highest: Epoch) -> String {
+    format!(
+        "fenced: this node ships epoch {shipped}, and a replica has seen epoch {highest}: another \
+         node has become the primary of this space. Nothing more of it is shipped from here. Stop \
+         the database on this node, and let it receive the space from the new primary"
+    )
 }

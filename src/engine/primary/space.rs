@@ -12,16 +12,19 @@
 //! The walk finishes the file it is in, then goes on where something was
 //! touched; each change of file begins a run.
 //!
-//! The space never guesses: a file that shrank, or bytes that are no record,
-//! stop it where it is, by name.
+//! The space never guesses: bytes that are no record stop it where it is, by
+//! name. A file that no longer holds what was walked of it begins a new epoch;
+//! see [`past`](super::past).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::past::Past;
+use super::walk::Tail;
 use crate::engine::keeper::Job;
-use crate::ids::{Epoch, SegmentName, SpaceId, StreamId};
+use crate::ids::{SegmentName, SpaceId, StreamId};
 use crate::io::{Mapped, Source, Strategy};
 use crate::limits::{MAX_LAG_SAMPLES, MAX_SAVED_MARKS_PER_SPACE, SAVED_MARK_SPACING_BYTES};
 use crate::lsn::{Lsn, Mark};
@@ -57,6 +60,8 @@ pub(super) struct Tracked {
     pub(super) gone: bool,
     /// The keeper was asked to open it.
     pub(super) asked: bool,
+    /// The last record that was walked.
+    pub(super) tail: Option<Tail>,
     /// Its pin was let go.
     pub(super) released: bool,
     /// When the walk last found something in it.
@@ -74,6 +79,8 @@ pub struct Turn {
     pub prefetch: Vec<(Arc<Segment>, u64, u64)>,
     /// For the keeper.
     pub jobs: Vec<Job>,
+    /// A new epoch begins here: stop the space on all links.
+    pub turned: Option<Mark>,
 }
 
 /// One space that this node ships.
@@ -88,7 +95,7 @@ pub struct Space {
     pub(super) shard: usize,
     pub(super) checksums: Checksums,
     pub(super) stream: StreamId,
-    pub(super) history: Vec<(Epoch, Lsn)>,
+    pub(super) past: Past,
     /// True once the catalog's record has come.
     pub(super) known: bool,
     pub(super) runs: Runs,
@@ -137,7 +144,7 @@ impl Space {
             shard,
             checksums,
             stream: StreamId::default(),
-            history: Vec::new(),
+            past: Past::default(),
             known: false,
             runs: Runs::default(),
             durable_runs: 0,
@@ -165,7 +172,7 @@ impl Space {
     /// The catalog's record has come: the stream goes on from there.
     pub fn learn(&mut self, record: SpaceRecord) {
         self.stream = record.stream;
-        self.history = record.history;
+        self.learn_epochs(&record);
         self.durable_runs = record.runs.len();
         self.runs = record.runs;
         for file in record.files {
@@ -173,10 +180,18 @@ impl Space {
         }
         self.saved = record.marks;
         self.known = true;
-        let start = self.saved.last().copied().unwrap_or(Mark::START);
+        let last = self.saved.last().copied().unwrap_or(Mark::START);
         // Everything up to there was walked before; the head is no earlier.
-        self.head = start;
-        self.rewind(start);
+        self.head = last;
+        self.doubt_tail();
+        // From the boundary before, if it is in the same run: so the walk must
+        // meet the last one again.
+        let before = self.saved.iter().rev().nth(1).copied().unwrap_or(Mark::START);
+        let run_of = |mark: Mark| self.runs.locate(mark.lsn).map(|(ordinal, _)| ordinal);
+        let ends_before = last.lsn > before.lsn && run_of(before) == run_of(last);
+        let within = self.runs.locate(last.lsn).and_then(|(ordinal, _)| self.runs.get(ordinal));
+        let begins = within.is_some_and(|run| run.start == last.lsn);
+        self.rewind(if ends_before && !begins { before } else { last });
     }
 
     fn track(&mut self, file: u64, name: SegmentName) -> &mut Tracked {
@@ -188,13 +203,18 @@ impl Space {
             vanished: false,
             gone: false,
             asked: false,
+            tail: None,
             released: false,
             grown_at: None,
         })
     }
 
-    /// Begin the walk anew at an earlier boundary.
-    fn rewind(&mut self, start: Mark) {
+    /// Begin the walk anew at an earlier boundary. It must meet the later ones
+    /// that are remembered.
+    pub(super) fn rewind(&mut self, start: Mark) {
+        let mut remembered = self.saved.clone();
+        remembered.push(self.head);
+        self.past.check(start, remembered);
         self.index = Index::new(start);
         self.cursor = None;
         self.ordinal = self.runs.locate(start.lsn).map_or(0, |(ordinal, _)| ordinal);
@@ -276,7 +296,9 @@ impl Space {
         self.known
             && self.problem.is_none()
             && self.prefetching == 0
-            && (self.ordinal + 1 < self.runs.len() || self.has_touched())
+            && !self.past.is_turning()
+            && !self.is_fenced()
+            && (self.past.is_suspect() || self.ordinal + 1 < self.runs.len() || self.has_touched())
     }
 
     /// True if a file that the walk may enter was touched. Behind damage, only
@@ -298,10 +320,11 @@ impl Space {
     /// looked at yet.
     #[must_use]
     pub fn open(&self) -> Option<OpenSpace> {
-        self.known.then(|| OpenSpace {
+        let ships = self.known && !self.past.is_turning() && !self.is_fenced();
+        ships.then(|| OpenSpace {
             space: self.id.clone(),
             stream: self.stream,
-            history: self.history.clone(),
+            history: self.past.history.clone(),
             head: self.farthest_head(),
         })
     }
@@ -317,12 +340,6 @@ impl Space {
             length.unwrap_or(0).saturating_sub(tracked.walked)
         });
         self.head.lsn.advance(unwalked.sum())
-    }
-
-    /// The present epoch.
-    #[must_use]
-    pub fn epoch(&self) -> Epoch {
-        self.history.last().map_or(Epoch::FIRST, |(epoch, _)| *epoch)
     }
 
     /// The newest boundary.
@@ -413,60 +430,7 @@ impl Space {
         });
     }
 
-    /// What this node has at a replica's position: `None` while the walk is
-    /// still on its way there.
-    pub fn resume_at(&mut self, lsn: Lsn, jobs: &mut Vec<Job>) -> Option<Result<Mark, String>> {
-        if !self.known {
-            return None;
-        }
-        if lsn < self.index.oldest().lsn {
-            let start = self.saved.iter().rev().find(|mark| mark.lsn <= lsn);
-            let start = start.copied().unwrap_or(Mark::START);
-            return match self.ready_from(start.lsn, jobs) {
-                Ok(true) => {
-                    self.rewind(start);
-                    None
-                }
-                Ok(false) => None,
-                Err(why) => Some(Err(why)),
-            };
-        }
-        if lsn > self.index.head().lsn {
-            return self.is_walked().then(|| {
-                Err(format!(
-                    "the replica has the stream up to {lsn}, which is beyond the head {} here",
-                    self.index.head().lsn
-                ))
-            });
-        }
-        let from = self.index.nearest_at_or_before(lsn)?;
-        if from.lsn == lsn {
-            return Some(Ok(from));
-        }
-        let Some((ordinal, _)) = self.runs.locate(from.lsn) else {
-            return Some(Err(format!("no run holds {}", from.lsn)));
-        };
-        Some(self.seek(ordinal, from, lsn))
-    }
-
-    /// Walk the headers of one run from a boundary to another.
-    fn seek(&self, ordinal: u32, from: Mark, to: Lsn) -> Result<Mark, String> {
-        let (Some(run), Some(segment)) = (self.runs.get(ordinal), self.segment_of(ordinal)) else {
-            return Err(format!("the segment that holds {} is not open", from.lsn));
-        };
-        let offset = run.offset + from.lsn.bytes_since(run.start);
-        let mut cursor = Cursor::new(segment, offset, from, self.checksums);
-        let mut last = from;
-        // Where it stopped shows in what it passed.
-        let _ = cursor.advance(to.bytes_since(from.lsn), &mut |mark: &Mark| last = *mark);
-        if last.lsn == to {
-            Ok(last)
-        } else {
-            Err(format!("{to} is not the end of a record here; the nearest before is {}", last.lsn))
-        }
-    }
-
-    fn segment_of(&self, ordinal: u32) -> Option<Arc<Segment>> {
+    pub(super) fn segment_of(&self, ordinal: u32) -> Option<Arc<Segment>> {
         let run = self.runs.get(ordinal)?;
         self.files.get(&run.file)?.segment.clone()
     }

@@ -7,7 +7,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::*;
+use crate::engine::primary::Verdict;
+use crate::ids::Epoch;
 use crate::limits::RELEASE_AFTER;
+use crate::protocol::sender::Found;
 use crate::state::catalog::{FileRecord, Role};
 use crate::wal::record::Header;
 
@@ -23,6 +26,20 @@ fn append(path: &Path, bytes: &[u8]) {
 
 fn name(number: u64) -> SegmentName {
     SegmentName(number)
+}
+
+/// What the catalog knows of a new space.
+fn fresh() -> SpaceRecord {
+    SpaceRecord {
+        role: Role::Primary,
+        stream: StreamId(7),
+        history: vec![(Epoch::FIRST, Lsn::ZERO)],
+        highest_epoch: Epoch::FIRST,
+        runs: Runs::default(),
+        files: Vec::new(),
+        checkpoint: Mark::START,
+        marks: Vec::new(),
+    }
 }
 
 /// A space over a directory of its own; files are numbered by the test.
@@ -46,16 +63,7 @@ impl Bed {
             inode: 0,
             birth_ns: 0,
         };
-        space.learn(SpaceRecord {
-            role: Role::Primary,
-            stream: StreamId(7),
-            history: vec![(Epoch::FIRST, Lsn::ZERO)],
-            highest_epoch: Epoch::FIRST,
-            runs: Runs::default(),
-            files: files.iter().map(known).collect(),
-            checkpoint: Mark::START,
-            marks: Vec::new(),
-        });
+        space.learn(SpaceRecord { files: files.iter().map(known).collect(), ..fresh() });
         Self { _root: root, directory, space, now: Instant::now() }
     }
 
@@ -147,22 +155,6 @@ fn a_partial_record_is_no_reason_to_leave_a_segment() {
 }
 
 #[test]
-fn a_shrunken_segment_stops_the_space_by_name() {
-    let mut bed = Bed::new(&[]);
-    bed.write(1, &record(0, &[1; 200]));
-    bed.write(1, &record(1, &[2; 200]));
-    bed.found(1);
-    bed.walk();
-    let head = bed.space.head();
-    OpenOptions::new().write(true).open(bed.path(1)).unwrap().set_len(100).unwrap();
-    bed.space.touch(Some(name(1)));
-    bed.walk();
-    assert_eq!(bed.space.head(), head);
-    let problem = bed.space.problem().unwrap();
-    assert!(problem.contains(&name(1).to_string()) && problem.contains("100"), "{problem}");
-}
-
-#[test]
 fn a_pin_is_released_only_when_nobody_needs_it() {
     let mut bed = Bed::new(&[]);
     for number in [1, 2] {
@@ -200,9 +192,11 @@ fn who_needs_what_is_gone_is_refused_and_the_others_go_on() {
     assert!(bed.space.resume_at(Lsn::ZERO, &mut jobs).is_none());
     assert!(matches!(jobs[..], [Job::OpenSegment { file: 1, .. }]));
     bed.space.reopened(1, Err("gone".into()));
-    let refused = bed.space.resume_at(Lsn::ZERO, &mut jobs).unwrap().unwrap_err();
+    let Some(Found::Unavailable(_, refused)) = bed.space.resume_at(Lsn::ZERO, &mut jobs) else {
+        panic!()
+    };
     assert!(refused.contains("no longer here"), "{refused}");
-    assert_eq!(bed.space.resume_at(head.lsn, &mut jobs), Some(Ok(head)));
+    assert_eq!(bed.space.resume_at(head.lsn, &mut jobs), Some(Found::Mark(head)));
     bed.write(2, &record(1, b"two"));
     bed.space.touch(Some(name(2)));
     bed.walk();
@@ -224,4 +218,145 @@ fn damage_that_was_a_write_in_progress_is_taken_back() {
     bed.walk();
     assert_eq!(bed.space.head().records, 2);
     assert_eq!(bed.space.problem(), None);
+}
+
+/// The epoch that the jobs ask for.
+fn epoch_asked(jobs: &[Job]) -> Option<(Mark, u32)> {
+    jobs.iter().find_map(|job| match job {
+        Job::BeginEpoch { at, runs, .. } => Some((*at, *runs)),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_shrunken_segment_is_cut_at_its_last_whole_record() {
+    // To a boundary, into a record, and to nothing.
+    for (left, records, runs) in [(264, 1, 1), (100, 0, 0), (300, 1, 1), (0, 0, 0)] {
+        let mut bed = Bed::new(&[]);
+        for number in 0..3 {
+            bed.write(1, &record(number, &[1; 200]));
+        }
+        bed.found(1);
+        bed.walk();
+        OpenOptions::new().write(true).open(bed.path(1)).unwrap().set_len(left).unwrap();
+        bed.space.touch(Some(name(1)));
+        let (at, kept) = epoch_asked(&bed.walk()).unwrap();
+        assert_eq!((at.lsn.0, at.records, kept), (264 * records, records, runs), "{left} bytes");
+        assert!(bed.space.open().is_none(), "nothing is shipped before the epoch is durable");
+        assert!(!bed.space.wants_turn());
+        assert_eq!(bed.space.problem(), None);
+    }
+}
+
+#[test]
+fn records_that_are_replaced_are_noticed_by_the_last_one() {
+    let mut bed = Bed::new(&[]);
+    bed.write(1, &record(0, &[1; 200]));
+    bed.write(1, &record(1, &[2; 200]));
+    bed.found(1);
+    bed.walk();
+    std::fs::write(bed.path(1), [record(0, &[1; 200]), record(1, &[3; 200])].concat()).unwrap();
+    bed.space.touch(Some(name(1)));
+    let (at, _) = epoch_asked(&bed.walk()).unwrap();
+    assert!(at.lsn.0 <= 264, "the first record may be kept, the second is not: {at:?}");
+}
+
+#[test]
+fn a_file_that_was_touched_and_is_the_same_begins_nothing() {
+    let mut bed = Bed::new(&[]);
+    bed.write(1, &record(0, &[1; 200]));
+    bed.found(1);
+    bed.walk();
+    let head = bed.space.head();
+    for _ in 0..3 {
+        bed.space.suspect(Lsn::ZERO);
+        assert_eq!(epoch_asked(&bed.walk()), None);
+        assert_eq!(bed.space.walked(), head);
+    }
+    bed.write(1, &record(1, &[1; 200]));
+    bed.space.touch(Some(name(1)));
+    bed.walk();
+    assert_eq!(bed.space.head().records, 2);
+}
+
+/// A standing that tells nothing but a position.
+fn standing(flushed: u64) -> crate::protocol::message::Standing {
+    let standing = crate::protocol::message::Standing::EMPTY;
+    crate::protocol::message::Standing { flushed: Lsn(flushed), ..standing }
+}
+
+#[test]
+fn a_replica_is_believed_only_where_this_process_has_shipped_nothing() {
+    let mut bed = Bed::new(&[]);
+    bed.write(1, &record(0, &[1; 200]));
+    bed.write(1, &record(1, &[2; 200]));
+    bed.found(1);
+    bed.walk();
+    let mut turn = Turn::default();
+    // All of it was walked and shipped here: the source is looked at first.
+    let common = bed.space.index.boundaries().next().unwrap();
+    let verdict = bed.space.judge(common, &standing(528), false, &mut turn);
+    assert_eq!(verdict, Verdict::Look);
+    assert_eq!(bed.space.judge(common, &standing(528), true, &mut turn), Verdict::Wait);
+    assert_eq!(epoch_asked(&bed.walk()), None, "it is what it was");
+    assert_eq!(bed.space.judge(common, &standing(528), true, &mut turn), Verdict::Replica);
+    assert!(turn.jobs.is_empty());
+
+    // The same after a restart that knows of no boundary.
+    let mut record = fresh();
+    record.runs = bed.space.runs.clone();
+    let mut again = Space::new("alpha".parse().unwrap(), Handle(0), 0, Checksums::Required);
+    again.learn(record);
+    std::mem::swap(&mut bed.space, &mut again);
+    bed.found(1);
+    bed.walk();
+    assert_eq!(bed.space.head().records, 2);
+    let verdict = bed.space.judge(common, &standing(528), false, &mut turn);
+    assert_eq!(verdict, Verdict::NewEpoch);
+    assert_eq!(epoch_asked(&turn.jobs), Some((common, 0)));
+}
+
+#[test]
+fn a_replica_that_agrees_ends_the_doubt() {
+    let mut bed = Bed::new(&[1]);
+    bed.write(1, &record(0, &[1; 200]));
+    let mut record = fresh();
+    record.runs.open(crate::state::runs::Run {
+        start: Lsn::ZERO,
+        segment: name(1),
+        file: 1,
+        offset: 0,
+        bytes: None,
+    });
+    let mut space = Space::new("alpha".parse().unwrap(), Handle(0), 0, Checksums::Required);
+    space.learn(record);
+    bed.space = space;
+    bed.found(1);
+    bed.walk();
+    bed.space.confirmed(bed.space.head().lsn);
+    let mut turn = Turn::default();
+    let verdict = bed.space.judge(Mark::START, &standing(900), false, &mut turn);
+    assert_eq!(verdict, Verdict::Look);
+}
+
+#[test]
+fn a_fenced_space_says_so_and_opens_nothing() {
+    let mut bed = Bed::new(&[]);
+    bed.write(1, &record(0, &[1; 200]));
+    bed.found(1);
+    bed.walk();
+    let mut jobs = Vec::new();
+    bed.space.fence(Epoch(5), &mut jobs);
+    assert!(matches!(jobs[..], [Job::Commit { change: Change::SawEpoch(Epoch(5)), .. }]));
+    assert!(bed.space.open().is_none());
+    let problem = bed.space.problem().unwrap();
+    assert!(problem.contains("epoch 1") && problem.contains("epoch 5"), "{problem}");
+    // Neither a change of the source nor a restart helps it out.
+    OpenOptions::new().write(true).open(bed.path(1)).unwrap().set_len(0).unwrap();
+    bed.space.touch(Some(name(1)));
+    assert!(bed.walk().is_empty());
+    let mut record = fresh();
+    record.highest_epoch = Epoch(5);
+    bed.space.learn(record);
+    assert!(bed.space.open().is_none() && bed.space.is_fenced());
 }

@@ -6,11 +6,21 @@ use std::time::Instant;
 use super::space::{Space, Turn};
 use crate::engine::keeper::Job;
 use crate::limits::{MAX_WALK_BYTES_PER_TURN, PREFETCH_AHEAD_BYTES, PREFETCH_BYTES};
-use crate::lsn::Mark;
+use crate::lsn::{Chain, Lsn, Mark};
 use crate::state::catalog::Change;
 use crate::state::runs::Run;
 use crate::wal::cursor::{Advance, Cursor, Stop};
 use crate::wal::segment::Segment;
+
+/// The last record that was walked in a file: what must still be there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tail {
+    /// Where its header is.
+    pub(super) offset: u64,
+    /// The chain before it, and behind it.
+    pub(super) before: Chain,
+    pub(super) after: Chain,
+}
 
 impl Space {
     /// Walk some of what is new.
@@ -22,19 +32,29 @@ impl Space {
         }
         let before = self.head.lsn;
         let mut budget = MAX_WALK_BYTES_PER_TURN;
-        while budget > 0 && self.problem.is_none() {
+        self.look_back();
+        while budget > 0 && self.problem.is_none() && turn.turned.is_none() {
+            if self.past.is_suspect() {
+                self.recheck(&mut turn);
+                if self.past.is_suspect() {
+                    break;
+                }
+            }
             if self.cursor.is_none() && !self.enter(&mut turn) {
                 break;
             }
             if self.prefetch(&mut turn) {
                 break;
             }
-            let walked = self.walk(budget, now);
+            let walked = self.walk(budget, now, &mut turn);
             budget = budget.saturating_sub(walked.max(1));
         }
         turn.moved = self.head.lsn > before;
         turn.more = self.wants_turn();
         self.note_end();
+        if self.is_walked() {
+            self.bound_doubt();
+        }
         if turn.moved {
             self.sample(now);
             self.save(&mut turn);
@@ -175,16 +195,18 @@ impl Space {
     }
 
     /// One step of the cursor. Returns the bytes walked.
-    fn walk(&mut self, budget: u64, now: Instant) -> u64 {
+    fn walk(&mut self, budget: u64, now: Instant, turn: &mut Turn) -> u64 {
         let end = self.run_end();
         let Some(cursor) = &mut self.cursor else { return 0 };
         let room = end.map_or(budget, |end| budget.min(end.saturating_sub(cursor.offset())));
-        let index = &mut self.index;
+        let (index, past) = (&mut self.index, &mut self.past);
         let advance = if room > 0 {
             let (from, mut first) = (index.head().lsn, None);
             let advance = cursor.advance(room, &mut |mark| {
-                first.get_or_insert(mark.sequence);
-                index.push(*mark);
+                if past.meets(mark) {
+                    first.get_or_insert(mark.sequence);
+                    index.push(*mark);
+                }
             });
             self.first = first.map(|sequence| (from, sequence)).or(self.first);
             advance
@@ -193,6 +215,11 @@ impl Space {
         };
         let offset = cursor.offset();
         let name = cursor.segment().name;
+        let (after, last) = (cursor.mark().chain, cursor.last_record());
+        if self.has_missed() {
+            self.ended_early(turn);
+            return budget;
+        }
         if advance.bytes > 0
             && let Some(damage) = self.damage.take()
         {
@@ -202,6 +229,9 @@ impl Space {
             if self.index.head().lsn > self.head.lsn { self.index.head() } else { self.head };
         let file = self.runs.get(self.ordinal).map(|run| run.file);
         if let Some(tracked) = file.and_then(|file| self.files.get_mut(&file)) {
+            if let Some((at, before)) = last.filter(|_| offset >= tracked.walked) {
+                tracked.tail = Some(Tail { offset: at, before, after });
+            }
             tracked.walked = tracked.walked.max(offset);
             if advance.bytes > 0 {
                 tracked.grown_at = Some(now);
@@ -213,7 +243,16 @@ impl Space {
                 self.index.push_boundary();
                 self.ordinal += 1;
                 self.cursor = None;
-            } else if offset > end || !matches!(advance.stop, Stop::Budget) {
+            } else if offset > end
+                || matches!(advance.stop, Stop::End | Stop::Incomplete { .. } | Stop::Shrunk { .. })
+            {
+                // The run ended at a boundary once.
+                if offset > end {
+                    self.past.miss();
+                }
+                self.ended_early(turn);
+                return budget;
+            } else if !matches!(advance.stop, Stop::Budget) {
                 self.stop(format!(
                     "{name} no longer holds what was shipped of it: a run ends at offset {end}, \
                      and the records up to {offset} end differently ({:?}); the file was changed \
@@ -229,6 +268,10 @@ impl Space {
                 return budget;
             }
             Stop::Budget => {}
+            Stop::End | Stop::Incomplete { .. } if self.past.is_checking() => {
+                self.ended_early(turn);
+                return budget;
+            }
             Stop::End | Stop::Incomplete { .. } => {
                 if let Some(tracked) = file.and_then(|file| self.files.get_mut(&file)) {
                     tracked.touched = false;
@@ -259,11 +302,11 @@ impl Space {
                 }
                 return advance.bytes.max(budget);
             }
+            // Noticed between two looks, or from a boundary that is gone.
             Stop::Shrunk { len } => {
-                self.stop(format!(
-                    "{name} is only {len} bytes long, and {offset} bytes of it are in the \
-                     stream already: its tail was lost or cut after it was read"
-                ));
+                let lost = file.and_then(|file| self.lsn_of(file, len));
+                self.suspect(lost.unwrap_or(Lsn::ZERO));
+                return advance.bytes;
             }
             Stop::Failed { offset, error } => {
                 self.stop(format!("{name} cannot be read at offset {offset}: {error}"));

@@ -126,6 +126,34 @@ fn one_stream_in_differently_cut_files_has_one_digest() {
 }
 
 #[test]
+fn headers_of_large_records_are_found_between_small_ones() {
+    let record = |sequence: u64, bytes: usize| {
+        let payload = vec![sequence as u8; bytes];
+        let header = Header::new(sequence, 1, 1, &payload).unwrap();
+        [header.encode().as_slice(), &payload].concat()
+    };
+    let sizes = [3 << 20, 100, 3 << 20, 2 << 20, 100, 100, 1 << 20, 100, 3 << 20];
+    let stream: Vec<u8> =
+        (0..).zip(sizes).flat_map(|(sequence, bytes)| record(sequence, bytes)).collect();
+    let to = stream.len() as u64;
+    let first = 2 * 64 + (3 << 20) + 100;
+    let good = Node::new(Role::Replica, &stream, &[(1, to)]);
+    let bad = Node::new(Role::Primary, &stream, &[(1, first), (2, to - first)]);
+    let question = format!("of=headers&from=0&to={to}&part=262144");
+    let (one, other) = (good.ask(&question).unwrap(), bad.ask(&question).unwrap());
+    assert_eq!(one, other);
+    let mark = verify(&Mark::START, &stream, Checksums::Required).unwrap();
+    assert_eq!(one.boundary.unwrap().chain, Some(format!("{:?}", mark.chain)));
+    // The header of the fourth record, the second of its run.
+    bad.flip(2, 64 + (3 << 20) + 10);
+    let one = good.ask(&question).unwrap();
+    let other = bad.ask(&question).unwrap();
+    let lsn = first + 64 + (3 << 20);
+    assert_eq!(differing(&one, &other), [usize::try_from(lsn / 262_144).unwrap()]);
+    assert_eq!(other.damaged[0].lsn, lsn);
+}
+
+#[test]
 fn an_answer_is_gone_on_from_to_the_chain_of_the_whole() {
     let node = Node::new(Role::Replica, &stream(100), &IN_TURN);
     let whole = node.ask("of=bytes&from=0&to=30000&part=10000").unwrap();

@@ -24,9 +24,23 @@ pub(super) struct Reading<'a> {
     ground: Ground,
     walker: Walker,
     piece: Vec<u8>,
+    /// Records have been small of late.
+    dense: bool,
     deadline: Instant,
     /// Whether anybody still waits for the answer.
     wanted: &'a dyn Fn() -> bool,
+}
+
+/// Records that are smaller than this on average are read whole for the sake
+/// of their headers.
+const DENSE_RECORD_BYTES: u64 = 64 << 10;
+
+/// What a read came to.
+enum Fetched {
+    /// As many bytes lie in the piece.
+    Bytes(usize),
+    /// This node does not have what lies before that position.
+    Absent { until: u64 },
 }
 
 /// The time is up, or nobody waits any longer.
@@ -49,7 +63,7 @@ impl<'a> Reading<'a> {
         };
         let walker = Walker::new(at, chain, Lsn(question.to), checksums);
         let piece = vec![0; VERIFY_PIECE_BYTES];
-        Self { question, ground, walker, piece, deadline, wanted }
+        Self { question, ground, walker, piece, dense: true, deadline, wanted }
     }
 
     /// Read, and answer.
@@ -95,7 +109,7 @@ impl<'a> Reading<'a> {
             }
             let at = self.walker.at();
             let digest = match of {
-                Of::Headers => self.headers(begin, end)?,
+                Of::Headers => self.headers(begin, end).await?,
                 Of::Bytes | Of::Records => self.bytes(begin, end).await?,
             };
             let Ok(digest) = digest else { break };
@@ -124,7 +138,7 @@ impl<'a> Reading<'a> {
     }
 
     /// The digest of a part's headers; nothing if a part of it is not there.
-    fn headers(
+    async fn headers(
         &mut self,
         begin: u64,
         end: u64,
@@ -135,9 +149,25 @@ impl<'a> Reading<'a> {
             if self.in_time().is_err() {
                 return Ok(Err(Late));
             }
-            at = (at + WALK_STEP_BYTES).min(end);
-            let each = &mut |raw: &[u8; RECORD_HEADER_BYTES]| digester.feed(raw);
-            self.walker.walk(Lsn(at), View::NONE, &mut self.ground, each)?;
+            let step = end.min(at + WALK_STEP_BYTES);
+            // Of many small records everything is read, in one go: a read for
+            // each header takes longer, and brings in the same pages.
+            let fetched = if self.dense { Some(self.fetch(at, step).await?) } else { None };
+            let (step, view) = match fetched {
+                Some(Fetched::Bytes(count)) => {
+                    let bytes = &self.piece[..count];
+                    (at + count as u64, View { from: Lsn(at), bytes })
+                }
+                Some(Fetched::Absent { .. }) | None => (step, View::NONE),
+            };
+            let mut headers = 0;
+            let each = &mut |raw: &[u8; RECORD_HEADER_BYTES]| {
+                digester.feed(raw);
+                headers += 1;
+            };
+            self.walker.walk(Lsn(step), view, &mut self.ground, each)?;
+            self.dense = headers >= (step - at) / DENSE_RECORD_BYTES;
+            at = step;
         }
         Ok(Ok(self.is_held(begin, end)?.then(|| digester.finish())))
     }
@@ -167,46 +197,47 @@ impl<'a> Reading<'a> {
             if self.in_time().is_err() {
                 return Ok(Err(Late));
             }
-            let (piece, bytes) = match self.ground.stretch(Lsn(at))? {
-                Stretch::Held(piece) => (piece, piece.bytes),
-                Stretch::Absent { until, segment, why, retired } => {
-                    let segment = segment.map(|segment| segment.to_string());
-                    self.walker.note_absent(Absent {
-                        from: at,
-                        to: until.0,
-                        segment,
-                        why,
-                        retired,
-                    });
-                    at = until.0;
-                    whole = false;
-                    continue;
-                }
-            };
-            let most = usize::try_from(bytes.min(end - at)).unwrap_or(usize::MAX);
-            let lent = std::mem::take(&mut self.piece);
-            let most = most.min(lent.len());
-            let segment = piece.segment;
-            let (result, lent) = piece.file.read(lent, most, piece.offset).await;
-            self.piece = lent;
-            let problem = match result {
-                Ok(count @ 1..) => {
+            match self.fetch(at, end).await? {
+                Fetched::Bytes(count) => {
                     let bytes = &self.piece[..count];
                     digester.feed(bytes);
                     let view = View { from: Lsn(at), bytes };
                     at += count as u64;
                     self.walker.walk(Lsn(at), view, &mut self.ground, &mut |_| {})?;
-                    continue;
                 }
-                Ok(_) => "the file became shorter".to_owned(),
-                Err(error) => format!("cannot be read: {error}"),
-            };
-            let segment = Some(segment.to_string());
-            let absent = Absent { from: at, to: end, segment, why: problem, retired: false };
-            self.walker.note_absent(absent);
-            return Ok(Ok(None));
+                Fetched::Absent { until } => {
+                    at = until;
+                    whole = false;
+                }
+            }
         }
         Ok(Ok(whole.then(|| digester.finish())))
+    }
+
+    /// Read some of the bytes from `at` on, at most to `end`. What is not
+    /// there is noted.
+    async fn fetch(&mut self, at: u64, end: u64) -> Result<Fetched, ProofError> {
+        let (piece, segment) = match self.ground.stretch(Lsn(at))? {
+            Stretch::Held(piece) => (piece, piece.segment.to_string()),
+            Stretch::Absent { until, segment, why, retired } => {
+                let segment = segment.map(|segment| segment.to_string());
+                self.walker.note_absent(Absent { from: at, to: until.0, segment, why, retired });
+                return Ok(Fetched::Absent { until: until.0 });
+            }
+        };
+        let lent = std::mem::take(&mut self.piece);
+        let most = usize::try_from(piece.bytes.min(end - at)).unwrap_or(usize::MAX);
+        let most = most.min(lent.len());
+        let (result, lent) = piece.file.read(lent, most, piece.offset).await;
+        self.piece = lent;
+        let why = match result {
+            Ok(count @ 1..) => return Ok(Fetched::Bytes(count)),
+            Ok(_) => "the file became shorter".to_owned(),
+            Err(error) => format!("cannot be read: {error}"),
+        };
+        let segment = Some(segment);
+        self.walker.note_absent(Absent { from: at, to: end, segment, why, retired: false });
+        Ok(Fetched::Absent { until: end })
     }
 
     /// Each record that reaches into the range.

@@ -63,6 +63,24 @@ pub enum RecoveryError {
         /// The record's sequence.
         sequence: u64,
     },
+    /// A record that was verified and durable is not whole any more. It was met
+    /// while positions were compared, and nothing was cut: damage says nothing
+    /// about where a stream ends.
+    #[error(
+        "{} is damaged at offset {offset} (lsn {lsn}), where a durable record begins: {found}; \
+         check the disk, copy the file from the primary or a backup, byte for byte, and try again",
+        path.display()
+    )]
+    Rotten {
+        /// The file.
+        path: PathBuf,
+        /// Where the record begins in it.
+        offset: u64,
+        /// Where it begins in the stream.
+        lsn: Lsn,
+        /// What is there instead.
+        found: String,
+    },
     /// The catalog contradicts itself: a checkpoint without runs that reach
     /// to it.
     #[error(

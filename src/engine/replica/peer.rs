@@ -9,6 +9,7 @@
 //! delivered is flushed and given back to the keeper.
 
 mod leaving;
+mod lending;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -19,17 +20,17 @@ use super::log::{Log, LogOp};
 use crate::engine::inbox::{Inbox, Step};
 use crate::engine::keeper::Job;
 use crate::engine::patience::Patience;
-use crate::ids::NodeId;
+use crate::ids::{NodeId, SpaceId};
 use crate::io::{Op, SlabPool, Socket};
 use crate::limits::{
     MAX_JOBS_PER_PEER, MIN_DIRECT_BYTES, SLAB_BYTES, SLABS_PER_CONNECTION, STRANGER_SLAB_BYTES,
 };
-use crate::lsn::Mark;
+use crate::lsn::Lsn;
 use crate::protocol::Now;
 use crate::protocol::frame::{FrameHeader, Handle, Kind};
-use crate::protocol::message::{ErrorCode, Identity, OpenSpace, Standing};
+use crate::protocol::message::{ErrorCode, Identity, OpenSpace, Truncate};
 use crate::protocol::receiver::{Intent, Receiver};
-use crate::state::catalog::{Change, SpaceRecord};
+use crate::state::catalog::Change;
 use crate::wal::record::{self, Checksums};
 
 /// What a peer asks of its shard.
@@ -45,8 +46,12 @@ pub enum Action {
     Job(Job),
     /// Borrow a space from the keeper.
     Open(Handle, Box<OpenSpace>),
+    /// Find a boundary of a borrowed space.
+    Match(SpaceId, Handle, Lsn),
+    /// Give a space back, have it cut, and borrow it again.
+    Truncate(Handle, Box<OpenSpace>, Truncate),
     /// Open the file of a run.
-    Run(crate::ids::SpaceId, Handle, u32, crate::state::runs::Run, bool),
+    Run(SpaceId, Handle, u32, crate::state::runs::Run, bool),
 }
 
 /// One accepted connection.
@@ -81,6 +86,8 @@ pub struct Peer {
     ended: BTreeSet<Handle>,
     /// Spaces asked of the keeper.
     opening: BTreeMap<Handle, OpenSpace>,
+    /// What the primary has said of those that are here.
+    opened: BTreeMap<Handle, OpenSpace>,
     checksums: Checksums,
     flush_delay: Duration,
     shard: usize,
@@ -131,6 +138,7 @@ impl Peer {
             active: BTreeSet::new(),
             ended: BTreeSet::new(),
             opening: BTreeMap::new(),
+            opened: BTreeMap::new(),
             checksums,
             flush_delay,
             shard,
@@ -189,43 +197,6 @@ impl Peer {
             tracing::error!(space = %log.space, "{why}; nothing more of it is acknowledged");
             self.ended.insert(handle);
             self.machine.stop_space(now, handle, ErrorCode::Storage, why.to_owned());
-        }
-    }
-
-    /// The keeper has answered an [`Action::Open`].
-    pub fn opened(
-        &mut self,
-        now: Now,
-        handle: Handle,
-        result: Result<(SpaceRecord, Mark), (ErrorCode, String)>,
-        actions: &mut Vec<Action>,
-    ) {
-        self.asked = self.asked.saturating_sub(1);
-        let Some(open) = self.opening.remove(&handle) else { return };
-        let epoch = open.history.last().map_or(crate::ids::Epoch::FIRST, |(epoch, _)| *epoch);
-        match result {
-            Ok((record, flushed)) => {
-                let standing = Standing {
-                    flushed: flushed.lsn,
-                    chain: flushed.chain,
-                    records: flushed.records,
-                    highest_epoch: record.highest_epoch,
-                    runs: record.runs.len(),
-                };
-                let mut log = Log::new(open.space, record, flushed, epoch, self.flush_delay);
-                if self.closing.is_none() {
-                    if let Some((ordinal, run)) = log.resume_run() {
-                        self.asked += 1;
-                        actions.push(Action::Run(log.space.clone(), handle, ordinal, run, true));
-                    }
-                    self.machine.handle_opened(now, handle, Ok(standing));
-                }
-                self.logs.insert(handle, log);
-                self.active.insert(handle);
-            }
-            Err((code, why)) => {
-                self.machine.handle_opened(now, handle, Err((code, why)));
-            }
         }
     }
 
@@ -353,6 +324,13 @@ impl Peer {
                 self.asked += 1;
                 actions.push(Action::Open(handle, Box::new(open)));
             }
+            Intent::Match { handle, lsn } => {
+                if let Some(log) = self.logs.get(&handle) {
+                    self.asked += 1;
+                    actions.push(Action::Match(log.space.clone(), handle, lsn));
+                }
+            }
+            Intent::Truncate { handle, to } => self.give_back_to_cut(handle, to, actions),
             Intent::Run { handle, run } => {
                 if let Some(log) = self.logs.get_mut(&handle) {
                     if let Err(error) = log.accepts_run(&run) {
@@ -478,12 +456,11 @@ impl Peer {
                 actions.push(Action::Disk(*handle, op, io));
             });
             if let Some(mark) = log.checkpoint(false) {
-                actions.push(Action::Job(Job::Commit {
-                    shard,
-                    ticket: None,
-                    space: log.space.clone(),
-                    change: Change::Checkpoint(mark),
-                }));
+                // As a boundary, too: positions are compared from there.
+                for change in [Change::Checkpoint(mark), Change::AddMark(mark)] {
+                    let space = log.space.clone();
+                    actions.push(Action::Job(Job::Commit { shard, ticket: None, space, change }));
+                }
             }
             // What waits for a completion is made active by it.
             !settle || log.next_timeout().is_some()

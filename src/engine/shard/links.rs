@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::{Pending, Shard};
 use crate::engine::inbox::{Inbox, Step};
 use crate::engine::patience::Patience;
-use crate::engine::primary::link::{Link, State, Up};
+use crate::engine::primary::fenced;
+use crate::engine::primary::link::{Dispute, Link, State, Up};
 use crate::io::{Op, Outcome, SlabPool, Token};
 use crate::limits::{CONNECT_TIMEOUT, CONTROL_SLAB_BYTES, FAREWELL_TIMEOUT};
 use crate::lsn::Lsn;
@@ -35,6 +36,9 @@ impl Shard {
             for job in turn.jobs {
                 self.job(job);
             }
+            if let Some(at) = turn.turned {
+                self.cut_off(now, handle, at);
+            }
             for (segment, offset, bytes) in turn.prefetch {
                 let file = segment.file.clone();
                 self.submit(Pending::Prefetch(handle), Op::Prefetch { file, offset, bytes });
@@ -50,8 +54,11 @@ impl Shard {
     /// walk that it has moved.
     pub(super) fn head_moved(&mut self, now: Now, handle: Handle) {
         let mut jobs = Vec::new();
+        let mut disputes = false;
         for (index, link) in self.links.iter_mut().enumerate() {
-            let resume = link.slot(handle.0 as usize).resume;
+            let slot = link.slot(handle.0 as usize);
+            let resume = slot.resume;
+            disputes |= slot.dispute.is_some();
             let Some(up) = link.up() else { continue };
             if !up.established {
                 continue;
@@ -61,13 +68,15 @@ impl Shard {
                 space.borrow_mut().resume_at(lsn, &mut jobs)
             });
             if let Some(found) = found {
-                let at = found.as_ref().ok().copied();
-                let goes_on = up.sender.handle_resume(now, handle, found);
+                let streams = up.sender.handle_resume(now, handle, found);
                 let slot = link.slot(handle.0 as usize);
                 slot.resume = None;
-                if goes_on && let Some(mark) = at {
-                    let head = self.spaces.get(handle).map(|space| space.borrow().head().lsn);
-                    slot.resumed(mark, head.unwrap_or(mark.lsn));
+                if let Some(mark) = streams
+                    && let Some(space) = self.spaces.get(handle)
+                {
+                    let mut space = space.borrow_mut();
+                    slot.resumed(mark, space.head().lsn);
+                    space.confirmed(mark.lsn);
                 }
             } else if resume.is_some() {
                 // A walk that went back to get there goes on by itself.
@@ -82,6 +91,9 @@ impl Shard {
         }
         for job in jobs {
             self.job(job);
+        }
+        if disputes {
+            self.settle_disputes(now, handle);
         }
     }
 
@@ -227,12 +239,17 @@ impl Shard {
             let Some(event) = link.up().and_then(|up| up.sender.poll_event()) else { return };
             match event {
                 Event::Established { peer } => self.link_established(now, index, &peer),
-                Event::Resume { handle, standing } => {
-                    let slot = link.slot(handle.0 as usize);
-                    slot.resume = Some(standing.flushed);
+                Event::Resume { handle, at, .. } => {
+                    link.slot(handle.0 as usize).resume = Some(at);
                     self.head_moved(now, handle);
                     self.probed(now, index, handle);
                 }
+                Event::Diverged { handle, common, standing, .. } => {
+                    let dispute = Dispute { common, standing, looked: false };
+                    link.slot(handle.0 as usize).dispute = Some(dispute);
+                    self.settle_disputes(now, handle);
+                }
+                Event::Fenced { handle, highest } => self.fence(now, handle, highest),
                 Event::Acked { handle, ack, flushed } => {
                     let slot = link.slot(handle.0 as usize);
                     slot.acked(ack, flushed);
@@ -243,7 +260,14 @@ impl Shard {
                         self.forget(now, handle);
                     }
                 }
-                Event::Stopped { handle, code, reason, retry } => {
+                Event::Stopped { handle, code, mut reason, retry } => {
+                    if code == ErrorCode::Fenced
+                        && let Some(space) = self.spaces.get(handle)
+                        && space.borrow().is_fenced()
+                    {
+                        let space = space.borrow();
+                        reason = fenced(space.epoch(), space.highest_epoch());
+                    }
                     link.stopped(handle.0 as usize, now.instant, code, reason, retry);
                     // A replica that refuses one space by name does its work.
                     self.probed(now, index, handle);

@@ -18,6 +18,7 @@
 mod jobs;
 mod links;
 mod peers;
+mod reign;
 mod watching;
 
 use std::cell::RefCell;
@@ -114,6 +115,7 @@ enum Watched {
 enum Ticket {
     Open(u64, Handle),
     Run(u64, Handle, u32),
+    Match(u64, Handle),
 }
 
 /// The spaces of a shard, as its senders see them.

@@ -180,6 +180,14 @@ impl Shard {
                     let ticket = self.ticket(Ticket::Open(id, handle));
                     self.job(Job::OpenReplica { shard: self.setup.shard, ticket, open });
                 }
+                Action::Match(space, handle, at) => {
+                    let ticket = self.ticket(Ticket::Match(id, handle));
+                    self.job(Job::Match { shard: self.setup.shard, ticket, space, at });
+                }
+                Action::Truncate(handle, open, to) => {
+                    let ticket = self.ticket(Ticket::Open(id, handle));
+                    self.job(Job::Truncate { shard: self.setup.shard, ticket, open, to });
+                }
                 Action::Run(space, handle, ordinal, run, known) => {
                     let ticket = self.ticket(Ticket::Run(id, handle, ordinal));
                     let shard = self.setup.shard;

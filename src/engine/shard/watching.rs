@@ -288,10 +288,23 @@ impl Shard {
                 News::ReplicaOpened { ticket, result } => {
                     if let Some(Ticket::Open(id, handle)) = self.tickets.remove(&ticket) {
                         self.peer(now, id, |peer, actions| {
-                            peer.opened(now, handle, result.map(|state| *state), actions);
+                            peer.opened(now, handle, result.map(|loan| *loan), actions);
                         });
                     }
                 }
+                News::Matched { ticket, result } => {
+                    if let Some(Ticket::Match(id, handle)) = self.tickets.remove(&ticket) {
+                        self.peer(now, id, |peer, _| peer.matched(now, handle, result));
+                    }
+                }
+                News::Recalled { space, highest } => {
+                    for (id, peer) in &mut self.peers {
+                        if peer.recall(now, &space, highest) {
+                            self.busy_peers.insert(*id);
+                        }
+                    }
+                }
+                News::EpochBegun { space, result } => self.reigns(now, &space, result),
                 News::RunOpened { ticket, result } => {
                     if let Some(Ticket::Run(id, handle, ordinal)) = self.tickets.remove(&ticket) {
                         self.peer(now, id, |peer, _| peer.run_opened(now, handle, ordinal, result));

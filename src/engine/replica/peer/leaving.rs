@@ -131,13 +131,14 @@ impl Peer {
         if closing {
             self.ended.extend(self.logs.keys().copied());
         }
-        let (logs, opening) = (&mut self.logs, &self.opening);
+        let (logs, opening, opened) = (&mut self.logs, &self.opening, &mut self.opened);
         self.ended.retain(|handle| {
             if !logs.get(handle).is_some_and(Log::is_settled) {
                 return logs.contains_key(handle) || opening.contains_key(handle);
             }
             if let Some(log) = logs.remove(handle) {
                 let space = log.space.clone();
+                opened.remove(handle);
                 actions.push(Action::Job(Job::CloseReplica { space, state: log.into_state() }));
             }
             false

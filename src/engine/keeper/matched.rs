@@ -1,0 +1,201 @@
+//! Received spaces and the history of their primary: compared, cut, adopted.
+//!
+//! ```text
+//!   save to the quarantine         |  old state, all of it
+//!   commit: checkpoint at the cut  |  old state: recovery verifies it again
+//!   cut                            |  some boundary between the cut and the old end
+//!   commit: runs, epochs           v  new state
+//! ```
+//!
+//! A stop between any two steps leaves a prefix of the old stream under its old
+//! epochs, and every byte that is missing from it in the quarantine. The new
+//! epoch was seen durably before, so no older primary is obeyed meanwhile.
+
+use super::{Denial, Keeper, Lease, Lessee, Loan, remember};
+use crate::engine::recovery::{self, RecoveryError};
+use crate::ids::{Epoch, SpaceId};
+use crate::lsn::{Lsn, Mark};
+use crate::protocol::matching::common_point;
+use crate::protocol::message::{Boundary, ErrorCode, OpenSpace, Truncate};
+use crate::state::catalog::{Change, SpaceRecord};
+
+impl Keeper {
+    /// Lend a space that is here and durable up to `mark`. It gets the
+    /// primary's epochs, unless they contradict what it holds.
+    pub(super) fn lend(
+        &mut self,
+        shard: usize,
+        open: &OpenSpace,
+        mark: Mark,
+    ) -> Result<Loan, Denial> {
+        let space = &open.space;
+        let Some(entry) = self.spaces.get_mut(space) else {
+            return Err((ErrorCode::Protocol, format!("space {space} has vanished")).into());
+        };
+        let common = common_point(&entry.record.history, mark.lsn, &open.history);
+        if common == mark.lsn && entry.record.history != open.history {
+            // The new epoch's first run may be another than the one that was
+            // told, and never written to, before.
+            if entry.record.runs.last().is_some_and(|last| last.start >= mark.lsn) {
+                self.cut(open, mark)?;
+            }
+            let change = Change::Adopt(open.history.clone());
+            self.enter(space, change);
+        }
+        let Some(entry) = self.spaces.get_mut(space) else {
+            return Err((ErrorCode::Protocol, format!("space {space} has vanished")).into());
+        };
+        let epoch = open.epoch().unwrap_or(Epoch::FIRST);
+        entry.lease = Lease::Lent(Lessee { shard, epoch, mark });
+        self.lending.push(space.clone());
+        Ok(Loan { record: entry.record.clone(), mark, common })
+    }
+
+    /// The boundary of a lent space at or before a position.
+    pub(super) fn match_replica(
+        &mut self,
+        space: &SpaceId,
+        at: Lsn,
+    ) -> Result<Boundary, (ErrorCode, String)> {
+        let lent = self.spaces.get(space).and_then(|entry| match &entry.lease {
+            Lease::Lent(lessee) => Some((lessee.mark, &entry.record)),
+            Lease::Here(_) | Lease::Broken(_) => None,
+        });
+        let Some((mark, record)) = lent else {
+            return Err((ErrorCode::Protocol, format!("space {space} is not lent")));
+        };
+        let found = self.boundary(space, record, &mark, at);
+        match found {
+            Ok(Mark { lsn, chain, records, .. }) => Ok(Boundary { lsn, chain, records }),
+            Err(error) => {
+                tracing::error!(%space, %error, "the space cannot be compared");
+                Err((ErrorCode::Storage, format!("space {space}: {error}")))
+            }
+        }
+    }
+
+    fn boundary(
+        &self,
+        space: &SpaceId,
+        record: &SpaceRecord,
+        flushed: &Mark,
+        at: Lsn,
+    ) -> Result<Mark, RecoveryError> {
+        let (data_root, state_dir) = (&self.places.data_root, &self.places.state_dir);
+        recovery::boundary(data_root, state_dir, space, record, flushed, at, self.checksums)
+    }
+
+    /// Cut a space that was lent and has come back, and lend it again. Refused,
+    /// it stays here.
+    pub(super) fn truncate_replica(
+        &mut self,
+        shard: usize,
+        open: &OpenSpace,
+        to: &Truncate,
+    ) -> Result<Loan, Denial> {
+        let space = &open.space;
+        let Some(entry) = self.spaces.get_mut(space) else {
+            return Err((ErrorCode::Protocol, format!("space {space} has vanished")).into());
+        };
+        let Lease::Lent(lessee) = entry.lease else {
+            return Err((ErrorCode::Protocol, format!("space {space} is not lent")).into());
+        };
+        if let Some(why) = self.unrecorded.get(space) {
+            entry.lease = Lease::Broken(why.clone());
+            return Err((ErrorCode::Storage, format!("space {space}: {why}")).into());
+        }
+        entry.lease = Lease::Here(lessee.mark);
+        let epoch = open.epoch().unwrap_or(Epoch::FIRST);
+        let highest = entry.record.highest_epoch;
+        if epoch < highest {
+            let why = format!("space {space} has seen epoch {highest} meanwhile");
+            return Err(Denial { code: ErrorCode::Fenced, why, highest: Some(highest) });
+        }
+        let record = entry.record.clone();
+        let common = common_point(&record.history, lessee.mark.lsn, &open.history);
+        if to.lsn < common || to.lsn > lessee.mark.lsn {
+            let why = format!(
+                "space {space} is not cut at {}: by the epochs it is its primary's up to {common}",
+                to.lsn
+            );
+            return Err((ErrorCode::Diverged, why).into());
+        }
+        let mark = self
+            .boundary(space, &record, &lessee.mark, to.lsn)
+            .map_err(|error| (ErrorCode::Storage, format!("space {space}: {error}")))?;
+        if (mark.lsn, mark.chain) != (to.lsn, to.chain) {
+            let why = format!(
+                "space {space} is not cut at {}: the primary has chain {:?} there, and the last \
+                 boundary here is {} with chain {:?}",
+                to.lsn, to.chain, mark.lsn, mark.chain
+            );
+            return Err((ErrorCode::Diverged, why).into());
+        }
+        self.cut(open, mark)?;
+        self.enter(space, Change::Adopt(open.history.clone()));
+        self.lend(shard, open, mark)
+    }
+
+    /// Save what lies behind `mark`, and cut it off. The catalog learns the
+    /// rest with this batch.
+    fn cut(&mut self, open: &OpenSpace, mark: Mark) -> Result<(), Denial> {
+        let space = &open.space;
+        let lowered = [(space.clone(), Change::Checkpoint(mark))];
+        if let Err(error) = self.catalog.commit(&lowered) {
+            let why = format!("the catalog could not be written: {error}; restart this node");
+            return Err(self.broken(space, why));
+        }
+        let Some(entry) = self.spaces.get_mut(space) else { return Ok(()) };
+        remember(&mut entry.record, &lowered[0].1);
+        let record = entry.record.clone();
+        let cut = recovery::truncate(
+            &self.places.host,
+            &self.places.data_root,
+            space,
+            &record,
+            &self.places.quarantine(),
+            self.checksums,
+            open.epoch().unwrap_or(Epoch::FIRST),
+        );
+        match cut {
+            Ok(recovered) => {
+                for notice in &recovered.notices {
+                    tracing::warn!(%space, "{notice}");
+                }
+                for change in recovered.changes {
+                    self.enter(space, change);
+                }
+                if mark.lsn > Lsn::ZERO {
+                    self.enter(space, Change::AddMark(mark));
+                }
+                self.count_quarantine(space);
+                Ok(())
+            }
+            Err(error) => {
+                tracing::error!(%space, %error, "the space cannot be cut");
+                Err(self.broken(space, error.to_string()))
+            }
+        }
+    }
+
+    /// One more change of this batch.
+    fn enter(&mut self, space: &SpaceId, change: Change) {
+        if let Some(entry) = self.spaces.get_mut(space) {
+            remember(&mut entry.record, &change);
+            self.changes.push((space.clone(), change));
+        }
+    }
+
+    /// What is on the disk is known after another recovery only.
+    fn broken(&mut self, space: &SpaceId, why: String) -> Denial {
+        let denial = (ErrorCode::Storage, format!("space {space}: {why}")).into();
+        if let Some(entry) = self.spaces.get_mut(space) {
+            entry.lease = Lease::Broken(why);
+        }
+        denial
+    }
+}
+
+#[cfg(test)]
+#[path = "matched_tests.rs"]
+mod tests;

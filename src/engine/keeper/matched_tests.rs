@@ -1,0 +1,402 @@
+//! Truncations of received spaces, also those that are stopped half way.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam::channel::{Receiver, unbounded};
+
+use super::*;
+use crate::engine::keeper::{Job, Mailbox, News, Places, Received};
+use crate::engine::quarantine::{self, Reason};
+use crate::ids::{SegmentName, StreamId};
+use crate::io::Waker;
+use crate::state::catalog::Catalog;
+use crate::state::host::{Host, ThisHost};
+use crate::state::pins::Pins;
+use crate::state::runs::Run;
+use crate::wal::record::{self, Checksums, Header};
+
+/// A host that stops for good after so many changes.
+#[derive(Debug)]
+struct Mortal(AtomicU64);
+
+impl Mortal {
+    fn live(&self) -> io::Result<()> {
+        match self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(io::Error::other("killed")),
+        }
+    }
+}
+
+impl Host for Mortal {
+    fn sync_data(&self, file: &File) -> io::Result<()> {
+        self.live()?;
+        ThisHost.sync_data(file)
+    }
+    fn sync_all(&self, file: &File) -> io::Result<()> {
+        self.live()?;
+        ThisHost.sync_all(file)
+    }
+    fn sync_directory(&self, directory: &Path) -> io::Result<()> {
+        self.live()?;
+        ThisHost.sync_directory(directory)
+    }
+    fn open(&self, options: &OpenOptions, path: &Path) -> io::Result<File> {
+        self.live()?;
+        ThisHost.open(options, path)
+    }
+    fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.live()?;
+        ThisHost.write_at(file, bytes, offset)
+    }
+    fn set_len(&self, file: &File, bytes: u64) -> io::Result<()> {
+        self.live()?;
+        ThisHost.set_len(file, bytes)
+    }
+    fn make_directory(&self, directory: &Path) -> io::Result<()> {
+        self.live()?;
+        ThisHost.make_directory(directory)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.live()?;
+        ThisHost.rename(from, to)
+    }
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.live()?;
+        ThisHost.link(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.live()?;
+        ThisHost.remove(path)
+    }
+    fn random_u128(&self) -> io::Result<u128> {
+        ThisHost.random_u128()
+    }
+}
+
+struct Rig {
+    keeper: Keeper,
+    news: Receiver<News>,
+}
+
+impl Rig {
+    fn open(root: &Path, host: &Arc<dyn Host>) -> Self {
+        let state_dir = root.join(".saltus");
+        let catalog = Arc::new(Catalog::open_on(host, &state_dir).unwrap());
+        let pins = Pins::open_on(host, &state_dir).unwrap();
+        let places = Places { data_root: root.to_path_buf(), state_dir, host: host.clone() };
+        let received = Received::default();
+        let mut keeper = Keeper::new(places, catalog, pins, Checksums::Required, received).unwrap();
+        let (tell, news) = unbounded();
+        keeper.mailboxes = vec![Mailbox { news: tell, waker: Waker::new(|| {}) }];
+        Self { keeper, news }
+    }
+
+    fn batch(&mut self, jobs: Vec<Job>) -> Vec<News> {
+        jobs.into_iter().for_each(|job| self.keeper.handle(job));
+        self.keeper.publish();
+        self.news.try_iter().collect()
+    }
+
+    fn loan(&mut self, job: Job) -> Result<Loan, Denial> {
+        match self.batch(vec![job]).pop() {
+            Some(News::ReplicaOpened { result, .. }) => result.map(|loan| *loan),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn matched(&mut self, at: u64) -> Result<Boundary, (ErrorCode, String)> {
+        let job = Job::Match { shard: 0, ticket: 1, space: space(), at: Lsn(at) };
+        match self.batch(vec![job]).pop() {
+            Some(News::Matched { result, .. }) => result,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn alive() -> Arc<dyn Host> {
+    Arc::new(ThisHost)
+}
+
+fn space() -> SpaceId {
+    "alpha".parse().unwrap()
+}
+
+fn in_epochs(history: &[(u64, u64)]) -> Box<OpenSpace> {
+    let history: Vec<_> = history.iter().map(|&(e, start)| (Epoch(e), Lsn(start))).collect();
+    Box::new(OpenSpace { space: space(), stream: StreamId(5), history, head: Lsn(1 << 20) })
+}
+
+fn open(history: &[(u64, u64)]) -> Job {
+    Job::OpenReplica { shard: 0, ticket: 1, open: in_epochs(history) }
+}
+
+fn cut(history: &[(u64, u64)], at: &Mark) -> Job {
+    let to = Truncate { lsn: at.lsn, chain: at.chain };
+    Job::Truncate { shard: 0, ticket: 1, open: in_epochs(history), to }
+}
+
+/// 20 records over three runs in two files, as a session leaves them: 5 in
+/// file 1, 10 in file 2, 5 more in file 1. Gives every mark.
+fn fill(root: &Path) -> (Vec<Mark>, Vec<u8>) {
+    let mut rig = Rig::open(root, &alive());
+    rig.loan(open(&[(1, 0)])).unwrap();
+    let mut marks = vec![Mark::START];
+    let mut stream = Vec::new();
+    for number in 0..20_u64 {
+        let payload = vec![u8::try_from(number).unwrap(); 100 + usize::try_from(number).unwrap()];
+        let header = Header::new(number, 1000 + number, 1, &payload).unwrap();
+        marks.push(record::step(marks.last().unwrap(), &header.encode(), &header));
+        stream.extend(header.encode());
+        stream.extend(payload);
+    }
+    let at = |records: usize| marks[records].lsn;
+    let first = at(5).0;
+    let runs = [(1, at(0), 0, at(5)), (2, at(5), 0, at(15)), (1, at(15), first, at(20))];
+    for (ordinal, (file, start, offset, end)) in (0..).zip(runs) {
+        let run = Run { start, segment: SegmentName(file), file, offset, bytes: None };
+        let job = Job::OpenRun { shard: 0, ticket: 2, space: space(), ordinal, run, known: false };
+        let Some(News::RunOpened { result: Ok(files), .. }) = rig.batch(vec![job]).pop() else {
+            panic!()
+        };
+        let range = usize::try_from(start.0).unwrap()..usize::try_from(end.0).unwrap();
+        files.buffered.write_all_at(&stream[range], offset).unwrap();
+    }
+    // The session checkpoints now and then, and at its end.
+    for mark in [marks[3], marks[12]] {
+        let change = Change::AddMark(mark);
+        rig.batch(vec![Job::Commit { shard: 0, ticket: None, space: space(), change }]);
+    }
+    let mut record = rig.keeper.spaces[&space()].record.clone();
+    record.checkpoint = marks[20];
+    let state = Some(Box::new((record, marks[20])));
+    rig.batch(vec![Job::CloseReplica { space: space(), state }]);
+    (marks, stream)
+}
+
+/// All segments of the space, by name.
+fn log(root: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = fs::read_dir(root.join("alpha/wal")).unwrap();
+    entries
+        .map(|entry| {
+            let path = entry.unwrap().path();
+            (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(&path).unwrap())
+        })
+        .collect()
+}
+
+/// Each record of the stream that neither a segment nor the quarantine holds.
+fn lost(root: &Path, stream: &[u8], marks: &[Mark]) -> Vec<u64> {
+    let mut kept: Vec<Vec<u8>> = log(root).into_values().collect();
+    for piece in quarantine::list(&root.join(".saltus/quarantine")).unwrap() {
+        kept.push(fs::read(&piece.path).unwrap());
+    }
+    let holds =
+        |record: &[u8]| kept.iter().any(|text| text.windows(record.len()).any(|w| w == record));
+    let within = |pair: &[Mark]| {
+        let range =
+            usize::try_from(pair[0].lsn.0).unwrap()..usize::try_from(pair[1].lsn.0).unwrap();
+        (!holds(&stream[range])).then_some(pair[0].records)
+    };
+    marks.windows(2).filter_map(within).collect()
+}
+
+#[test]
+fn boundaries_are_found_by_headers_from_wherever_the_catalog_knows_one() {
+    let root = tempfile::tempdir().unwrap();
+    let (marks, _) = fill(root.path());
+    let mut rig = Rig::open(root.path(), &alive());
+    rig.loan(open(&[(1, 0)])).unwrap();
+    for lsn in 0..marks[20].lsn.0 + 100 {
+        let expected = marks[marks.partition_point(|mark| mark.lsn.0 <= lsn) - 1];
+        let found = rig.matched(lsn).unwrap();
+        let Mark { lsn, chain, records, .. } = expected;
+        assert_eq!(found, Boundary { lsn, chain, records });
+    }
+}
+
+#[test]
+fn diverged_bytes_stand_in_quarantine_before_they_are_cut() {
+    for kept in 0..=20 {
+        let root = tempfile::tempdir().unwrap();
+        let (marks, stream) = fill(root.path());
+        let mut rig = Rig::open(root.path(), &alive());
+        let epochs = [(1, 0), (4, marks[kept].lsn.0)];
+        let loan = rig.loan(open(&epochs)).unwrap();
+        assert_eq!((loan.common, loan.mark), (marks[kept].lsn, marks[20]));
+        let loan = rig.loan(cut(&epochs, &marks[kept])).unwrap();
+        assert_eq!((loan.common, loan.mark), (marks[kept].lsn, marks[kept]), "{kept} kept");
+        assert_eq!(loan.record.history, in_epochs(&epochs).history);
+        assert_eq!(loan.record.checkpoint, marks[kept]);
+        assert!(loan.record.runs.iter().all(|(_, run)| run.start < marks[kept].lsn));
+        drop(rig);
+        assert_eq!(lost(root.path(), &stream, &marks), [0; 0]);
+        let mut quarantined = 0;
+        for piece in quarantine::list(&root.path().join(".saltus/quarantine")).unwrap() {
+            let manifest = piece.manifest.unwrap();
+            assert_eq!(
+                (manifest.reason, manifest.superseded_by),
+                (Reason::Diverged, Some(Epoch(4)))
+            );
+            assert_eq!(manifest.bytes, piece.bytes);
+            let extents: u64 = manifest.extents.iter().map(|extent| extent.bytes).sum();
+            assert_eq!(extents, piece.bytes, "each byte has its place in the stream");
+            assert!(manifest.extents.iter().all(|extent| extent.lsn >= marks[kept].lsn.0));
+            quarantined += piece.bytes;
+        }
+        assert_eq!(quarantined, marks[20].lsn.bytes_since(marks[kept].lsn));
+        // A restart finds what was left.
+        let mut rig = Rig::open(root.path(), &alive());
+        assert_eq!(rig.loan(open(&epochs)).unwrap().mark, marks[kept]);
+    }
+}
+
+#[test]
+fn a_truncation_killed_at_any_step_leaves_a_prefix_and_loses_nothing() {
+    let mut steps = 0;
+    let epochs = |marks: &[Mark]| [(1, 0), (4, marks[7].lsn.0)];
+    for budget in 0.. {
+        let root = tempfile::tempdir().unwrap();
+        let (marks, stream) = fill(root.path());
+        let epochs = epochs(&marks);
+        // The steps of starting and opening are not in question.
+        let host = Arc::new(Mortal(AtomicU64::new(u64::MAX)));
+        let seen: Arc<dyn Host> = host.clone();
+        let mut rig = Rig::open(root.path(), &seen);
+        rig.loan(open(&epochs)).unwrap();
+        host.0.store(budget, Ordering::SeqCst);
+        let done = rig.loan(cut(&epochs, &marks[7])).is_ok();
+        host.0.store(0, Ordering::SeqCst);
+        drop(rig);
+        assert_eq!(lost(root.path(), &stream, &marks), [0; 0], "killed at step {budget}");
+
+        let mut rig = Rig::open(root.path(), &alive());
+        let record = rig.keeper.catalog.load().unwrap()[&space()].clone();
+        assert_eq!(record.highest_epoch, Epoch(4), "no lower epoch is obeyed again");
+        let loan = rig.loan(open(&epochs)).unwrap();
+        let at = usize::try_from(loan.mark.records).unwrap();
+        assert_eq!(loan.mark, marks[at], "killed at step {budget}: a prefix");
+        assert!((7..=20).contains(&at) && (!done || at == 7));
+        assert_eq!(loan.common, marks[7].lsn, "killed at step {budget}: {at} records");
+        if loan.common < loan.mark.lsn {
+            assert_eq!(rig.loan(cut(&epochs, &marks[7])).unwrap().mark, marks[7]);
+        }
+        assert_eq!(lost(root.path(), &stream, &marks), [0; 0], "killed at step {budget}");
+        let left: u64 = log(root.path()).values().map(|content| content.len() as u64).sum();
+        assert_eq!(left, marks[7].lsn.0, "killed at step {budget}: nothing else is left");
+        if done {
+            steps = budget;
+            break;
+        }
+    }
+    assert!(steps > 20, "only {steps} steps");
+}
+
+#[test]
+fn rot_that_is_met_while_matching_is_named_and_truncates_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let (marks, _) = fill(root.path());
+    let epochs = [(1, 0), (2, marks[10].lsn.0)];
+    let mut rig = Rig::open(root.path(), &alive());
+    rig.loan(open(&epochs)).unwrap();
+    // One bit of the header of the ninth record.
+    let path = root.path().join("alpha/wal").join(SegmentName(2).to_string());
+    let offset = marks[8].lsn.bytes_since(marks[5].lsn);
+    let file = File::options().read(true).write(true).open(&path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset + 25).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], offset + 25).unwrap();
+    let before = log(root.path());
+    let named = |why: &str| {
+        assert!(why.contains(path.to_str().unwrap()), "{why}");
+        assert!(why.contains(&format!("offset {offset}")), "{why}");
+    };
+    let (code, why) = rig.matched(marks[10].lsn.0).unwrap_err();
+    assert_eq!(code, ErrorCode::Storage);
+    named(&why);
+    let denial = rig.loan(cut(&epochs, &marks[10])).unwrap_err();
+    assert_eq!(denial.code, ErrorCode::Storage);
+    named(&denial.why);
+    assert_eq!(log(root.path()), before);
+    assert!(quarantine::list(&root.path().join(".saltus/quarantine")).unwrap().is_empty());
+}
+
+#[test]
+fn a_truncation_that_is_not_explained_or_not_of_these_records_cuts_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let (marks, _) = fill(root.path());
+    let epochs = [(1, 0), (2, marks[10].lsn.0)];
+    let before = log(root.path());
+    let mut rig = Rig::open(root.path(), &alive());
+    let other_chain = Mark { chain: marks[11].chain, ..marks[10] };
+    let no_boundary = Mark { lsn: Lsn(marks[10].lsn.0 + 1), ..marks[10] };
+    for (history, at) in [
+        (&epochs[..], marks[9]),
+        (&epochs[..1], marks[10]),
+        (&epochs[..], other_chain),
+        (&epochs[..], no_boundary),
+    ] {
+        // The first one is refused as stale once the second epoch was seen.
+        let loan = rig.loan(open(&epochs)).unwrap();
+        assert_eq!(loan.mark, marks[20]);
+        let denial = rig.loan(cut(history, &at)).unwrap_err();
+        assert!(matches!(denial.code, ErrorCode::Diverged | ErrorCode::Fenced), "{denial:?}");
+        assert_eq!(log(root.path()), before);
+    }
+}
+
+#[test]
+fn stale_epoch_is_refused_and_a_higher_one_recalls_the_space() {
+    let root = tempfile::tempdir().unwrap();
+    let (marks, _) = fill(root.path());
+    let mut rig = Rig::open(root.path(), &alive());
+    rig.loan(open(&[(1, 0)])).unwrap();
+    let next = [(1, 0), (3, marks[20].lsn.0)];
+    let news = rig.batch(vec![open(&next)]);
+    let [News::Recalled { highest: Epoch(3), .. }, News::ReplicaOpened { result: Err(denial), .. }] =
+        &news[..]
+    else {
+        panic!("{news:?}")
+    };
+    assert_eq!(denial.code, ErrorCode::Busy);
+    let record = rig.keeper.catalog.load().unwrap()[&space()].clone();
+    assert_eq!(record.highest_epoch, Epoch(3), "durable before it is obeyed");
+    // The old session is gone; it may not come back, not even after a restart.
+    let state = Some(Box::new((record, marks[20])));
+    rig.batch(vec![Job::CloseReplica { space: space(), state }]);
+    for _ in 0..2 {
+        let denial = rig.loan(open(&[(1, 0)])).unwrap_err();
+        assert_eq!((denial.code, denial.highest), (ErrorCode::Fenced, Some(Epoch(3))));
+        drop(rig);
+        rig = Rig::open(root.path(), &alive());
+    }
+    assert_eq!(rig.loan(open(&next)).unwrap().mark, marks[20]);
+}
+
+#[test]
+fn a_run_that_was_told_and_never_written_is_told_again_in_a_new_epoch() {
+    let root = tempfile::tempdir().unwrap();
+    let (marks, stream) = fill(root.path());
+    let mut rig = Rig::open(root.path(), &alive());
+    let loan = rig.loan(open(&[(1, 0)])).unwrap();
+    let start = marks[20].lsn;
+    let run = Run { start, segment: SegmentName(3), file: 3, offset: 0, bytes: None };
+    let ordinal = loan.record.runs.len();
+    let job = Job::OpenRun { shard: 0, ticket: 2, space: space(), ordinal, run, known: false };
+    rig.batch(vec![job]);
+    let record = rig.keeper.spaces[&space()].record.clone();
+    let state = Some(Box::new((record, marks[20])));
+    rig.batch(vec![Job::CloseReplica { space: space(), state }]);
+    let loan = rig.loan(open(&[(1, 0), (2, start.0)])).unwrap();
+    assert_eq!((loan.mark, loan.common), (marks[20], marks[20].lsn));
+    assert_eq!(loan.record.runs.len(), ordinal);
+    assert_eq!(lost(root.path(), &stream, &marks), [0; 0]);
+    assert_eq!(log(root.path()).len(), 2, "the empty file went with its run");
+}

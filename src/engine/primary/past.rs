@@ -1,0 +1,376 @@
+//! What a space knows of its own past, and how it notices that the source was
+//! changed behind it (T6).
+//!
+//! ```text
+//!   stream     |=======|=======|=======|====> head
+//!   remembered         ^sure   ^       ^      boundaries with their chains
+//!   source     |=======|===~~~~~~~~             the tail was lost, or is another
+//!                          ^ a new epoch begins
+//! ```
+//!
+//! A file is looked at whenever it was touched: it may not be shorter than what
+//! was walked of it, and the last record must be the one that was walked.
+//! Whenever a part of the stream is walked again, it must meet the boundaries
+//! that were remembered of it. If it does not, the stream is cut at the last
+//! boundary that it still has, and a new epoch begins there: durable first, then
+//! the replicas are told, and cut what they have beyond it.
+//!
+//! Damage is no change of that kind: it stops the walk, and cuts nothing.
+//!
+//! After a restart nobody knows what was shipped behind the last boundary in
+//! the catalog. There a replica's word counts: it holds what was shipped.
+
+use std::collections::VecDeque;
+
+use super::fenced;
+use super::space::{Space, Turn};
+use super::walk::Tail;
+use crate::engine::keeper::Job;
+use crate::ids::Epoch;
+use crate::lsn::{Lsn, Mark};
+use crate::protocol::message::Standing;
+use crate::state::catalog::{Change, SpaceRecord};
+
+/// The past of one space.
+#[derive(Debug, Default)]
+pub(super) struct Past {
+    /// The epochs, and where each began.
+    pub(super) history: Vec<(Epoch, Lsn)>,
+    /// The highest one ever heard of; 0 before the catalog has answered.
+    highest: u64,
+    /// Boundaries that the present walk must meet again.
+    checks: VecDeque<Mark>,
+    /// One of them was missed.
+    missed: bool,
+    /// The last one that was met, or where the walk began.
+    sure: Mark,
+    /// The part of the stream that only replicas know: shipped, perhaps, by an
+    /// earlier process, behind the last boundary that it remembered.
+    unsure: Option<(Lsn, Lsn)>,
+    /// Something before this was changed: the stream has to be walked again.
+    suspect: Option<Lsn>,
+    /// The catalog is being told of a new epoch.
+    turning: bool,
+}
+
+/// What becomes of a space whose replica holds other records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// A new epoch begins: stop the space on all links, and open it again once
+    /// the keeper has answered.
+    NewEpoch,
+    /// The walk is on its way: ask again when it has moved.
+    Wait,
+    /// The source is walked again for this: ask again when that is done.
+    Look,
+    /// The source is what it was. It is the replica that holds something else.
+    Replica,
+}
+
+impl Past {
+    /// Whether the walk, being at `mark`, is where it was before.
+    #[inline]
+    pub(super) fn meets(&mut self, mark: &Mark) -> bool {
+        self.checks.is_empty() || self.compare(mark)
+    }
+
+    #[cold]
+    fn compare(&mut self, mark: &Mark) -> bool {
+        if let Some(next) = self.checks.front()
+            && mark.lsn >= next.lsn
+        {
+            if (mark.lsn, mark.chain) != (next.lsn, next.chain) {
+                self.missed = true;
+            } else if !self.missed {
+                self.sure = *next;
+                self.checks.pop_front();
+            }
+        }
+        !self.missed
+    }
+
+    /// The walk has gone past a boundary that cannot be missed.
+    pub(super) fn miss(&mut self) {
+        self.missed = true;
+    }
+
+    /// The walk goes over what was walked before.
+    pub(super) fn is_checking(&self) -> bool {
+        !self.checks.is_empty()
+    }
+
+    pub(super) fn is_turning(&self) -> bool {
+        self.turning
+    }
+
+    pub(super) fn is_suspect(&self) -> bool {
+        self.suspect.is_some()
+    }
+
+    /// The walk begins anew at `start`, and must meet these.
+    pub(super) fn check(&mut self, start: Mark, mut remembered: Vec<Mark>) {
+        remembered.sort_by_key(|mark| mark.lsn);
+        remembered.dedup_by_key(|mark| mark.lsn);
+        remembered.retain(|mark| mark.lsn > start.lsn);
+        self.checks = remembered.into();
+        self.missed = false;
+        self.sure = start;
+    }
+}
+
+impl Space {
+    /// The epochs, and where each began.
+    #[must_use]
+    pub fn history(&self) -> &[(Epoch, Lsn)] {
+        &self.past.history
+    }
+
+    /// The present epoch.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.past.history.last().map_or(Epoch::FIRST, |(epoch, _)| *epoch)
+    }
+
+    /// The highest epoch ever heard of.
+    #[must_use]
+    pub fn highest_epoch(&self) -> Epoch {
+        self.epoch().max(Epoch(self.past.highest))
+    }
+
+    /// Another primary reigns: nothing of the space is shipped from here.
+    #[must_use]
+    pub fn is_fenced(&self) -> bool {
+        self.known && self.highest_epoch() > self.epoch()
+    }
+
+    /// A replica has seen a higher epoch. Nothing unfences the space but a
+    /// person, not a restart either: the epoch goes into the catalog.
+    pub fn fence(&mut self, highest: Epoch, jobs: &mut Vec<Job>) {
+        if highest <= self.highest_epoch() {
+            return;
+        }
+        self.past.highest = highest.0;
+        self.cursor = None;
+        tracing::error!(space = %self.id, "{}", fenced(self.epoch(), highest));
+        let (shard, space) = (self.shard, self.id.clone());
+        let change = Change::SawEpoch(highest);
+        jobs.push(Job::Commit { shard, ticket: None, space, change });
+    }
+
+    /// The epochs of the catalog's record, at start-up or after a change.
+    pub(super) fn learn_epochs(&mut self, record: &SpaceRecord) {
+        self.past.history.clone_from(&record.history);
+        self.past.highest = record.highest_epoch.0;
+    }
+
+    /// After a start: behind the last saved boundary, only replicas know what
+    /// was shipped.
+    pub(super) fn doubt_tail(&mut self) {
+        let from = self.saved.last().map_or(Lsn::ZERO, |mark| mark.lsn);
+        self.past.unsure = (!self.runs.is_empty()).then_some((from, Lsn(u64::MAX)));
+    }
+
+    /// What was read at the start ends here; what comes now is shipped by this
+    /// process.
+    pub(super) fn bound_doubt(&mut self) {
+        if let Some((_, to)) = &mut self.past.unsure
+            && *to == Lsn(u64::MAX)
+        {
+            *to = self.head.lsn;
+        }
+    }
+
+    /// A replica holds the very same records up to here: nothing before it can
+    /// be in doubt.
+    pub fn confirmed(&mut self, lsn: Lsn) {
+        self.past.unsure =
+            self.past.unsure.map(|(from, to)| (from.max(lsn), to)).filter(|(from, to)| from < to);
+    }
+
+    /// Look whether the files that were touched still hold what was walked.
+    pub(super) fn look_back(&mut self) {
+        if self.past.is_checking() {
+            return;
+        }
+        let mut changed: Option<(Lsn, String)> = None;
+        for (file, tracked) in self.files.iter().filter(|(_, tracked)| tracked.touched) {
+            let Some(segment) = &tracked.segment else { continue };
+            // An error shows when the walk gets there.
+            let Ok(length) = segment.len() else { continue };
+            let found = if length < tracked.walked {
+                let why = format!(
+                    "{} is {length} bytes long, and {} of it were in the stream",
+                    tracked.name, tracked.walked
+                );
+                Some((length, why))
+            } else {
+                let other = |tail: &Tail| {
+                    let there = segment.header_bytes_at(tail.offset);
+                    there.is_ok_and(|raw| tail.before.extend(&raw) != tail.after)
+                };
+                tracked.tail.filter(other).map(|tail| {
+                    (
+                        tail.offset,
+                        format!("{} holds another record at offset {}", tracked.name, tail.offset),
+                    )
+                })
+            };
+            if let Some((offset, why)) = found
+                && let Some(lsn) = self.lsn_of(*file, offset)
+                && changed.as_ref().is_none_or(|(first, _)| lsn < *first)
+            {
+                changed = Some((lsn, why));
+            }
+        }
+        if let Some((lsn, why)) = changed {
+            tracing::error!(space = %self.id, head = %self.head.lsn, "the source was changed behind the stream: {why}");
+            self.suspect(lsn);
+        }
+    }
+
+    /// Where in the stream the first byte at or behind an offset of a file is.
+    pub(super) fn lsn_of(&self, file: u64, offset: u64) -> Option<Lsn> {
+        let walked = self.files.get(&file)?.walked;
+        let runs = self.runs.iter().map(|(_, run)| run).filter(|run| run.file == file);
+        let behind = runs.filter(|run| {
+            let end = run.bytes.map_or(walked, |bytes| run.offset + bytes);
+            end > offset
+        });
+        behind.map(|run| run.start.advance(offset.saturating_sub(run.offset))).min()
+    }
+
+    /// The stream at or behind `lsn` may not be what it was.
+    pub(super) fn suspect(&mut self, lsn: Lsn) {
+        let before = self.past.suspect.unwrap_or(lsn);
+        self.past.suspect = Some(lsn.min(before));
+        self.cursor = None;
+    }
+
+    /// Go back to a boundary well before what is suspected, and walk from there
+    /// over everything that is remembered.
+    pub(super) fn recheck(&mut self, turn: &mut Turn) {
+        let Some(lsn) = self.past.suspect else { return };
+        let mut remembered = self.saved.clone();
+        remembered.extend(self.past.checks.iter());
+        remembered.extend(self.index.boundaries());
+        remembered.push(self.head);
+        remembered.sort_by_key(|mark| mark.lsn);
+        remembered.dedup_by_key(|mark| mark.lsn);
+        let before = remembered.partition_point(|mark| mark.lsn <= lsn);
+        // The last one before is met again on the way, if its files are there.
+        let mut starts = Vec::new();
+        for back in [2, 1] {
+            starts.push(before.checked_sub(back).map_or(Mark::START, |at| remembered[at]));
+        }
+        let mut reason = String::new();
+        for start in starts {
+            match self.ready_from(start.lsn, &mut turn.jobs) {
+                Ok(true) => {
+                    self.past.suspect = None;
+                    self.rewind(start);
+                    self.past.check(start, remembered);
+                    return;
+                }
+                Ok(false) => return,
+                Err(why) => reason = why,
+            }
+        }
+        self.stop(reason);
+    }
+
+    /// The walk over what was walked before has come to its end without meeting
+    /// all of it: the rest is not there any more.
+    pub(super) fn ended_early(&mut self, turn: &mut Turn) {
+        let (sure, at) = (self.past.sure, self.index.head());
+        let at = if self.past.missed || at.lsn < sure.lsn { sure } else { at };
+        self.past.unsure = Some((sure.lsn, at.lsn)).filter(|(from, to)| from < to);
+        self.begin_epoch(at, turn);
+    }
+
+    /// The walk has passed a boundary that is another one now.
+    pub(super) fn has_missed(&self) -> bool {
+        self.past.missed
+    }
+
+    /// Cut the stream, and have a new epoch begin there.
+    fn begin_epoch(&mut self, at: Mark, turn: &mut Turn) {
+        let lost = self.head.lsn.bytes_since(at.lsn);
+        tracing::error!(
+            space = %self.id,
+            at = at.lsn.0,
+            head = self.head.lsn.0,
+            "the source no longer holds the last {lost} bytes of the stream: a new epoch begins \
+             where it still does, and replicas put what they have beyond it into their quarantine"
+        );
+        let runs = self.runs.iter().filter(|(_, run)| run.start < at.lsn).count();
+        self.past.turning = true;
+        self.past.checks.clear();
+        self.past.missed = false;
+        self.past.suspect = None;
+        self.cursor = None;
+        let (shard, space) = (self.shard, self.id.clone());
+        let runs = u32::try_from(runs).unwrap_or(u32::MAX);
+        turn.jobs.push(Job::BeginEpoch { shard, space, at, runs });
+        turn.turned = Some(at);
+    }
+
+    /// The new epoch is durable: the stream goes on from there.
+    pub fn reign(&mut self, record: SpaceRecord) {
+        self.past.turning = false;
+        self.learn_epochs(&record);
+        let start = self.past.history.last().map_or(Lsn::ZERO, |(_, start)| *start);
+        let mark = record.marks.iter().rev().find(|mark| mark.lsn == start);
+        let mark = mark.copied().unwrap_or(Mark::START);
+        self.durable_runs = record.runs.len();
+        self.runs = record.runs;
+        self.saved = record.marks;
+        for tracked in self.files.values_mut() {
+            tracked.walked = 0;
+            tracked.tail = None;
+        }
+        (self.head, self.first, self.damage, self.send_map) = (mark, None, None, None);
+        self.samples.clear();
+        self.rewind(mark);
+    }
+
+    /// The new epoch could not be made durable.
+    pub fn cannot_reign(&mut self, why: String) {
+        self.past.turning = false;
+        self.stop(why);
+    }
+
+    /// A replica holds other records than this space from `common` on, and the
+    /// epochs do not explain it. `looked`: the source was walked again for it.
+    pub fn judge(
+        &mut self,
+        common: Mark,
+        standing: &Standing,
+        looked: bool,
+        turn: &mut Turn,
+    ) -> Verdict {
+        let walking = self.past.is_checking() || self.past.is_suspect() || !self.is_walked();
+        if self.past.turning || (walking && self.problem.is_none()) {
+            return Verdict::Wait;
+        }
+        if self.problem.is_some() || self.damage.is_some() {
+            return Verdict::Replica;
+        }
+        if self.past.unsure.is_some_and(|(from, to)| (from..=to).contains(&common.lsn)) {
+            tracing::error!(
+                space = %self.id,
+                common = common.lsn.0,
+                replica = standing.flushed.0,
+                "a replica holds what this node shipped before it was started, and the source is \
+                 another from there on"
+            );
+            self.past.unsure = None;
+            self.begin_epoch(common, turn);
+            return Verdict::NewEpoch;
+        }
+        if looked {
+            return Verdict::Replica;
+        }
+        self.suspect(common.lsn);
+        Verdict::Look
+    }
+}

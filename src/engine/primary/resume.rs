@@ -1,0 +1,79 @@
+//! What this node has at a replica's position.
+
+use super::space::Space;
+use crate::engine::keeper::Job;
+use crate::lsn::{Lsn, Mark};
+use crate::protocol::message::ErrorCode;
+use crate::protocol::sender::Found;
+use crate::wal::cursor::Cursor;
+
+impl Space {
+    /// What this node has at a replica's position: `None` while the walk is
+    /// still on its way there.
+    pub fn resume_at(&mut self, lsn: Lsn, jobs: &mut Vec<Job>) -> Option<Found> {
+        if !self.known || self.past.is_turning() || self.past.is_suspect() {
+            return None;
+        }
+        if lsn < self.index.oldest().lsn {
+            let start = self.saved.iter().rev().find(|mark| mark.lsn <= lsn);
+            let start = start.copied().unwrap_or(Mark::START);
+            return match self.ready_from(start.lsn, jobs) {
+                Ok(true) => {
+                    self.rewind(start);
+                    None
+                }
+                Ok(false) => None,
+                Err(why) => Some(Found::Unavailable(ErrorCode::Diverged, why)),
+            };
+        }
+        if lsn > self.index.head().lsn {
+            // What cannot be read now tells nothing about where the log ends.
+            let hindered = self.problem.as_ref().or(self.damage.as_ref());
+            return self.is_walked().then(|| match hindered {
+                Some(why) => Found::Unavailable(
+                    ErrorCode::Corrupt,
+                    format!("the replica has {lsn}, and this node cannot look there: {why}"),
+                ),
+                None => Found::Nothing,
+            });
+        }
+        let from = self.index.nearest_at_or_before(lsn)?;
+        if from.lsn == lsn {
+            return Some(Found::Mark(from));
+        }
+        let Some((ordinal, _)) = self.runs.locate(from.lsn) else {
+            let why = format!("no run holds {}", from.lsn);
+            return Some(Found::Unavailable(ErrorCode::Diverged, why));
+        };
+        Some(self.seek(ordinal, from, lsn))
+    }
+
+    /// Walk the headers of one run from a boundary to another.
+    fn seek(&self, ordinal: u32, from: Mark, to: Lsn) -> Found {
+        let (Some(run), Some(segment)) = (self.runs.get(ordinal), self.segment_of(ordinal)) else {
+            let why = format!("the segment that holds {} is not open", from.lsn);
+            return Found::Unavailable(ErrorCode::Gap, why);
+        };
+        let name = segment.name;
+        let offset = run.offset + from.lsn.bytes_since(run.start);
+        let mut cursor = Cursor::new(segment, offset, from, self.checksums);
+        let mut last = from;
+        let advance = cursor.advance(to.bytes_since(from.lsn), &mut |mark: &Mark| {
+            if mark.lsn <= to {
+                last = *mark;
+            }
+        });
+        if last.lsn == to {
+            Found::Mark(last)
+        } else if cursor.mark().lsn > to {
+            Found::Nothing
+        } else {
+            let why = format!(
+                "{name} cannot be read from offset {} on: {:?}",
+                cursor.offset(),
+                advance.stop
+            );
+            Found::Unavailable(ErrorCode::Corrupt, why)
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Where the files of a received space lie.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::ids::{SegmentName, SpaceId};
+use crate::state::catalog::SpaceRecord;
+use crate::state::runs::Run;
+
+/// One file of the space.
+pub(super) struct Place {
+    pub(super) segment: SegmentName,
+    pub(super) path: PathBuf,
+    /// True if it has its own name.
+    pub(super) named: bool,
+}
+
+/// Where a received segment is kept once another file bears its name.
+#[must_use]
+pub fn retired_path(state_dir: &Path, space: &SpaceId, file: u64) -> PathBuf {
+    state_dir.join("retired").join(space.as_str()).join(format!("{file:016x}"))
+}
+
+/// Where the file of a run of `record` lies. Of several files that bore one
+/// name, the one whose first run is the latest has it; the others are at
+/// their [`retired_path`].
+#[must_use]
+pub fn path_of(
+    data_root: &Path,
+    state_dir: &Path,
+    space: &SpaceId,
+    record: &SpaceRecord,
+    run: &Run,
+) -> PathBuf {
+    if bearer(record, run.segment).is_none_or(|file| file == run.file) {
+        wal_directory(data_root, space).join(run.segment.to_string())
+    } else {
+        retired_path(state_dir, space, run.file)
+    }
+}
+
+/// The number of the file that bears a name now.
+pub(in crate::engine) fn bearer(record: &SpaceRecord, segment: SegmentName) -> Option<u64> {
+    let mut seen = Vec::new();
+    for (_, run) in record.runs.iter().filter(|(_, run)| run.segment == segment) {
+        if !seen.contains(&run.file) {
+            seen.push(run.file);
+        }
+    }
+    seen.last().copied()
+}
+
+pub(super) fn wal_directory(data_root: &Path, space: &SpaceId) -> PathBuf {
+    data_root.join(space.as_str()).join("wal")
+}
+
+/// Every file that a run names, by number.
+pub(super) fn locate_files(
+    data_root: &Path,
+    state_dir: &Path,
+    space: &SpaceId,
+    record: &SpaceRecord,
+) -> BTreeMap<u64, Place> {
+    // The file whose first run is the latest bears the name.
+    let mut bearers = BTreeMap::new();
+    let mut files = BTreeMap::new();
+    for (_, run) in record.runs.iter() {
+        if files.insert(run.file, run.segment).is_none() {
+            bearers.insert(run.segment, run.file);
+        }
+    }
+    let place = |(file, segment): (u64, SegmentName)| {
+        let named = bearers.get(&segment) == Some(&file);
+        let path = if named {
+            wal_directory(data_root, space).join(segment.to_string())
+        } else {
+            retired_path(state_dir, space, file)
+        };
+        (file, Place { segment, path, named })
+    };
+    files.into_iter().map(place).collect()
+}

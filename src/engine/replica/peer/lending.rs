@@ -1,0 +1,125 @@
+//! How a session gets its spaces from the keeper, is asked about their history,
+//! and must let go of them.
+
+use super::{Action, Peer};
+use crate::engine::keeper::{Denial, Loan};
+use crate::engine::replica::log::Log;
+use crate::ids::{Epoch, SpaceId};
+use crate::protocol::Now;
+use crate::protocol::frame::Handle;
+use crate::protocol::message::{Boundary, ErrorCode, Standing, Truncate};
+
+impl Peer {
+    /// The keeper has answered an [`Action::Open`].
+    pub fn opened(
+        &mut self,
+        now: Now,
+        handle: Handle,
+        result: Result<Loan, Denial>,
+        actions: &mut Vec<Action>,
+    ) {
+        self.asked = self.asked.saturating_sub(1);
+        let Some(open) = self.opening.remove(&handle) else { return };
+        let epoch = open.epoch().unwrap_or(Epoch::FIRST);
+        match result {
+            Ok(Loan { record, mark: flushed, common }) => {
+                let standing = Standing {
+                    flushed: flushed.lsn,
+                    chain: flushed.chain,
+                    records: flushed.records,
+                    highest_epoch: record.highest_epoch,
+                    runs: record.runs.len(),
+                    common,
+                };
+                let space = open.space.clone();
+                let mut log = Log::new(space, record, flushed, epoch, self.flush_delay);
+                self.opened.insert(handle, open);
+                if self.closing.is_none() {
+                    if let Some((ordinal, run)) = log.resume_run() {
+                        self.asked += 1;
+                        actions.push(Action::Run(log.space.clone(), handle, ordinal, run, true));
+                    }
+                    self.machine.handle_opened(now, handle, Ok(standing));
+                }
+                self.logs.insert(handle, log);
+                self.active.insert(handle);
+            }
+            Err(Denial { highest: Some(highest), why, .. }) => {
+                tracing::warn!(space = %open.space, address = %self.address, "refused: {why}");
+                self.machine.handle_fenced(now, handle, highest, why);
+            }
+            Err(Denial { code, why, .. }) => {
+                self.machine.handle_opened(now, handle, Err((code, why)));
+            }
+        }
+    }
+
+    /// The keeper has answered an [`Action::Match`].
+    pub fn matched(
+        &mut self,
+        now: Now,
+        handle: Handle,
+        result: Result<Boundary, (ErrorCode, String)>,
+    ) {
+        self.asked = self.asked.saturating_sub(1);
+        if let Err((code, why)) = &result
+            && let Some(log) = self.logs.get_mut(&handle)
+        {
+            tracing::error!(space = %log.space, ?code, "stopped: {why}");
+            log.stop(why.clone());
+            self.ended.insert(handle);
+            self.active.insert(handle);
+        }
+        self.machine.handle_matched(now, handle, result);
+    }
+
+    /// A primary with a higher epoch has come for this space: the reign of this
+    /// connection's is over. False if the space is not here.
+    pub fn recall(&mut self, now: Now, space: &SpaceId, highest: Epoch) -> bool {
+        let found = self.logs.iter_mut().find(|(_, log)| log.space == *space);
+        let Some((handle, log)) = found.filter(|(_, log)| log.epoch < highest) else {
+            return false;
+        };
+        let handle = *handle;
+        let why = format!(
+            "space {space}: a primary of epoch {highest} has come, and epoch {} is fenced",
+            log.epoch
+        );
+        tracing::warn!("{why}");
+        log.stop(why.clone());
+        log.flush_at_once();
+        self.ended.insert(handle);
+        self.active.insert(handle);
+        self.machine.handle_fenced(now, handle, highest, why);
+        true
+    }
+
+    /// The primary's epochs have ended a part of what is here. Nothing was
+    /// received on this connection: the log is as it was lent, and goes back
+    /// with the question.
+    pub(super) fn give_back_to_cut(
+        &mut self,
+        handle: Handle,
+        to: Truncate,
+        actions: &mut Vec<Action>,
+    ) {
+        let (Some(log), Some(open)) = (self.logs.remove(&handle), self.opened.remove(&handle))
+        else {
+            return;
+        };
+        debug_assert!(log.is_settled(), "nothing was received");
+        if to.lsn < log.flushed().lsn {
+            tracing::warn!(
+                space = %log.space,
+                epoch = log.epoch.0,
+                from = to.lsn.0,
+                to = log.flushed().lsn.0,
+                "the primary's epochs have ended this part of the stream: it goes to the quarantine"
+            );
+        }
+        self.active.remove(&handle);
+        self.opening.insert(handle, open.clone());
+        self.asked += 1;
+        actions.push(Action::Truncate(handle, Box::new(open), to));
+    }
+}

@@ -1,0 +1,267 @@
+//! A source that changes behind its stream (T6), and what becomes of replicas
+//! that have more than it.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use saltus::engine::quarantine::{Piece, Reason, list};
+use saltus::engine::status::SpaceStatus;
+use saltus::ids::{Epoch, SegmentName};
+
+use crate::cluster::{BACKENDS, Cluster, Node, until};
+use crate::feed::{Segment, record};
+
+/// A record of 400 payload bytes.
+const RECORD: u64 = 464;
+
+fn pieces(node: &Node) -> Vec<Piece> {
+    list(&node.spec.data_root.join(".saltus/quarantine")).unwrap()
+}
+
+/// Every byte that a replica has in quarantine.
+fn kept(node: &Node) -> Vec<u8> {
+    pieces(node).iter().flat_map(|piece| fs::read(&piece.path).unwrap()).collect()
+}
+
+#[track_caller]
+fn await_epoch(cluster: &mut Cluster, space: &str, epoch: u64) -> SpaceStatus {
+    until(&format!("{space} is in epoch {epoch}"), || {
+        cluster.primary.space(space).filter(|status| status.epoch == Epoch(epoch))
+    })
+}
+
+/// Every replica has been matched with the present epoch, and has all of it.
+#[track_caller]
+fn await_settled(cluster: &mut Cluster, space: &str, lsn: u64) {
+    until(&format!("{space} is settled at {lsn}"), || {
+        let status = cluster.primary.space(space)?;
+        let settled = status
+            .replicas
+            .iter()
+            .all(|replica| replica.flushed_lsn == lsn && replica.lag.seconds == Some(0.0));
+        (status.head_lsn == lsn && settled).then_some(())
+    });
+}
+
+fn shrink(segment: &mut Segment, bytes: u64) {
+    File::options().write(true).open(&segment.path).unwrap().set_len(bytes).unwrap();
+    segment.content.truncate(usize::try_from(bytes).unwrap());
+}
+
+#[test]
+fn t6_a_tail_that_shrank_begins_a_new_epoch() {
+    for backend in BACKENDS {
+        for away in [false, true] {
+            let mut cluster = Cluster::start(backend, 2);
+            let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
+            segment.records(10, 400);
+            let mut other = Segment::create(&cluster.primary.wal("beta"), 1);
+            other.records(1, 10);
+            cluster.await_flushed("alpha", segment.len());
+            let lost = segment.content[5 * 464..].to_vec();
+            if away {
+                cluster.primary.kill();
+            }
+            shrink(&mut segment, 5 * RECORD);
+            if away {
+                cluster.primary.restart();
+            }
+            let status = await_epoch(&mut cluster, "alpha", 2);
+            let starts: Vec<_> = status.epochs.iter().map(|e| (e.epoch.0, e.start_lsn)).collect();
+            assert_eq!(starts, [(1, 0), (2, 5 * RECORD)]);
+            await_settled(&mut cluster, "alpha", 5 * RECORD);
+            cluster.assert_identical("alpha");
+            segment.sequence = 100;
+            segment.records(7, 300);
+            other.records(1, 10);
+            cluster.await_flushed("alpha", segment.len());
+            cluster.await_flushed("beta", other.len());
+            cluster.assert_identical("alpha");
+            for replica in &cluster.replicas {
+                assert!(kept(replica) == lost, "what was cut is kept: {:?}", pieces(replica));
+            }
+            assert_eq!(cluster.primary.space("beta").unwrap().epoch, Epoch(1));
+        }
+    }
+}
+
+#[test]
+fn t6_a_tail_that_shrank_and_grew_again_begins_a_new_epoch() {
+    for away in [false, true] {
+        let mut cluster = Cluster::with(1, |_| {}, |_| {});
+        let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
+        segment.records(10, 400);
+        cluster.await_flushed("alpha", segment.len());
+        if away {
+            cluster.primary.kill();
+        }
+        // Between two looks it is as long as it was, and holds something else.
+        let other: Vec<u8> = (0..5).flat_map(|n| record(77 + n, 400)).collect();
+        let file = File::options().write(true).open(&segment.path).unwrap();
+        file.write_all_at(&other, 5 * RECORD).unwrap();
+        if away {
+            cluster.primary.restart();
+        }
+        let status = await_epoch(&mut cluster, "alpha", 2);
+        assert!(status.epochs[1].start_lsn <= 5 * RECORD, "{status:?}");
+        let lost = segment.content[5 * 464..].to_vec();
+        segment.content.truncate(5 * 464);
+        segment.content.extend(&other);
+        segment.records(3, 10);
+        cluster.await_flushed("alpha", segment.len());
+        cluster.assert_identical("alpha");
+        assert!(kept(&cluster.replicas[0]).ends_with(&lost));
+    }
+}
+
+#[test]
+fn t6_a_tail_of_zeroes_begins_a_new_epoch() {
+    for away in [false, true] {
+        let mut cluster = Cluster::with(1, |_| {}, |_| {});
+        let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
+        segment.records(10, 400);
+        cluster.await_flushed("alpha", segment.len());
+        if away {
+            cluster.primary.kill();
+        }
+        let file = File::options().write(true).open(&segment.path).unwrap();
+        file.write_all_at(&vec![0; 4 * 464], 6 * RECORD).unwrap();
+        if away {
+            cluster.primary.restart();
+        }
+        await_epoch(&mut cluster, "alpha", 2);
+        await_settled(&mut cluster, "alpha", 6 * RECORD);
+        let lost = segment.content[6 * 464..].to_vec();
+        assert!(kept(&cluster.replicas[0]) == lost);
+        // The writer repairs its log and goes on.
+        shrink(&mut segment, 6 * RECORD);
+        segment.records(3, 10);
+        cluster.await_flushed("alpha", segment.len());
+        cluster.assert_identical("alpha");
+    }
+}
+
+#[test]
+fn t6_a_change_in_an_earlier_file_begins_a_new_epoch_there() {
+    for away in [false, true] {
+        let mut cluster = Cluster::with(1, |_| {}, |_| {});
+        let wal = cluster.primary.wal("alpha");
+        let mut first = Segment::create(&wal, 1);
+        first.records(10, 400);
+        cluster.await_flushed("alpha", first.len());
+        let mut second = Segment::create(&wal, 2);
+        second.records(5, 100);
+        cluster.await_flushed("alpha", first.len() + second.len());
+        if away {
+            cluster.primary.kill();
+        }
+        shrink(&mut first, 8 * RECORD);
+        if away {
+            cluster.primary.restart();
+        }
+        let status = await_epoch(&mut cluster, "alpha", 2);
+        assert_eq!(status.epochs[1].start_lsn, 8 * RECORD);
+        cluster.await_flushed("alpha", first.len() + second.len());
+        second.records(2, 10);
+        cluster.await_flushed("alpha", first.len() + second.len());
+        cluster.assert_identical("alpha");
+        let names: Vec<_> = pieces(&cluster.replicas[0])
+            .iter()
+            .map(|piece| piece.manifest.as_ref().unwrap().segment)
+            .collect();
+        assert_eq!(names, [SegmentName(1), SegmentName(2)]);
+    }
+}
+
+#[test]
+fn a_replica_that_was_away_while_epochs_passed_is_cut_to_the_last_common_record() {
+    let mut cluster = Cluster::with(2, |_| {}, |_| {});
+    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
+    segment.records(10, 400);
+    cluster.await_flushed("alpha", segment.len());
+    let before = segment.content.clone();
+    cluster.replicas[0].kill();
+    for (epoch, kept) in [(2, 8), (3, 9), (4, 4), (5, 6)] {
+        shrink(&mut segment, kept * RECORD);
+        await_epoch(&mut cluster, "alpha", epoch);
+        segment.sequence = 1000 * epoch;
+        segment.records(6, 400);
+        until("the other replica follows", || {
+            (cluster.replica(1, "alpha")?.flushed_lsn == segment.len()).then_some(())
+        });
+    }
+    cluster.replicas[0].restart();
+    cluster.await_flushed("alpha", segment.len());
+    cluster.assert_identical("alpha");
+    assert!(kept(&cluster.replicas[0]) == before[4 * 464..]);
+    let piece = &pieces(&cluster.replicas[0])[0];
+    let manifest = piece.manifest.as_ref().unwrap();
+    assert_eq!(manifest.reason, Reason::Diverged);
+    assert_eq!((manifest.offset, manifest.bytes), (4 * RECORD, 6 * RECORD));
+    assert_eq!((manifest.extents[0].lsn, manifest.extents[0].bytes), (4 * RECORD, 6 * RECORD));
+    assert_eq!((manifest.epochs.clone(), manifest.superseded_by), (vec![Epoch(1)], Some(Epoch(5))));
+    // A restart of everybody changes nothing.
+    cluster.replicas[0].kill();
+    cluster.primary.kill();
+    cluster.replicas[0].restart();
+    cluster.primary.restart();
+    segment.records(1, 10);
+    cluster.await_flushed("alpha", segment.len());
+    assert_eq!(cluster.primary.space("alpha").unwrap().epoch, Epoch(5));
+    assert_eq!(pieces(&cluster.replicas[0]).len(), 1);
+}
+
+#[test]
+fn damage_at_the_source_begins_no_epoch() {
+    for away in [false, true] {
+        let mut cluster = Cluster::with(1, |_| {}, |_| {});
+        let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
+        segment.records(10, 400);
+        cluster.await_flushed("alpha", segment.len());
+        if away {
+            cluster.primary.kill();
+        }
+        // One bit in the last record's header, and one in the middle.
+        let file = File::options().write(true).open(&segment.path).unwrap();
+        for at in [5 * 464 + 25, 9 * 464 + 25] {
+            file.write_all_at(&[segment.content[at] ^ 1], at as u64).unwrap();
+        }
+        if away {
+            cluster.primary.restart();
+        }
+        let status = cluster.primary.await_problem("alpha", "damaged at offset 2320");
+        assert_eq!(status.epoch, Epoch(1));
+        assert!(pieces(&cluster.replicas[0]).is_empty());
+        let copy = cluster.replicas[0].wal("alpha").join(SegmentName(1).to_string());
+        assert!(fs::read(copy).unwrap() == segment.content);
+        // Put right by a person, it goes on.
+        for at in [5 * 464 + 25, 9 * 464 + 25] {
+            file.write_all_at(&segment.content[at..=at], at as u64).unwrap();
+        }
+        segment.records(2, 10);
+        cluster.await_flushed("alpha", segment.len());
+        cluster.assert_identical("alpha");
+        assert_eq!(cluster.primary.space("alpha").unwrap().epoch, Epoch(1));
+    }
+}
+
+#[test]
+fn a_replica_that_holds_other_records_in_the_same_epoch_is_left_alone() {
+    let mut cluster = Cluster::with(1, |_| {}, |_| {});
+    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
+    segment.records(10, 400);
+    cluster.await_flushed("alpha", segment.len());
+    // Records that hold, of the same size, and not those that came.
+    cluster.replicas[0].kill();
+    let copy: PathBuf = cluster.replicas[0].wal("alpha").join(SegmentName(1).to_string());
+    let other = record(77, 400);
+    File::options().write(true).open(&copy).unwrap().write_all_at(&other, 6 * RECORD).unwrap();
+    let held = fs::read(&copy).unwrap();
+    cluster.replicas[0].restart();
+    let status = cluster.primary.await_problem("alpha", "other records");
+    assert_eq!(status.epoch, Epoch(1));
+    let problem = status.replicas[0].problem.clone().unwrap();
+    assert!(problem.contains("behind 2784"), "the last common record is named: {problem}");
+    assert!(fs::read(&copy).unwrap() == held && pieces(&cluster.replicas[0]).is_empty());
+}
