@@ -186,7 +186,7 @@ fn lag(exposition: &mut Exposition, status: &NodeStatus) {
         of_replicas(status, |replica| replica.lag.bytes),
     );
     let quantiles = replicas(status).flat_map(|(space, replica)| {
-        let latency = &replica.append_to_flushed_us;
+        let latency = &replica.recent_append_to_flushed_us;
         [("0.5", latency.p50), ("0.99", latency.p99), ("0.999", latency.p999)]
             .into_iter()
             .filter_map(move |(quantile, microseconds)| {
@@ -201,7 +201,7 @@ fn lag(exposition: &mut Exposition, status: &NodeStatus) {
     exposition.family(
         "saltus_append_to_flushed_seconds",
         Kind::Gauge,
-        "From a record's timestamp to the acknowledgement that it is durable, since the start.",
+        "From a record's timestamp to the acknowledgement that it is durable, of the last minute.",
         quantiles,
     );
 }

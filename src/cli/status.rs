@@ -293,8 +293,8 @@ fn row(replica: &ReplicaStatus) -> Vec<String> {
         known(replica.lag.bytes.map(output::bytes)),
         known(replica.lag.records.map(|records| records.to_string())),
         seconds(replica.lag.seconds),
-        output::microseconds(replica.append_to_flushed_us.p50),
-        output::microseconds(replica.append_to_flushed_us.p99),
+        output::microseconds(replica.recent_append_to_flushed_us.p50),
+        output::microseconds(replica.recent_append_to_flushed_us.p99),
     ]
 }
 

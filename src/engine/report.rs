@@ -113,6 +113,7 @@ fn replica(now: Instant, space: &Space, link: &Link) -> ReplicaStatus {
     } else {
         ReplicaState::Lagging
     };
+    let latencies = latency(slot, now);
     ReplicaStatus {
         id: link.replica.clone(),
         state,
@@ -125,7 +126,8 @@ fn replica(now: Instant, space: &Space, link: &Link) -> ReplicaStatus {
             records: known.then(|| head.records.saturating_sub(slot.flushed.records)),
             seconds,
         },
-        append_to_flushed_us: latency(slot),
+        append_to_flushed_us: latencies.0,
+        recent_append_to_flushed_us: latencies.1,
         sent_bytes_by_strategy: strategies(slot),
         problem: slot.problem.clone().or_else(|| link.problem.clone()),
         connection: Connection {
@@ -138,15 +140,22 @@ fn replica(now: Instant, space: &Space, link: &Link) -> ReplicaStatus {
     }
 }
 
-fn latency(slot: &Slot) -> Latency {
-    let Some(latency) = &slot.latency else { return Latency::default() };
+/// What a replica took, since the start and recently.
+fn latency(slot: &Slot, now: Instant) -> (Latency, Latency) {
+    let Some(latencies) = &slot.latency else { return Default::default() };
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "microseconds below 2^27"
     )]
-    let at = |fraction| latency.quantile(fraction).map(|us| us.round() as u64);
-    Latency { p50: at(0.5), p99: at(0.99), p999: at(0.999), count: latency.count() }
+    let of = |count, at: &dyn Fn(f64) -> Option<f64>| {
+        let at = |fraction| at(fraction).map(|us| us.round() as u64);
+        Latency { p50: at(0.5), p99: at(0.99), p999: at(0.999), count }
+    };
+    let all = of(latencies.all.count(), &|fraction| latencies.all.quantile(fraction));
+    let recent =
+        of(latencies.recent_count(now), &|fraction| latencies.recent_quantile(now, fraction));
+    (all, recent)
 }
 
 fn strategies(slot: &Slot) -> BTreeMap<String, u64> {

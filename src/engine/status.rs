@@ -212,8 +212,16 @@ pub struct ReplicaStatus {
     pub lag: Lag,
     /// From the timestamp in a record, which its writer put there, to the
     /// flushed acknowledgement that covers it; of the last record of each
-    /// frame. Microseconds, within 1.6 %, by the primary's clock.
+    /// acknowledged frame. Microseconds, within 1.6 %, by the primary's clock,
+    /// since the process started.
+    ///
+    /// Counted are records that were written after the replica was first heard
+    /// to be close behind (at most a second) on the connection that carried
+    /// them: not those of a catch-up.
     pub append_to_flushed_us: Latency,
+    /// The same, of the last half minute at least and the last minute at most.
+    #[serde(default)]
+    pub recent_append_to_flushed_us: Latency,
     /// Bytes of records by the transmit strategy that carried them, since the
     /// process started.
     #[serde(default)]
@@ -259,7 +267,7 @@ pub struct Lag {
     pub seconds: Option<f64>,
 }
 
-/// Quantiles of a duration, since the process started.
+/// Quantiles of a duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Latency {
     /// The median; `None` before the first sample.

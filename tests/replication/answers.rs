@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use saltus::engine::status::{ReplicaState, Role, SpaceStatus};
 use saltus::ids::SegmentName;
+use saltus::wal::writer::{Writer, WriterOptions};
 
 use crate::cluster::{BACKENDS, Cluster, until};
 use crate::feed::Segment;
@@ -247,4 +248,45 @@ fn a_replica_without_a_primary_says_since_when() {
     let text = String::from_utf8(status.stdout).unwrap();
     assert!(text.contains("no primary connected for"), "{text}");
     assert_eq!(status.status.code(), Some(1));
+}
+
+#[test]
+fn latency_counts_what_was_written_while_the_replica_was_close() {
+    let mut cluster = Cluster::with(1, |_| {}, |_| {});
+    let wal = cluster.primary.wal("alpha");
+    // Their timestamps are of the year 1970; and so they are of a catch-up.
+    let mut segment = Segment::create(&wal, 1);
+    segment.records(50, 1000);
+    cluster.await_flushed("alpha", segment.len());
+    assert_caught_up(&mut cluster, "1 space, 1 replica");
+    let latency = |cluster: &mut Cluster| {
+        let replica = cluster.replica(0, "alpha").unwrap();
+        (replica.append_to_flushed_us, replica.recent_append_to_flushed_us)
+    };
+    assert_eq!(latency(&mut cluster).0.count, 0);
+    // What is written now counts.
+    let mut writer = Writer::open(&wal, WriterOptions::default()).unwrap();
+    let mut total = segment.len();
+    let mut append = |cluster: &mut Cluster| {
+        total += writer.append(1, &[7; 100]).unwrap().bytes;
+        writer.commit().unwrap();
+        if cluster.replicas[0].runs() {
+            cluster.await_flushed("alpha", total);
+        }
+    };
+    append(&mut cluster);
+    let (all, recent) = latency(&mut cluster);
+    assert_eq!((all.count, recent.count), (1, 1));
+    assert!(all.p99.unwrap() < 45_000_000 && recent == all, "{all:?}");
+    // What is written while the replica is away does not.
+    cluster.replicas[0].terminate();
+    until("the primary notices", || {
+        (cluster.replica(0, "alpha")?.state == ReplicaState::Connecting).then_some(())
+    });
+    append(&mut cluster);
+    cluster.replicas[0].restart();
+    assert_caught_up_soon(&mut cluster);
+    assert_eq!(latency(&mut cluster).0.count, 1);
+    append(&mut cluster);
+    assert_eq!(latency(&mut cluster).0.count, 2);
 }

@@ -124,8 +124,8 @@ fn frame(elapsed: Duration, written: Totals, status: &NodeStatus) -> String {
             known(replica.lag.bytes.map(output::bytes)),
             known(replica.lag.records.map(|records| records.to_string())),
             seconds(replica.lag.seconds),
-            output::microseconds(replica.append_to_flushed_us.p50),
-            output::microseconds(replica.append_to_flushed_us.p99),
+            output::microseconds(replica.recent_append_to_flushed_us.p50),
+            output::microseconds(replica.recent_append_to_flushed_us.p99),
         ]);
     }
     let mut text = format!("{}\n{}", head(elapsed, written), table.render());
@@ -164,7 +164,8 @@ mod tests {
                 "id": format!("replica-{index}"), "state": "connecting", "sent_lsn": 0,
                 "received_lsn": 0, "written_lsn": 0, "flushed_lsn": 0,
                 "lag": {"bytes": 1_099_511_627_775_u64, "records": 99_999_999, "seconds": null},
-                "append_to_flushed_us": {"p50": 9999, "p99": 9_999_000, "count": 1},
+                "append_to_flushed_us": {"p50": null, "p99": null, "count": 0},
+                "recent_append_to_flushed_us": {"p50": 9999, "p99": 9_999_000, "count": 1},
             })
         };
         let space = |index: u32| {

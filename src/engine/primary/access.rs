@@ -15,6 +15,9 @@
 
 use super::fenced;
 use super::space::Space;
+use crate::limits::LAGGING_AFTER;
+use crate::lsn::Lsn;
+use crate::protocol::Now;
 
 impl Space {
     /// What keeps the directory or a segment from being read, as the last look
@@ -79,18 +82,29 @@ impl Space {
     #[must_use]
     pub fn is_head_known(&self) -> bool {
         let in_doubt = self.past.is_turning() || self.past.is_suspect();
-        self.seen_to_end && !in_doubt && self.blocked().is_none()
+        self.first_end.is_some() && !in_doubt && self.blocked().is_none()
+    }
+
+    /// True if a replica that has flushed this much has everything, but for
+    /// what was noticed within [`LAGGING_AFTER`].
+    #[must_use]
+    pub fn is_close(&self, flushed: Lsn, now: Now) -> bool {
+        // Of what was there at the start, nobody knows how old it is.
+        let past_start = self.first_end.is_some_and(|end| flushed >= end);
+        let age = self.age_behind(flushed, now.instant);
+        past_start && self.is_head_known() && age.is_some_and(|age| age <= LAGGING_AFTER)
     }
 
     /// The walk has done what it could.
     pub(super) fn note_end(&mut self) {
-        self.seen_to_end |= self.is_walked();
+        if self.first_end.is_none() && self.is_walked() {
+            self.first_end = Some(self.head.lsn);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::lsn::Lsn;
     use crate::protocol::frame::Handle;
     use crate::wal::record::Checksums;
 

@@ -128,8 +128,9 @@ pub struct Space {
     pub(super) obstacle: Option<String>,
     /// The keeper has looked for it.
     pub(super) looked_for: bool,
-    /// The walk has been at the end of what is there.
-    pub(super) seen_to_end: bool,
+    /// The head when the walk was at the end of what is there for the first
+    /// time: what lies before was there before anybody looked.
+    pub(super) first_end: Option<Lsn>,
     pub(super) notices: Vec<String>,
 }
 
@@ -164,7 +165,7 @@ impl Space {
             damage: None,
             obstacle: None,
             looked_for: false,
-            seen_to_end: false,
+            first_end: None,
             notices: Vec::new(),
         }
     }
