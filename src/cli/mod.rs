@@ -73,7 +73,7 @@ Environment:
 #[command(name = "saltus", version, after_help = AFTER_HELP, max_term_width = 100)]
 struct Cli {
     /// Print results as JSON
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 100)]
     json: bool,
     #[command(subcommand)]
     command: Command,
@@ -111,10 +111,14 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Help goes to standard output, usage errors to standard error;
-            // whoever closed it does not want to read it.
+            if error.use_stderr() {
+                // Every error begins with the name of the program.
+                output::error(error.to_string().replacen("error:", "saltus:", 1).trim_end());
+                return ExitCode::from(EXIT_USAGE);
+            }
+            // Whoever closed standard output does not want to read the help.
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { EXIT_USAGE } else { EXIT_OK });
+            return ExitCode::from(EXIT_OK);
         }
     };
     let Cli { json, command } = cli;

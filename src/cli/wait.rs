@@ -49,11 +49,12 @@ pub(super) struct WaitArgs {
     /// Only this replica; otherwise all of them
     #[arg(long)]
     replica: Option<NodeId>,
-    /// What the replica must have done with the records
-    #[arg(long, value_enum, default_value_t = Level::Flushed)]
+    /// What the replica must have done with the records: written (handed to
+    /// its file system) or flushed (durable)
+    #[arg(long, value_enum, default_value_t = Level::Flushed, hide_possible_values = true)]
     level: Level,
-    /// How long to wait, as 500ms, 30s, 2min; a plain number is seconds, and
-    /// 0 looks once
+    /// How long to wait, at most 1440min: as 500ms, 30s, 2min; a plain number
+    /// is seconds, and 0 looks once
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
     timeout: Duration,
     /// The admin address of the primary, its [listen] admin

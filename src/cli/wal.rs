@@ -43,7 +43,7 @@ pub enum WalCommand {
         /// How many records
         #[arg(long, default_value_t = 100_000)]
         records: u64,
-        /// Size of each payload, as 1KiB or bytes; at most 256MiB
+        /// Size of each payload, as 1KiB or bytes; at most 16MiB
         #[arg(long, value_name = "SIZE", default_value = "1KiB", value_parser = parse_payload)]
         record_bytes: u32,
         /// Records per second; 0: as fast as it goes
@@ -52,8 +52,11 @@ pub enum WalCommand {
         /// Begin a new segment beyond this size, as 64KiB, 16MiB or bytes
         #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = parse_bytes)]
         segment_bytes: u64,
-        /// When to make records durable
-        #[arg(long, value_enum, default_value_t = FsyncChoice::EveryBatch)]
+        /// When to make records durable: every-write (each by itself),
+        /// every-batch (at most 1000 records or 10 ms), never (when the system
+        /// likes)
+        #[arg(long, value_enum, default_value_t = FsyncChoice::EveryBatch,
+            hide_possible_values = true)]
         fsync: FsyncChoice,
     },
     /// List segments, and with --records every record

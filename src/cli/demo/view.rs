@@ -11,6 +11,7 @@ use crate::cli::output;
 use crate::cli::status::{known, seconds};
 use crate::cli::table::Table;
 use crate::engine::status::{NodeStatus, ReplicaStatus, SpaceStatus};
+use crate::io::terminal;
 
 /// The most rows of the live table: with its head it must fit a terminal of
 /// 24 lines, or moving the cursor up would not find its start.
@@ -31,8 +32,8 @@ enum Mode {
 pub(super) struct View {
     mode: Mode,
     start: Instant,
-    /// Lines of the table on the screen, to be drawn over.
-    drawn: usize,
+    /// The table on the screen, to be drawn over; empty if there is none.
+    drawn: String,
     last_line: Option<Instant>,
 }
 
@@ -44,32 +45,41 @@ impl View {
             (false, true) => Mode::Redraw,
             (false, false) => Mode::Lines,
         };
-        Self { mode, start: Instant::now(), drawn: 0, last_line: None }
+        Self { mode, start: Instant::now(), drawn: String::new(), last_line: None }
     }
 
-    /// Print a text that stays.
+    /// Print a text that stays, above the table if there is one.
     pub(super) fn say(&mut self, text: &str) -> anyhow::Result<()> {
-        self.drawn = 0;
-        if self.mode == Mode::Silent { Ok(()) } else { output::print(text) }
+        match self.mode {
+            Mode::Silent => Ok(()),
+            Mode::Lines | Mode::Redraw => {
+                output::print(&format!("{}{text}{}", erase(&self.drawn), self.drawn))
+            }
+        }
+    }
+
+    /// Print the last text, beneath everything.
+    pub(super) fn finish(&mut self, text: &str) -> anyhow::Result<()> {
+        self.drawn.clear();
+        self.say(text)
     }
 
     /// Show how things are.
     pub(super) fn show(&mut self, written: Totals, status: &NodeStatus) -> anyhow::Result<()> {
         let elapsed = self.start.elapsed();
+        if self.mode == Mode::Redraw {
+            let frame = frame(elapsed, written, status);
+            if fits(&frame, terminal::size(&io::stdout())) {
+                let text = format!("{}{frame}", erase(&self.drawn));
+                self.drawn = frame;
+                return output::print(&text);
+            }
+            // Lines that are wrapped cannot be drawn over.
+            self.drawn.clear();
+        }
         match self.mode {
             Mode::Silent => Ok(()),
-            Mode::Redraw => {
-                let mut text = String::new();
-                if self.drawn > 0 {
-                    // Up to the table's first line, and clear from there.
-                    let _ = write!(text, "\x1b[{}A\x1b[J", self.drawn);
-                }
-                let frame = frame(elapsed, written, status);
-                self.drawn = frame.lines().count();
-                text.push_str(&frame);
-                output::print(&text)
-            }
-            Mode::Lines => {
+            Mode::Redraw | Mode::Lines => {
                 if self.last_line.is_some_and(|last| last.elapsed() < LINE_INTERVAL) {
                     return Ok(());
                 }
@@ -78,6 +88,23 @@ impl View {
             }
         }
     }
+}
+
+/// Up to the first line of what was drawn, and clear from there.
+fn erase(drawn: &str) -> String {
+    match drawn.lines().count() {
+        0 => String::new(),
+        lines => format!("\x1b[{lines}A\x1b[J"),
+    }
+}
+
+/// True if a terminal of this size can show the text without wrapping or
+/// scrolling it.
+fn fits(text: &str, size: Option<(usize, usize)>) -> bool {
+    size.is_none_or(|(columns, lines)| {
+        let width = text.lines().map(|line| line.chars().count()).max().unwrap_or(0);
+        width <= columns && text.lines().count() < lines
+    })
 }
 
 fn head(elapsed: Duration, written: Totals) -> String {
@@ -192,6 +219,15 @@ mod tests {
             assert!(line.chars().count() <= 80, "{}: {line}", line.chars().count());
         }
         assert!(frame.contains("and 1008 pairs"), "{frame}");
+    }
+
+    #[test]
+    fn a_table_is_redrawn_only_where_it_fits() {
+        let text = "12345\n123\n";
+        assert!(fits(text, Some((5, 3))) && fits(text, None));
+        assert!(!fits(text, Some((4, 3))), "it would be wrapped");
+        assert!(!fits(text, Some((5, 2))), "its first line would be gone");
+        assert_eq!((erase(""), erase(text)), (String::new(), "\x1b[2A\x1b[J".into()));
     }
 
     #[test]
