@@ -81,6 +81,14 @@ pub const SCRUB_CONFIRM_DELAY: Duration = Duration::from_secs(1);
 /// counted, and logged.
 pub const MAX_LISTED_BAD_RANGES: usize = 256;
 
+/// Directories of a data root that hold a log and are no space, as far as they
+/// are named: a person who reads more of them has seen what is wrong.
+pub const MAX_LISTED_IGNORED: usize = 64;
+
+/// Directories that can be no space and hold no log yet, as far as they are
+/// watched for one. More of them in a data root mean that it is none.
+pub const MAX_WATCHED_STRANGERS: usize = 64;
+
 /// Memory that the catalog's database may use for its pages. The process as a
 /// whole stays below 64 MiB of anonymous memory.
 pub const CATALOG_CACHE_BYTES: usize = 8 << 20;
@@ -214,6 +222,14 @@ pub const MAX_QUEUED_COMMANDS: usize = 4096;
 
 /// Jobs of the maintenance plane that share one commit of the catalog.
 pub const MAX_JOBS_PER_COMMIT: usize = 1024;
+
+/// The pause between two attempts to write a catalog that could not be
+/// written: each one reads and checks the whole of it.
+pub const CATALOG_RETRY_DELAY: Duration = Duration::from_secs(5);
+
+/// Changes that wait for such a catalog; a node with more of them must be
+/// started again.
+pub const MAX_UNWRITTEN_CHANGES: usize = 64 << 10;
 
 /// How long a start waits for its address if another process has it: one that
 /// was killed a moment ago still does. Long enough for the kernel to dismantle

@@ -22,6 +22,7 @@ fn status(problem: Option<&str>) -> NodeStatus {
         ships_to: Vec::new(),
         spaces: Vec::new(),
         scrub: ScrubStatus::default(),
+        ignored: crate::engine::status::Ignored::default(),
     }
 }
 

@@ -366,12 +366,24 @@ impl Recovery<'_> {
                 }
                 Some(&offset) if found > offset => {
                     let manifest = self.manifest(*number, place.segment, offset, found);
-                    let saved = self
-                        .quarantine
-                        .cut(path, &manifest)
-                        .map_err(io_error("save and cut the end of", path))?;
-                    let (path, bytes) = (path.clone(), found - offset);
-                    self.notices.push(Notice::Cut { path, offset, bytes, saved });
+                    let torn = |notice: &Notice| matches!(notice, Notice::TornTail { path: of, .. } if of == path);
+                    let torn = self.notices.iter().any(torn);
+                    let bytes = found - offset;
+                    let notice = match self.quarantine.cut(path, &manifest) {
+                        Ok(saved) => Notice::Cut { path: path.clone(), offset, bytes, saved },
+                        // A database could not start on it, and it may be
+                        // what fills the disk.
+                        Err(error) if torn && error.kind() == io::ErrorKind::StorageFull => {
+                            self.quarantine
+                                .drop_end(path, offset)
+                                .map_err(io_error("cut", path))?;
+                            Notice::Dropped { path: path.clone(), offset, bytes }
+                        }
+                        Err(error) => {
+                            return Err(io_error("save and cut the end of", path)(error));
+                        }
+                    };
+                    self.notices.push(notice);
                 }
                 Some(_) => {}
             }

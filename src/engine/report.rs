@@ -100,7 +100,7 @@ fn replica(now: Instant, space: &Space, link: &Link) -> ReplicaStatus {
     } else {
         age.filter(|age| known && !age.is_zero()).map(|age| age.as_secs_f64())
     };
-    let state = if slot.failed || space.is_fenced() {
+    let state = if slot.failed || link.refused || space.is_fenced() {
         ReplicaState::Failed
     } else if !up && link.is_degraded() || slot.stops >= DEGRADED_AFTER {
         ReplicaState::Degraded

@@ -18,25 +18,19 @@
 //! name) would be obeyed after every restart from then on.
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use redb::{
-    Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError,
-    TableDefinition,
-};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
 use super::batch::{Batch, FILES, MARKS, RUNS, SPACES, numbers, ordinals};
 use super::history::{continues, cut_history, is_history};
 use super::host::{Host, ThisHost};
 use super::layout;
 use super::runs::{Run, RunError, Runs};
-use super::storage::Storage;
 use crate::ids::{Epoch, NodeUuid, SpaceId, StreamId};
-use crate::limits::{CATALOG_CACHE_BYTES, MAX_SAVED_MARKS_PER_SPACE};
+use crate::limits::MAX_SAVED_MARKS_PER_SPACE;
 use crate::lsn::{Lsn, Mark};
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
@@ -99,8 +93,9 @@ impl SpaceRecord {
         match change {
             Change::Create { .. } => {}
             Change::OpenRun(run) => {
-                let again = self.runs.iter().any(|(_, known)| known.begins_like(run));
-                if !again && run.start >= self.runs.last().map_or(Lsn::ZERO, |last| last.start) {
+                // Only the last run can be meant again: of several empty ones,
+                // an earlier may lie where a later does.
+                if run.start >= self.runs.last().map_or(Lsn::ZERO, |last| last.start) {
                     self.runs.open(*run);
                 }
             }
@@ -325,9 +320,9 @@ pub enum CatalogError {
         last_start: Lsn,
     },
     /// The database could not read, write or sync. Nothing of the batch was
-    /// applied, and later commits fail too: what is durable is known only
-    /// after a restart.
-    #[error("the catalog {path} failed: {source}; restart once the disk is well again")]
+    /// applied, or, if it was the last sync that failed, all of it; later
+    /// commits fail too, until the catalog is [reopened](Catalog::reopen).
+    #[error("the catalog {path} failed: {source}")]
     Storage {
         /// The database.
         path: PathBuf,
@@ -340,8 +335,10 @@ pub enum CatalogError {
 /// durable, and commits run one after the other.
 #[derive(Debug)]
 pub struct Catalog {
-    database: Database,
-    path: PathBuf,
+    pub(super) host: Arc<dyn Host>,
+    /// Nothing between a failure and the next [`Catalog::reopen`].
+    pub(super) database: Mutex<Option<Arc<Database>>>,
+    pub(super) path: PathBuf,
     node: NodeUuid,
 }
 
@@ -365,30 +362,10 @@ impl Catalog {
     /// See [`CatalogError`].
     pub fn open_on(host: &Arc<dyn Host>, state_dir: &Path) -> Result<Self, CatalogError> {
         let path = state_dir.join(CATALOG_FILE);
-        make_directory(&**host, state_dir)
-            .map_err(|source| CatalogError::Directory { path: state_dir.to_path_buf(), source })?;
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let file = host
-            .open(&options, &path)
-            .and_then(|file| host.sync_directory(state_dir).map(|()| file))
-            .map_err(|source| CatalogError::Directory { path: path.clone(), source })?;
-
-        let mut database = Storage::new(host.clone(), file)
-            .and_then(|storage| {
-                Builder::new().set_cache_size(CATALOG_CACHE_BYTES).create_with_backend(storage)
-            })
-            .map_err(|error| opening(&path, error))?;
-        match database.check_integrity() {
-            Ok(true) => {}
-            Ok(false) => tracing::warn!(
-                path = %path.display(),
-                "the catalog needed a repair and was brought back to its last commit"
-            ),
-            Err(error) => return Err(opening(&path, error)),
-        }
-        let mut catalog = Self { database, path, node: NodeUuid::default() };
-        catalog.node = catalog.identify(&**host)?;
+        let (host, database) = (host.clone(), Mutex::new(None));
+        let mut catalog = Self { host, database, path, node: NodeUuid::default() };
+        catalog.open_or_make()?;
+        catalog.node = catalog.identify()?;
         Ok(catalog)
     }
 
@@ -411,7 +388,7 @@ impl Catalog {
         &self,
         only: Option<&SpaceId>,
     ) -> Result<BTreeMap<SpaceId, SpaceRecord>, CatalogError> {
-        let read = self.database.begin_read().map_err(|e| self.storage(e))?;
+        let read = self.database()?.begin_read().map_err(|e| self.storage(e))?;
         let mut spaces = BTreeMap::new();
 
         let table = read.open_table(SPACES).map_err(|e| self.storage(e))?;
@@ -473,7 +450,7 @@ impl Catalog {
         if changes.is_empty() {
             return Ok(());
         }
-        let write = self.database.begin_write().map_err(|e| self.storage(e))?;
+        let write = self.database()?.begin_write().map_err(|e| self.storage(e))?;
         {
             let mut batch = Batch::begin(self, &write)?;
             for (space, change) in changes {
@@ -485,8 +462,8 @@ impl Catalog {
     }
 
     /// Check the schema and read the uuid, or write both into a new database.
-    fn identify(&self, host: &dyn Host) -> Result<NodeUuid, CatalogError> {
-        let write = self.database.begin_write().map_err(|e| self.storage(e))?;
+    fn identify(&self) -> Result<NodeUuid, CatalogError> {
+        let write = self.database()?.begin_write().map_err(|e| self.storage(e))?;
         let (node, new) = {
             let mut meta = write.open_table(META).map_err(|e| self.storage(e))?;
             let schema = meta
@@ -506,9 +483,8 @@ impl Catalog {
                 }
                 Some(Err(_)) => return Err(self.damaged("no schema version".to_owned())),
                 None => {
-                    let node = host.random_u128().map_err(|source| CatalogError::Directory {
-                        path: self.path.clone(),
-                        source,
+                    let node = self.host.random_u128().map_err(|source| {
+                        CatalogError::Directory { path: self.path.clone(), source }
                     })?;
                     meta.insert("schema", layout::SCHEMA.to_le_bytes().as_slice())
                         .map_err(|e| self.storage(e))?;
@@ -561,36 +537,6 @@ impl Catalog {
 /// Whether `run` begins where `last` ends.
 fn touches(last: &Run, run: &Run) -> bool {
     last.bytes.is_some_and(|bytes| last.start.0.checked_add(bytes) == Some(run.start.0))
-}
-
-/// Create the directory, private to this user, and make its name durable.
-fn make_directory(host: &dyn Host, directory: &Path) -> io::Result<()> {
-    match host.make_directory(directory) {
-        Ok(()) => host.sync_directory(directory.parent().unwrap_or(Path::new("/"))),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => Ok(()),
-        Err(error) => Err(error),
-    }
-}
-
-/// What redb's refusal to open means.
-fn opening(path: &Path, error: DatabaseError) -> CatalogError {
-    let path = path.to_path_buf();
-    match error {
-        DatabaseError::DatabaseAlreadyOpen => CatalogError::AlreadyOpen { path },
-        DatabaseError::Storage(StorageError::Corrupted(detail)) => {
-            CatalogError::Damaged { path, detail }
-        }
-        // redb's answer to a file that does not begin like a database.
-        DatabaseError::Storage(StorageError::Io(source))
-            if matches!(
-                source.kind(),
-                io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
-            ) =>
-        {
-            CatalogError::Damaged { path, detail: source.to_string() }
-        }
-        other => CatalogError::Storage { path, source: Box::new(other.into()) },
-    }
 }
 
 #[cfg(test)]

@@ -14,12 +14,15 @@
 //!
 //! News of a change are sent only after the change is durable.
 
+mod ignored;
 mod job;
 mod matched;
+mod mending;
 mod received;
 mod root;
 mod shipped;
 
+pub use ignored::Ignored;
 pub use job::{Denial, Job, Loan, Mailbox, News};
 pub use shipped::open_numbered;
 
@@ -35,7 +38,7 @@ use self::root::Root;
 use super::quarantine;
 use super::status::{self, EpochStatus, QuarantineStatus, SpaceStatus};
 use crate::ids::{Epoch, SpaceId};
-use crate::limits::MAX_JOBS_PER_COMMIT;
+use crate::limits::{CATALOG_RETRY_DELAY, MAX_JOBS_PER_COMMIT};
 use crate::lsn::Mark;
 use crate::protocol::message::ErrorCode;
 use crate::state::catalog::{Catalog, CatalogError, Change, Role, SpaceRecord};
@@ -54,7 +57,10 @@ struct Published {
     /// Each with the moment since when it is so.
     statuses: BTreeMap<SpaceId, (SpaceStatus, Instant)>,
     quarantines: BTreeMap<SpaceId, QuarantineStatus>,
+    /// What is wrong with the catalog.
     problem: Option<String>,
+    /// What is wrong with the data root.
+    root_problem: Option<String>,
 }
 
 impl Received {
@@ -70,8 +76,8 @@ impl Received {
         self.lock().quarantines.insert(space, status);
     }
 
-    fn set_problem(&self, problem: Option<String>) {
-        self.lock().problem = problem;
+    fn set_root_problem(&self, problem: Option<String>) {
+        self.lock().root_problem = problem;
     }
 
     /// All of them.
@@ -92,10 +98,24 @@ impl Received {
         self.lock().quarantines.clone()
     }
 
-    /// What is wrong with the data root, in a sentence.
+    /// What was last said to be wrong with a space.
+    fn problem_of(&self, space: &SpaceId) -> Option<String> {
+        self.lock().statuses.get(space)?.0.problem.clone()
+    }
+
+    /// What is wrong with the data root or the catalog, in a sentence.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
-        self.lock().problem.clone()
+        let all = self.lock();
+        all.root_problem.clone().or_else(|| all.problem.clone())
+    }
+
+    /// True if that is news.
+    fn set_problem(&self, problem: Option<String>) -> bool {
+        let mut all = self.lock();
+        let news = all.problem != problem;
+        all.problem = problem;
+        news
     }
 }
 
@@ -129,6 +149,8 @@ struct Space {
     announced: bool,
     /// A replica's.
     lease: Lease,
+    /// Why the last session with it failed, if it did.
+    trouble: Option<String>,
 }
 
 /// Where things lie.
@@ -164,6 +186,9 @@ pub struct Keeper {
     checksums: Checksums,
     spaces: BTreeMap<SpaceId, Space>,
     received: Received,
+    ignored: Ignored,
+    /// Whose log is the directory of that device and inode.
+    logs: BTreeMap<(u64, u64), SpaceId>,
     mailboxes: Vec<Mailbox>,
     /// Changes of the batch that is being gathered.
     changes: Vec<(SpaceId, Change)>,
@@ -174,8 +199,9 @@ pub struct Keeper {
     /// Spaces lent in this batch; not lent after all if it fails.
     lending: Vec<SpaceId>,
     /// Spaces whose record here may be ahead of the catalog's, because a
-    /// commit failed, and why. None of them is lent again by this process.
+    /// commit failed, and why. None of them is lent as long as it is.
     unrecorded: BTreeMap<SpaceId, String>,
+    unwritten: mending::Unwritten,
 }
 
 impl std::fmt::Debug for Keeper {
@@ -206,19 +232,28 @@ impl Keeper {
             checksums,
             spaces: BTreeMap::new(),
             received,
+            ignored: Ignored::default(),
+            logs: BTreeMap::new(),
             mailboxes: Vec::new(),
             changes: Vec::new(),
             releases: Vec::new(),
             waiting: Vec::new(),
             lending: Vec::new(),
             unrecorded: BTreeMap::new(),
+            unwritten: mending::Unwritten::default(),
         };
         for (space, mut record) in keeper.catalog.load()? {
             let lease = match record.role {
                 Role::Primary => Lease::Here(Mark::START),
                 Role::Replica => keeper.recover(&space, &mut record),
             };
-            let entry = Space { record, delivered: BTreeSet::new(), announced: false, lease };
+            let entry = Space {
+                record,
+                delivered: BTreeSet::new(),
+                announced: false,
+                lease,
+                trouble: None,
+            };
             keeper.keep(space, entry);
         }
         keeper.catalog.commit(&std::mem::take(&mut keeper.changes))?;
@@ -229,7 +264,7 @@ impl Keeper {
     fn keep(&mut self, id: SpaceId, space: Space) {
         if space.record.role == Role::Replica {
             let state = match &space.lease {
-                Lease::Here(mark) => Some((*mark, None)),
+                Lease::Here(mark) => Some((*mark, space.trouble.clone())),
                 Lease::Broken(why) => Some((space.record.checkpoint, Some(why.clone()))),
                 // The session that has it knows better.
                 Lease::Lent(_) => None,
@@ -272,16 +307,27 @@ impl Keeper {
     /// Work until [`Job::Stop`], or until all shards are gone.
     pub fn run(mut self, mailboxes: Vec<Mailbox>, jobs: &Receiver<Job>) {
         self.begin(mailboxes);
+        let mut mend_at = None;
         let mut root = Root::new(self.places.data_root.clone());
         loop {
-            match jobs.recv_timeout(root.next_look()) {
-                Ok(first) => {
-                    if !self.batch(std::iter::once(first).chain(jobs.try_iter())) {
-                        return;
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
+            let look_at = Instant::now() + root.next_look();
+            let wake_at =
+                mend_at.filter(|_| self.needs_mending()).map_or(look_at, |at| look_at.min(at));
+            let goes_on = match jobs.recv_deadline(wake_at) {
+                Ok(first) => self.batch(std::iter::once(first).chain(jobs.try_iter())),
+                Err(RecvTimeoutError::Timeout) => true,
+                Err(RecvTimeoutError::Disconnected) => false,
+            };
+            let now = Instant::now();
+            let at = *mend_at.get_or_insert(now + CATALOG_RETRY_DELAY);
+            if !goes_on || at <= now {
+                self.mend();
+                mend_at = None;
+            } else if !self.needs_mending() {
+                mend_at = None;
+            }
+            if !goes_on {
+                return;
             }
             self.mind_root(&mut root);
         }
@@ -307,11 +353,7 @@ impl Keeper {
     /// Make the batch durable, then tell the news that waited for it.
     fn publish(&mut self) {
         let changes = std::mem::take(&mut self.changes);
-        let result = if changes.is_empty() { Ok(()) } else { self.catalog.commit(&changes) };
-        let failure = result.err().map(|error| {
-            tracing::error!(%error, changes = changes.len(), "the catalog cannot be written");
-            error.to_string()
-        });
+        let failure = self.commit(&changes).err();
         for (space, file) in std::mem::take(&mut self.releases) {
             if failure.is_some() {
                 continue;
@@ -327,39 +369,32 @@ impl Keeper {
         }
         for (shard, news) in std::mem::take(&mut self.waiting) {
             let news = match &failure {
-                Some(why) => spoil(news, why),
-                None => news,
+                Some(why) => self.withhold(shard, news, why),
+                None => Some(news),
             };
-            let Some(mailbox) = self.mailboxes.get(shard) else { continue };
-            // A shard that is gone needs no news.
-            if mailbox.news.send(news).is_ok() {
-                mailbox.waker.wake();
+            if let Some(news) = news {
+                self.tell(shard, news);
             }
         }
     }
 
-    /// The batch was not made durable. What was to be lent with it stays here,
-    /// and a space whose changes were lost is not lent again: its record here
-    /// may name a run that a restart would not know, and bytes acknowledged in
-    /// such a run would be lost.
-    fn withdraw(&mut self, changes: Vec<(SpaceId, Change)>, lending: Vec<SpaceId>, why: &str) {
-        for (space, _) in changes {
-            self.unrecorded.entry(space).or_insert_with(|| {
-                format!("the catalog could not be written: {why}; restart this node")
-            });
-        }
-        for space in lending {
-            if let Some(entry) = self.spaces.get_mut(&space) {
-                entry.lease = Lease::Broken(format!("the catalog could not be written: {why}"));
-            }
+    fn tell(&self, shard: usize, news: News) {
+        // A shard that is gone needs no news.
+        if let Some(mailbox) = self.mailboxes.get(shard)
+            && mailbox.news.send(news).is_ok()
+        {
+            mailbox.waker.wake();
         }
     }
 
     fn handle(&mut self, job: Job) {
         match job {
             Job::ScanRoot { shard } => {
-                let spaces = self.scan_root();
+                let (spaces, strangers) = self.scan_root();
                 self.waiting.push((shard, News::Spaces(spaces)));
+                if shard == 0 && !strangers.is_empty() {
+                    self.waiting.push((shard, News::Strangers(strangers)));
+                }
             }
             Job::ScanSpace { shard, space } => {
                 let (news, obstacle) = self.scan_space(&space);
@@ -424,14 +459,17 @@ fn spoil(news: News, why: &str) -> News {
             News::ReplicaOpened { ticket, result: Err((ErrorCode::Storage, why).into()) }
         }
         News::RunOpened { ticket, .. } => News::RunOpened { ticket, result: Err(why) },
-        News::Space { space, record, mut problems, .. } => {
+        News::Space { space, mut problems, .. } => {
             problems.push(why);
-            News::Space { space, record, found: Vec::new(), problems }
+            // A stream that no restart would know must not be shipped.
+            News::Space { space, record: None, found: Vec::new(), problems }
         }
         News::EpochBegun { space, .. } => News::EpochBegun { space, result: Err(why) },
         other @ (News::Spaces(_)
         | News::Access { .. }
         | News::RootBack
+        | News::Strangers(_)
+        | News::Refused(_)
         | News::Segment { .. }
         | News::Matched { .. }
         | News::Recalled { .. }) => other,

@@ -126,12 +126,15 @@ impl Keeper {
     pub(super) fn close_replica(
         &mut self,
         space: &SpaceId,
-        state: Option<Box<(SpaceRecord, Mark)>>,
+        state: Result<Box<(SpaceRecord, Mark)>, String>,
     ) {
         let Some(mut entry) = self.spaces.remove(space) else { return };
+        entry.trouble = state.as_ref().err().map(|why| {
+            format!("{why}; what is here was verified again, and waits for its primary")
+        });
         entry.lease = if let Some(why) = self.unrecorded.get(space) {
             Lease::Broken(why.clone())
-        } else if let Some(state) = state {
+        } else if let Ok(state) = state {
             // Its runs are known here: one that could not be opened is in the
             // session's record, and in no catalog.
             let (record, mark) = *state;
@@ -167,8 +170,13 @@ impl Keeper {
                 Lease::Here(recovered.mark)
             }
             Err(error) => {
-                tracing::error!(%space, %error, "the space cannot be received");
-                Lease::Broken(error.to_string())
+                let why = error.to_string();
+                // It is tried at every attempt of the primary; the same again
+                // is no news.
+                if self.received.problem_of(space).as_ref() != Some(&why) {
+                    tracing::error!(%space, "the space cannot be received: {why}");
+                }
+                Lease::Broken(why)
             }
         }
     }

@@ -73,7 +73,7 @@ impl Keeper {
             Some(why) => tracing::error!("{why}"),
             None => tracing::warn!(path = %root.path.display(), "the data root is back"),
         }
-        self.received.set_problem(found.clone());
+        self.received.set_root_problem(found.clone());
         let shards = self.mailboxes.len();
         if found.is_some() {
             let shipped = (self.spaces.iter())

@@ -74,7 +74,7 @@ impl Space {
     /// False of a directory that was found to hold no log: it is no space yet.
     #[must_use]
     pub fn is_space(&self) -> bool {
-        self.known || !self.looked_for || self.obstacle.is_some()
+        self.known || !self.looked_for || self.problem().is_some()
     }
 
     /// True if the end of the log is known: it can be read, and was walked to

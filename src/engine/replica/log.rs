@@ -238,11 +238,17 @@ impl Log {
                     && self.flushed.lsn == self.received.lsn))
     }
 
-    /// What the keeper gets back: nothing after a failure.
-    #[must_use]
-    pub fn into_state(mut self) -> Option<Box<(SpaceRecord, Mark)>> {
+    /// What the keeper gets back.
+    ///
+    /// # Errors
+    ///
+    /// Why the log failed: what is durable is known only after recovery.
+    pub fn into_state(mut self) -> Result<Box<(SpaceRecord, Mark)>, String> {
         self.checkpoint(true);
-        self.failed.is_none().then(|| Box::new((self.record, self.flushed)))
+        match self.failed {
+            Some(why) => Err(why),
+            None => Ok(Box::new((self.record, self.flushed))),
+        }
     }
 
     /// Whether a run may begin where the stream stands: the peer's word alone

@@ -63,7 +63,8 @@ impl Shard {
             self.setup.shard,
             self.setup.checksums,
             self.setup.flush_delay,
-        );
+        )
+        .among(self.primaries.clone());
         self.peers.insert(id, peer);
         self.busy_peers.insert(id);
     }
@@ -153,7 +154,7 @@ impl Shard {
                     Some(node) => tracing::info!(primary = %node, "disconnected: {why}"),
                     // One that was turned out was spoken of then.
                     None if self.door.leave(id) => {
-                        let what = format!("ended before it said who it is: {why}");
+                        let what = format!("ended before anything was shipped: {why}");
                         self.complain(now.instant, peer.address, &what);
                     }
                     None => {}
