@@ -192,6 +192,9 @@ pub const MAX_CONNECTIONS: usize = 1024;
 /// can take no place from whoever does.
 pub const MAX_STRANGERS: usize = 256;
 
+/// Strangers that go at once when descriptors have run out.
+pub const MAX_TURNED_OUT: usize = 32;
+
 /// The largest payload of a frame before the handshake is done. A `Hello` with
 /// two longest names has 162 bytes, an `Error` 516.
 pub const MAX_GREETING_BYTES: u32 = 1024;

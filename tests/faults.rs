@@ -17,9 +17,13 @@
 //! `docs/FAULTS.md` has one line for each fault, with the test that shows it.
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
+#[path = "faults/clock.rs"]
+mod clock;
 #[allow(dead_code, reason = "shared with the other end-to-end tests")]
 #[path = "replication/cluster.rs"]
 mod cluster;
+#[path = "faults/descriptors.rs"]
+mod descriptors;
 #[path = "faults/disk.rs"]
 mod disk;
 #[allow(dead_code, reason = "shared with the other end-to-end tests")]
@@ -27,7 +31,15 @@ mod disk;
 mod feed;
 #[path = "faults/full.rs"]
 mod full;
+#[path = "faults/gone.rs"]
+mod gone;
+#[path = "faults/hang.rs"]
+mod hang;
+#[path = "faults/network.rs"]
+mod network;
 #[path = "faults/shim.rs"]
 mod shim;
+#[path = "faults/stalled.rs"]
+mod stalled;
 #[path = "faults/sync.rs"]
 mod sync;

@@ -130,8 +130,10 @@ impl Disk {
         std::mem::forget(again);
     }
 
-    pub fn remount(&self, how: &str) {
-        run("mount", &[os("-o"), os(&format!("remount,{how}")), self.path.as_os_str()]);
+    /// Turn read-only under whoever has files open, as ext4 does by itself
+    /// when it finds itself damaged.
+    pub fn abort(&self) {
+        run("mount", &[os("-o"), os("remount,abort"), self.path.as_os_str()]);
     }
 }
 

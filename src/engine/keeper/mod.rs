@@ -23,7 +23,7 @@ mod root;
 mod shipped;
 
 pub use ignored::Ignored;
-pub use job::{Denial, Job, Loan, Mailbox, News};
+pub use job::{Denial, Gone, Job, Loan, Mailbox, News};
 pub use shipped::open_numbered;
 
 use std::collections::{BTreeMap, BTreeSet};

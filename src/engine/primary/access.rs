@@ -43,6 +43,16 @@ impl Space {
         }
     }
 
+    /// The directory was listed. What could not be opened is tried again
+    /// until it can be: true if anything is left.
+    pub fn scanned(&mut self, problems: Vec<String>) -> bool {
+        for problem in problems.iter().filter(|problem| !self.unopened.contains(problem)) {
+            tracing::warn!(space = %self.id, "{problem}");
+        }
+        self.unopened = problems;
+        !self.unopened.is_empty()
+    }
+
     /// The catalog could not record what the stream needs.
     pub fn halt(&mut self, why: String) {
         self.stop(why);
@@ -68,7 +78,8 @@ impl Space {
     /// that must be seen.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
-        self.blocked().or_else(|| self.notices.first().cloned())
+        let notice = || self.unopened.first().or(self.notices.first()).cloned();
+        self.blocked().or_else(notice)
     }
 
     /// False of a directory that was found to hold no log: it is no space yet.

@@ -190,6 +190,8 @@ pub struct Shard {
     unwatched: BTreeSet<SpaceId>,
     /// Spaces that cannot be read for now, and are looked at again.
     obstructed: BTreeSet<SpaceId>,
+    /// Directories of which something could not be opened.
+    rescan: BTreeSet<SpaceId>,
     root_unwatched: bool,
     /// The data root has been listed.
     listed: bool,
@@ -279,6 +281,7 @@ impl Shard {
             watches: BTreeMap::new(),
             unwatched: BTreeSet::new(),
             obstructed: BTreeSet::new(),
+            rescan: BTreeSet::new(),
             root_unwatched: false,
             listed: false,
             refused: BTreeSet::new(),

@@ -8,7 +8,7 @@ use super::{Command, Pending, Shard, Ticket};
 use crate::engine::keeper::Job;
 use crate::engine::replica::peer::{Action, Peer};
 use crate::io::{Op, Socket};
-use crate::limits::{ACCEPT_RETRY_DELAY, COMPLAINT_INTERVAL, MAX_CONNECTIONS};
+use crate::limits::{ACCEPT_RETRY_DELAY, COMPLAINT_INTERVAL, MAX_CONNECTIONS, MAX_TURNED_OUT};
 use crate::protocol::Now;
 
 impl Shard {
@@ -82,9 +82,12 @@ impl Shard {
     /// attempt would fail at once, as the connection is still waiting.
     pub(super) fn not_accepted(&mut self, instant: Instant, error: &std::io::Error) {
         self.next_accept = Some(instant + ACCEPT_RETRY_DELAY);
-        // Whoever has said nothing gives back a descriptor first.
-        if let Some(oldest) = self.door.turn_out() {
-            self.turn_out(instant, oldest);
+        // Whoever has said nothing gives back a descriptor first; several at
+        // a time, or those that wait behind them would wait for long.
+        for _ in 0..MAX_TURNED_OUT {
+            if let Some(oldest) = self.door.turn_out() {
+                self.turn_out(instant, oldest);
+            }
         }
         let nobody = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         self.complain(

@@ -48,7 +48,8 @@ impl Shard {
         if self.root_unwatched {
             self.job(Job::ScanRoot { shard: self.setup.shard });
         }
-        let mut scanned = self.obstructed.clone();
+        let mut scanned = std::mem::take(&mut self.rescan);
+        scanned.extend(self.obstructed.iter().cloned());
         for space in self.unwatched.clone() {
             let wal = self.setup.data_root.join(space.as_str()).join("wal");
             if let Ok(watch) = self.backend.watch(&wal) {
@@ -56,10 +57,10 @@ impl Shard {
                 self.watches.insert(watch, Watched::Wal(space.clone()));
                 self.unwatched.remove(&space);
             }
-            self.touch(&space, None);
             scanned.insert(space);
         }
         for space in scanned {
+            self.touch(&space, None);
             self.job(Job::ScanSpace { shard: self.setup.shard, space });
         }
         if self.root_unwatched || !self.unwatched.is_empty() || !self.obstructed.is_empty() {
@@ -409,8 +410,10 @@ impl Shard {
             self.refused.remove(id);
         }
         space.found(found);
-        for problem in problems {
-            space.notice(problem);
+        if space.scanned(problems) {
+            self.rescan.insert(id.clone());
+            let due = self.now().instant + SCAN_INTERVAL;
+            self.next_scan.get_or_insert(due);
         }
         let open = space.open();
         drop(space);
