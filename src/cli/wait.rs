@@ -192,6 +192,7 @@ fn report(
             ));
         }
         End::Blocked => "not caught up, and waiting does not help".to_owned(),
+        End::Late if args.timeout.is_zero() => "not caught up".to_owned(),
         End::Late => format!("not caught up within {:?}", args.timeout),
     };
     let problem = looked.problem.as_deref().map_or_else(String::new, |text| format!(" {text}"));
