@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Output, Stdio};
@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use saltus::cli::node::{NodeError, NodeProcess, NodeSpec};
+use saltus::config::Replica;
 
 fn saltus(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_saltus"));
@@ -122,8 +123,8 @@ fn wrong_log_filter_is_refused() {
 #[test]
 fn dead_admin_address_is_explained() {
     let address = dead_address();
-    for command in ["status", "wait"] {
-        let output = output(&[command, "--admin", &address, "--json"]);
+    for command in [&["status"][..], &["wait", "--timeout", "100ms"]] {
+        let output = output(&[command, &["--admin", &address, "--json"]].concat());
         let error = exits(&output, 3);
         assert!(error.contains(&format!("no saltus answers at {address}")), "{error}");
         assert!(error.contains("is it running"), "{error}");
@@ -162,11 +163,62 @@ fn status_is_json_of_the_documented_shape() {
 #[test]
 fn waiting_for_what_is_not_shipped_is_a_usage_error() {
     let directory = tempfile::tempdir().unwrap();
+    let mut spec = spec(directory.path(), "alpha");
+    spec.replicas
+        .push(Replica { id: "beta".parse().unwrap(), address: "127.0.0.1:1".parse().unwrap() });
+    let node = spec.spawn().unwrap();
+    let admin = node.ready().admin.to_string();
+    let wait = |more: &[&str]| {
+        output(&[&["wait", "--admin", &admin, "--timeout", "100ms"], more].concat())
+    };
+    let error = exits(&wait(&["--space", "nowhere"]), 2);
+    assert!(error.contains("alpha does not ship a space nowhere"), "{error}");
+    let error = exits(&wait(&["--replica", "delta"]), 2);
+    assert!(error.contains("alpha does not ship to a replica delta"), "{error}");
+    // No space at all is no typing error: one may appear.
+    let error = exits(&wait(&[]), 1);
+    assert!(error.contains("alpha ships no space"), "{error}");
+}
+
+#[test]
+fn waiting_without_a_replica_is_answered_with_no() {
+    let directory = tempfile::tempdir().unwrap();
     let node = start(directory.path());
     let admin = node.ready().admin.to_string();
-    let output = output(&["wait", "--admin", &admin, "--space", "nowhere", "--timeout", "100ms"]);
-    let error = exits(&output, 2);
-    assert!(error.contains("alpha does not ship a space nowhere"), "{error}");
+    let error = exits(&output(&["wait", "--admin", &admin]), 1);
+    assert!(error.contains("alpha has no [[replica]]"), "{error}");
+}
+
+#[test]
+fn waiting_begins_before_the_node_does() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut spec = spec(directory.path(), "alpha");
+    spec.admin = dead_address().parse().unwrap();
+    let admin = spec.admin.to_string();
+    let mut wait = saltus(&["wait", "--admin", &admin])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(wait.stderr.take().unwrap()).lines();
+    let line = lines.next().unwrap().unwrap();
+    assert!(line.contains("no saltus answers at") && line.contains("Waiting for it"), "{line}");
+    let _node = spec.spawn().unwrap();
+    // It has met the node, which ships to nobody.
+    let line = lines.next().unwrap().unwrap();
+    assert!(line.contains("alpha has no [[replica]]"), "{line}");
+    assert_eq!(wait.wait().unwrap().code(), Some(1));
+}
+
+#[test]
+fn each_cause_is_told_once() {
+    let address = dead_address();
+    let error = exits(&output(&["status", "--admin", &address]), 3);
+    assert_eq!(error.matches("refused").count(), 1, "{error}");
+    let error = exits(&output(&["wal", "verify", "/no/such/directory"]), 3);
+    assert_eq!(error.matches("No such file").count(), 1, "{error}");
+    let error = exits(&output(&["status", "--admin", "localhost:7421"]), 2);
+    assert!(error.contains("127.0.0.1:7421") && error.contains("not resolved"), "{error}");
 }
 
 #[test]

@@ -8,6 +8,8 @@
 //! ```
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
+#[path = "replication/answers.rs"]
+mod answers;
 #[path = "replication/change.rs"]
 mod change;
 #[path = "replication/cluster.rs"]

@@ -14,12 +14,13 @@ use crate::engine::status::{
 };
 
 /// Every state that a replica can be in.
-const STATES: [ReplicaState; 5] = [
+const STATES: [ReplicaState; 6] = [
     ReplicaState::Healthy,
     ReplicaState::Lagging,
     ReplicaState::Degraded,
     ReplicaState::Failed,
     ReplicaState::Connecting,
+    ReplicaState::Unknown,
 ];
 
 /// The text that Prometheus reads.
@@ -174,7 +175,7 @@ fn positions(exposition: &mut Exposition, status: &NodeStatus) {
         "saltus_head_lsn",
         Kind::Gauge,
         "The position behind the last complete record on this node, in bytes of the stream.",
-        of_spaces(status, |space| Some(space.head_lsn)),
+        of_spaces(status, |space| space.head_known.then_some(space.head_lsn)),
     );
     exposition.family(
         "saltus_flushed_lsn",
@@ -207,16 +208,16 @@ fn lag(exposition: &mut Exposition, status: &NodeStatus) {
         "engram_replication_lag_sequences",
         Kind::Gauge,
         "Records that are not durable on the replica.",
-        of_replicas(status, |replica| Some(replica.lag.records)),
+        of_replicas(status, |replica| replica.lag.records),
     );
     exposition.family(
         "engram_replication_lag_bytes",
         Kind::Gauge,
         "Bytes of the stream that are not durable on the replica.",
-        of_replicas(status, |replica| Some(replica.lag.bytes)),
+        of_replicas(status, |replica| replica.lag.bytes),
     );
     let quantiles = replicas(status).flat_map(|(space, replica)| {
-        let latency = &replica.append_to_flushed_us;
+        let latency = &replica.recent_append_to_flushed_us;
         [("0.5", latency.p50), ("0.99", latency.p99), ("0.999", latency.p999)]
             .into_iter()
             .filter_map(move |(quantile, microseconds)| {
@@ -231,7 +232,7 @@ fn lag(exposition: &mut Exposition, status: &NodeStatus) {
     exposition.family(
         "saltus_append_to_flushed_seconds",
         Kind::Gauge,
-        "From a record's timestamp to the acknowledgement that it is durable, since the start.",
+        "From a record's timestamp to the acknowledgement that it is durable, of the last minute.",
         quantiles,
     );
 }

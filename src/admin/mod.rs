@@ -11,7 +11,8 @@
 //! | `GET /status`  | 200, [`NodeStatus`](crate::engine::status::NodeStatus)  |
 //! | `GET /metrics` | 200, the same values as text for Prometheus             |
 //! | `GET /proof?`..| 200, digests of a range: [`question`]                 |
-//! | `GET /healthz` | 200 `{"status":"ok"}`, or 503 with the problem          |
+//! | `GET /healthz` | 200 `{"status":"ok"}`, or 503 with every problem        |
+//! | `GET /livez`   | 200: the process answers, and nothing more is said      |
 //! | anything else  | 404 or 405, `{"error":...}`                             |
 //!
 //! [`question`]: crate::engine::proof::question
@@ -29,6 +30,7 @@
 pub mod client;
 mod counted;
 mod exposition;
+pub mod health;
 mod metrics;
 pub mod server;
 

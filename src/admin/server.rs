@@ -20,6 +20,7 @@ use tokio::sync::Semaphore;
 use tokio::task::LocalSet;
 use tokio::time;
 
+use super::health::{self, Problem};
 use super::metrics;
 use crate::engine::Engine;
 use crate::engine::proof::ProofError;
@@ -197,13 +198,10 @@ async fn respond(method: &Method, uri: &Uri, node: &impl Node) -> Response<Full<
         ("/metrics", true) => {
             body(StatusCode::OK, METRICS_TYPE, metrics::render(&node.status()).into_bytes())
         }
-        ("/healthz", true) => match node.status().problem {
-            None => json(StatusCode::OK, &Verdict { status: Some("ok"), error: None }),
-            Some(problem) => json(
-                StatusCode::SERVICE_UNAVAILABLE,
-                &Verdict { status: Some("failed"), error: Some(&problem) },
-            ),
-        },
+        ("/healthz", true) => healthy(&node.status()),
+        // Whoever restarts a process that does not answer asks this: nothing
+        // that a restart would not mend may make it fail.
+        ("/livez", true) => json(StatusCode::OK, &Verdict { status: Some("ok"), error: None }),
         ("/scrub" | "/repair", _) if method == Method::POST => scrub(uri, node),
         ("/scrub" | "/repair", _) => {
             let mut response = error(StatusCode::METHOD_NOT_ALLOWED, "only POST is allowed here");
@@ -211,14 +209,35 @@ async fn respond(method: &Method, uri: &Uri, node: &impl Node) -> Response<Full<
             response
         }
         ("/proof", true) => prove(uri.query().unwrap_or_default(), node).await,
-        ("/status" | "/metrics" | "/healthz" | "/proof", false) => {
+        ("/status" | "/metrics" | "/healthz" | "/livez" | "/proof", false) => {
             let mut response = error(StatusCode::METHOD_NOT_ALLOWED, "only GET is allowed here");
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
             response
         }
         _ => error(
             StatusCode::NOT_FOUND,
-            "no such page; there are /status, /metrics, /healthz, /proof, /scrub and /repair",
+            "no such page; there are /status, /metrics, /healthz, /livez, /proof, /scrub and /repair",
+        ),
+    }
+}
+
+/// What `/healthz` says of a node that is not well.
+#[derive(Serialize)]
+struct Unwell<'a> {
+    status: &'static str,
+    /// The first problem, for whoever shows one line.
+    error: &'a str,
+    problems: &'a [Problem],
+}
+
+/// Whether the node and everything on it is well.
+fn healthy(status: &NodeStatus) -> Response<Full<Bytes>> {
+    let problems = health::problems(status);
+    match problems.first() {
+        None => json(StatusCode::OK, &Verdict { status: Some("ok"), error: None }),
+        Some(first) => json(
+            StatusCode::SERVICE_UNAVAILABLE,
+            &Unwell { status: "failed", error: &first.problem, problems: &problems },
         ),
     }
 }

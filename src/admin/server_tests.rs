@@ -18,6 +18,8 @@ fn status(problem: Option<&str>) -> NodeStatus {
         backend: "portable".into(),
         replication_address: None,
         problem: problem.map(Into::into),
+        starting: false,
+        ships_to: Vec::new(),
         spaces: Vec::new(),
         scrub: ScrubStatus::default(),
         corrupt_frames: std::collections::BTreeMap::new(),
@@ -115,7 +117,13 @@ fn health_follows_the_problem() {
     let (address, _stop) = serving(Some("a shard died"));
     let answer = ask(address, "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n");
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-    assert!(answer.ends_with("{\"status\":\"failed\",\"error\":\"a shard died\"}"), "{answer}");
+    let body = answer.split("\r\n\r\n").nth(1).unwrap();
+    let body: serde_json::Value = serde_json::from_str(body).unwrap();
+    assert_eq!((&body["status"], &body["error"]), (&"failed".into(), &"a shard died".into()));
+    assert_eq!(body["problems"][0]["scope"], "node");
+    // It answers, so nobody should restart it for that.
+    let answer = ask(address, "GET /livez HTTP/1.1\r\nhost: x\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
 }
 
 #[test]

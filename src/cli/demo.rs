@@ -32,7 +32,7 @@ use super::interrupt::Interrupt;
 use super::node::{NodeProcess, NodeSpec};
 use super::scratch::Scratch;
 use super::table::Table;
-use super::{EXIT_NO, EXIT_OK, output, parse_backend};
+use super::{EXIT_NO, EXIT_OK, output, parse_backend, parse_bytes, parse_duration};
 use crate::engine::status::NodeStatus;
 use crate::ids::{NodeId, SpaceId};
 use crate::io::BackendChoice;
@@ -50,21 +50,23 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Args)]
 pub(super) struct DemoArgs {
-    /// Replica processes
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=16))]
+    /// Replica processes, 1 to 16
+    #[arg(long, value_name = "N", default_value_t = 2,
+        value_parser = clap::value_parser!(u32).range(1..=16))]
     replicas: u32,
-    /// Spaces, each with a writer of its own
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
+    /// Spaces, each with a writer of its own, 1 to 64
+    #[arg(long, value_name = "N", default_value_t = 4,
+        value_parser = clap::value_parser!(u32).range(1..=64))]
     spaces: u32,
-    /// How long the writers write
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3600))]
-    seconds: u32,
-    /// Records per second, over all spaces
-    #[arg(long, default_value_t = 20_000,
+    /// How long the writers write: 1s to 60min; a plain number is seconds
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_length)]
+    seconds: Duration,
+    /// Records per second, over all spaces, 1 to 10000000
+    #[arg(long, value_name = "N", default_value_t = 20_000,
         value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     rate: u32,
-    /// Bytes of payload in each record
-    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    /// Size of the payload of each record: bytes or as 4KiB, 1 to 1MiB
+    #[arg(long, value_name = "SIZE", default_value = "1KiB", value_parser = parse_record_bytes)]
     record_bytes: u32,
     /// How the nodes talk to the kernel: auto, uring or portable
     #[arg(long, default_value = "auto", value_parser = parse_backend)]
@@ -72,6 +74,20 @@ pub(super) struct DemoArgs {
     /// Keep the temporary directory, and say where it is
     #[arg(long)]
     keep: bool,
+}
+
+/// Reads how long the demo writes.
+fn parse_length(text: &str) -> Result<Duration, String> {
+    let allowed = Duration::from_secs(1)..=Duration::from_secs(3600);
+    let found = parse_duration(text)?;
+    let refusal = || "expected 1s to 60min".to_owned();
+    Some(found).filter(|found| allowed.contains(found)).ok_or_else(refusal)
+}
+
+/// Reads the size of a payload.
+fn parse_record_bytes(text: &str) -> Result<u32, String> {
+    let found = u32::try_from(parse_bytes(text)?).ok();
+    found.filter(|found| (1..=1 << 20).contains(found)).ok_or_else(|| "expected 1 to 1MiB".into())
 }
 
 /// The result, as JSON.
@@ -112,8 +128,8 @@ pub(super) fn run(args: &DemoArgs, json: bool) -> anyhow::Result<ExitCode> {
     let mut cluster = Cluster::start(args, directory.path())?;
     let mut view = View::new(json);
     view.say(&format!(
-        "a primary and {} replica(s) on loopback, {} backend, in {}\n",
-        args.replicas,
+        "a primary and {} on loopback, {} backend, in {}\n",
+        output::count(args.replicas, "replica"),
         cluster.primary.status()?.backend,
         directory.path().display()
     ))?;
@@ -132,7 +148,7 @@ pub(super) fn run(args: &DemoArgs, json: bool) -> anyhow::Result<ExitCode> {
     if json {
         output::json(&report)?;
     } else {
-        view.say(&render(&report, caught_up))?;
+        view.finish(&render(&report, caught_up))?;
     }
     // Without catching up the last records were never compared.
     let identical = report.identical && caught_up;
@@ -184,7 +200,7 @@ fn write(
         args.record_bytes as usize,
     )?;
     let start = Instant::now();
-    let end = Duration::from_secs(args.seconds.into());
+    let end = args.seconds;
     while start.elapsed() < end && !load.any_ended() {
         if interrupt.pause(LOOK_INTERVAL.min(end.saturating_sub(start.elapsed()))) {
             bail!("interrupted");

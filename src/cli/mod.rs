@@ -12,7 +12,7 @@
 //! | exit code | meaning |
 //! |---|---|
 //! | 0 | done; the answer is yes |
-//! | 1 | the answer is no: not identical, not whole, not caught up in time |
+//! | 1 | the answer is no: not identical, not whole, not healthy, not caught up |
 //! | 2 | the command line or the configuration is wrong, or it may not use what they name; nothing was done |
 //! | 3 | it failed, or was interrupted |
 //!
@@ -41,6 +41,7 @@ mod wait;
 pub mod wal;
 
 use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -58,10 +59,14 @@ pub const EXIT_USAGE: u8 = 2;
 /// It failed.
 pub const EXIT_FAILURE: u8 = 3;
 
+/// The longest duration that an argument may give: a day. Deadlines are
+/// computed with it.
+const MAX_DURATION: Duration = Duration::from_secs(86_400);
+
 const AFTER_HELP: &str = "\
 Exit codes:
   0  done; the answer is yes
-  1  the answer is no: not identical, not whole, not caught up in time
+  1  the answer is no: not identical, not whole, not healthy, not caught up
   2  the command line or the configuration is wrong, or names what this
      process may not use; nothing was done
   3  it failed, or was interrupted
@@ -76,7 +81,7 @@ Environment:
 #[command(name = "saltus", version, after_help = AFTER_HELP, max_term_width = 100)]
 struct Cli {
     /// Print results as JSON
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 100)]
     json: bool,
     #[command(subcommand)]
     command: Command,
@@ -145,10 +150,14 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Help goes to standard output, usage errors to standard error;
-            // whoever closed it does not want to read it.
+            if error.use_stderr() {
+                // Every error begins with the name of the program.
+                output::error(error.to_string().replacen("error:", "saltus:", 1).trim_end());
+                return ExitCode::from(EXIT_USAGE);
+            }
+            // Whoever closed standard output does not want to read the help.
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { EXIT_USAGE } else { EXIT_OK });
+            return ExitCode::from(EXIT_OK);
         }
     };
     let Cli { json, command } = cli;
@@ -168,7 +177,7 @@ pub fn main() -> ExitCode {
         Command::Bench(command) => bench::run(command, json),
     });
     result.unwrap_or_else(|error| {
-        output::error(&format!("saltus: {error:#}"));
+        output::error(&format!("saltus: {}", output::chain(&error)));
         ExitCode::from(exit_code(&error))
     })
 }
@@ -181,14 +190,35 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     if usage { EXIT_USAGE } else { EXIT_FAILURE }
 }
 
-/// Reads a duration argument.
+/// Reads a duration argument. A number without a unit is seconds: what is
+/// typed is read by a person at once, unlike a setting.
 ///
 /// # Errors
 ///
 /// A sentence for clap to print.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let seconds = || text.trim().parse().ok().map(Duration::from_secs);
     quantity::duration(text)
-        .ok_or_else(|| "expected a whole number and a unit, as 500ms, 30s or 2min".to_owned())
+        .or_else(seconds)
+        .filter(|duration| *duration <= MAX_DURATION)
+        .ok_or_else(|| {
+            "expected a whole number and a unit, as 500ms, 30s or 2min, at most 1440min; a plain \
+             number is seconds"
+                .to_owned()
+        })
+}
+
+/// Reads an admin address.
+///
+/// # Errors
+///
+/// A sentence for clap to print.
+pub fn parse_admin(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "expected an IP address and a port, as 127.0.0.1:7421 or [::1]:7421; host names are not \
+         resolved"
+            .to_owned()
+    })
 }
 
 /// Reads the name of a backend.

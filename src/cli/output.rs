@@ -13,12 +13,21 @@ use serde::Serialize;
 ///
 /// Any other: a full disk behind a redirection must not look like success.
 pub fn print(text: &str) -> anyhow::Result<()> {
+    print_while_read(text).map(drop)
+}
+
+/// As [`print()`], and false if the reader has gone: for whoever would go on
+/// for ever.
+///
+/// # Errors
+///
+/// As [`print()`].
+pub fn print_while_read(text: &str) -> anyhow::Result<bool> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(error).context("cannot write to standard output")
-        }
-        _ => Ok(()),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error).context("cannot write to standard output"),
+        Ok(()) => Ok(true),
     }
 }
 
@@ -71,6 +80,33 @@ pub fn microseconds(us: Option<u64>) -> String {
     }
 }
 
+/// A number of things, with the word in the right form: `1 space`,
+/// `2 spaces`.
+#[must_use]
+pub fn count(number: impl TryInto<u64>, word: &str) -> String {
+    let number = number.try_into().unwrap_or(u64::MAX);
+    let ending = match (number, word.ends_with("s")) {
+        (1, _) => "",
+        (_, true) => "es",
+        (_, false) => "s",
+    };
+    format!("{number} {word}{ending}")
+}
+
+/// An error and its causes, each said once: many a sentence says its cause
+/// already.
+#[must_use]
+pub fn chain(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            let _ = write!(text, ": {cause}");
+        }
+    }
+    text
+}
+
 /// A whole number in groups of three digits.
 #[must_use]
 pub fn grouped(number: u64) -> String {
@@ -109,6 +145,23 @@ mod tests {
         assert_eq!(microseconds(Some(9_999)), "9999 us");
         assert_eq!(microseconds(Some(10_000)), "10 ms");
         assert_eq!(microseconds(Some(12_000_000)), "12 s");
+    }
+
+    #[test]
+    fn one_thing_is_not_a_plural() {
+        assert_eq!(count(0_u64, "segment"), "0 segments");
+        assert_eq!(count(1_u64, "segment"), "1 segment");
+        assert_eq!(count(1_000_usize, "segment"), "1000 segments");
+        assert_eq!(count(2_u64, "pass"), "2 passes");
+    }
+
+    #[test]
+    fn each_cause_is_said_once_and_none_is_lost() {
+        let refused = || io::Error::from_raw_os_error(111);
+        let said = anyhow::Error::new(refused()).context(format!("no answer: {}", refused()));
+        assert_eq!(chain(&said), format!("no answer: {}", refused()));
+        let unsaid = anyhow::Error::new(refused()).context("no answer").context("it failed");
+        assert_eq!(chain(&unsaid), format!("it failed: no answer: {}", refused()));
     }
 
     #[test]

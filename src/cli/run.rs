@@ -36,11 +36,9 @@ pub(super) struct RunArgs {
     /// killed. A file that no node wrote is not replaced.
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
-    /// Stop, as on SIGTERM, when standard input ends
-    ///
-    /// For a process that starts nodes and must not leave them behind,
-    /// however it dies itself: it holds the other end of a pipe.
-    #[arg(long, hide_short_help = true)]
+    /// Stop, as on SIGTERM, when standard input ends: for a process that
+    /// starts nodes and must not leave them behind, however it dies itself
+    #[arg(long)]
     stop_with_stdin: bool,
 }
 

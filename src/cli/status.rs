@@ -1,34 +1,156 @@
 //! `saltus status`: the spaces of a node, and how far each replica is behind.
 
 use std::fmt::Write as _;
+use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
+use anyhow::Context;
 use clap::Args;
 
-use super::output;
+use super::interrupt::Interrupt;
 use super::table::Table;
-use crate::admin::Client;
+use super::{EXIT_NO, EXIT_OK, UsageError, output, parse_admin, parse_duration};
+use crate::admin::{Client, health};
 use crate::config::DEFAULT_ADMIN;
-use crate::engine::status::{Connection, NodeStatus, ReplicaStatus, Role, SpaceStatus};
+use crate::engine::status::{
+    Connection, NodeStatus, ReplicaState, ReplicaStatus, Role, ScrubStatus, SpaceStatus,
+};
+use crate::ids::SpaceId;
+
+/// The shortest pause between two looks: each costs the node something.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
+    /// Only this space; otherwise all of them
+    #[arg(long)]
+    space: Option<SpaceId>,
+    /// Exit with 1 unless everything that is shown is healthy
+    #[arg(long)]
+    check: bool,
+    /// Show it again and again, every second or at this interval (as 500ms,
+    /// 5s, 1min; a plain number is seconds), until interrupted
+    #[arg(long, value_name = "INTERVAL", num_args = 0..=1, default_missing_value = "1s",
+        value_parser = parse_duration, conflicts_with = "check")]
+    watch: Option<Duration>,
     /// The admin address of the node, its [listen] admin
-    #[arg(long, value_name = "ADDR", default_value = DEFAULT_ADMIN)]
+    #[arg(long, value_name = "ADDR", default_value = DEFAULT_ADMIN, value_parser = parse_admin)]
     admin: SocketAddr,
 }
 
 pub(super) fn run(args: &StatusArgs, json: bool) -> anyhow::Result<ExitCode> {
-    let status = Client::new(args.admin)?.status()?;
-    let printed = if json { output::json(&status) } else { output::print(&render(&status)) };
-    printed?;
-    Ok(ExitCode::SUCCESS)
+    let client = Client::new(args.admin)?;
+    let Some(interval) = args.watch else {
+        let status = select(client.status()?, args)?;
+        let printed = if json { output::json(&status) } else { output::print(&render(&status)) };
+        printed?;
+        let well = !args.check || unwell(&status).is_empty();
+        return Ok(ExitCode::from(if well { EXIT_OK } else { EXIT_NO }));
+    };
+    watch(&client, args, json, interval.max(SHORTEST_INTERVAL))
+}
+
+/// Show the status until interrupted, or until nobody reads any longer. A
+/// node that is away is waited for.
+fn watch(
+    client: &Client,
+    args: &StatusArgs,
+    json: bool,
+    interval: Duration,
+) -> anyhow::Result<ExitCode> {
+    let interrupt = Interrupt::install().context("cannot handle signals")?;
+    let terminal = io::stdout().is_terminal();
+    loop {
+        let text = match client.status() {
+            Ok(status) => {
+                let status = select(status, args)?;
+                if json {
+                    // One document in one line, for whoever reads lines.
+                    format!("{}\n", serde_json::to_string(&status).context("cannot write JSON")?)
+                } else {
+                    render(&status)
+                }
+            }
+            Err(error) if json => return Err(error.into()),
+            Err(error) => format!("{error}\n"),
+        };
+        let open = if terminal && !json {
+            // Home, and clear to the end: no flicker, and no scrolled history.
+            output::print_while_read(&format!("\x1b[H\x1b[J{text}"))?
+        } else if json {
+            output::print_while_read(&text)?
+        } else {
+            output::print_while_read(&format!("{text}\n"))?
+        };
+        if !open || interrupt.pause(interval) {
+            return Ok(ExitCode::from(EXIT_OK));
+        }
+    }
+}
+
+/// Leave out what was not asked for.
+fn select(mut status: NodeStatus, args: &StatusArgs) -> anyhow::Result<NodeStatus> {
+    if let Some(wanted) = &args.space {
+        status.spaces.retain(|space| space.space == *wanted);
+        status.scrub.bad_ranges.retain(|bad| bad.space == *wanted);
+        if status.spaces.is_empty() && !status.starting {
+            return Err(UsageError(format!("{} has no space {wanted}", status.node)).into());
+        }
+    }
+    Ok(status)
+}
+
+/// Everything that is not as it should be, in a sentence each: what
+/// `/healthz` lists, and besides who is not close behind.
+fn unwell(status: &NodeStatus) -> Vec<String> {
+    let listed = health::problems(status);
+    let mut found: Vec<_> = listed.into_iter().map(|problem| problem.problem).collect();
+    if status.starting {
+        found.push("the node is starting".into());
+    }
+    for space in &status.spaces {
+        if let Some(seconds) = space.no_primary_seconds {
+            found.push(no_primary(seconds));
+        }
+        let late = |replica: &&ReplicaStatus| {
+            !matches!(replica.state, ReplicaState::Healthy | ReplicaState::Failed)
+        };
+        found.extend((space.replicas.iter().filter(late)).map(|replica| {
+            format!("{} on {} is {}", space.space, replica.id, replica.state.as_str())
+        }));
+    }
+    found
+}
+
+fn no_primary(seconds: f64) -> String {
+    format!("no primary connected for {}", age(seconds))
+}
+
+/// The answer in one line.
+fn summary(status: &NodeStatus) -> String {
+    let unwell = unwell(status).len();
+    let verdict = match unwell {
+        0 => "healthy".to_owned(),
+        _ => format!("NOT HEALTHY ({})", output::count(unwell, "finding")),
+    };
+    let of = |role| status.spaces.iter().filter(|space| space.role == role).count();
+    let mut parts = vec![verdict];
+    let (shipped, received) = (of(Role::Primary), of(Role::Replica));
+    if shipped > 0 || !status.ships_to.is_empty() {
+        let to = output::count(status.ships_to.len(), "replica");
+        parts.push(format!("ships {} to {to}", output::count(shipped, "space")));
+    }
+    if received > 0 || status.replication_address.is_some() {
+        parts.push(format!("receives {}", output::count(received, "space")));
+    }
+    format!("{}\n", parts.join(", "))
 }
 
 /// The status for a person. Writing to a `String` cannot fail.
 fn render(status: &NodeStatus) -> String {
-    let mut text = String::new();
+    let mut text = summary(status);
     let _ = writeln!(
         text,
         "{}  cluster {}  saltus {}  pid {}  backend {}",
@@ -56,45 +178,88 @@ fn render(status: &NodeStatus) -> String {
         let _ = writeln!(text, "  {name}: {}", output::printable(&directory.reason));
     }
     let scrub = &status.scrub;
-    if scrub.segments > 0 || !scrub.bad_ranges.is_empty() {
-        let _ = writeln!(
-            text,
-            "\nverified at rest: {} segments, {}",
-            output::grouped(scrub.segments),
-            output::bytes(scrub.bytes)
-        );
-    }
+    let _ = writeln!(text, "\nat rest: {}", at_rest(scrub));
     for bad in &scrub.bad_ranges {
         let _ = writeln!(
             text,
-            "CORRUPT: {} {} at {}, {} bytes: {}",
+            "CORRUPT: {} {} at offset {}, {}: {}",
             bad.space,
             output::printable(&bad.segment),
             bad.offset,
-            bad.bytes,
+            output::count(bad.bytes, "byte"),
             output::printable(&bad.problem)
         );
     }
     text
 }
 
+/// What was verified at rest, and when it is next.
+fn at_rest(scrub: &ScrubStatus) -> String {
+    let mut parts = Vec::new();
+    match (scrub.running, scrub.last_pass_seconds) {
+        (true, _) => parts.push("being verified".to_owned()),
+        (false, Some(ago)) => parts.push(format!("verified {} ago", age(ago))),
+        (false, None) => parts.push("not verified since the start".into()),
+    }
+    if let Some(next) = scrub.next_pass_seconds {
+        parts.push(format!("next in {}", age(next)));
+    }
+    if scrub.segments > 0 {
+        parts.push(format!(
+            "{} and {} read in {}",
+            output::count(scrub.segments, "segment"),
+            output::bytes(scrub.bytes),
+            output::count(scrub.passes, "pass"),
+        ));
+    }
+    match scrub.bad_ranges.len() {
+        0 => {}
+        bad => parts.push(output::count(bad, "bad range")),
+    }
+    parts.join(", ")
+}
+
+/// A time span for a person.
+fn age(seconds: f64) -> String {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
+    let whole = seconds.max(0.0) as u64;
+    match whole {
+        0..120 => format!("{whole} s"),
+        120..7200 => format!("{} min", whole / 60),
+        7200..172_800 => format!("{} h", whole / 3600),
+        _ => format!("{} days", whole / 86_400),
+    }
+}
+
+/// A position, in its unit and for a person.
+fn position(lsn: u64) -> String {
+    match lsn {
+        0..1024 => format!("{lsn} B"),
+        _ => format!("{lsn} B ({})", output::bytes(lsn)),
+    }
+}
+
 fn render_space(text: &mut String, space: &SpaceStatus) {
+    let head = if space.head_known { "head" } else { "head unknown, at least" };
     let _ = write!(
         text,
-        "{}  {}  epoch {}  head {}  sequence {}",
+        "{}  {}  epoch {}  {head} {}  sequence {}",
         space.space,
         space.role.as_str(),
         space.epoch,
-        space.head_lsn,
+        position(space.head_lsn),
         space.head_sequence
     );
     if let Some(primary) = &space.primary {
         let _ = write!(text, "  from {primary}");
     }
     if let Some(flushed) = space.flushed_lsn {
-        let _ = write!(text, "  flushed {flushed}");
+        let _ = write!(text, "  flushed {}", position(flushed));
     }
     text.push('\n');
+    if let Some(seconds) = space.no_primary_seconds {
+        let _ = writeln!(text, "  {}", no_primary(seconds));
+    }
     if let Some(problem) = &space.problem {
         let _ = writeln!(text, "  PROBLEM: {}", output::printable(problem));
     }
@@ -152,12 +317,17 @@ fn row(replica: &ReplicaStatus) -> Vec<String> {
     vec![
         replica.id.to_string(),
         replica.state.as_str().into(),
-        output::bytes(replica.lag.bytes),
-        replica.lag.records.to_string(),
+        known(replica.lag.bytes.map(output::bytes)),
+        known(replica.lag.records.map(|records| records.to_string())),
         seconds(replica.lag.seconds),
-        output::microseconds(replica.append_to_flushed_us.p50),
-        output::microseconds(replica.append_to_flushed_us.p99),
+        output::microseconds(replica.recent_append_to_flushed_us.p50),
+        output::microseconds(replica.recent_append_to_flushed_us.p99),
     ]
+}
+
+/// A value for a person: unknown is not 0.
+pub(super) fn known(value: Option<String>) -> String {
+    value.unwrap_or_else(|| "unknown".into())
 }
 
 /// Lag in seconds for a person: unknown is not 0.

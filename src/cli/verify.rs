@@ -22,7 +22,7 @@ use clap::Args;
 use serde::Serialize;
 
 use self::bisection::{Difference, Found, Gap, Outcome};
-use super::{EXIT_FAILURE, EXIT_NO, EXIT_OK, UsageError, output};
+use super::{EXIT_FAILURE, EXIT_NO, EXIT_OK, UsageError, output, parse_admin};
 use crate::admin::{Client, ClientError};
 use crate::config::DEFAULT_ADMIN;
 use crate::engine::proof::question::{Damaged, Listed, Of};
@@ -33,7 +33,7 @@ use crate::wal::record::entry_type_name;
 #[derive(Debug, Args)]
 pub(super) struct VerifyArgs {
     /// The admin address of the other node
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = parse_admin)]
     against: SocketAddr,
     /// Only this space; otherwise every space that both nodes have
     #[arg(long)]
@@ -43,7 +43,7 @@ pub(super) struct VerifyArgs {
     #[arg(long)]
     headers: bool,
     /// The admin address of this node, its [listen] admin
-    #[arg(long, value_name = "ADDR", default_value = DEFAULT_ADMIN)]
+    #[arg(long, value_name = "ADDR", default_value = DEFAULT_ADMIN, value_parser = parse_admin)]
     admin: SocketAddr,
 }
 

@@ -1,6 +1,17 @@
 //! `saltus wait`: is it caught up?
+//!
+//! Yes is said of what is known. A space whose log cannot be read to its end,
+//! or a replica that has not told its positions on the connection that is up
+//! now, is not caught up, whatever the numbers are.
+//!
+//! | what is met | answer |
+//! |---|---|
+//! | a space that cannot be read or shipped, a replica that is stopped | no, at once |
+//! | no replica in the configuration | no, at once |
+//! | behind, not connected, not looked at yet, no space, no node | wait, then no |
 
-use std::collections::BTreeMap;
+mod selection;
+
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::thread;
@@ -9,10 +20,11 @@ use std::time::{Duration, Instant};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::{EXIT_NO, UsageError, output, parse_duration};
-use crate::admin::Client;
+use self::selection::{Heads, Laggard, Looked, Selection};
+use super::{EXIT_NO, EXIT_OK, output, parse_admin, parse_duration};
+use crate::admin::{Client, ClientError};
 use crate::config::DEFAULT_ADMIN;
-use crate::engine::status::{NodeStatus, ReplicaState, ReplicaStatus, Role};
+use crate::engine::status::ReplicaStatus;
 use crate::ids::{NodeId, SpaceId};
 
 /// The first pause between two looks; each next one is longer by half.
@@ -25,6 +37,10 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// that was made just now is noticed within this time.
 const NOTICE: Duration = Duration::from_secs(1);
 
+/// How long something must stand in the way before it counts: a record that
+/// is being written can look like damage for a moment.
+const CONFIRMATION: Duration = Duration::from_millis(250);
+
 #[derive(Debug, Args)]
 pub(super) struct WaitArgs {
     /// Only this space; otherwise every space that the node ships
@@ -33,14 +49,16 @@ pub(super) struct WaitArgs {
     /// Only this replica; otherwise all of them
     #[arg(long)]
     replica: Option<NodeId>,
-    /// What the replica must have done with the records
-    #[arg(long, value_enum, default_value_t = Level::Flushed)]
+    /// What the replica must have done with the records: written (handed to
+    /// its file system) or flushed (durable)
+    #[arg(long, value_enum, default_value_t = Level::Flushed, hide_possible_values = true)]
     level: Level,
-    /// How long to wait
+    /// How long to wait, at most 1440min: as 500ms, 30s, 2min; a plain number
+    /// is seconds, and 0 looks once
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
     timeout: Duration,
     /// The admin address of the primary, its [listen] admin
-    #[arg(long, value_name = "ADDR", default_value = DEFAULT_ADMIN)]
+    #[arg(long, value_name = "ADDR", default_value = DEFAULT_ADMIN, value_parser = parse_admin)]
     admin: SocketAddr,
 }
 
@@ -63,161 +81,124 @@ impl Level {
     }
 }
 
-/// The head of each space that is waited for, as it was at the call.
-type Heads = BTreeMap<SpaceId, u64>;
-
-/// A replica that has not reached the head.
-#[derive(Debug, PartialEq, Serialize)]
-struct Laggard {
-    space: SpaceId,
-    /// `None`: any.
-    replica: Option<NodeId>,
-    state: ReplicaState,
-    lsn: u64,
-    head_lsn: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    problem: Option<String>,
-}
-
 /// The answer, as JSON.
 #[derive(Debug, Serialize)]
 struct Answer<'a> {
     reached: bool,
     level: Level,
     waited_seconds: f64,
+    /// What was looked at: spaces, replicas, and bytes of stream.
+    spaces: usize,
+    replicas: usize,
+    bytes: u64,
     head_lsn: &'a Heads,
     lagging: &'a [Laggard],
+    /// Why there is nothing to wait for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<&'a str>,
+}
+
+/// How the waiting ended.
+enum End {
+    Reached,
+    /// Something stands in the way, and waiting will not remove it.
+    Blocked,
+    Late,
 }
 
 pub(super) fn run(args: &WaitArgs, json: bool) -> anyhow::Result<ExitCode> {
     let client = Client::new(args.admin)?;
+    let mut selection = Selection::new(args.space.clone(), args.replica.clone(), args.level);
     let start = Instant::now();
-    let mut heads = None;
+    let mut heads = Heads::new();
+    let mut blocked_at = None;
     let mut pause = FIRST_PAUSE;
+    let mut told = false;
     loop {
-        let status = client.status()?;
-        if heads.is_none() {
-            match selected(&status, args) {
-                Ok(found) => heads = Some(found),
-                Err(unknown) if start.elapsed() >= NOTICE.min(args.timeout) => {
-                    return Err(unknown.into());
+        let late = start.elapsed() >= args.timeout;
+        match client.status() {
+            Ok(status) => {
+                let looked = match selection.look(&status, &mut heads) {
+                    // Only a name that was given can be wrong.
+                    Err(unknown) if late || start.elapsed() >= NOTICE => return Err(unknown.into()),
+                    Err(_) => Looked::default(),
+                    Ok(looked) => looked,
+                };
+                let blocked_for = if looked.is_blocked() {
+                    blocked_at.get_or_insert_with(Instant::now).elapsed()
+                } else {
+                    blocked_at = None;
+                    Duration::ZERO
+                };
+                let end = if looked.is_reached() {
+                    Some(End::Reached)
+                } else if looked.is_final() || blocked_for >= CONFIRMATION {
+                    Some(End::Blocked)
+                } else {
+                    late.then_some(End::Late)
+                };
+                if let Some(end) = end {
+                    report(args, json, start.elapsed(), &end, &heads, &looked)?;
+                    let reached = matches!(end, End::Reached);
+                    return Ok(ExitCode::from(if reached { EXIT_OK } else { EXIT_NO }));
                 }
-                Err(_) => {}
             }
-        }
-        if let Some(heads) = &heads {
-            let lagging = lagging(&status, heads, args);
-            if lagging.is_empty() || start.elapsed() >= args.timeout {
-                report(args, json, start.elapsed(), heads, &lagging)?;
-                return Ok(ExitCode::from(if lagging.is_empty() { 0 } else { EXIT_NO }));
+            // It may be about to start.
+            Err(error @ ClientError::Unreachable { .. }) if !late => {
+                if !std::mem::replace(&mut told, true) {
+                    output::error(&format!(
+                        "saltus: {error} Waiting for it, at most {:?}",
+                        args.timeout
+                    ));
+                }
             }
+            Err(error) => return Err(error.into()),
         }
         thread::sleep(pause.min(args.timeout.saturating_sub(start.elapsed())));
         pause = (pause * 3 / 2).min(LONGEST_PAUSE);
     }
 }
 
-/// The spaces to wait for and their heads now.
-fn selected(status: &NodeStatus, args: &WaitArgs) -> Result<Heads, UsageError> {
-    let shipped = || status.spaces.iter().filter(|space| space.role == Role::Primary);
-    let heads: Heads = shipped()
-        .filter(|space| args.space.as_ref().is_none_or(|wanted| *wanted == space.space))
-        .map(|space| (space.space.clone(), space.head_lsn))
-        .collect();
-    if heads.is_empty() {
-        return Err(UsageError(match &args.space {
-            Some(space) => format!("{} does not ship a space {space}", status.node),
-            None => format!("{} ships no space: nothing to wait for", status.node),
-        }));
-    }
-    let known = |id: Option<&NodeId>| {
-        shipped()
-            .flat_map(|space| &space.replicas)
-            .any(|replica| id.is_none_or(|id| *id == replica.id))
-    };
-    if !known(args.replica.as_ref()) {
-        return Err(UsageError(match &args.replica {
-            Some(id) => format!("{} does not ship to a replica {id}", status.node),
-            None => format!("{} has no replica: nothing to wait for", status.node),
-        }));
-    }
-    Ok(heads)
-}
-
-/// Who has not reached the heads. A space that the node has ceased to ship to
-/// the replica in question has reached nothing.
-fn lagging(status: &NodeStatus, heads: &Heads, args: &WaitArgs) -> Vec<Laggard> {
-    let mut lagging = Vec::new();
-    for (name, head) in heads {
-        let space =
-            status.spaces.iter().find(|space| space.space == *name && space.role == Role::Primary);
-        let mut met = false;
-        for replica in space.into_iter().flat_map(|space| &space.replicas) {
-            if args.replica.as_ref().is_some_and(|wanted| *wanted != replica.id) {
-                continue;
-            }
-            met = true;
-            let lsn = args.level.position(replica);
-            if lsn < *head {
-                lagging.push(Laggard {
-                    space: name.clone(),
-                    replica: Some(replica.id.clone()),
-                    state: replica.state,
-                    lsn,
-                    head_lsn: *head,
-                    problem: replica.problem.clone(),
-                });
-            }
-        }
-        if !met {
-            lagging.push(Laggard {
-                space: name.clone(),
-                replica: args.replica.clone(),
-                state: ReplicaState::Failed,
-                lsn: 0,
-                head_lsn: *head,
-                problem: Some(format!("{} does not ship this space any longer", status.node)),
-            });
-        }
-    }
-    lagging
-}
-
 fn report(
     args: &WaitArgs,
     json: bool,
     waited: Duration,
+    end: &End,
     heads: &Heads,
-    lagging: &[Laggard],
+    looked: &Looked,
 ) -> anyhow::Result<()> {
+    let waited_seconds = waited.as_secs_f64();
+    let bytes = heads.values().sum();
     if json {
         return output::json(&Answer {
-            reached: lagging.is_empty(),
+            reached: matches!(end, End::Reached),
             level: args.level,
-            waited_seconds: waited.as_secs_f64(),
+            waited_seconds,
+            spaces: heads.len(),
+            replicas: looked.replicas.len(),
+            bytes,
             head_lsn: heads,
-            lagging,
+            lagging: &looked.lagging,
+            problem: looked.problem.as_deref(),
         });
     }
-    if lagging.is_empty() {
-        return output::print(&format!("caught up after {:.3} s\n", waited.as_secs_f64()));
-    }
-    output::error(&format!("not caught up within {:?}:", args.timeout));
-    for lag in lagging {
-        let behind = output::bytes(lag.head_lsn - lag.lsn);
-        let problem = lag.problem.as_deref().map_or_else(String::new, |text| format!(": {text}"));
-        output::error(&format!(
-            "  {} on {} ({}) is {behind} behind, at {} of {}{problem}",
-            lag.space,
-            lag.replica.as_ref().map_or("any replica", NodeId::as_str),
-            lag.state.as_str(),
-            lag.lsn,
-            lag.head_lsn
-        ));
+    let after = match end {
+        End::Reached => {
+            return output::print(&format!(
+                "caught up: {}, {}, {}, after {waited_seconds:.1} s\n",
+                output::count(heads.len(), "space"),
+                output::count(looked.replicas.len(), "replica"),
+                output::bytes(bytes),
+            ));
+        }
+        End::Blocked => "not caught up, and waiting does not help".to_owned(),
+        End::Late if args.timeout.is_zero() => "not caught up".to_owned(),
+        End::Late => format!("not caught up within {:?}", args.timeout),
+    };
+    let problem = looked.problem.as_deref().map_or_else(String::new, |text| format!(" {text}"));
+    output::error(&format!("saltus: {after}:{problem}"));
+    for lag in &looked.lagging {
+        output::error(&format!("  {}", lag.sentence()));
     }
     Ok(())
 }
-
-#[cfg(test)]
-#[path = "wait_tests.rs"]
-mod tests;

@@ -13,22 +13,24 @@
 #![forbid(unsafe_code)]
 
 use std::io::{self, BufWriter, ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Subcommand, ValueEnum};
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::parse_bytes;
 use crate::limits::MAX_RECORD_PAYLOAD_BYTES;
-use crate::wal::compare::{Difference, Side, compare};
 use crate::wal::record::Checksums;
 use crate::wal::writer::{Fsync, WriterOptions};
 
+mod comparison;
 mod load;
+mod place;
 mod report;
 
-use report::{Detail, report};
+use report::{Detail, Manner, report};
 
 /// The commands under `saltus wal`.
 #[derive(Debug, Subcommand)]
@@ -41,23 +43,26 @@ pub enum WalCommand {
         /// How many records
         #[arg(long, default_value_t = 100_000)]
         records: u64,
-        /// Bytes of each payload
-        #[arg(long, default_value_t = 1024,
-            value_parser = clap::value_parser!(u32).range(0..=i64::from(MAX_RECORD_PAYLOAD_BYTES)))]
+        /// Size of each payload, as 1KiB or bytes; at most 16MiB
+        #[arg(long, value_name = "SIZE", default_value = "1KiB", value_parser = parse_payload)]
         record_bytes: u32,
         /// Records per second; 0: as fast as it goes
         #[arg(long, default_value_t = 0)]
         rate: u64,
-        /// Begin a new segment beyond this size
-        #[arg(long, default_value_t = 64 << 20)]
+        /// Begin a new segment beyond this size, as 64KiB, 16MiB or bytes
+        #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = parse_bytes)]
         segment_bytes: u64,
-        /// When to make records durable
-        #[arg(long, value_enum, default_value_t = FsyncChoice::EveryBatch)]
+        /// When to make records durable: every-write (each by itself),
+        /// every-batch (at most 1000 records or 10 ms), never (when the system
+        /// likes)
+        #[arg(long, value_enum, default_value_t = FsyncChoice::EveryBatch,
+            hide_possible_values = true)]
         fsync: FsyncChoice,
     },
     /// List segments, and with --records every record
     Inspect {
-        /// A WAL directory, or one segment
+        /// A segment, a WAL directory, the directory of a space, or a data
+        /// root: then every space in it
         path: PathBuf,
         /// List every record
         #[arg(long)]
@@ -65,19 +70,29 @@ pub enum WalCommand {
     },
     /// Check every checksum; exit code 1 and every bad range if not whole
     Verify {
-        /// A WAL directory, or one segment
+        /// A segment, a WAL directory, the directory of a space, or a data
+        /// root: then every space in it
         path: PathBuf,
         /// Take records of a writer that was built without checksums
         #[arg(long)]
         allow_no_checksums: bool,
     },
-    /// Compare two WAL directories; exit code 1 and every difference
+    /// Compare two logs or two data roots; exit code 1 and every difference
     Compare {
-        /// The one
+        /// A WAL directory, the directory of a space, or a data root
         first: PathBuf,
-        /// The other
+        /// Another one of the same kind
         second: PathBuf,
     },
+}
+
+/// Reads the size of a payload.
+fn parse_payload(text: &str) -> Result<u32, String> {
+    let bytes = parse_bytes(text)?;
+    u32::try_from(bytes)
+        .ok()
+        .filter(|bytes| *bytes <= MAX_RECORD_PAYLOAD_BYTES)
+        .ok_or_else(|| format!("a payload has at most {MAX_RECORD_PAYLOAD_BYTES} bytes"))
 }
 
 /// When records are made durable, as the command line has it.
@@ -143,71 +158,16 @@ fn execute(command: WalCommand, json: bool, out: &mut impl Write) -> anyhow::Res
         WalCommand::Inspect { path, records } => {
             let checksums = Checksums::Optional;
             let detail = if records { Detail::Records } else { Detail::Segments };
-            report(&path, checksums, detail, json, out)?;
+            report(&path, Manner { checksums, detail, json }, out)?;
             Ok(true)
         }
         WalCommand::Verify { path, allow_no_checksums } => {
             let checksums =
                 if allow_no_checksums { Checksums::Optional } else { Checksums::Required };
-            report(&path, checksums, Detail::Segments, json, out)
+            report(&path, Manner { checksums, detail: Detail::Segments, json }, out)
         }
-        WalCommand::Compare { first, second } => show_comparison(&first, &second, json, out),
+        WalCommand::Compare { first, second } => comparison::show(&first, &second, json, out),
     }
-}
-
-/// Compare two directories and show the outcome; true if they are identical.
-fn show_comparison(
-    first: &Path,
-    second: &Path,
-    json: bool,
-    out: &mut impl Write,
-) -> anyhow::Result<bool> {
-    let found = compare(first, second)?;
-    let side = |side| match side {
-        Side::First => first.display(),
-        Side::Second => second.display(),
-    };
-    if json {
-        let differences: Vec<_> = found
-            .differences
-            .iter()
-            .map(|difference| match *difference {
-                Difference::OnlyIn { side: which, segment, bytes } => json!({
-                    "segment": segment.to_string(),
-                    "only_in": side(which).to_string(),
-                    "bytes": bytes,
-                }),
-                Difference::Content { segment, offset, record, bytes } => json!({
-                    "segment": segment.to_string(),
-                    "offset": offset,
-                    "record": record,
-                    "bytes": [bytes.0, bytes.1],
-                }),
-            })
-            .collect();
-        let document = json!({
-            "identical": found.is_identical(),
-            "segments": found.segments,
-            "records": found.records,
-            "bytes": found.bytes,
-            "differences": differences,
-        });
-        print_json(out, &document)?;
-        return Ok(found.is_identical());
-    }
-    for difference in &found.differences {
-        writeln!(out, "{}", difference.describe(&first.display(), &second.display()))?;
-    }
-    let verdict = if found.is_identical() { "identical" } else { "DIFFERENT" };
-    writeln!(
-        out,
-        "{verdict}: {} segments in both, {} records, {} bytes, {} differences",
-        found.segments,
-        found.records,
-        found.bytes,
-        found.differences.len(),
-    )?;
-    Ok(found.is_identical())
 }
 
 fn print_json(out: &mut impl Write, document: &Value) -> anyhow::Result<()> {

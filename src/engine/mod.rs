@@ -385,7 +385,7 @@ impl Engine {
         }
         drop(tell);
         let deadline = Instant::now() + REPORT_TIMEOUT;
-        let mut answers = 0;
+        let (mut answers, mut starting) = (0, false);
         let mut spaces = self.received.statuses();
         let mut corrupt_frames = BTreeMap::new();
         while let Ok(report) = reports.recv_deadline(deadline) {
@@ -393,6 +393,7 @@ impl Engine {
             for (node, frames) in report.corrupt_frames {
                 *corrupt_frames.entry(node).or_insert(0) += frames;
             }
+            starting |= !report.complete;
             for space in report.spaces {
                 // What the keeper holds as received is no log of this node's,
                 // though a shard may watch its directory.
@@ -424,6 +425,8 @@ impl Engine {
             backend: self.backend.into(),
             replication_address: self.address,
             problem,
+            starting,
+            ships_to: self.config.replicas.iter().map(|replica| replica.id.clone()).collect(),
             spaces: spaces.into_values().collect(),
             scrub: self.scrub.report().into(),
             corrupt_frames,

@@ -14,7 +14,7 @@ use super::status::{
     Connection, EpochStatus, HoleStatus, Lag, Latency, QuarantineStatus, ReplicaState,
     ReplicaStatus, Role, SpaceStatus,
 };
-use crate::limits::{LAGGING_AFTER, PEER_TIMEOUT};
+use crate::limits::{DEGRADED_AFTER, LAGGING_AFTER, PEER_TIMEOUT};
 use crate::state::catalog::Hole;
 
 /// What one shard knows.
@@ -26,6 +26,8 @@ pub struct ShardReport {
     pub spaces: Vec<SpaceStatus>,
     /// Frames that came damaged, by who was at the other end.
     pub corrupt_frames: BTreeMap<String, u64>,
+    /// The data root has been listed for it: these are all.
+    pub complete: bool,
 }
 
 /// The report of a shard.
@@ -36,6 +38,8 @@ pub fn of<'a>(
     links: &[Link],
     peers: impl Iterator<Item = &'a Peer>,
 ) -> ShardReport {
+    // A directory without a log in it is no space yet.
+    let spaces = spaces.filter(|space| space.borrow().is_space());
     let shipped = spaces.map(|space| {
         let space = space.borrow();
         let head = space.head();
@@ -45,9 +49,12 @@ pub fn of<'a>(
             epoch: space.epoch(),
             // Nobody is caught up with what has not been looked at.
             head_lsn: space.farthest_head().0,
+            head_known: space.is_head_known(),
+            blocked: space.blocked().is_some(),
             head_sequence: head.sequence,
             flushed_lsn: None,
             primary: None,
+            no_primary_seconds: None,
             problem: space.problem(),
             holes: space.holes().iter().map(hole).collect(),
             replicas: links.iter().map(|link| replica(now, &space, link)).collect(),
@@ -62,9 +69,12 @@ pub fn of<'a>(
             role: Role::Replica,
             epoch: log.epoch,
             head_lsn: log.received().lsn.0,
+            head_known: true,
+            blocked: log.failed().or(log.stopped()).is_some(),
             head_sequence: log.received().sequence,
             flushed_lsn: Some(log.flushed().lsn.0),
             primary: peer.node.clone(),
+            no_primary_seconds: None,
             problem: log.failed().or(log.stopped()).map(str::to_owned),
             holes: Vec::new(),
             replicas: Vec::new(),
@@ -77,6 +87,7 @@ pub fn of<'a>(
         backend,
         spaces: shipped.chain(received).collect(),
         corrupt_frames: BTreeMap::new(),
+        complete: false,
     }
 }
 
@@ -98,31 +109,32 @@ fn replica(now: Instant, space: &Space, link: &Link) -> ReplicaStatus {
     let head = space.head();
     let heard = link.heard_at.is_some_and(|at| now.duration_since(at) < PEER_TIMEOUT);
     let up = matches!(&link.state, State::Up(up) if up.established);
+    // Positions count as they were told on this connection, a moment ago.
+    let live = up && heard && slot.confirmed && !slot.failed;
+    // Nothing known is unknown, never 0.
+    let known = slot.known && space.is_head_known();
     let age = space.age_behind(slot.flushed.lsn, now);
     let farthest = space.farthest_head();
-    let caught_up = slot.flushed.lsn >= farthest;
-    // Nothing known is unknown, never 0; and caught up is 0 only while the
-    // replica is heard from.
-    let seconds = if !slot.known || (caught_up && !(up && heard)) {
-        None
-    } else if caught_up {
-        Some(0.0)
+    let caught_up = known && slot.flushed.lsn >= farthest;
+    let seconds = if caught_up {
+        live.then_some(0.0)
     } else {
-        Some(age.as_secs_f64())
+        age.filter(|age| known && !age.is_zero()).map(|age| age.as_secs_f64())
     };
     let state = if slot.failed || link.refused || space.is_fenced() {
         ReplicaState::Failed
-    } else if !up && link.is_degraded() {
+    } else if !up && link.is_degraded() || slot.stops >= DEGRADED_AFTER {
         ReplicaState::Degraded
-    } else if !up && !slot.known {
+    } else if !live {
         ReplicaState::Connecting
-    } else if !up || (!caught_up && age > LAGGING_AFTER) {
-        ReplicaState::Lagging
-    } else if slot.known {
+    } else if !known {
+        ReplicaState::Unknown
+    } else if caught_up || age.is_some_and(|age| age <= LAGGING_AFTER) {
         ReplicaState::Healthy
     } else {
-        ReplicaState::Connecting
+        ReplicaState::Lagging
     };
+    let latencies = latency(slot, now);
     ReplicaStatus {
         id: link.replica.clone(),
         state,
@@ -131,11 +143,12 @@ fn replica(now: Instant, space: &Space, link: &Link) -> ReplicaStatus {
         written_lsn: slot.ack.written.0,
         flushed_lsn: slot.flushed.lsn.0,
         lag: Lag {
-            bytes: farthest.bytes_since(slot.flushed.lsn),
-            records: head.records.saturating_sub(slot.flushed.records),
+            bytes: known.then(|| farthest.bytes_since(slot.flushed.lsn)),
+            records: known.then(|| head.records.saturating_sub(slot.flushed.records)),
             seconds,
         },
-        append_to_flushed_us: latency(slot),
+        append_to_flushed_us: latencies.0,
+        recent_append_to_flushed_us: latencies.1,
         sent_bytes_by_strategy: strategies(slot),
         problem: slot.problem.clone().or_else(|| link.problem.clone()),
         connection: Connection {
@@ -149,15 +162,22 @@ fn replica(now: Instant, space: &Space, link: &Link) -> ReplicaStatus {
     }
 }
 
-fn latency(slot: &Slot) -> Latency {
-    let Some(latency) = &slot.latency else { return Latency::default() };
+/// What a replica took, since the start and recently.
+fn latency(slot: &Slot, now: Instant) -> (Latency, Latency) {
+    let Some(latencies) = &slot.latency else { return Default::default() };
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "microseconds below 2^27"
     )]
-    let at = |fraction| latency.quantile(fraction).map(|us| us.round() as u64);
-    Latency { p50: at(0.5), p99: at(0.99), p999: at(0.999), count: latency.count() }
+    let of = |count, at: &dyn Fn(f64) -> Option<f64>| {
+        let at = |fraction| at(fraction).map(|us| us.round() as u64);
+        Latency { p50: at(0.5), p99: at(0.99), p999: at(0.999), count }
+    };
+    let all = of(latencies.all.count(), &|fraction| latencies.all.quantile(fraction));
+    let recent =
+        of(latencies.recent_count(now), &|fraction| latencies.recent_quantile(now, fraction));
+    (all, recent)
 }
 
 fn strategies(slot: &Slot) -> BTreeMap<String, u64> {

@@ -296,6 +296,7 @@ impl Pass {
     async fn repeat(mut self, spaces: Spaces) {
         let mut next = Instant::now() + self.options.first_delay;
         loop {
+            self.shared.report().next_at = Some(next);
             let request = self.shared.requests().pop_front();
             let wait = next.saturating_duration_since(Instant::now());
             if request.is_none() && !wait.is_zero() {
@@ -382,6 +383,7 @@ impl Pass {
         }
         let mut report = self.shared.report();
         report.running = false;
+        report.ended_at = Some(Instant::now());
         report.passes += 1;
         let pass = report.passes;
         let covered = |range: &BadRange| only.as_ref().is_none_or(|only| *only == range.space);

@@ -41,6 +41,13 @@ pub struct NodeStatus {
     /// What is wrong with the node as a whole, in a sentence.
     #[serde(default)]
     pub problem: Option<String>,
+    /// True until the data root was listed: there may be more spaces than
+    /// these.
+    #[serde(default)]
+    pub starting: bool,
+    /// The replicas of its configuration.
+    #[serde(default)]
+    pub ships_to: Vec<NodeId>,
     /// Its spaces, in the order of their names.
     pub spaces: Vec<SpaceStatus>,
     /// The verification of segments at rest.
@@ -54,6 +61,11 @@ pub struct NodeStatus {
     /// Directories of the data root that hold a log and are not shipped.
     #[serde(default)]
     pub ignored: Ignored,
+}
+
+/// A node that does not say is one that always knew.
+fn yes() -> bool {
+    true
 }
 
 /// What this node is to a space.
@@ -87,8 +99,17 @@ pub struct SpaceStatus {
     pub role: Role,
     /// The reign under which it is shipped.
     pub epoch: Epoch,
-    /// The position behind the last complete record on this node.
+    /// The position behind the last complete record on this node, in bytes of
+    /// the stream; a lower bound while `head_known` is false.
     pub head_lsn: u64,
+    /// False while records may lie in the log that this node has not seen: it
+    /// cannot read to the end, or has not come there yet. Nobody's lag is
+    /// known then.
+    #[serde(default = "yes")]
+    pub head_known: bool,
+    /// True if `problem` keeps records from being shipped or received.
+    #[serde(default)]
+    pub blocked: bool,
     /// The sequence of that record; 0 when there is none. Not an identity.
     pub head_sequence: u64,
     /// On a replica: the position that is durable here.
@@ -97,6 +118,10 @@ pub struct SpaceStatus {
     /// On a replica: who ships it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub primary: Option<NodeId>,
+    /// On a replica: for how long no primary has been connected that ships
+    /// it. `None` while one is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_primary_seconds: Option<f64>,
     /// What is wrong with the space, in a sentence: it is stopped, or a range
     /// was skipped.
     #[serde(default)]
@@ -176,8 +201,11 @@ pub enum ReplicaState {
     Degraded,
     /// Stopped: it will not recover without somebody's help.
     Failed,
-    /// Not reached yet since this process started.
+    /// Not heard from on a connection that is up now.
     Connecting,
+    /// Heard from recently; whether it is behind is not known, because the
+    /// head is not.
+    Unknown,
 }
 
 impl ReplicaState {
@@ -190,6 +218,7 @@ impl ReplicaState {
             Self::Degraded => "degraded",
             Self::Failed => "failed",
             Self::Connecting => "connecting",
+            Self::Unknown => "unknown",
         }
     }
 }
@@ -213,8 +242,16 @@ pub struct ReplicaStatus {
     pub lag: Lag,
     /// From the timestamp in a record, which its writer put there, to the
     /// flushed acknowledgement that covers it; of the last record of each
-    /// frame. Microseconds, within 1.6 %, by the primary's clock.
+    /// acknowledged frame. Microseconds, within 1.6 %, by the primary's clock,
+    /// since the process started.
+    ///
+    /// Counted are records that were written after the replica was first heard
+    /// to be close behind (at most a second) on the connection that carried
+    /// them: not those of a catch-up.
     pub append_to_flushed_us: Latency,
+    /// The same, of the last half minute at least and the last minute at most.
+    #[serde(default)]
+    pub recent_append_to_flushed_us: Latency,
     /// Bytes of records by the transmit strategy that carried them, since the
     /// process started.
     #[serde(default)]
@@ -248,21 +285,23 @@ pub struct Connection {
     pub next_attempt_seconds: Option<f64>,
 }
 
-/// How far a replica is behind the head.
+/// How far a replica is behind the head. What is `None` is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Lag {
-    /// Head minus flushed position. Of a replica that was never heard from,
-    /// the whole stream.
-    pub bytes: u64,
-    /// Records in that range.
-    pub records: u64,
+    /// Head minus flushed position. `None` while the head is not known, or the
+    /// replica was never heard from.
+    pub bytes: Option<u64>,
+    /// Records in that range. `None` likewise.
+    pub records: Option<u64>,
     /// The age of the oldest record that is not flushed there, by this node's
-    /// own clock. `None`: unknown, because the replica has not been heard
-    /// from; 0 only for one that is caught up and was heard from recently.
+    /// own clock, from when it was noticed. `None` as well for a replica that
+    /// is stopped, or that was caught up when it was last heard from and is
+    /// not heard from now; 0 only for one that is caught up and was heard from
+    /// recently.
     pub seconds: Option<f64>,
 }
 
-/// Quantiles of a duration, since the process started.
+/// Quantiles of a duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Latency {
     /// The median; `None` before the first sample.
@@ -304,9 +343,15 @@ pub struct ScrubStatus {
     pub bytes: u64,
     /// Passes over the whole data root that have ended.
     pub passes: u64,
-    /// A pass is under way.
+    /// True while a pass is under way.
     #[serde(default)]
     pub running: bool,
+    /// How long ago the last pass ended; `None` before the first.
+    #[serde(default)]
+    pub last_pass_seconds: Option<f64>,
+    /// When the next pass begins, from now on; `None` while one is under way.
+    #[serde(default)]
+    pub next_pass_seconds: Option<f64>,
     /// What did not verify, and could not be mended.
     #[serde(default)]
     pub bad_ranges: Vec<BadRange>,

@@ -39,6 +39,7 @@ mod outgoing;
 mod portable;
 pub mod slab;
 pub mod sockets;
+pub mod terminal;
 #[cfg(all(target_os = "linux", feature = "uring"))]
 mod uring;
 

@@ -55,6 +55,12 @@ pub struct Header {
     pub checksummed: bool,
 }
 
+/// What it is that is not all there: of how many bytes a record should be,
+/// nobody knows before its header is there.
+const fn part(need: u64) -> &'static str {
+    if need <= RECORD_HEADER_BYTES as u64 { "header" } else { "record" }
+}
+
 /// What is wrong with a record. The bytes are left as they are; nothing of
 /// the record may be counted as received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -108,7 +114,7 @@ pub enum RecordError {
         found: u32,
     },
     /// The bytes end within the record.
-    #[error("record of {need} bytes, only {have} are there")]
+    #[error("{} of {need} bytes, only {have} of them are there", part(*need))]
     Truncated {
         /// The size of the record, or of a header where not even that is
         /// there.

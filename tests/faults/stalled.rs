@@ -53,7 +53,7 @@ fn a_replica_that_stopped_reading_costs_its_primary_no_memory() {
         let primary = anonymous_bytes(&mut cluster.primary);
         let second = began.elapsed() >= Duration::from_secs(seconds / 2);
         halves[usize::from(second)] = halves[usize::from(second)].max(primary);
-        worst_lag = worst_lag.max(cluster.replica(1, "alpha").unwrap().lag.bytes);
+        worst_lag = worst_lag.max(cluster.replica(1, "alpha").unwrap().lag.bytes.unwrap_or(0));
         if began.elapsed() >= next {
             let stalled = cluster.replica(0, "alpha").unwrap();
             println!(
@@ -64,7 +64,7 @@ fn a_replica_that_stopped_reading_costs_its_primary_no_memory() {
                 primary as f64 / f64::from(1 << 20),
                 anonymous_bytes(&mut cluster.replicas[1]) as f64 / f64::from(1 << 20),
                 stalled.state,
-                stalled.lag.bytes >> 20,
+                stalled.lag.bytes.unwrap_or(0) >> 20,
             );
             next += Duration::from_secs(seconds / 20);
         }

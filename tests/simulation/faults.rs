@@ -38,7 +38,7 @@ impl Missing {
         let space = told.spaces.iter().find(|status| status.space == self.space);
         let Some(space) = space else { panic!("Nothing is lost quietly: {self:?} of {told:?}") };
         let is_behind = |replica: &ReplicaStatus| {
-            let healthy = replica.state == ReplicaState::Healthy && replica.lag.bytes == 0;
+            let healthy = replica.state == ReplicaState::Healthy && replica.lag.bytes == Some(0);
             replica.problem.is_some() || !healthy
         };
         let is_named = match self.replica.map(name_of) {
@@ -47,7 +47,7 @@ impl Missing {
             }
             // It may be on its way to somebody.
             None => space.replicas.iter().any(|replica| {
-                replica.lag.bytes > 0
+                replica.lag.bytes.is_none_or(|bytes| bytes > 0)
                     && matches!(replica.state, ReplicaState::Healthy | ReplicaState::Lagging)
             }),
         };

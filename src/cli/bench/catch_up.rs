@@ -156,10 +156,10 @@ fn render(report: &Report) -> String {
         .map(|(strategy, bytes)| format!("{strategy} {}", output::bytes(*bytes)))
         .collect();
     format!(
-        "catch-up of {}, {} run(s) of each in turn\n\n{}\nratio {}\nsent by {}\nanonymous memory \
+        "catch-up of {}, {} of each in turn\n\n{}\nratio {}\nsent by {}\nanonymous memory \
          at most: primary {:.1} MiB, replica {:.1} MiB\n",
         output::bytes(report.bytes),
-        report.runs.len(),
+        output::count(report.runs.len(), "run"),
         table.render(),
         report.ratios,
         strategies.join(", "),

@@ -85,11 +85,11 @@ pub(super) fn run(args: &IdleArgs, workspace: &Workspace, json: bool) -> anyhow:
         return output::json(&report);
     }
     output::print(&format!(
-        "{spaces} spaces, 1 replica, nothing to do for {seconds} s, {} time(s)\n\n\
+        "{spaces} spaces, 1 replica, nothing to do for {seconds} s, {}\n\n\
          CPU, percent of one core, median (min-max)\n\
          primary  {:.3} ({:.3}-{:.3})\n\
          replica  {:.3} ({:.3}-{:.3})\n",
-        args.options.runs(),
+        output::count(args.options.runs(), "time"),
         report.runs.primary.median,
         report.runs.primary.min,
         report.runs.primary.max,

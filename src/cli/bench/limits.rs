@@ -116,10 +116,10 @@ fn render(report: &Report) -> String {
         ]);
     }
     format!(
-        "limits of this machine: {}, {} run(s) of each in turn, median (min-max)\n\n{}\nwrite of \
+        "limits of this machine: {}, {} of each in turn, median (min-max)\n\n{}\nwrite of \
          {APPEND_BYTES} bytes and fdatasync: p50 {:.0} us, p99 {:.0} us\n",
         output::bytes(report.bytes),
-        report.runs,
+        output::count(report.runs, "run"),
         table.render(),
         report.bare_fdatasync_us.p50,
         report.bare_fdatasync_us.p99,

@@ -57,13 +57,13 @@ pub(super) fn run(options: &Options, workspace: &Workspace, json: bool) -> anyho
     }
     let million = |rate: f64| round(rate / 1e6);
     output::print(&format!(
-        "{} records of {PAYLOAD_BYTES} bytes, {:.2} GB, {} run(s)\n\n\
+        "{} records of {PAYLOAD_BYTES} bytes, {:.2} GB, {}\n\n\
          durable records/s    {:.2} M ({:.2}-{:.2})\n\
          durable GB/s         {:.2}, raw loop {:.2}, ratio {:.2}\n\
          CPU s/GB             sender {:.2}, receiver {:.2}\n",
         output::grouped(report.records),
         real(volume.bytes) / GB,
-        report.runs.len(),
+        output::count(report.runs.len(), "run"),
         million(rate.median),
         million(rate.min),
         million(rate.max),

@@ -190,7 +190,8 @@ fn render(entries: &[Entry], runs: u32) -> String {
     let auto =
         |cache| entries.iter().find(move |entry| entry.cache == cache && entry.strategy == "auto");
     let mut text = format!(
-        "no disk at the receiver, every record verified; {runs} round(s), median (min-max)\n\n{}\n",
+        "no disk at the receiver, every record verified; {}, median (min-max)\n\n{}\n",
+        output::count(runs, "round"),
         table.render()
     );
     let mut line = |name: &str, ratio: Option<f64>| {

@@ -103,10 +103,10 @@ pub(super) fn run(options: &Options, workspace: &Workspace, json: bool) -> anyho
         format!("{name:<27}{:>7.0} ({:.0}-{:.0})\n", spread.median, spread.min, spread.max)
     };
     output::print(&format!(
-        "{} records of {PAYLOAD_BYTES} bytes, one at a time, {} run(s); microseconds, median \
+        "{} records of {PAYLOAD_BYTES} bytes, one at a time, {}; microseconds, median \
          (min-max)\n\n{}{}{}{}{}\nratio p50 {}\nratio p99 {}\n",
         report.records,
-        report.runs.len(),
+        output::count(report.runs.len(), "run"),
         line("append to flushed   p50", shipped.0),
         line("                    p99", shipped.1),
         line("                    p99.9", shipped.2),

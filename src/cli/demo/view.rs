@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use super::load::Totals;
 use crate::cli::output;
-use crate::cli::status::seconds;
+use crate::cli::status::{known, seconds};
 use crate::cli::table::Table;
 use crate::engine::status::{NodeStatus, ReplicaStatus, SpaceStatus};
+use crate::io::terminal;
 
 /// The most rows of the live table: with its head it must fit a terminal of
 /// 24 lines, or moving the cursor up would not find its start.
@@ -31,8 +32,8 @@ enum Mode {
 pub(super) struct View {
     mode: Mode,
     start: Instant,
-    /// Lines of the table on the screen, to be drawn over.
-    drawn: usize,
+    /// The table on the screen, to be drawn over; empty if there is none.
+    drawn: String,
     last_line: Option<Instant>,
 }
 
@@ -44,32 +45,41 @@ impl View {
             (false, true) => Mode::Redraw,
             (false, false) => Mode::Lines,
         };
-        Self { mode, start: Instant::now(), drawn: 0, last_line: None }
+        Self { mode, start: Instant::now(), drawn: String::new(), last_line: None }
     }
 
-    /// Print a text that stays.
+    /// Print a text that stays, above the table if there is one.
     pub(super) fn say(&mut self, text: &str) -> anyhow::Result<()> {
-        self.drawn = 0;
-        if self.mode == Mode::Silent { Ok(()) } else { output::print(text) }
+        match self.mode {
+            Mode::Silent => Ok(()),
+            Mode::Lines | Mode::Redraw => {
+                output::print(&format!("{}{text}{}", erase(&self.drawn), self.drawn))
+            }
+        }
+    }
+
+    /// Print the last text, beneath everything.
+    pub(super) fn finish(&mut self, text: &str) -> anyhow::Result<()> {
+        self.drawn.clear();
+        self.say(text)
     }
 
     /// Show how things are.
     pub(super) fn show(&mut self, written: Totals, status: &NodeStatus) -> anyhow::Result<()> {
         let elapsed = self.start.elapsed();
+        if self.mode == Mode::Redraw {
+            let frame = frame(elapsed, written, status);
+            if fits(&frame, terminal::size(&io::stdout())) {
+                let text = format!("{}{frame}", erase(&self.drawn));
+                self.drawn = frame;
+                return output::print(&text);
+            }
+            // Lines that are wrapped cannot be drawn over.
+            self.drawn.clear();
+        }
         match self.mode {
             Mode::Silent => Ok(()),
-            Mode::Redraw => {
-                let mut text = String::new();
-                if self.drawn > 0 {
-                    // Up to the table's first line, and clear from there.
-                    let _ = write!(text, "\x1b[{}A\x1b[J", self.drawn);
-                }
-                let frame = frame(elapsed, written, status);
-                self.drawn = frame.lines().count();
-                text.push_str(&frame);
-                output::print(&text)
-            }
-            Mode::Lines => {
+            Mode::Redraw | Mode::Lines => {
                 if self.last_line.is_some_and(|last| last.elapsed() < LINE_INTERVAL) {
                     return Ok(());
                 }
@@ -78,6 +88,23 @@ impl View {
             }
         }
     }
+}
+
+/// Up to the first line of what was drawn, and clear from there.
+fn erase(drawn: &str) -> String {
+    match drawn.lines().count() {
+        0 => String::new(),
+        lines => format!("\x1b[{lines}A\x1b[J"),
+    }
+}
+
+/// True if a terminal of this size can show the text without wrapping or
+/// scrolling it.
+fn fits(text: &str, size: Option<(usize, usize)>) -> bool {
+    size.is_none_or(|(columns, lines)| {
+        let width = text.lines().map(|line| line.chars().count()).max().unwrap_or(0);
+        width <= columns && text.lines().count() < lines
+    })
 }
 
 fn head(elapsed: Duration, written: Totals) -> String {
@@ -101,12 +128,17 @@ fn pairs(status: &NodeStatus) -> Vec<(&SpaceStatus, &ReplicaStatus)> {
         .collect()
 }
 
+/// For the order: who is not known to be close is the furthest behind.
+fn behind(replica: &ReplicaStatus) -> u64 {
+    replica.lag.bytes.unwrap_or(u64::MAX)
+}
+
 /// The live table: the pairs that are furthest behind when there are many.
 fn frame(elapsed: Duration, written: Totals, status: &NodeStatus) -> String {
     let mut pairs = pairs(status);
     let all = pairs.len();
     if all > MOST_ROWS {
-        pairs.sort_by_key(|(_, replica)| std::cmp::Reverse(replica.lag.bytes));
+        pairs.sort_by_key(|(_, replica)| std::cmp::Reverse(behind(replica)));
         pairs.truncate(MOST_ROWS);
     }
     let headings = ["SPACE", "REPLICA", "STATE", "BEHIND", "RECORDS", "SECONDS", "P50", "P99"];
@@ -116,11 +148,11 @@ fn frame(elapsed: Duration, written: Totals, status: &NodeStatus) -> String {
             space.space.to_string(),
             replica.id.to_string(),
             replica.state.as_str().into(),
-            output::bytes(replica.lag.bytes),
-            replica.lag.records.to_string(),
+            known(replica.lag.bytes.map(output::bytes)),
+            known(replica.lag.records.map(|records| records.to_string())),
             seconds(replica.lag.seconds),
-            output::microseconds(replica.append_to_flushed_us.p50),
-            output::microseconds(replica.append_to_flushed_us.p99),
+            output::microseconds(replica.recent_append_to_flushed_us.p50),
+            output::microseconds(replica.recent_append_to_flushed_us.p99),
         ]);
     }
     let mut text = format!("{}\n{}", head(elapsed, written), table.render());
@@ -133,12 +165,12 @@ fn frame(elapsed: Duration, written: Totals, status: &NodeStatus) -> String {
 /// The same in one line: the pair that is furthest behind.
 fn line(elapsed: Duration, written: Totals, status: &NodeStatus) -> String {
     let mut text = head(elapsed, written);
-    let worst = pairs(status).into_iter().max_by_key(|(_, replica)| replica.lag.bytes);
+    let worst = pairs(status).into_iter().max_by_key(|(_, replica)| behind(replica));
     if let Some((space, replica)) = worst {
         let _ = write!(
             text,
             "  at most {} behind ({} on {})",
-            output::bytes(replica.lag.bytes),
+            known(replica.lag.bytes.map(output::bytes)),
             space.space,
             replica.id
         );
@@ -159,7 +191,8 @@ mod tests {
                 "id": format!("replica-{index}"), "state": "connecting", "sent_lsn": 0,
                 "received_lsn": 0, "written_lsn": 0, "flushed_lsn": 0,
                 "lag": {"bytes": 1_099_511_627_775_u64, "records": 99_999_999, "seconds": null},
-                "append_to_flushed_us": {"p50": 9999, "p99": 9_999_000, "count": 1},
+                "append_to_flushed_us": {"p50": null, "p99": null, "count": 0},
+                "recent_append_to_flushed_us": {"p50": 9999, "p99": 9_999_000, "count": 1},
             })
         };
         let space = |index: u32| {
@@ -189,9 +222,18 @@ mod tests {
     }
 
     #[test]
+    fn a_table_is_redrawn_only_where_it_fits() {
+        let text = "12345\n123\n";
+        assert!(fits(text, Some((5, 3))) && fits(text, None));
+        assert!(!fits(text, Some((4, 3))), "it would be wrapped");
+        assert!(!fits(text, Some((5, 2))), "its first line would be gone");
+        assert_eq!((erase(""), erase(text)), (String::new(), "\x1b[2A\x1b[J".into()));
+    }
+
+    #[test]
     fn line_names_the_pair_that_is_furthest_behind() {
         let mut status = status(2, 2);
-        status.spaces[1].replicas[0].lag.bytes += 1;
+        *status.spaces[1].replicas[0].lag.bytes.as_mut().unwrap() += 1;
         let line = line(Duration::from_secs(1), Totals::default(), &status);
         assert!(line.ends_with("(space-2 on replica-1)\n"), "{line}");
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::print_json;
+use crate::cli::output::count;
 use crate::cli::payload::Payload;
 use crate::limits::{MAX_GROUP_DELAY, RECORD_HEADER_BYTES};
 use crate::wal::discover;
@@ -67,8 +68,9 @@ pub(super) fn write(
     } else {
         writeln!(
             out,
-            "wrote {records} records, {bytes} bytes in {seconds:.3} s: \
-             {:.0} records/s, {:.1} MB/s",
+            "wrote {}, {} in {seconds:.3} s: {:.0} records/s, {:.1} MB/s",
+            count(records, "record"),
+            count(bytes, "byte"),
             per_second(records),
             per_second(bytes) / 1e6,
         )?;

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde_json::{Value, json};
 
+use super::place::Place;
 use super::print_json;
+use crate::cli::output::count;
 use crate::ids::SegmentName;
 use crate::wal::discover::{self, Kind};
 use crate::wal::record::{Checksums, Header, entry_type_name};
@@ -20,7 +22,7 @@ pub(super) enum Detail {
     Records,
 }
 
-/// What a path names.
+/// What is in one log.
 #[derive(Default)]
 struct Listing {
     /// Segments by name, with their paths.
@@ -30,17 +32,17 @@ struct Listing {
 }
 
 impl Listing {
-    /// One file, whatever it is called (it may come from a quarantine), or
-    /// the segments of a directory.
-    fn of(path: &Path) -> anyhow::Result<Self> {
+    /// One file, whatever it is called: it may come from a quarantine.
+    fn of_file(path: &Path) -> Self {
+        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+        Self { segments: vec![(printable(&name), path.to_path_buf())], others: Vec::new() }
+    }
+
+    /// The segments of a directory.
+    fn of_directory(path: &Path) -> anyhow::Result<Self> {
         let mut listing = Self::default();
-        let failed = || format!("cannot read {}", path.display());
-        if !std::fs::metadata(path).with_context(failed)?.is_dir() {
-            let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-            listing.segments.push((printable(&name), path.to_path_buf()));
-            return Ok(listing);
-        }
-        for entry in discover::entries(path).with_context(failed)? {
+        let entries = discover::entries(path);
+        for entry in entries.with_context(|| format!("cannot read {}", path.display()))? {
             let name = printable(&entry.name.to_string_lossy());
             match entry.kind {
                 Kind::Segment(_) => listing.segments.push((name, path.join(&entry.name))),
@@ -98,18 +100,110 @@ fn scan_one(
     Ok(Scanned { summary, bad, records })
 }
 
+/// How a scan is done, and how it is shown.
+#[derive(Clone, Copy)]
+pub(super) struct Manner {
+    pub(super) checksums: Checksums,
+    pub(super) detail: Detail,
+    pub(super) json: bool,
+}
+
+/// What was found, of one log or of several.
+#[derive(Default)]
+struct Totals {
+    summary: Summary,
+    segments: usize,
+    spaces: Option<usize>,
+}
+
+impl Totals {
+    fn add(&mut self, other: &Self) {
+        self.segments += other.segments;
+        self.summary.bytes += other.summary.bytes;
+        self.summary.mark.records += other.summary.mark.records;
+        self.summary.bad_ranges += other.summary.bad_ranges;
+        self.summary.unverified_records += other.summary.unverified_records;
+    }
+
+    fn document(&self, path: &Path) -> Value {
+        json!({
+            "path": path.display().to_string(),
+            "whole": self.summary.is_whole(),
+            "empty": self.segments == 0,
+            "bytes": self.summary.bytes,
+            "records": self.summary.mark.records,
+            "bad_ranges": self.summary.bad_ranges,
+            "unverified_records": self.summary.unverified_records,
+        })
+    }
+
+    fn show(&self, out: &mut impl Write) -> io::Result<()> {
+        if self.summary.unverified_records > 0 {
+            let records = count(self.summary.unverified_records, "record");
+            writeln!(out, "without a checksum: {records}")?;
+        }
+        let spaces =
+            self.spaces.map_or_else(String::new, |spaces| format!("{}, ", count(spaces, "space")));
+        if self.segments == 0 {
+            return writeln!(out, "empty: {spaces}no segments");
+        }
+        writeln!(
+            out,
+            "{}: {spaces}{}, {}, {}, {}",
+            if self.summary.is_whole() { "whole" } else { "NOT WHOLE" },
+            count(self.segments, "segment"),
+            count(self.summary.mark.records, "record"),
+            count(self.summary.bytes, "byte"),
+            count(self.summary.bad_ranges, "bad range"),
+        )
+    }
+}
+
 /// Scan everything at a path and show it; true if all of it is whole.
-pub(super) fn report(
+pub(super) fn report(path: &Path, manner: Manner, out: &mut impl Write) -> anyhow::Result<bool> {
+    let (totals, document) = match Place::at(path)? {
+        Place::File => log(path, &Listing::of_file(path), manner, out)?,
+        Place::Log(log_path) => log(&log_path, &Listing::of_directory(&log_path)?, manner, out)?,
+        Place::Root(logs) => {
+            let mut all = Totals { spaces: Some(logs.len()), ..Totals::default() };
+            let mut documents = Vec::new();
+            for (space, path) in &logs {
+                if !manner.json {
+                    writeln!(out, "{space}")?;
+                }
+                let (totals, mut document) = log(path, &Listing::of_directory(path)?, manner, out)?;
+                if !manner.json {
+                    writeln!(out)?;
+                }
+                all.add(&totals);
+                document["space"] = json!(space);
+                documents.push(document);
+            }
+            if !manner.json {
+                all.show(out)?;
+            }
+            let mut document = all.document(path);
+            document["spaces"] = json!(documents);
+            (all, document)
+        }
+    };
+    if manner.json {
+        print_json(out, &document)?;
+    }
+    Ok(totals.summary.is_whole())
+}
+
+/// Scan one log and show it, unless as JSON.
+fn log(
     path: &Path,
-    checksums: Checksums,
-    detail: Detail,
-    json: bool,
+    listing: &Listing,
+    manner: Manner,
     out: &mut impl Write,
-) -> anyhow::Result<bool> {
-    let listing = Listing::of(path)?;
-    let mut totals = Summary::default();
+) -> anyhow::Result<(Totals, Value)> {
+    let Manner { checksums, detail, json } = manner;
+    let mut totals = Totals { segments: listing.segments.len(), ..Totals::default() };
     let mut documents = Vec::new();
-    if !json && detail == Detail::Segments {
+    if !json && detail == Detail::Segments && !listing.segments.is_empty() {
         segment_heading(out)?;
     }
     for (name, path) in &listing.segments {
@@ -125,45 +219,18 @@ pub(super) fn report(
                 bad_line(out, range)?;
             }
         }
-        totals.bytes += scanned.summary.bytes;
-        totals.mark.records += scanned.summary.mark.records;
-        totals.bad_ranges += scanned.summary.bad_ranges;
-        totals.unverified_records += scanned.summary.unverified_records;
+        totals.add(&Totals { summary: scanned.summary, ..Totals::default() });
     }
-    if json {
-        let document = json!({
-            "path": path.display().to_string(),
-            "whole": totals.is_whole(),
-            "bytes": totals.bytes,
-            "records": totals.mark.records,
-            "bad_ranges": totals.bad_ranges,
-            "unverified_records": totals.unverified_records,
-            "segments": documents,
-            "other_files": listing.others,
-        });
-        print_json(out, &document)?;
-    } else {
-        show_totals(out, &listing, &totals)?;
+    if !json {
+        for name in &listing.others {
+            writeln!(out, "{name}: not a segment, left alone")?;
+        }
+        totals.show(out)?;
     }
-    Ok(totals.is_whole())
-}
-
-fn show_totals(out: &mut impl Write, listing: &Listing, totals: &Summary) -> io::Result<()> {
-    for name in &listing.others {
-        writeln!(out, "{name}: not a segment, left alone")?;
-    }
-    if totals.unverified_records > 0 {
-        writeln!(out, "{} records carry no checksum", totals.unverified_records)?;
-    }
-    writeln!(
-        out,
-        "{}: {} segments, {} records, {} bytes, {} bad ranges",
-        if totals.is_whole() { "whole" } else { "NOT WHOLE" },
-        listing.segments.len(),
-        totals.mark.records,
-        totals.bytes,
-        totals.bad_ranges,
-    )
+    let mut document = totals.document(path);
+    document["segments"] = json!(documents);
+    document["other_files"] = json!(listing.others);
+    Ok((totals, document))
 }
 
 fn segment_heading(out: &mut impl Write) -> io::Result<()> {
@@ -199,7 +266,7 @@ fn segment_line(out: &mut impl Write, name: &str, summary: &Summary) -> io::Resu
 fn bad_line(out: &mut impl Write, range: &BadRange) -> io::Result<()> {
     let what = if range.torn_tail { "torn tail" } else { "bad range" };
     let (from, to) = (range.offset, range.offset + range.bytes);
-    writeln!(out, "  {what}: {} bytes at {from}..{to}", range.bytes)?;
+    writeln!(out, "  {what}: {} at {from}..{to}", count(range.bytes, "byte"))?;
     writeln!(out, "    {}", range.error)
 }
 

@@ -239,6 +239,16 @@ pub enum News {
         /// What could not be opened, in a sentence each.
         problems: Vec<String>,
     },
+    /// Whether a primary's space can be read: comes after every scan of it,
+    /// and alone if its directory holds no log yet.
+    Access {
+        /// The space.
+        space: SpaceId,
+        /// What keeps its directory or a segment from being read.
+        obstacle: Option<String>,
+    },
+    /// The data root is there again, after it was gone.
+    RootBack,
     /// A segment is open again, or why not.
     Segment {
         /// The space.

@@ -188,8 +188,8 @@ fn a_run_that_is_announced_again_under_another_number_is_refused() {
 /// What a scan of the space finds: its files, and what is wrong.
 fn scanned(rig: &mut Rig) -> Option<(Vec<u64>, Vec<String>)> {
     match rig.batch(vec![Job::ScanSpace { shard: 0, space: space() }]).as_slice() {
-        [] => None,
-        [News::Space { found, problems, .. }] => {
+        [News::Access { obstacle: None, .. }] => None,
+        [News::Space { found, problems, .. }, News::Access { obstacle: None, .. }] => {
             Some((found.iter().map(|(file, _)| *file).collect(), problems.clone()))
         }
         other => panic!("{other:?}"),
@@ -260,13 +260,13 @@ fn a_stream_is_told_to_nobody_before_it_is_durable() {
     std::fs::write(directory.join(SegmentName(1).to_string()), b"").unwrap();
     let scan = || vec![Job::ScanSpace { shard: 0, space: space() }];
     match rig.failing_batch(scan()).as_slice() {
-        [News::Space { record: None, found, problems, .. }] => {
+        [News::Space { record: None, found, problems, .. }, News::Access { .. }] => {
             assert!(found.is_empty() && problems.len() == 1, "{problems:?}");
         }
         other => panic!("{other:?}"),
     }
     match rig.batch(scan()).as_slice() {
-        [News::Space { record: Some(record), found, .. }] => {
+        [News::Space { record: Some(record), found, .. }, News::Access { .. }] => {
             assert_eq!(record.stream, rig.keeper.catalog.load().unwrap()[&space()].stream);
             assert_eq!(found.len(), 1);
         }

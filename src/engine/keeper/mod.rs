@@ -21,6 +21,7 @@ mod matched;
 mod mending;
 mod ranges;
 mod received;
+mod root;
 mod shipped;
 
 pub use ignored::Ignored;
@@ -29,12 +30,13 @@ pub use shipped::open_numbered;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 
 use self::adopt::Adoption;
+use self::root::Root;
 use super::quarantine;
 use super::scrub::ScrubRequests;
 use super::status::{self, EpochStatus, QuarantineStatus, SpaceStatus};
@@ -47,30 +49,40 @@ use crate::state::host::Host;
 use crate::state::pins::Pins;
 use crate::wal::record::Checksums;
 
-/// Where the received spaces stand while no session has them. Shared with the
-/// control plane; no data core touches it.
+/// Where the received spaces stand while no session has them, and what is
+/// wrong with the data root. Shared with the control plane; no data core
+/// touches it.
 #[derive(Clone, Debug, Default)]
 pub struct Received(Arc<Mutex<Published>>);
 
 #[derive(Debug, Default)]
 struct Published {
-    statuses: BTreeMap<SpaceId, SpaceStatus>,
+    /// Each with the moment since when it is so.
+    statuses: BTreeMap<SpaceId, (SpaceStatus, Instant)>,
     quarantines: BTreeMap<SpaceId, QuarantineStatus>,
     /// What does not hold of what was durable.
     damages: BTreeMap<SpaceId, String>,
     /// What is wrong with the catalog.
     problem: Option<String>,
+    /// What is wrong with the data root.
+    root_problem: Option<String>,
 }
 
 impl Received {
+    fn lock(&self) -> MutexGuard<'_, Published> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn publish(&self, status: SpaceStatus) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.statuses.insert(status.space.clone(), status);
+        self.lock().statuses.insert(status.space.clone(), (status, Instant::now()));
     }
 
     fn publish_quarantine(&self, space: SpaceId, status: QuarantineStatus) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.quarantines.insert(space, status);
+        self.lock().quarantines.insert(space, status);
+    }
+
+    fn set_root_problem(&self, problem: Option<String>) {
+        self.lock().root_problem = problem;
     }
 
     /// Bytes of a space that were durable do not hold; it is received all the
@@ -97,30 +109,36 @@ impl Received {
     /// All of them.
     #[must_use]
     pub fn statuses(&self) -> BTreeMap<SpaceId, SpaceStatus> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).statuses.clone()
+        let published = self.lock();
+        let status = |(space, (status, since)): (&SpaceId, &(SpaceStatus, Instant))| {
+            let mut status = status.clone();
+            status.no_primary_seconds = Some(since.elapsed().as_secs_f64());
+            (space.clone(), status)
+        };
+        published.statuses.iter().map(status).collect()
     }
 
     /// What is in quarantine, by space; of both roles.
     #[must_use]
     pub fn quarantines(&self) -> BTreeMap<SpaceId, QuarantineStatus> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).quarantines.clone()
+        self.lock().quarantines.clone()
     }
 
     /// What was last said to be wrong with a space.
     fn problem_of(&self, space: &SpaceId) -> Option<String> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.statuses.get(space)?.problem.clone()
+        self.lock().statuses.get(space)?.0.problem.clone()
     }
 
-    /// What is wrong with the catalog, in a sentence.
+    /// What is wrong with the data root or the catalog, in a sentence.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).problem.clone()
+        let all = self.lock();
+        all.root_problem.clone().or_else(|| all.problem.clone())
     }
 
     /// True if that is news.
     fn set_problem(&self, problem: Option<String>) -> bool {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.lock();
         let news = all.problem != problem;
         all.problem = problem;
         news
@@ -305,6 +323,9 @@ impl Keeper {
                     head_sequence: mark.sequence,
                     flushed_lsn: Some(mark.lsn.0),
                     primary: None,
+                    no_primary_seconds: None,
+                    head_known: true,
+                    blocked: problem.is_some(),
                     problem,
                     holes: Vec::new(),
                     replicas: Vec::new(),
@@ -333,12 +354,12 @@ impl Keeper {
     pub fn run(mut self, mailboxes: Vec<Mailbox>, jobs: &Receiver<Job>) {
         self.begin(mailboxes);
         let mut mend_at = None;
+        let mut root = Root::new(self.places.data_root.clone());
         loop {
-            let first = match mend_at.filter(|_| self.needs_mending()) {
-                Some(at) => jobs.recv_deadline(at),
-                None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            };
-            let goes_on = match first {
+            let look_at = Instant::now() + root.next_look();
+            let wake_at =
+                mend_at.filter(|_| self.needs_mending()).map_or(look_at, |at| look_at.min(at));
+            let goes_on = match jobs.recv_deadline(wake_at) {
                 Ok(first) => self.batch(std::iter::once(first).chain(jobs.try_iter())),
                 Err(RecvTimeoutError::Timeout) => true,
                 Err(RecvTimeoutError::Disconnected) => false,
@@ -354,6 +375,7 @@ impl Keeper {
             if !goes_on {
                 return;
             }
+            self.mind_root(&mut root);
         }
     }
 
@@ -421,9 +443,9 @@ impl Keeper {
                 }
             }
             Job::ScanSpace { shard, space } => {
-                if let Some(news) = self.scan_space(&space) {
-                    self.waiting.push((shard, news));
-                }
+                let (news, obstacle) = self.scan_space(&space);
+                self.waiting.extend(news.map(|news| (shard, news)));
+                self.waiting.push((shard, News::Access { space, obstacle }));
             }
             Job::OpenSegment { shard, space, file } => {
                 let result = self.open_segment(&space, file).map(Arc::new);
@@ -511,6 +533,8 @@ fn spoil(news: News, why: &str) -> News {
         }
         News::EpochBegun { space, .. } => News::EpochBegun { space, result: Err(why) },
         other @ (News::Spaces(_)
+        | News::Access { .. }
+        | News::RootBack
         | News::Strangers(_)
         | News::Refused(_)
         | News::Segment { .. }

@@ -47,14 +47,17 @@ impl Keeper {
         }
     }
 
-    /// Number, pin and open what is new in a space that this node ships.
-    pub(super) fn scan_space(&mut self, space: &SpaceId) -> Option<News> {
+    /// Number, pin and open what is new in a space that this node ships, and
+    /// say what keeps it from being read. Nothing of a directory that holds no
+    /// log yet.
+    pub(super) fn scan_space(&mut self, space: &SpaceId) -> (Option<News>, Option<String>) {
         let mut problems = Vec::new();
         if self.shipped_as(space).is_some() {
             // A link that has appeared since the root was looked at.
             self.scan_root();
-            return Some(News::Refused(space.clone()));
+            return (Some(News::Refused(space.clone())), None);
         }
+        let mut obstacle = None;
         let directory = self.places.wal(space);
         let listed = discover::segments(&directory);
         if !self.spaces.contains_key(space) {
@@ -66,28 +69,24 @@ impl Keeper {
                 Err(error) => error.kind() == io::ErrorKind::NotFound,
             };
             if is_empty {
-                return None;
+                return (None, None);
             }
             match self.create_primary(space) {
                 Ok(entry) => {
                     self.keep(space.clone(), entry);
                 }
                 Err(error) => {
-                    tracing::error!(%space, %error, "cannot take up the space");
-                    return None;
+                    return (None, Some(format!("the space cannot be taken up: {error}")));
                 }
             }
         }
-        let names = match listed {
-            Ok(entries) => entries,
-            Err(error) => {
-                problems.push(format!("cannot list {}: {error}", directory.display()));
-                Vec::new()
-            }
-        };
-        let entry = self.spaces.get_mut(space)?;
+        let names = listed.unwrap_or_else(|error| {
+            obstacle = Some(self.unlisted(&directory, &error));
+            Vec::new()
+        });
+        let Some(entry) = self.spaces.get_mut(space) else { return (None, obstacle) };
         if entry.record.role == Role::Replica {
-            return None;
+            return (None, None);
         }
         let first = !std::mem::replace(&mut entry.announced, true);
         let mut found = Vec::new();
@@ -128,7 +127,10 @@ impl Keeper {
                 // Retired between the listing and the opening.
                 Err(SegmentError::Io { source, .. })
                     if source.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => problems.push(error.to_string()),
+                Err(error) => {
+                    let also = obstacle.is_none().then(|| error.to_string());
+                    obstacle = obstacle.or(also);
+                }
             }
         }
         if first {
@@ -150,7 +152,27 @@ impl Keeper {
         let record = first
             .then(|| self.spaces.get(space).map(|entry| Box::new(entry.record.clone())))
             .flatten();
-        Some(News::Space { space: space.clone(), record, found, problems })
+        (Some(News::Space { space: space.clone(), record, found, problems }), obstacle)
+    }
+
+    /// Why a space's directory cannot be listed, in a sentence.
+    fn unlisted(&self, directory: &Path, error: &io::Error) -> String {
+        let root = &self.places.data_root;
+        match error.kind() {
+            io::ErrorKind::NotFound if !root.exists() => {
+                format!("the data root {} is gone", root.display())
+            }
+            io::ErrorKind::NotFound => format!(
+                "the directory {} is gone: what was written there since is not shipped",
+                directory.display()
+            ),
+            io::ErrorKind::PermissionDenied => format!(
+                "{} may not be read: this process must run as the user that runs the writer (set \
+                 User= in the unit file to the database's user)",
+                directory.display()
+            ),
+            _ => format!("cannot list {}: {error}", directory.display()),
+        }
     }
 
     /// A space that nobody has shipped before.

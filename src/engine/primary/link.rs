@@ -21,12 +21,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::engine::inbox::Inbox;
-use crate::engine::latency::Latency;
+use crate::engine::latency::Latencies;
 use crate::engine::patience::Patience;
 use crate::ids::NodeId;
 use crate::io::{Slab, Socket, Strategy, Token};
 use crate::limits::{DEGRADED_AFTER, PEER_TIMEOUT, RECONNECT_DELAYS, SPACE_RETRY_DELAY};
 use crate::lsn::{Lsn, Mark};
+use crate::protocol::Now;
 use crate::protocol::frame::Handle;
 use crate::protocol::message::{Ack, ErrorCode, Standing};
 use crate::protocol::sender::Sender;
@@ -44,9 +45,16 @@ pub struct Slot {
     pub sent: Lsn,
     /// It was heard of since this process started.
     pub known: bool,
-    /// From a record's timestamp to its flushed acknowledgement. Made with
-    /// the first one.
-    pub latency: Option<Latency>,
+    /// Its positions were told on the present connection: what it held before
+    /// that, it may have lost.
+    pub confirmed: bool,
+    /// When the replica, on the present connection, was first heard to be
+    /// close behind; ns since the Unix epoch. A record that was written before
+    /// that is old news: how long it took says nothing of this connection.
+    pub close_since: Option<u64>,
+    /// From a record's timestamp to its flushed acknowledgement, of records
+    /// written since then. Made with the first one.
+    pub latency: Option<Latencies>,
     /// Bytes by the strategy that moved them.
     pub sent_bytes: HashMap<Strategy, u64>,
     /// Why it is not shipped.
@@ -87,7 +95,7 @@ impl Slot {
             self.problem = None;
         }
         self.failed = false;
-        self.known = true;
+        (self.known, self.confirmed) = (true, true);
         self.sent = mark.lsn;
         self.flushed = mark;
         self.ack = Ack {
@@ -120,10 +128,31 @@ impl Slot {
         }
     }
 
+    /// It is close behind, as of now.
+    pub fn note_close(&mut self, now: Now) {
+        self.close_since.get_or_insert(now.unix_ns);
+    }
+
+    /// It has made a record durable.
+    pub fn note_latency(&mut self, now: Now, mark: &Mark) {
+        let written = mark.timestamp_ns;
+        if self.close_since.is_some_and(|since| (since..=now.unix_ns).contains(&written)) {
+            let latency = self.latency.get_or_insert_with(|| Latencies::new(now.instant));
+            latency.record(now.instant, (now.unix_ns - written) / 1000);
+        }
+    }
+
+    /// Nothing that was told on the connection holds any longer.
+    fn forget_connection(&mut self) {
+        (self.streaming, self.confirmed, self.close_since) = (false, false, None);
+        (self.resume, self.dispute) = (None, None);
+        self.asked = None;
+    }
+
     /// The replica has acknowledged something.
     pub fn acked(&mut self, ack: Ack, flushed: Option<Mark>) {
         self.ack = ack;
-        self.known = true;
+        (self.known, self.confirmed) = (true, true);
         if let Some(mark) = flushed {
             self.flushed = mark;
             self.stops = 0;
@@ -351,9 +380,7 @@ impl Link {
         self.serial = self.serial.wrapping_add(1);
         self.retries.clear();
         for slot in &mut self.slots {
-            slot.streaming = false;
-            (slot.resume, slot.dispute) = (None, None);
-            slot.asked = None;
+            slot.forget_connection();
         }
         established
     }
@@ -375,9 +402,7 @@ impl Link {
     ) {
         let replica = self.replica.clone();
         let slot = self.slot(handle);
-        slot.streaming = false;
-        (slot.resume, slot.dispute) = (None, None);
-        slot.asked = None;
+        slot.forget_connection();
         slot.failed = !retry;
         if !retry {
             tracing::error!(%replica, ?code, "stopped: {reason}");

@@ -17,11 +17,11 @@
 //! see [`past`](super::past).
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::damage::{Block, Debris};
-use super::fenced;
 use super::past::Past;
 use super::walk::Tail;
 use crate::engine::keeper::{Gone, Job};
@@ -91,6 +91,8 @@ pub struct Space {
     pub id: SpaceId,
     /// What it is called on every connection of this shard.
     pub handle: Handle,
+    /// Where its segments lie, for sentences.
+    pub directory: PathBuf,
     pub(super) shard: usize,
     pub(super) checksums: Checksums,
     pub(super) stream: StreamId,
@@ -129,9 +131,16 @@ pub struct Space {
     pub(super) blocks: BTreeMap<Lsn, Block>,
     /// Bytes that were left out of the stream.
     pub(super) holes: Vec<Hole>,
+    /// What keeps the directory or a segment from being read.
+    pub(super) obstacle: Option<String>,
+    /// The keeper has looked for it.
+    pub(super) looked_for: bool,
+    /// The head when the walk was at the end of what is there for the first
+    /// time: what lies before was there before anybody looked.
+    pub(super) first_end: Option<Lsn>,
     pub(super) notices: Vec<String>,
     /// What could not be opened when the directory was listed last.
-    unopened: Vec<String>,
+    pub(super) unopened: Vec<String>,
 }
 
 impl Space {
@@ -141,6 +150,7 @@ impl Space {
         Self {
             id,
             handle,
+            directory: PathBuf::new(),
             shard,
             checksums,
             stream: StreamId::default(),
@@ -165,6 +175,9 @@ impl Space {
             debris: None,
             blocks: BTreeMap::new(),
             holes: Vec::new(),
+            obstacle: None,
+            looked_for: false,
+            first_end: None,
             notices: Vec::new(),
             unopened: Vec::new(),
         }
@@ -294,49 +307,6 @@ impl Space {
         }
     }
 
-    /// Something that does not stop the space but must be seen.
-    pub fn notice(&mut self, text: String) {
-        tracing::warn!(space = %self.id, "{text}");
-        if self.notices.len() < 16 && !self.notices.contains(&text) {
-            self.notices.push(text);
-        }
-    }
-
-    /// The directory was listed. What could not be opened is tried again
-    /// until it can be: true if anything is left.
-    pub fn scanned(&mut self, problems: Vec<String>) -> bool {
-        for problem in problems.iter().filter(|problem| !self.unopened.contains(problem)) {
-            tracing::warn!(space = %self.id, "{problem}");
-        }
-        self.unopened = problems;
-        !self.unopened.is_empty()
-    }
-
-    /// The catalog could not record what the stream needs.
-    pub fn halt(&mut self, why: String) {
-        self.stop(why);
-    }
-
-    /// Stop the walk; what was walked is still shipped.
-    pub(super) fn stop(&mut self, why: String) {
-        if self.problem.is_none() {
-            tracing::error!(space = %self.id, head = %self.head.lsn, "stopped: {why}");
-            self.problem = Some(why);
-        }
-    }
-
-    /// What is wrong, in a sentence.
-    #[must_use]
-    pub fn problem(&self) -> Option<String> {
-        let fenced = self.is_fenced().then(|| fenced(self.epoch(), self.highest_epoch()));
-        fenced
-            .or_else(|| self.problem.clone())
-            .or_else(|| self.damage.clone())
-            .or_else(|| self.blocks.values().next().map(|block| block.text.clone()))
-            .or_else(|| self.unopened.first().cloned())
-            .or_else(|| self.notices.first().cloned())
-    }
-
     /// True if there may be something to walk.
     #[must_use]
     pub fn wants_turn(&self) -> bool {
@@ -405,7 +375,8 @@ impl Space {
     /// Everything that could be walked has been.
     #[must_use]
     pub fn is_walked(&self) -> bool {
-        self.known && self.prefetching == 0 && (self.problem.is_some() || !self.wants_turn())
+        let at_rest = self.known && self.prefetching == 0 && self.obstacle.is_none();
+        at_rest && (self.problem.is_some() || !self.wants_turn())
     }
 
     /// The keeper has made that many runs durable.
@@ -434,14 +405,14 @@ impl Space {
     }
 
     /// How long ago the oldest byte behind `flushed` became part of the
-    /// stream; zero if there is none.
+    /// stream: zero if there is none, nothing if that was before this process.
     #[must_use]
-    pub fn age_behind(&self, flushed: Lsn, now: Instant) -> Duration {
-        let first = self.samples.partition_point(|(lsn, _)| *lsn <= flushed);
-        match self.samples.get(first) {
-            Some((_, at)) if flushed < self.head.lsn => now.duration_since(*at),
-            _ => Duration::ZERO,
+    pub fn age_behind(&self, flushed: Lsn, now: Instant) -> Option<Duration> {
+        if flushed >= self.head.lsn {
+            return Some(Duration::ZERO);
         }
+        let first = self.samples.partition_point(|(lsn, _)| *lsn <= flushed);
+        self.samples.get(first).map(|(_, at)| now.duration_since(*at))
     }
 
     /// Keep a boundary in the catalog now and then, so that a restart need

@@ -27,6 +27,7 @@ impl Space {
     pub fn advance(&mut self, now: Instant) -> Turn {
         let mut turn = Turn::default();
         if !self.wants_turn() {
+            self.note_end();
             return turn;
         }
         let before = self.head.lsn;
@@ -50,6 +51,7 @@ impl Space {
         }
         turn.moved = self.head.lsn > before;
         turn.more = self.wants_turn();
+        self.note_end();
         if self.is_walked() {
             self.bound_doubt();
         }
@@ -297,8 +299,9 @@ impl Space {
                 );
                 let damage = format!(
                     "{name} is damaged at offset {offset}: {error}; {next}; nothing behind it is \
-                     shipped. Look at it with: saltus wal verify. To leave it out for good: \
-                     wal.on_corrupt_source = \"skip\""
+                     shipped. Look at it with: saltus wal verify {}. To leave it out for good: \
+                     wal.on_corrupt_source = \"skip\"",
+                    self.directory.join(name.to_string()).display()
                 );
                 if self.damage.as_ref() != Some(&damage) {
                     tracing::error!(space = %self.id, head = %self.head.lsn, "{damage}");

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use crate::engine::status::{self, PassOutcome, ScrubStatus};
 use crate::ids::SpaceId;
@@ -34,6 +35,10 @@ pub struct ScrubReport {
     pub passes: u64,
     /// True while a pass is under way.
     pub running: bool,
+    /// When the last pass ended.
+    pub ended_at: Option<Instant>,
+    /// When the next one is due.
+    pub next_at: Option<Instant>,
     /// Segments read, over all passes.
     pub segments: u64,
     /// Bytes read, over all passes.
@@ -79,6 +84,9 @@ impl From<ScrubReport> for ScrubStatus {
             bytes: report.bytes,
             passes: report.passes,
             running: report.running,
+            last_pass_seconds: report.ended_at.map(|at| at.elapsed().as_secs_f64()),
+            next_pass_seconds: (report.next_at.filter(|_| !report.running))
+                .map(|at| at.saturating_duration_since(Instant::now()).as_secs_f64()),
             bad_ranges: report.bad.into_iter().map(status).collect(),
             healed_ranges: report.healed_ranges,
             healed: report.healed.into_iter().map(status).collect(),

@@ -79,6 +79,9 @@ impl Shard {
                 {
                     let mut space = space.borrow_mut();
                     slot.resumed(mark, space.head().lsn);
+                    if space.is_close(mark.lsn, now) {
+                        slot.note_close(now);
+                    }
                     space.confirmed(mark.lsn);
                 }
             } else if resume.is_some() {
@@ -261,8 +264,11 @@ impl Shard {
                     let slot = link.slot(handle.0 as usize);
                     slot.acked(ack, flushed);
                     if let Some(mark) = flushed {
-                        let us = now.unix_ns.saturating_sub(mark.timestamp_ns) / 1000;
-                        slot.latency.get_or_insert_default().record(us);
+                        slot.note_latency(now, &mark);
+                        let space = self.spaces.get(handle);
+                        if space.is_some_and(|space| space.borrow().is_close(mark.lsn, now)) {
+                            slot.note_close(now);
+                        }
                         link.proven();
                         self.forget(now, handle);
                     }

@@ -179,9 +179,13 @@ pub struct Shard {
     watches: BTreeMap<WatchId, Watched>,
     /// Directories that could not be watched, and are scanned instead.
     unwatched: BTreeSet<SpaceId>,
+    /// Spaces that cannot be read for now, and are looked at again.
+    obstructed: BTreeSet<SpaceId>,
     /// Directories of which something could not be opened.
     rescan: BTreeSet<SpaceId>,
     root_unwatched: bool,
+    /// The data root has been listed.
+    listed: bool,
     /// Spaces whose log is shipped under another name.
     refused: BTreeSet<SpaceId>,
     next_scan: Option<Instant>,
@@ -272,8 +276,10 @@ impl Shard {
             next_ticket: 0,
             watches: BTreeMap::new(),
             unwatched: BTreeSet::new(),
+            obstructed: BTreeSet::new(),
             rescan: BTreeSet::new(),
             root_unwatched: false,
+            listed: false,
             refused: BTreeSet::new(),
             next_scan: None,
             next_accept: None,
@@ -586,6 +592,6 @@ impl Shard {
         let links = self.links.iter().filter(|link| link.corrupt_frames > 0);
         let links = links.map(|link| (link.replica.to_string(), link.corrupt_frames));
         let corrupt_frames = links.chain(self.corrupt_frames.clone()).collect();
-        ShardReport { corrupt_frames, ..report }
+        ShardReport { corrupt_frames, complete: self.listed, ..report }
     }
 }

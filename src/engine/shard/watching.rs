@@ -48,13 +48,59 @@ impl Shard {
         if self.root_unwatched {
             self.job(Job::ScanRoot { shard: self.setup.shard });
         }
-        let again = std::mem::take(&mut self.rescan);
-        for space in self.unwatched.union(&again).cloned().collect::<Vec<_>>() {
+        let mut scanned = std::mem::take(&mut self.rescan);
+        scanned.extend(self.obstructed.iter().cloned());
+        for space in self.unwatched.clone() {
+            let wal = self.setup.data_root.join(space.as_str()).join("wal");
+            if let Ok(watch) = self.backend.watch(&wal) {
+                // Whatever forbade it has ended; this scan finds the rest.
+                self.watches.insert(watch, Watched::Wal(space.clone()));
+                self.unwatched.remove(&space);
+            }
+            scanned.insert(space);
+        }
+        for space in scanned {
             self.touch(&space, None);
             self.job(Job::ScanSpace { shard: self.setup.shard, space });
         }
-        if self.root_unwatched || !self.unwatched.is_empty() {
+        if self.root_unwatched || !self.unwatched.is_empty() || !self.obstructed.is_empty() {
             self.next_scan = Some(instant + SCAN_INTERVAL);
+        }
+    }
+
+    /// Whether a space can be read, as the keeper has found it. One that
+    /// cannot is looked at again until it can.
+    fn access(&mut self, id: &SpaceId, obstacle: Option<String>) {
+        let Some(handle) = self.spaces.handles.get(id).copied() else { return };
+        let Some(space) = self.spaces.get(handle) else { return };
+        let obstructed = obstacle.is_some();
+        space.borrow_mut().obstruct(obstacle);
+        if obstructed {
+            self.obstructed.insert(id.clone());
+            let due = self.now().instant + SCAN_INTERVAL;
+            self.next_scan.get_or_insert(due);
+        } else if self.obstructed.remove(id) {
+            self.watch_space(id);
+        }
+        self.growing.insert(handle);
+    }
+
+    /// The data root is where it was: nothing that was watched in it may be
+    /// watched still.
+    fn root_back(&mut self) {
+        self.watch_root();
+        let all: Vec<_> = self.spaces.handles.keys().cloned().collect();
+        for space in all {
+            self.touch(&space, None);
+            self.watch_space(&space);
+        }
+    }
+
+    /// A name that is gone, or whose directory is: the keeper says what is
+    /// left of the space.
+    fn look_for(&mut self, space: SpaceId) {
+        if self.spaces.handles.contains_key(&space) {
+            self.job(Job::ScanSpace { shard: self.setup.shard, space });
         }
     }
 
@@ -67,7 +113,8 @@ impl Shard {
         }
         let handle = Handle(u32::try_from(self.spaces.list.len()).unwrap_or(u32::MAX - 1));
         self.spaces.handles.insert(id.clone(), handle);
-        let space = Space::new(id.clone(), handle, self.setup.shard, self.setup.checksums);
+        let mut space = Space::new(id.clone(), handle, self.setup.shard, self.setup.checksums);
+        space.directory = self.setup.data_root.join(id.as_str()).join("wal");
         self.spaces.list.push(RefCell::new(space));
         self.watch_space(id);
     }
@@ -91,17 +138,16 @@ impl Shard {
             Ok((watch, what)) => {
                 let wait = matches!(what, Watched::Space(_));
                 self.watches.insert(watch, what);
-                if wait {
-                    // It may have appeared just before the watch.
-                    if wal.is_dir() {
-                        self.backend.unwatch(watch);
-                        self.watches.remove(&watch);
-                        return self.watch_space(id);
-                    }
-                    return;
+                // It may have appeared just before the watch.
+                if wait && wal.is_dir() {
+                    self.backend.unwatch(watch);
+                    self.watches.remove(&watch);
+                    return self.watch_space(id);
                 }
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+            // The watch above tells when it appears; the scan tells whether
+            // it was ever there.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => {
                 self.unwatched.insert(id.clone());
                 self.fall_back_to_scan(&directory.display().to_string(), &error);
@@ -220,22 +266,27 @@ impl Shard {
                     }
                 }
             }
-            WatchEvent::Vanished(watch, name) => {
-                if matches!(self.watches.get(watch), Some(Watched::Root)) {
+            WatchEvent::Vanished(watch, name) => match self.watches.get(watch).cloned() {
+                Some(Watched::Wal(space)) => {
+                    if let Some(name) = name.to_str().and_then(|name| name.parse().ok()) {
+                        self.vanished(&space, name);
+                    }
+                }
+                Some(Watched::Space(space)) if name == "wal" => self.look_for(space),
+                Some(Watched::Root) => {
                     // It may have been listed as one that is left alone.
                     self.look_again(name);
+                    if let Some(space) = name.to_str().and_then(|name| name.parse().ok()) {
+                        self.look_for(space);
+                    }
                 }
-                if let Some(Watched::Wal(space)) = self.watches.get(watch).cloned()
-                    && let Some(name) = name.to_str().and_then(|name| name.parse().ok())
-                {
-                    self.vanished(&space, name);
-                }
-            }
-            WatchEvent::Ended(watch) => {
-                if let Some(Watched::Wal(id) | Watched::Space(id)) = self.watches.remove(watch) {
-                    self.watch_space(&id);
-                }
-            }
+                _ => {}
+            },
+            WatchEvent::Ended(watch) => match self.watches.remove(watch) {
+                Some(Watched::Wal(id) | Watched::Space(id)) => self.watch_space(&id),
+                // The keeper looks after it, and says when it is back.
+                Some(Watched::Root | Watched::Stranger(_)) | None => {}
+            },
         }
     }
 
@@ -280,6 +331,7 @@ impl Shard {
             let now = self.now();
             match news {
                 News::Spaces(spaces) => {
+                    self.listed = true;
                     for space in spaces {
                         self.take_up(&space);
                     }
@@ -291,6 +343,8 @@ impl Shard {
                 News::Space { space, record, found, problems } => {
                     self.learned(now, &space, record, found, problems);
                 }
+                News::Access { space, obstacle } => self.access(&space, obstacle),
+                News::RootBack => self.root_back(),
                 News::Segment { space, file, result } => {
                     if let Some(handle) = self.spaces.handles.get(&space).copied() {
                         if let Some(space) = self.spaces.get(handle) {

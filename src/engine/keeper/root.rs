@@ -1,0 +1,93 @@
+//! Whether the data root is still there.
+//!
+//! A directory that is removed while files in it are open tells nobody: the
+//! kernel keeps it, without a name, and no watch on it ends. So the keeper
+//! looks, once a second.
+
+use std::fs::Metadata;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::{Keeper, News};
+use crate::engine::shard::shard_of;
+use crate::ids::SpaceId;
+use crate::limits::SCAN_INTERVAL;
+use crate::state::catalog::Role;
+
+/// The data root as it was at the start, and what has become of it.
+pub(super) struct Root {
+    path: PathBuf,
+    /// Device and inode; `None` if it could not be looked at then.
+    identity: Option<(u64, u64)>,
+    problem: Option<String>,
+    looked_at: Option<Instant>,
+}
+
+fn identity(metadata: &Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
+}
+
+impl Root {
+    pub(super) fn new(path: PathBuf) -> Self {
+        let identity = path.metadata().ok().as_ref().map(identity);
+        Self { path, identity, problem: None, looked_at: None }
+    }
+
+    /// How long nobody need look.
+    pub(super) fn next_look(&self) -> Duration {
+        self.looked_at.map_or(Duration::ZERO, |at| SCAN_INTERVAL.saturating_sub(at.elapsed()))
+    }
+
+    /// Look, and say what is wrong, in a sentence.
+    fn look(&mut self) -> Option<String> {
+        self.looked_at = Some(Instant::now());
+        let path = self.path.display();
+        let listed = || std::fs::read_dir(&self.path).map(drop);
+        match self.path.metadata().and_then(|found| listed().map(|()| found)) {
+            Ok(found) if self.identity.is_none_or(|known| known == identity(&found)) => None,
+            Ok(_) => Some(format!(
+                "the data root {path} is another directory than the one this node was started on: \
+                 put that one back, or restart the node"
+            )),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Some(format!("the data root {path} is gone"))
+            }
+            Err(error) => Some(format!("the data root {path} cannot be listed: {error}")),
+        }
+    }
+}
+
+impl Keeper {
+    /// Look after the data root, and tell the shards when it went or came.
+    pub(super) fn mind_root(&mut self, root: &mut Root) {
+        if !root.next_look().is_zero() {
+            return;
+        }
+        let found = root.look();
+        if found == root.problem {
+            return;
+        }
+        match &found {
+            Some(why) => tracing::error!("{why}"),
+            None => tracing::warn!(path = %root.path.display(), "the data root is back"),
+        }
+        self.received.set_root_problem(found.clone());
+        let shards = self.mailboxes.len();
+        if found.is_some() {
+            let shipped = (self.spaces.iter())
+                .filter(|(_, entry)| entry.record.role == Role::Primary)
+                .map(|(space, _)| space.clone());
+            let told = |space: SpaceId| {
+                let shard = shard_of(&space, shards);
+                (shard, News::Access { space, obstacle: found.clone() })
+            };
+            self.waiting.extend(shipped.map(told).collect::<Vec<_>>());
+        } else {
+            self.waiting.extend((0..shards).map(|shard| (shard, News::RootBack)));
+        }
+        root.problem = found;
+        self.publish();
+    }
+}
