@@ -23,6 +23,7 @@
 
 mod document;
 mod error;
+mod host;
 pub mod quantity;
 #[cfg(test)]
 mod tests;
@@ -198,7 +199,9 @@ pub enum Checksums {
 }
 
 impl Config {
-    /// Read and check a file. `data_root` must be a directory that exists.
+    /// Read and check a file, and whether this machine is as it says: the
+    /// data root is there, `state_dir` can take hard links from it, and the
+    /// cores exist. Nothing is changed.
     ///
     /// # Errors
     ///
@@ -207,8 +210,8 @@ impl Config {
         let text = fs::read_to_string(path)
             .map_err(|source| ConfigError::Unreadable { path: path.into(), source })?;
         let name = path.display().to_string();
-        let (config, data_root) = parse(Document::new(&name, &text))?;
-        check_data_root(&config.node.data_root, data_root)?;
+        let (config, places) = parse(Document::new(&name, &text))?;
+        host::check(&config, &places)?;
         Ok(config)
     }
 
@@ -223,8 +226,8 @@ impl Config {
     }
 }
 
-/// The configuration, and where its `data_root` stands.
-fn parse(document: Document<'_>) -> Result<(Config, Place), ConfigError> {
+/// The configuration, and where the settings stand that the host must bear.
+fn parse(document: Document<'_>) -> Result<(Config, host::Places), ConfigError> {
     let root = &document.parse()?;
     refuse_unknown(document, root, "section", SECTIONS)?;
 
@@ -232,6 +235,7 @@ fn parse(document: Document<'_>) -> Result<(Config, Place), ConfigError> {
         Section::of(document, root, "node", &["id", "cluster", "data_root", "state_dir"])?;
     let node = node(&section)?;
     let data_root = section.place_of("data_root");
+    let state_dir = section.place_of("state_dir");
 
     let section = Section::of(document, root, "listen", &["replication", "admin"])?;
     let listen = Listen {
@@ -249,13 +253,13 @@ fn parse(document: Document<'_>) -> Result<(Config, Place), ConfigError> {
     let sections = Section::each(document, root, "replica", &["id", "address"])?;
     let replicas = replicas(&sections, &node, &listen)?;
 
+    let section =
+        Section::of(document, root, "io", &["backend", "strategy", "shards", "first_core"])?;
+    let io = io(&section)?;
+    let first_core = section.place_of("first_core");
+
     let config = Config {
-        io: io(&Section::of(
-            document,
-            root,
-            "io",
-            &["backend", "strategy", "shards", "first_core"],
-        )?)?,
+        io,
         batch: batch(&Section::of(
             document,
             root,
@@ -280,7 +284,7 @@ fn parse(document: Document<'_>) -> Result<(Config, Place), ConfigError> {
         listen,
         replicas,
     };
-    Ok((config, data_root))
+    Ok((config, host::Places { data_root, state_dir, first_core }))
 }
 
 fn node(section: &Section<'_, '_>) -> Result<Node, ConfigError> {
@@ -345,7 +349,7 @@ fn replicas(
 fn io(section: &Section<'_, '_>) -> Result<Io, ConfigError> {
     #[expect(clippy::cast_possible_truncation, reason = "the limit is small")]
     const SHARDS: RangeInclusive<u32> = 1..=MAX_SHARDS as u32;
-    Ok(Io {
+    let io = Io {
         backend: section.choice(
             "backend",
             BackendChoice::default(),
@@ -368,7 +372,16 @@ fn io(section: &Section<'_, '_>) -> Result<Io, ConfigError> {
         )?,
         shards: section.number("shards", 1, SHARDS)?,
         first_core: section.optional_number("first_core", 0..=MAX_CORE)?,
-    })
+    };
+    if io.backend == BackendChoice::Portable && !io.strategy.is_portable() {
+        let conflict = format!(
+            "{} is a way of io_uring, and io.backend is \"portable\"; expected \"auto\", \
+             \"sendfile\" or \"copy\"",
+            io.strategy.name()
+        );
+        return Err(section.conflict("strategy", conflict));
+    }
+    Ok(io)
 }
 
 fn batch(section: &Section<'_, '_>) -> Result<Batch, ConfigError> {
@@ -376,24 +389,5 @@ fn batch(section: &Section<'_, '_>) -> Result<Batch, ConfigError> {
         max_records: section.number("max_records", DEFAULT_BATCH_RECORDS, BATCH_RECORDS)?,
         max_delay: section.duration("max_delay", DEFAULT_BATCH_DELAY, BATCH_DELAY)?,
         max_bytes: section.bytes("max_bytes", MAX_BATCH_BYTES, BATCH_BYTES)?,
-    })
-}
-
-/// Refuse a data root that is not there: a daemon that creates an empty one
-/// after a failed mount would look healthy and replicate nothing.
-fn check_data_root(data_root: &Path, place: Place) -> Result<(), ConfigError> {
-    let problem = match fs::metadata(data_root) {
-        Ok(metadata) if metadata.is_dir() => return Ok(()),
-        Ok(_) => "it is not a directory".to_owned(),
-        Err(error) => error.to_string(),
-    };
-    Err(ConfigError::Conflict {
-        place,
-        key: "node.data_root".into(),
-        conflict: format!(
-            "{} cannot be used: {problem}; create it (mkdir -p) or mount it, and see that this \
-             process runs as the user that owns the log",
-            data_root.display()
-        ),
     })
 }

@@ -81,6 +81,14 @@ pub const SCRUB_CONFIRM_DELAY: Duration = Duration::from_secs(1);
 /// counted, and logged.
 pub const MAX_LISTED_BAD_RANGES: usize = 256;
 
+/// Directories of a data root that hold a log and are no space, as far as they
+/// are named: a person who reads more of them has seen what is wrong.
+pub const MAX_LISTED_IGNORED: usize = 64;
+
+/// Directories that can be no space and hold no log yet, as far as they are
+/// watched for one. More of them in a data root mean that it is none.
+pub const MAX_WATCHED_STRANGERS: usize = 64;
+
 /// Memory that the catalog's database may use for its pages. The process as a
 /// whole stays below 64 MiB of anonymous memory.
 pub const CATALOG_CACHE_BYTES: usize = 8 << 20;

@@ -16,6 +16,8 @@ mod cluster;
 mod epochs;
 #[path = "replication/feed.rs"]
 mod feed;
+#[path = "replication/fencing.rs"]
+mod fencing;
 #[path = "replication/hostile.rs"]
 mod hostile;
 #[path = "replication/identical.rs"]
@@ -32,6 +34,8 @@ mod pressure;
 mod proof;
 #[path = "replication/restart.rs"]
 mod restart;
+#[path = "replication/spaces.rs"]
+mod spaces;
 #[path = "replication/talker.rs"]
 mod talker;
 #[path = "replication/traps.rs"]

@@ -1,7 +1,9 @@
 //! Both session machines, fed by each other, by a stranger, and by the clock.
 //!
-//! An input is a list of steps: deliver what one machine has for the other,
-//! deliver a frame that a stranger made, let time pass, cut, flush.
+//! An input says what the replica held before, and from where on that is not
+//! what the primary holds; then it is a list of steps: deliver what one machine
+//! has for the other, deliver a frame that a stranger made, let time pass,
+//! flush.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -11,7 +13,7 @@ use saltus::limits::{FRAME_HEADER_BYTES, MAX_CONTROL_PAYLOAD_BYTES};
 use saltus::lsn::{Chain, Lsn, Mark};
 use saltus::protocol::Now;
 use saltus::protocol::frame::{FrameHeader, Handle, Kind};
-use saltus::protocol::message::{Boundary, Identity, OpenSpace, SegmentOpen, Standing};
+use saltus::protocol::message::{Boundary, ErrorCode, Identity, OpenSpace, SegmentOpen, Standing};
 use saltus::protocol::receiver::{Intent, Receiver};
 use saltus::protocol::sender::{BatchRule, Event, Found, Sender, Streams, Transmit};
 
@@ -62,7 +64,11 @@ struct Pair {
     log: Log,
     sender: Sender,
     receiver: Receiver,
-    /// What the replica holds of each space.
+    /// Records that the replica held of each space before.
+    before: u64,
+    /// Those behind this are not the primary's.
+    shared: u64,
+    /// Records that the replica holds of each space.
     held: BTreeMap<Handle, u64>,
     closed: bool,
 }
@@ -76,9 +82,13 @@ pub fn run(data: &[u8]) {
     let now = Now { instant: Instant::now(), unix_ns: 1 };
     let batch =
         BatchRule { max_records: 100, max_delay: Duration::from_millis(10), max_bytes: 64 << 10 };
+    let mut input = Input::new(data);
+    let (before, shared) = (u64::from(input.byte()), u64::from(input.byte()));
     let mut pair = Pair {
         now,
-        log: Log { records: 0 },
+        log: Log { records: u64::from(input.byte()) },
+        before,
+        shared,
         sender: Sender::new(now, identity("one", 1), 0, batch),
         receiver: Receiver::new(now, identity("two", 2)),
         held: BTreeMap::new(),
@@ -93,7 +103,6 @@ pub fn run(data: &[u8]) {
         };
         pair.sender.open_space(now, Handle(number), open);
     }
-    let mut input = Input::new(data);
     for _ in 0..MOST_STEPS {
         let Some(step) = input.next() else { break };
         pair.step(step % 8, &mut input);
@@ -149,7 +158,7 @@ impl Pair {
             }
             _ => {
                 for (&handle, &records) in &self.held {
-                    self.receiver.handle_flushed(now, handle, mark(records));
+                    self.receiver.handle_flushed(now, handle, self.replicas_mark(records));
                 }
             }
         }
@@ -194,11 +203,51 @@ impl Pair {
         self.obey(intent.as_ref(), header.start.0, end);
     }
 
+    /// The replica's mark behind that many records.
+    fn replicas_mark(&self, records: u64) -> Mark {
+        let Mark { chain, .. } = mark(records);
+        let other = u64::from(records > self.shared);
+        Mark { chain: Chain(chain.0 ^ other), ..mark(records) }
+    }
+
+    fn standing(&self, held: u64) -> Standing {
+        let mark = self.replicas_mark(held);
+        Standing {
+            flushed: mark.lsn,
+            chain: mark.chain,
+            records: mark.records,
+            runs: u32::from(held > 0),
+            common: mark.lsn,
+            ..Standing::EMPTY
+        }
+    }
+
     fn obey(&mut self, intent: Option<&Intent>, from: u64, end: u64) {
         match intent {
             Some(&Intent::Open { handle, .. }) => {
-                self.held.insert(handle, 0);
-                self.receiver.handle_opened(self.now, handle, Ok(Standing::EMPTY));
+                let held = *self.held.entry(handle).or_insert(self.before);
+                let standing = self.standing(held);
+                self.receiver.handle_opened(self.now, handle, Ok(standing));
+            }
+            Some(&Intent::Match { handle, lsn }) => {
+                let held = self.held.get(&handle).copied().unwrap_or(0);
+                let mark = self.replicas_mark(held.min(lsn.0 / RECORD_BYTES));
+                let (lsn, chain, records) = (mark.lsn, mark.chain, mark.records);
+                let boundary = Boundary { lsn, chain, records };
+                self.receiver.handle_matched(self.now, handle, Ok(boundary));
+            }
+            Some(Intent::Truncate { handle, to }) => {
+                let keeps = to.lsn.0 / RECORD_BYTES;
+                let held = self.held.get(handle).copied().unwrap_or(0);
+                let mark = self.replicas_mark(keeps);
+                let known = keeps <= held && (mark.lsn, mark.chain) == (to.lsn, to.chain);
+                let standing = if known {
+                    self.held.insert(*handle, keeps);
+                    Ok(self.standing(keeps))
+                } else {
+                    Err((ErrorCode::Diverged, "no such boundary".to_owned()))
+                };
+                self.receiver.handle_opened(self.now, *handle, standing);
             }
             // As a verification does: whole records, or an end of the space.
             Some(&Intent::Data { handle, .. }) => {
@@ -206,29 +255,14 @@ impl Pair {
                 if whole {
                     let end = end / RECORD_BYTES;
                     self.held.insert(handle, end);
-                    self.receiver.handle_verified(self.now, handle, mark(end));
-                    self.receiver.handle_written(self.now, handle, mark(end).lsn);
+                    let mark = self.replicas_mark(end);
+                    self.receiver.handle_verified(self.now, handle, mark);
+                    self.receiver.handle_written(self.now, handle, mark.lsn);
                 } else {
-                    let code = saltus::protocol::message::ErrorCode::Corrupt;
-                    self.held.remove(&handle);
+                    let code = ErrorCode::Corrupt;
                     self.receiver.stop_space(self.now, handle, code, "no whole record".into());
                 }
             }
-            Some(&Intent::Match { handle, lsn }) => {
-                let records =
-                    self.held.get(&handle).map_or(0, |&held| held.min(lsn.0 / RECORD_BYTES));
-                let Mark { lsn, chain, records, .. } = mark(records);
-                self.receiver.handle_matched(
-                    self.now,
-                    handle,
-                    Ok(Boundary { lsn, chain, records }),
-                );
-            }
-            Some(&Intent::Truncate { handle, .. }) => {
-                self.held.insert(handle, 0);
-                self.receiver.handle_opened(self.now, handle, Ok(Standing::EMPTY));
-            }
-            Some(Intent::Stopped { handle, .. }) => drop(self.held.remove(handle)),
             Some(Intent::Closed { .. }) => self.closed = true,
             _ => {}
         }
@@ -249,7 +283,7 @@ impl Pair {
                     self.sender.handle_resume(self.now, handle, found);
                 }
                 Event::Diverged { handle, .. } => {
-                    self.sender.handle_diverged(self.now, handle, "not the same".into());
+                    self.sender.handle_diverged(self.now, handle, "other records".to_owned());
                 }
                 Event::Closed { .. } => self.closed = true,
                 _ => {}

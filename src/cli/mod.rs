@@ -1,7 +1,7 @@
 //! The `saltus` command: what an operator types, and what comes back.
 //!
 //! ```text
-//!   saltus [--json] run | status | wait | verify | demo | wal | bench
+//!   saltus [--json] run | config | status | wait | epoch | quarantine | verify | demo | wal | bench
 //!
 //!   result    -> standard output: text for a person, or one JSON document
 //!   log,error -> standard error
@@ -12,7 +12,7 @@
 //! |---|---|
 //! | 0 | done; the answer is yes |
 //! | 1 | the answer is no: not identical, not whole, not caught up in time |
-//! | 2 | the command line or the configuration is wrong; nothing was done |
+//! | 2 | the command line or the configuration is wrong, or it may not use what they name; nothing was done |
 //! | 3 | it failed, or was interrupted |
 //!
 //! Errors carry context with `anyhow` here, and only here. A reader of
@@ -20,12 +20,16 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod config;
 pub mod demo;
+mod epoch;
 pub mod interrupt;
 mod logging;
 pub mod node;
 pub mod output;
 mod payload;
+mod quarantine;
+mod ready;
 mod run;
 mod scratch;
 mod status;
@@ -34,6 +38,7 @@ mod verify;
 mod wait;
 pub mod wal;
 
+use std::io::{self, ErrorKind};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -55,7 +60,8 @@ const AFTER_HELP: &str = "\
 Exit codes:
   0  done; the answer is yes
   1  the answer is no: not identical, not whole, not caught up in time
-  2  the command line or the configuration is wrong; nothing was done
+  2  the command line or the configuration is wrong, or names what this
+     process may not use; nothing was done
   3  it failed, or was interrupted
 
 Environment:
@@ -78,12 +84,21 @@ struct Cli {
 enum Command {
     /// Run a node: ship the spaces of its data root, receive those of others
     Run(run::RunArgs),
+    /// Check a configuration without starting a node
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     /// Show the spaces of a running node, and how far each replica is behind
     Status(status::StatusArgs),
     /// Wait until the replicas have what the node has now
     Wait(wait::WaitArgs),
     /// Prove that two nodes hold the same, or find where they differ
     Verify(verify::VerifyArgs),
+    /// Show the epochs of spaces: which reigns their streams have had
+    #[command(subcommand)]
+    Epoch(epoch::EpochCommand),
+    /// List, show and export bytes that were taken out of a stream and kept
+    #[command(subcommand)]
+    Quarantine(quarantine::QuarantineCommand),
     /// Watch a primary and its replicas at work, in a temporary directory
     Demo(demo::DemoArgs),
     /// Write, list, verify and compare logs on disk; no node is needed
@@ -99,6 +114,24 @@ enum Command {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct UsageError(pub String);
+
+/// A node that cannot start where it was told to, because it may not: nothing
+/// changes by itself, and nothing was done.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:#}")]
+struct NotPermitted(anyhow::Error);
+
+impl NotPermitted {
+    /// The error of a start, marked if permission is what it lacks.
+    fn sift(error: impl Into<anyhow::Error>) -> anyhow::Error {
+        let error = error.into();
+        let refused =
+            error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|e| {
+                matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem)
+            });
+        if refused { Self(error).into() } else { error }
+    }
+}
 
 /// Run the command line of this process.
 #[must_use]
@@ -116,9 +149,12 @@ pub fn main() -> ExitCode {
     let level = if matches!(command, Command::Run(_)) { "info" } else { "warn" };
     let result = logging::start(level).and_then(|()| match command {
         Command::Run(args) => run::run(&args, json),
+        Command::Config(command) => config::run(&command, json),
         Command::Status(args) => status::run(&args, json),
         Command::Wait(args) => wait::run(&args, json),
         Command::Verify(args) => verify::run(&args, json),
+        Command::Epoch(command) => epoch::run(&command, json),
+        Command::Quarantine(command) => quarantine::run(command, json),
         Command::Demo(args) => demo::run(&args, json),
         Command::Wal(command) => wal::run(command, json),
         Command::Bench(command) => bench::run(command, json),
@@ -131,7 +167,9 @@ pub fn main() -> ExitCode {
 
 /// The exit code of an error, wherever in its chain the cause stands.
 fn exit_code(error: &anyhow::Error) -> u8 {
-    let usage = error.chain().any(|cause| cause.is::<UsageError>() || cause.is::<ConfigError>());
+    let usage = error.chain().any(|cause| {
+        cause.is::<UsageError>() || cause.is::<ConfigError>() || cause.is::<NotPermitted>()
+    });
     if usage { EXIT_USAGE } else { EXIT_FAILURE }
 }
 

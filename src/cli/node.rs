@@ -444,7 +444,7 @@ mod tests {
             address: "127.0.0.1:7420".parse().unwrap(),
         });
         spec.backend = BackendChoice::Portable;
-        spec.strategy = Strategy::SendZc;
+        spec.strategy = Strategy::Copy;
         spec.level = DurabilityLevel::Written;
         spec.shards = 3;
         spec.more = "[batch]\nmax_records = 7\n".into();

@@ -1,8 +1,7 @@
 //! `saltus run`: one node, until it is told to stop.
 
-use std::fs;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::io::{self, IsTerminal, Read};
+use std::path::PathBuf;
 use std::process::{self, ExitCode};
 use std::rc::Rc;
 use std::thread;
@@ -17,7 +16,8 @@ use tokio::sync::oneshot;
 use tokio::time;
 
 use super::node::Ready;
-use super::{EXIT_FAILURE, output};
+use super::ready::ReadyFile;
+use super::{EXIT_FAILURE, NotPermitted, output};
 use crate::admin::Server;
 use crate::config::Config;
 use crate::engine::Engine;
@@ -31,6 +31,9 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
     /// Write a JSON file with the addresses once the node is ready
+    ///
+    /// It appears whole, and is gone when the node has ended, unless that was
+    /// killed. A file that no node wrote is not replaced.
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
     /// Stop, as on SIGTERM, when standard input ends
@@ -51,6 +54,7 @@ enum Stop {
 
 pub(super) fn run(args: &RunArgs, json: bool) -> anyhow::Result<ExitCode> {
     let config = Config::load(&args.config)?;
+    let mut ready_file = args.ready_file.as_deref().map(ReadyFile::claim).transpose()?;
     raise_descriptor_limit();
     if config.replicas.is_empty() && config.listen.replication.is_none() {
         tracing::warn!("no [[replica]] to ship to and no [listen] replication: nothing to do");
@@ -62,33 +66,41 @@ pub(super) fn run(args: &RunArgs, json: bool) -> anyhow::Result<ExitCode> {
     // signals that arrive while it starts are kept.
     let (mut signals, server) = {
         let _inside = runtime.enter();
-        (Signals::install().context("cannot handle signals")?, Server::bind(config.listen.admin)?)
+        let signals = Signals::install().context("cannot handle signals")?;
+        (signals, Server::bind(config.listen.admin).map_err(NotPermitted::sift)?)
     };
     let orphaned = args.stop_with_stdin.then(watch_stdin).transpose()?;
+    if let Some(file) = &ready_file {
+        file.clear()?;
+    }
 
-    let engine = Rc::new(Engine::start(&config).context("cannot start the engine")?);
+    let engine = Engine::start(&config).map_err(NotPermitted::sift);
+    let engine = Rc::new(engine.context("cannot start the engine")?);
     let ready = Ready {
         node: config.node.id.clone(),
         pid: process::id(),
         admin: server.address(),
         replication: engine.replication_address(),
     };
-    announce(&ready, args.ready_file.as_deref(), json)?;
-
-    let stop = runtime.block_on(async {
-        tokio::select! {
-            served = server.serve(Rc::clone(&engine)) => match served {
-                Ok(never) => match never {},
-                Err(error) => Stop::Failed(error.to_string()),
-            },
-            name = signals.next() => Stop::Asked(name),
-            () = closed(orphaned) => Stop::Asked("end of standard input"),
-            problem = failure(&engine) => Stop::Failed(problem),
-        }
-    });
+    let stop = match announce(&ready, ready_file.as_mut(), json) {
+        Err(error) => Stop::Failed(format!("{error:#}")),
+        Ok(()) => runtime.block_on(async {
+            tokio::select! {
+                served = server.serve(Rc::clone(&engine)) => match served {
+                    Ok(never) => match never {},
+                    Err(error) => Stop::Failed(error.to_string()),
+                },
+                name = signals.next() => Stop::Asked(name),
+                () = closed(orphaned) => Stop::Asked("end of standard input"),
+                problem = failure(&engine) => Stop::Failed(problem),
+            }
+        }),
+    };
     if let Stop::Asked(by) = &stop {
         tracing::info!(by, "stopping: what is flushed stays acknowledged");
     }
+    // Whoever looks for a node that is ready must not find one that ends.
+    drop(ready_file);
     exit_on_second_signal();
     let engine = Rc::into_inner(engine).context("the engine is still in use")?;
     let stopped = engine.shutdown();
@@ -100,8 +112,12 @@ pub(super) fn run(args: &RunArgs, json: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Tell the log, a file and standard output that the node is ready.
-fn announce(ready: &Ready, file: Option<&Path>, json: bool) -> anyhow::Result<()> {
+/// Tell a file, the log and standard output that the node is ready: whoever
+/// has seen one of the latter finds the file.
+fn announce(ready: &Ready, file: Option<&mut ReadyFile>, json: bool) -> anyhow::Result<()> {
+    if let Some(file) = file {
+        file.write(ready)?;
+    }
     tracing::info!(
         node = %ready.node,
         admin = %ready.admin,
@@ -110,14 +126,6 @@ fn announce(ready: &Ready, file: Option<&Path>, json: bool) -> anyhow::Result<()
     );
     if json {
         output::json(ready)?;
-    }
-    if let Some(file) = file {
-        // Whoever waits for the file must never see half of it.
-        let mut new = file.as_os_str().to_owned();
-        new.push(".tmp");
-        fs::write(&new, serde_json::to_vec(ready)?)
-            .and_then(|()| fs::rename(&new, file))
-            .with_context(|| format!("cannot write the ready file {}", file.display()))?;
     }
     Ok(())
 }
@@ -135,6 +143,9 @@ fn raise_descriptor_limit() {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
+    /// Standard input is one, whose end is a hang-up.
+    terminal: bool,
 }
 
 impl Signals {
@@ -142,13 +153,27 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            terminal: io::stdin().is_terminal(),
         })
     }
 
+    /// Resolves when the node is told to stop. A hang-up tells it so only when
+    /// there is a terminal to hang up: to a service it is sent by somebody who
+    /// wants the settings read again, and who would be left without a node.
     async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.hangup.recv() => {}
+            }
+            if self.terminal {
+                return "SIGHUP";
+            }
+            tracing::warn!(
+                "SIGHUP changes nothing: settings are read at the start only; restart to apply them"
+            );
         }
     }
 }

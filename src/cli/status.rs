@@ -47,6 +47,14 @@ fn render(status: &NodeStatus) -> String {
         text.push('\n');
         render_space(&mut text, space);
     }
+    let ignored = &status.ignored;
+    if ignored.count > 0 {
+        let _ = writeln!(text, "\nNOT SHIPPED: {} directories that hold a log", ignored.count);
+    }
+    for directory in &ignored.directories {
+        let name = output::printable(&directory.name);
+        let _ = writeln!(text, "  {name}: {}", output::printable(&directory.reason));
+    }
     let scrub = &status.scrub;
     if scrub.segments > 0 || !scrub.bad_ranges.is_empty() {
         let _ = writeln!(
@@ -89,6 +97,14 @@ fn render_space(text: &mut String, space: &SpaceStatus) {
     text.push('\n');
     if let Some(problem) = &space.problem {
         let _ = writeln!(text, "  PROBLEM: {}", output::printable(problem));
+    }
+    if space.quarantine.pieces > 0 {
+        let _ = writeln!(
+            text,
+            "  in quarantine: {} pieces, {}; saltus quarantine list",
+            space.quarantine.pieces,
+            output::bytes(space.quarantine.bytes)
+        );
     }
     if space.role == Role::Primary && space.replicas.is_empty() {
         text.push_str("  no replicas\n");

@@ -21,7 +21,7 @@ id = "alpha-3"
 address = "10.0.0.3:7420"
 
 [io]
-backend = "portable"
+backend = "uring"
 strategy = "send_zc"
 shards = 4
 
@@ -59,7 +59,7 @@ fn every_setting_acts() {
     assert_eq!(config.replicas.len(), 2);
     assert_eq!(config.replicas[1].id.as_str(), "alpha-3");
     assert_eq!(config.replicas[1].address.to_string(), "10.0.0.3:7420");
-    assert_eq!(config.io.backend, BackendChoice::Portable);
+    assert_eq!(config.io.backend, BackendChoice::Uring);
     assert_eq!(config.io.strategy, Strategy::SendZc);
     assert_eq!(config.io.shards, 4);
     assert_eq!(config.batch.max_records, 1000);
@@ -235,6 +235,69 @@ fn data_root_that_is_absent_is_refused_at_load() {
     fs::remove_file(&root).unwrap();
     fs::create_dir(&root).unwrap();
     assert!(Config::load(&file).is_ok());
+}
+
+/// What is refused of a file whose data root exists.
+fn refused_at_load(state_dir: Option<&Path>, more: &str) -> Option<String> {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("node.toml");
+    let root = directory.path().display();
+    let mut text = format!("[node]\nid = \"one\"\ncluster = \"test\"\ndata_root = \"{root}\"\n");
+    if let Some(state_dir) = state_dir {
+        let state_dir = directory.path().join(state_dir);
+        text += &format!("state_dir = \"{}\"\n", state_dir.display());
+    }
+    fs::write(&file, text + more).unwrap();
+    Config::load(&file).err().map(|error| error.to_string())
+}
+
+#[test]
+fn state_dir_on_another_file_system_is_refused_at_load() {
+    use std::os::unix::fs::MetadataExt;
+    let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).ok();
+    let shared = Path::new("/dev/shm");
+    if !shared.is_dir() || device(shared) == device(&std::env::temp_dir()) {
+        eprintln!("no second file system at /dev/shm: nothing to test");
+        return;
+    }
+    // It need not be there yet.
+    let refusal = refused_at_load(Some(&shared.join("saltus/state")), "").unwrap();
+    assert!(refusal.contains("node.toml:5:13: node.state_dir: /dev/shm/saltus/state"), "{refusal}");
+    assert!(refusal.contains("node.data_root /"), "{refusal}");
+    assert!(refusal.contains("two file systems"), "{refusal}");
+    assert!(!shared.join("saltus").exists(), "a check leaves nothing behind");
+    assert_eq!(refused_at_load(Some(Path::new("deep/state")), ""), None);
+}
+
+#[test]
+fn state_dir_that_cannot_be_one_is_refused_at_load() {
+    let refusal = refused_at_load(Some(Path::new("node.toml")), "").unwrap();
+    assert!(refusal.contains("node.toml:5:13: node.state_dir: "), "{refusal}");
+    assert!(refusal.contains("not a directory"), "{refusal}");
+    let refusal = refused_at_load(Some(Path::new("")), "");
+    assert!(refusal.is_some_and(|refusal| refusal.contains("node.data_root itself")));
+}
+
+#[test]
+fn core_that_the_machine_does_not_have_is_refused_at_load() {
+    let refusal = refused_at_load(None, "[io]\nfirst_core = 959\n").unwrap();
+    assert!(refusal.contains("node.toml:6:14: io.first_core: shard 0 would run on core 959"));
+    // The shards behind the first one count as well.
+    let refusal = refused_at_load(None, "[io]\nfirst_core = 0\nshards = 64\n");
+    let cores = std::thread::available_parallelism().unwrap().get();
+    assert_eq!(refusal.is_some(), cores < 64, "{refusal:?}");
+}
+
+#[test]
+fn way_of_io_uring_is_refused_on_the_portable_backend() {
+    for strategy in ["splice", "send_zc"] {
+        let io = format!("[io]\nbackend = \"portable\"\nstrategy = \"{strategy}\"\n");
+        let refusal = with(&io);
+        let at = format!("node.toml:7:12: io.strategy: {strategy} is a way of io_uring");
+        assert!(refusal.starts_with(&at), "{refusal}");
+    }
+    let fine = format!("{LEAST}[io]\nbackend = \"portable\"\nstrategy = \"copy\"\n");
+    assert!(Config::parse(&fine, "node.toml").is_ok());
 }
 
 #[test]

@@ -47,12 +47,13 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Sender, bounded, unbounded};
 
 use self::clock::SystemClock;
-use self::keeper::{Job, Keeper, Mailbox, Places, Received};
+use self::keeper::{Ignored, Job, Keeper, Mailbox, Places, Received};
 use self::proof::question::{Answer, Question};
 use self::proof::{ProofError, Prover};
+use self::replica::primaries::Primaries;
 use self::scrub::{ScrubHandle, ScrubOptions, Scrubber};
 use self::shard::{Command, Setup, Shard};
-use self::status::NodeStatus;
+use self::status::{NodeStatus, Role};
 use crate::config::{self, Config, DurabilityLevel};
 use crate::ids::SpaceId;
 use crate::io::Waker;
@@ -133,6 +134,7 @@ pub struct Engine {
     shards: Vec<Handle>,
     keeper: Option<(Sender<Job>, JoinHandle<()>)>,
     received: Received,
+    ignored: Ignored,
     scrub: ScrubHandle,
     prover: Prover,
     failed: Arc<Mutex<Option<(usize, String)>>>,
@@ -170,6 +172,8 @@ impl Engine {
         let prover = Prover::start(places.clone(), pins.clone(), Arc::clone(&catalog), checksums)
             .map_err(|source| EngineError::Thread { source })?;
         let keeper = Keeper::new(places.clone(), catalog, pins, checksums, received.clone())?;
+
+        let ignored = keeper.ignored();
 
         let mut listener = match config.listen.replication {
             Some(address) => {
@@ -233,13 +237,23 @@ impl Engine {
             // The threads that wait for their go end without it.
             return Err(EngineError::Backend { source });
         }
+        let strategy = config.io.strategy;
+        if backend == "portable" && !strategy.is_portable() {
+            tracing::warn!(
+                "io.strategy {} needs io_uring, which is not available: the portable backend sends \
+                 by sendfile, or copies",
+                strategy.name()
+            );
+        }
         let others: Vec<_> =
             shards.iter().skip(1).map(|s| (s.commands.clone(), s.waker.clone())).collect();
+        let primaries = Primaries::default();
         for (index, go) in goes.into_iter().enumerate() {
             let first = index == 0;
             let go_on = (
                 listener.take().filter(|_| first),
                 if first { others.clone() } else { Vec::new() },
+                primaries.clone(),
             );
             if go.send(go_on).is_err() {
                 tracing::error!(shard = index, "the shard ended before it began");
@@ -257,6 +271,7 @@ impl Engine {
             shards,
             keeper: Some((jobs, thread)),
             received,
+            ignored,
             scrub,
             prover,
             failed,
@@ -312,9 +327,10 @@ impl Engine {
                 if tell.send(Ok((backend.name(), backend.waker()))).is_err() {
                     return;
                 }
-                let Ok((listener, others)) = gone.recv() else { return };
+                let Ok((listener, others, primaries)) = gone.recv() else { return };
                 let shard =
-                    Shard::new(setup, backend, command_queue, news_queue, jobs, listener, others);
+                    Shard::new(setup, backend, command_queue, news_queue, jobs, listener, others)
+                        .among(primaries);
                 let mut guard = FailureGuard { shard: shard.number(), failed, reason: None };
                 guard.reason = Some("it panicked; see the log".into());
                 guard.reason = shard.run().err().map(|error| error.to_string());
@@ -346,7 +362,12 @@ impl Engine {
         while let Ok(report) = reports.recv_deadline(deadline) {
             answers += 1;
             for space in report.spaces {
-                spaces.insert(space.space.clone(), space);
+                // What the keeper holds as received is no log of this node's,
+                // though a shard may watch its directory.
+                let received = spaces.get(&space.space).is_some_and(|s| s.role == Role::Replica);
+                if space.role == Role::Replica || !received {
+                    spaces.insert(space.space.clone(), space);
+                }
             }
         }
         for (space, quarantine) in self.received.quarantines() {
@@ -368,6 +389,7 @@ impl Engine {
             problem,
             spaces: spaces.into_values().collect(),
             scrub: self.scrub.report().into(),
+            ignored: self.ignored.status(),
         }
     }
 
@@ -426,9 +448,16 @@ impl Engine {
 /// killed process's sockets back only when it has dismantled its ring.
 fn listen(address: SocketAddr) -> io::Result<crate::io::Socket> {
     let deadline = Instant::now() + LISTEN_PATIENCE;
+    let mut told = false;
     loop {
         match crate::io::sockets::listen(address) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(
+                        "{address} (listen.replication) is in use: trying again for \
+                         {LISTEN_PATIENCE:?}"
+                    );
+                }
                 std::thread::sleep(LISTEN_RETRY_DELAY);
             }
             other => return other,
@@ -436,8 +465,9 @@ fn listen(address: SocketAddr) -> io::Result<crate::io::Socket> {
     }
 }
 
-/// What a shard gets with its go: the listener, and the other shards.
-type GoOn = (Option<crate::io::Socket>, Vec<(Sender<Command>, Waker)>);
+/// What a shard gets with its go: the listener, the other shards, and who
+/// ships to any of them.
+type GoOn = (Option<crate::io::Socket>, Vec<(Sender<Command>, Waker)>, Primaries);
 
 /// A shard between its spawn and its go.
 struct Starting {

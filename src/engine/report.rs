@@ -90,7 +90,7 @@ fn replica(now: Instant, space: &Space, link: &Link) -> ReplicaStatus {
     } else {
         Some(age.as_secs_f64())
     };
-    let state = if slot.failed || space.is_fenced() {
+    let state = if slot.failed || link.refused || space.is_fenced() {
         ReplicaState::Failed
     } else if !up && link.is_degraded() {
         ReplicaState::Degraded

@@ -6,7 +6,7 @@
 //!                "replicas": [{"id", "state", "sent_lsn", "received_lsn",
 //!                              "written_lsn", "flushed_lsn",
 //!                              "lag": {"bytes", "records", "seconds"}, ...}]}],
-//!    "scrub": {...}}
+//!    "scrub": {...}, "ignored": {"count", "directories": [{"name", "reason"}]}}
 //! ```
 //!
 //! Plain values without invariants of their own: the engine fills them from
@@ -45,6 +45,9 @@ pub struct NodeStatus {
     /// The verification of segments at rest.
     #[serde(default)]
     pub scrub: ScrubStatus,
+    /// Directories of the data root that hold a log and are not shipped.
+    #[serde(default)]
+    pub ignored: Ignored,
 }
 
 /// What this node is to a space.
@@ -240,6 +243,25 @@ pub struct Latency {
     pub p999: Option<u64>,
     /// How many samples there are.
     pub count: u64,
+}
+
+/// Directories of the data root that hold a log and are not shipped.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Ignored {
+    /// How many there are.
+    pub count: usize,
+    /// The first ones by name, at most
+    /// [`MAX_LISTED_IGNORED`](crate::limits::MAX_LISTED_IGNORED).
+    pub directories: Vec<IgnoredDirectory>,
+}
+
+/// A directory that is not shipped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IgnoredDirectory {
+    /// Its name; what is no UTF-8 in it is replaced.
+    pub name: String,
+    /// Why, in a sentence.
+    pub reason: String,
 }
 
 /// The verification of segments at rest.

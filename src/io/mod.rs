@@ -83,6 +83,14 @@ impl Strategy {
             Self::Copy => "copy",
         }
     }
+
+    /// Whether it can be had without `io_uring`. The portable backend sends by
+    /// `sendfile` where it is told to splice, and copies where it is told
+    /// `SEND_ZC`.
+    #[must_use]
+    pub const fn is_portable(self) -> bool {
+        !matches!(self, Self::Splice | Self::SendZc)
+    }
 }
 
 /// A readable memory map of the file that an extent lies in.

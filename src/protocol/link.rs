@@ -77,6 +77,11 @@ impl Link {
         self.phase = Phase::Closed;
     }
 
+    /// Take back what was queued and not handed out.
+    pub(super) fn unsay(&mut self) {
+        self.out.clear();
+    }
+
     /// Tell the peer why, then say nothing more.
     pub(super) fn close(&mut self, code: ErrorCode, sentence: String) {
         if !self.is_closed() {

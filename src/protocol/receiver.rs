@@ -290,6 +290,14 @@ impl Receiver {
         self.forsake(handle, code, reason);
     }
 
+    /// The peer that [`Intent::Established`] has just named will not do: it is
+    /// told why, in the place of an answer to its hello. Gives no intent.
+    pub fn refuse_peer(&mut self, code: ErrorCode, reason: String) {
+        self.link.unsay();
+        self.link.close(code, reason);
+        self.clear();
+    }
+
     /// Close the connection with an error (bad frame, storage, shutdown).
     /// What is durable and not acknowledged is acknowledged first. Gives no
     /// intent.

@@ -25,7 +25,7 @@ pub enum ErrorCode {
     Version = 1,
     /// Another cluster.
     Cluster = 2,
-    /// The node has reached itself.
+    /// The node has reached itself, or another node has its name.
     Itself = 3,
     /// The space's epoch is older than one that was seen. The frame carries the
     /// highest epoch that its sender has seen.

@@ -93,8 +93,8 @@ impl SpaceRecord {
         match change {
             Change::Create { .. } => {}
             Change::OpenRun(run) => {
-                // As the catalog does: of several empty runs, one may begin like
-                // another, and is a run of its own all the same.
+                // Only the last run can be meant again: of several empty ones,
+                // an earlier may lie where a later does.
                 if run.start >= self.runs.last().map_or(Lsn::ZERO, |last| last.start) {
                     self.runs.open(*run);
                 }

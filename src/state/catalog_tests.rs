@@ -181,6 +181,28 @@ fn a_record_in_memory_follows_the_catalog() {
     assert_eq!(record.marks.last(), Some(&mark(10_000 + 599 * 64)));
 }
 
+/// A database that starts makes several segments before it writes to the first
+/// of them. The walk has been in all of them by then, so the first gets a second
+/// run at the same position, at the same offset. Taken for its first one, it was
+/// left out of the record in memory while the catalog had it: every later run
+/// had the wrong ordinal, and a space that was given back and recovered in the
+/// same process lost what had been acknowledged in that run.
+#[test]
+fn an_empty_segment_that_is_entered_again_has_a_second_run() {
+    let directory = tempfile::tempdir().unwrap();
+    let catalog = with_alpha(directory.path());
+    let mut record = load(&catalog, "alpha");
+    for next in [run(4000, 3, 0), run(4000, 4, 0), run(4000, 3, 0), run(5000, 5, 0)] {
+        let change = Change::OpenRun(next);
+        record.apply(&change);
+        catalog.commit(&[(space("alpha"), change)]).unwrap();
+    }
+    assert_eq!(record.runs, load(&catalog, "alpha").runs);
+    let fifth = *record.runs.get(5).unwrap();
+    assert_eq!((fifth.file, fifth.start, fifth.bytes), (3, Lsn(4000), Some(1000)));
+    assert_eq!(record.runs.len(), 7);
+}
+
 #[test]
 fn marks_are_thinned_from_the_old_end() {
     let directory = tempfile::tempdir().unwrap();

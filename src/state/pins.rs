@@ -120,7 +120,7 @@ impl Pins {
                     ),
                 ));
             }
-            Err(error) => return Err(explain(&error, source, &path)),
+            Err(error) => return Err(explain(&error, &path)),
         }
         let found = identity(&path.symlink_metadata()?);
         if found != expected {
@@ -169,25 +169,40 @@ impl Pins {
             else {
                 continue;
             };
-            let directory = directory.path();
-            for entry in fs::read_dir(&directory).map_err(|e| named(&e, &directory))? {
-                let path = entry.map_err(|e| named(&e, &directory))?.path();
-                let Some(file) = path.file_name().and_then(|name| file_number(name.to_str()?))
-                else {
-                    continue;
-                };
-                let metadata = path.symlink_metadata().map_err(|e| named(&e, &path))?;
-                pins.push(Pin {
-                    space: SpaceId::clone(&space),
-                    file,
-                    identity: identity(&metadata),
-                    bytes: metadata.len(),
-                    last_name: metadata.nlink() == 1,
-                    path,
-                });
-            }
+            pins.extend(self.of(&space)?);
         }
-        pins.sort_by(|a, b| (&a.space, a.file).cmp(&(&b.space, b.file)));
+        pins.sort_by(|a, b| a.space.cmp(&b.space));
+        Ok(pins)
+    }
+
+    /// The pins of one space, by number. Names that are no pins are left out.
+    ///
+    /// # Errors
+    ///
+    /// The directory or a pin in it cannot be read; the error names it.
+    pub fn of(&self, space: &SpaceId) -> io::Result<Vec<Pin>> {
+        let mut pins = Vec::new();
+        let directory = self.root.join(space.as_str());
+        let entries = match fs::read_dir(&directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(pins),
+            entries => entries.map_err(|e| named(&e, &directory))?,
+        };
+        for entry in entries {
+            let path = entry.map_err(|e| named(&e, &directory))?.path();
+            let Some(file) = path.file_name().and_then(|name| file_number(name.to_str()?)) else {
+                continue;
+            };
+            let metadata = path.symlink_metadata().map_err(|e| named(&e, &path))?;
+            pins.push(Pin {
+                space: space.clone(),
+                file,
+                identity: identity(&metadata),
+                bytes: metadata.len(),
+                last_name: metadata.nlink() == 1,
+                path,
+            });
+        }
+        pins.sort_by_key(|pin| pin.file);
         Ok(pins)
     }
 }
@@ -217,10 +232,11 @@ fn named(error: &io::Error, path: &Path) -> io::Error {
 }
 
 /// What a refused link means, and what to do.
-fn explain(error: &io::Error, source: &Path, path: &Path) -> io::Error {
+fn explain(error: &io::Error, path: &Path) -> io::Error {
     let advice = match error.kind() {
         io::ErrorKind::CrossesDevices => {
-            "; a pin is a hard link: node.state_dir must be on the file system of node.data_root"
+            "; a pin is a hard link: node.state_dir must be on the file system of the segment, which \
+             is that of node.data_root unless the space is a link or a mount of its own"
         }
         io::ErrorKind::PermissionDenied => {
             "; run this process as the user that writes the segments (the kernel's \
@@ -230,10 +246,7 @@ fn explain(error: &io::Error, source: &Path, path: &Path) -> io::Error {
         io::ErrorKind::TooManyLinks => "; the file has as many names as the file system allows",
         _ => "",
     };
-    io::Error::new(
-        error.kind(),
-        format!("cannot pin {} as {}: {error}{advice}", source.display(), path.display()),
-    )
+    io::Error::new(error.kind(), format!("no link {}: {error}{advice}", path.display()))
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   <data root>/
-//!     .saltus/                     ours, skipped
+//!     .saltus/                     ours, skipped as all that is hidden
+//!     UPPER/wal/                   no name of a space: left alone, and told
 //!     alpha/wal/                   a space
 //!       wal-000000006b01223f.log   a segment
 //!       wal-000000006b01224a.log.tmp, wal-compact-…   being written: not yet
@@ -21,8 +22,10 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::ids::{SegmentName, SpaceId};
@@ -84,30 +87,126 @@ pub fn wal_directory(data_root: &Path, space: &SpaceId) -> PathBuf {
     data_root.join(space.as_str()).join("wal")
 }
 
-/// The spaces of a data root, by name: every directory whose name is a space
-/// id. Whether it has a `wal` directory yet is not asked.
+/// What lies in a data root.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Root {
+    /// The spaces, by name. Whether one has a `wal` directory yet is not said.
+    pub spaces: Vec<SpaceId>,
+    /// Directories that hold a log and are no space of their own, by name.
+    pub ignored: Vec<Ignored>,
+    /// Directories that can be no space and hold no log yet, by name. None of
+    /// them is worth a word before one does.
+    pub strangers: Vec<OsString>,
+}
+
+/// A directory of a data root that is left alone.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ignored {
+    /// Its name.
+    pub name: OsString,
+    /// Why, in a sentence.
+    pub reason: String,
+}
+
+/// What speaks against a name as that of a space; nothing if it can be one.
+#[must_use]
+pub fn name_problem(name: &OsStr) -> Option<String> {
+    match name.to_str().map(str::parse::<SpaceId>) {
+        Some(Ok(_)) => None,
+        Some(Err(error)) => Some(error.to_string()),
+        None => Some(format!("space id {name:?} is not valid: it is no text")),
+    }
+}
+
+/// What a directory is on its file system, whichever way leads to it.
+type Identity = (u64, u64);
+
+/// Which directory holds the log of a space; `None` if none does.
+#[must_use]
+pub fn identity(data_root: &Path, space: &SpaceId) -> Option<Identity> {
+    wal_identity(&data_root.join(space.as_str()))
+}
+
+fn wal_identity(directory: &Path) -> Option<Identity> {
+    let metadata = std::fs::metadata(directory.join("wal")).ok()?;
+    metadata.is_dir().then(|| (metadata.dev(), metadata.ino()))
+}
+
+/// A directory that may be a space.
+struct Candidate {
+    space: SpaceId,
+    /// Its log, or while it has none, itself.
+    identity: Identity,
+    /// Only a link leads to it.
+    linked: bool,
+}
+
+/// Look at a data root. Hidden directories are nobody's business. Links are
+/// followed, as the writer does; but a log is one space, however many names
+/// lead to it: that of `known` spaces first, then of real directories.
+///
+/// # Errors
+///
+/// The data root cannot be listed.
+pub fn look(data_root: &Path, known: impl Fn(&SpaceId) -> bool) -> io::Result<Root> {
+    let mut root = Root::default();
+    let mut candidates = Vec::new();
+    for entry in std::fs::read_dir(data_root)? {
+        let entry = entry?;
+        let (name, path) = (entry.file_name(), entry.path());
+        if name.as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
+        let metadata = match std::fs::metadata(&path) {
+            Ok(metadata) if metadata.is_dir() => metadata,
+            Ok(_) => continue,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            // As of a link that leads to itself.
+            Err(error) => {
+                root.ignored.push(Ignored { name, reason: error.to_string() });
+                continue;
+            }
+        };
+        let wal = wal_identity(&path);
+        match (name.to_str().and_then(|text| text.parse().ok()), wal) {
+            (Some(space), wal) => {
+                let linked = entry.file_type().is_ok_and(|kind| kind.is_symlink());
+                let identity = wal.unwrap_or((metadata.dev(), metadata.ino()));
+                candidates.push(Candidate { space, identity, linked });
+            }
+            (None, Some(_)) => {
+                let reason = name_problem(&name).unwrap_or_default();
+                root.ignored.push(Ignored { name, reason });
+            }
+            (None, None) => root.strangers.push(name),
+        }
+    }
+    candidates.sort_by_cached_key(|c| (!known(&c.space), c.linked, c.space.clone()));
+    let mut taken: BTreeMap<Identity, SpaceId> = BTreeMap::new();
+    for Candidate { space, identity, .. } in candidates {
+        if let Some(first) = taken.get(&identity) {
+            let reason =
+                format!("it is space {first} under another name, and a log is shipped once");
+            root.ignored.push(Ignored { name: space.as_str().into(), reason });
+        } else {
+            taken.insert(identity, space.clone());
+            root.spaces.push(space);
+        }
+    }
+    root.spaces.sort_unstable();
+    root.ignored.sort_unstable();
+    root.strangers.sort_unstable();
+    Ok(root)
+}
+
+/// The spaces of a data root, by name. Whether one has a `wal` directory yet
+/// is not said.
 ///
 /// # Errors
 ///
 /// The data root cannot be listed.
 pub fn spaces(data_root: &Path) -> io::Result<Vec<SpaceId>> {
-    let mut spaces = Vec::new();
-    for entry in std::fs::read_dir(data_root)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let Some(space) = name.to_str().and_then(|text| text.parse().ok()) else {
-            continue;
-        };
-        // Follows a link, as the writer does.
-        match std::fs::metadata(entry.path()) {
-            Ok(metadata) if metadata.is_dir() => spaces.push(space),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
-    spaces.sort_unstable();
-    Ok(spaces)
+    look(data_root, |_| false).map(|root| root.spaces)
 }
 
 /// Everything in a WAL directory but directories, segments first and in the
@@ -152,62 +251,5 @@ pub fn segments(wal_directory: &Path) -> io::Result<Vec<SegmentName>> {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use std::fs;
-
-    use super::*;
-
-    #[test]
-    fn t9_files_that_lie_around_are_no_segments() {
-        for (name, kind) in [
-            ("wal-000000006b01223f.log", Kind::Segment(SegmentName(0x6b01_223f))),
-            ("wal-000000006b01223f.log.tmp", Kind::Temporary),
-            ("wal-compact-000000006b01223f.log", Kind::Temporary),
-            (".archive-wal-000000006b01223f.log", Kind::Archive),
-            ("wal-000000006b01223f.log.archive-1", Kind::Archive),
-            ("wal-corrupt-000000006b01223f.log", Kind::Quarantined),
-            ("wal-000000006B01223F.log", Kind::Foreign),
-            ("wal-6b01223f.log", Kind::Foreign),
-            ("wal-000000006b01223f.log~", Kind::Foreign),
-            ("lost+found", Kind::Foreign),
-        ] {
-            assert_eq!(classify(OsStr::new(name)), kind, "{name}");
-        }
-    }
-
-    #[test]
-    fn t8_t10_segments_are_listed_by_name_and_empty_ones_count() {
-        let directory = tempfile::tempdir().unwrap();
-        for number in [9_u64, 3, 5] {
-            let name = SegmentName(number).to_string();
-            fs::write(directory.path().join(name), vec![0; usize::try_from(number - 3).unwrap()])
-                .unwrap();
-        }
-        fs::write(directory.path().join("a.tmp"), b"").unwrap();
-        fs::create_dir(directory.path().join(SegmentName(1).to_string())).unwrap();
-        assert_eq!(
-            segments(directory.path()).unwrap(),
-            [SegmentName(3), SegmentName(5), SegmentName(9)]
-        );
-        let entries = entries(directory.path()).unwrap();
-        assert_eq!((entries.len(), entries[0].bytes), (4, 0));
-        assert_eq!(entries[3].kind, Kind::Temporary);
-    }
-
-    #[test]
-    fn t14_spaces_are_directories_with_a_space_id_for_a_name() {
-        let root = tempfile::tempdir().unwrap();
-        for name in ["beta", "alpha", ".saltus", "No", "UPPER", "ab"] {
-            fs::create_dir(root.path().join(name)).unwrap();
-        }
-        fs::write(root.path().join("a-file"), b"").unwrap();
-        let names: Vec<_> = spaces(root.path()).unwrap().iter().map(ToString::to_string).collect();
-        assert_eq!(names, ["alpha", "beta"]);
-        let wal = wal_directory(root.path(), &"alpha".parse().unwrap());
-        assert_eq!(entries(&wal).unwrap_err().kind(), io::ErrorKind::NotFound);
-        fs::create_dir(&wal).unwrap();
-        assert!(segments(&wal).unwrap().is_empty());
-    }
-}
+#[path = "discover_tests.rs"]
+mod tests;

@@ -8,8 +8,8 @@ use saltus::limits::FRAME_HEADER_BYTES;
 use saltus::lsn::{Chain, Lsn};
 use saltus::protocol::frame::{FrameHeader, Handle, Kind};
 use saltus::protocol::message::{
-    Ack, ErrorCode, Heartbeat, Hello, HelloAck, Identity, Message, OpenSpace, Refusal, SegmentOpen,
-    Standing,
+    Ack, Boundary, ErrorCode, Heartbeat, Hello, HelloAck, Identity, Message, OpenSpace, Refusal,
+    SegmentOpen, Standing, Truncate,
 };
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -70,6 +70,8 @@ fn messages() -> Vec<(&'static str, Message, Handle)> {
         chain: Chain(0x1122),
     };
     let refusal = Refusal { code: ErrorCode::Gap, sentence: "a gap".into() };
+    let boundary = Boundary { lsn: Lsn(300), chain: Chain(0x1122), records: 3 };
+    let truncate = Truncate { lsn: Lsn(300), chain: Chain(0x1122) };
     let space = Handle(1);
     vec![
         ("hello", Message::Hello(hello), Handle::CONNECTION),
@@ -79,6 +81,9 @@ fn messages() -> Vec<(&'static str, Message, Handle)> {
         ("segment-open", Message::SegmentOpen(run), space),
         ("ack", Message::Ack(acked), space),
         ("heartbeat", Message::Heartbeat(Heartbeat { unix_ns: 7 }), Handle::CONNECTION),
+        ("match", Message::Match(Lsn(300)), space),
+        ("matched", Message::Matched(boundary), space),
+        ("truncate", Message::Truncate(truncate), space),
         ("error", Message::Error(refusal), space),
     ]
 }
@@ -113,10 +118,13 @@ fn frames() -> Vec<(String, Vec<u8>)> {
 
 fn sessions() -> Vec<(String, Vec<u8>)> {
     // Hello and its answer, both spaces opened, records shipped and flushed.
-    let meet = [0, 1, 0, 0, 1, 0, 1];
+    let meet = [0, 255, 0, 0, 1, 0, 0, 1, 0, 1];
+    let diverged = [90, 40, 60, 0, 1, 0, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1];
     let ship = [6, 200, 0, 0, 0, 0, 1, 7, 1, 5, 1, 6, 3, 0, 0, 7, 1, 5, 255, 0, 1];
     let mut seeds = vec![
         ("meet".to_owned(), meet.to_vec()),
+        ("diverged".to_owned(), diverged.to_vec()),
+        ("behind".to_owned(), [&[30, 255, 60, 0, 1, 0, 0, 1, 0, 1][..], &ship].concat()),
         ("ship".to_owned(), [&meet[..], &ship, &ship].concat()),
         ("silence".to_owned(), [&meet[..], &[5, 255, 5, 255]].concat()),
         ("stranger".to_owned(), [&meet[..], &[4, 0, 2, 3, 44, 1, 0, 0, 1, 1]].concat()),

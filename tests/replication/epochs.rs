@@ -265,3 +265,61 @@ fn a_replica_that_holds_other_records_in_the_same_epoch_is_left_alone() {
     assert!(problem.contains("behind 2784"), "the last common record is named: {problem}");
     assert!(fs::read(&copy).unwrap() == held && pieces(&cluster.replicas[0]).is_empty());
 }
+
+/// The command's exit code and what it printed.
+fn saltus(args: &[&str]) -> (Option<i32>, String) {
+    let output =
+        std::process::Command::new(env!("CARGO_BIN_EXE_saltus")).args(args).output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(text).unwrap())
+}
+
+#[test]
+fn an_operator_sees_the_epochs_and_gets_at_what_was_cut() {
+    let mut cluster = Cluster::with(1, |_| {}, |_| {});
+    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
+    segment.records(10, 400);
+    cluster.await_flushed("alpha", segment.len());
+    let lost = segment.content[7 * 464..].to_vec();
+    shrink(&mut segment, 7 * RECORD);
+    await_epoch(&mut cluster, "alpha", 2);
+    await_settled(&mut cluster, "alpha", 7 * RECORD);
+    let status = cluster.replicas[0].space("alpha").unwrap();
+    assert_eq!((status.quarantine.pieces, status.quarantine.bytes), (1, 3 * RECORD));
+
+    let admins =
+        [cluster.primary.spec.admin, cluster.replicas[0].spec.admin].map(|a| a.to_string());
+    let args = ["epoch", "show", "--space", "alpha", "--admin", &admins[0], "--admin", &admins[1]];
+    let (code, text) = saltus(&args);
+    assert_eq!(code, Some(0), "{text}");
+    for expected in ["on primary  primary  epoch 2", "on replica-1  replica  epoch 2", "3248"] {
+        assert!(text.contains(expected), "{expected:?} in {text}");
+    }
+    let (code, json) = saltus(&[&["--json"], &args[..]].concat());
+    assert_eq!(code, Some(0), "{json}");
+    let found: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(found[1]["epochs"][1]["start_lsn"], 7 * RECORD);
+    let nowhere = ["epoch", "show", "--space", "nowhere", "--admin", &admins[0]];
+    assert_eq!(saltus(&nowhere).0, Some(1));
+
+    let root = cluster.replicas[0].spec.data_root.clone();
+    let root = root.to_str().unwrap();
+    let (code, text) = saltus(&["quarantine", "list", "--data-root", root]);
+    let id = "alpha/wal-0000000000000001.log.3248.0";
+    assert!(code == Some(0) && text.contains(id) && text.contains("diverged"), "{text}");
+    let (code, text) = saltus(&["quarantine", "show", id, "--data-root", root]);
+    assert_eq!(code, Some(0), "{text}");
+    for expected in ["by epoch 2", "3248 to 4640", "3, sequences 7 to 9"] {
+        assert!(text.contains(expected), "{expected:?} in {text}");
+    }
+    let to = cluster.directory.path().join("exported");
+    let to = to.to_str().unwrap();
+    let export = ["quarantine", "export", id, "--to", to, "--data-root", root];
+    assert_eq!(saltus(&export).0, Some(0));
+    assert!(fs::read(to).unwrap() == lost);
+    assert_eq!(saltus(&export).0, Some(3), "nothing is overwritten");
+    assert_eq!(saltus(&["quarantine", "show", "alpha/none", "--data-root", root]).0, Some(1));
+    assert_eq!(saltus(&["quarantine", "list"]).0, Some(2));
+    assert_eq!(saltus(&["quarantine", "list", "--data-root", to]).0, Some(3));
+    assert!(fs::read(&pieces(&cluster.replicas[0])[0].path).unwrap() == lost, "and it is kept");
+}

@@ -14,6 +14,8 @@ use crate::feed::Segment;
 fn await_refusal(primary: &mut Node, space: &str, text: &str) {
     let status = primary.await_problem(space, text);
     assert_eq!(status.replicas[0].flushed_lsn, 0);
+    // None of them heals by itself.
+    assert_eq!(status.replicas[0].state, ReplicaState::Failed);
 }
 
 #[test]
@@ -70,6 +72,9 @@ fn a_space_that_is_written_on_both_nodes_is_refused() {
     });
     Segment::create(&cluster.primary.wal("alpha"), 1).records(3, 100);
     await_refusal(&mut cluster.primary, "alpha", "alpha");
+    // Nothing was accepted, so nothing is shipped there.
+    assert!(!cluster.replicas[0].log().contains("a primary ships here"));
+    assert!(cluster.replicas[0].log().contains("refused"), "{}", cluster.logs());
     let status = cluster.replica(0, "alpha").unwrap();
     assert_eq!(status.state, ReplicaState::Failed);
     assert_eq!(fs::read(&theirs.path).unwrap(), theirs.content);
@@ -77,6 +82,7 @@ fn a_space_that_is_written_on_both_nodes_is_refused() {
     let mut other = Segment::create(&cluster.primary.wal("beta"), 1);
     other.records(1, 10);
     cluster.await_flushed("beta", other.len());
+    assert_eq!(cluster.replicas[0].log().matches("a primary ships here").count(), 1);
 }
 
 #[test]
@@ -94,6 +100,33 @@ fn a_primary_that_lost_its_state_is_refused_and_nothing_is_overwritten() {
     await_refusal(&mut cluster.primary, "alpha", "another primary filled it");
     assert_eq!(cluster.replica(0, "alpha").unwrap().state, ReplicaState::Failed);
     assert!(fs::read(&copy).unwrap() == before);
+}
+
+#[test]
+fn second_primary_of_a_name_is_refused_for_as_long_as_the_first_is_there() {
+    let mut cluster = Cluster::with(1, |spec| spec.shards = 2, |_| {});
+    let mut alpha = Segment::create(&cluster.primary.wal("alpha"), 1);
+    alpha.records(3, 100);
+    cluster.await_flushed("alpha", alpha.len());
+    // Another host, whose configuration was copied from the first one's.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mut second = spec("primary", elsewhere.path(), false);
+    second.replicas = vec![cluster.replicas[0].as_replica()];
+    let mut second = Node::start(second);
+    let mut beta = Segment::create(&second.wal("beta"), 1);
+    beta.records(3, 100);
+    await_refusal(&mut second, "beta", "two nodes are called primary");
+    assert!(cluster.replicas[0].log().contains("two nodes are called primary"));
+    assert!(!cluster.replicas[0].wal("beta").exists());
+    alpha.records(3, 100);
+    cluster.await_flushed("alpha", alpha.len());
+    // Once the first one has gone, the name is free.
+    cluster.primary.terminate();
+    until("the second one ships", || {
+        let status = second.space("beta")?;
+        (status.replicas[0].flushed_lsn == beta.len()).then_some(())
+    });
+    assert_eq!(second.space("beta").unwrap().replicas[0].state, ReplicaState::Healthy);
 }
 
 #[test]

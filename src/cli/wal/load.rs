@@ -9,6 +9,7 @@ use serde_json::json;
 use super::print_json;
 use crate::cli::payload::Payload;
 use crate::limits::{MAX_GROUP_DELAY, RECORD_HEADER_BYTES};
+use crate::wal::discover;
 use crate::wal::writer::{Writer, WriterOptions};
 
 /// What to write.
@@ -31,6 +32,9 @@ pub(super) fn write(
     out: &mut impl Write,
 ) -> anyhow::Result<bool> {
     let Load { records, record_bytes, rate } = load;
+    if let Some(problem) = space_problem(directory) {
+        tracing::warn!("no node ships {}: {problem}", directory.display());
+    }
     let mut writer = Writer::open(directory, options)?;
     let first_sequence = writer.next_sequence();
     let mut payload = Payload::new(record_bytes as usize);
@@ -70,6 +74,14 @@ pub(super) fn write(
         )?;
     }
     Ok(true)
+}
+
+/// Why a node would not ship a directory that looks like `<space>/wal`.
+fn space_problem(directory: &Path) -> Option<String> {
+    if directory.file_name()? != "wal" {
+        return None;
+    }
+    discover::name_problem(directory.parent()?.file_name()?)
 }
 
 /// Wait until record number `count` is due.

@@ -1,5 +1,6 @@
 //! What a shard may ask of the keeper, and what it hears.
 
+use std::ffi::OsString;
 use std::sync::Arc;
 
 use crossbeam::channel::Sender;
@@ -132,6 +133,11 @@ pub enum Job {
 pub enum News {
     /// The spaces of the data root that exist as directories.
     Spaces(Vec<SpaceId>),
+    /// Directories that can be no space and hold no log yet; to the first
+    /// shard only. Once one holds a log, the root is to be scanned again.
+    Strangers(Vec<OsString>),
+    /// The directory is no space of its own.
+    Refused(SpaceId),
     /// What is known of a primary's space, and segments not delivered before.
     Space {
         /// The space.

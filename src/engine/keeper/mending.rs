@@ -18,7 +18,7 @@ use super::{Keeper, Lease, News, spoil};
 use crate::ids::SpaceId;
 use crate::io::bulk;
 use crate::limits::{CATALOG_RETRY_DELAY, MAX_UNWRITTEN_CHANGES};
-use crate::state::catalog::{CatalogError, Change, SpaceRecord};
+use crate::state::catalog::{CatalogError, Change, Role, SpaceRecord};
 
 /// What waits for the catalog.
 #[derive(Debug, Default)]
@@ -70,7 +70,11 @@ impl Keeper {
         failure: &Failure,
     ) {
         let why = &failure.why;
-        for (space, _) in &changes {
+        for (space, change) in &changes {
+            if !failure.waits && matches!(change, Change::Create { role: Role::Primary, .. }) {
+                // Nobody has heard of it: it can be drawn anew.
+                self.spaces.remove(space);
+            }
             self.unrecorded.entry(space.clone()).or_insert_with(|| {
                 let then = if failure.waits { "it is tried again" } else { "restart this node" };
                 format!("the catalog could not be written: {why}; {then}")

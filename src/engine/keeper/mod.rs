@@ -14,12 +14,14 @@
 //!
 //! News of a change are sent only after the change is durable.
 
+mod ignored;
 mod job;
 mod matched;
 mod mending;
 mod received;
 mod shipped;
 
+pub use ignored::Ignored;
 pub use job::{Denial, Job, Loan, Mailbox, News};
 pub use shipped::open_numbered;
 
@@ -165,6 +167,9 @@ pub struct Keeper {
     checksums: Checksums,
     spaces: BTreeMap<SpaceId, Space>,
     received: Received,
+    ignored: Ignored,
+    /// Whose log is the directory of that device and inode.
+    logs: BTreeMap<(u64, u64), SpaceId>,
     mailboxes: Vec<Mailbox>,
     /// Changes of the batch that is being gathered.
     changes: Vec<(SpaceId, Change)>,
@@ -208,6 +213,8 @@ impl Keeper {
             checksums,
             spaces: BTreeMap::new(),
             received,
+            ignored: Ignored::default(),
+            logs: BTreeMap::new(),
             mailboxes: Vec::new(),
             changes: Vec::new(),
             releases: Vec::new(),
@@ -360,8 +367,11 @@ impl Keeper {
     fn handle(&mut self, job: Job) {
         match job {
             Job::ScanRoot { shard } => {
-                let spaces = self.scan_root();
+                let (spaces, strangers) = self.scan_root();
                 self.waiting.push((shard, News::Spaces(spaces)));
+                if shard == 0 && !strangers.is_empty() {
+                    self.waiting.push((shard, News::Strangers(strangers)));
+                }
             }
             Job::ScanSpace { shard, space } => {
                 if let Some(news) = self.scan_space(&space) {
@@ -426,12 +436,15 @@ fn spoil(news: News, why: &str) -> News {
             News::ReplicaOpened { ticket, result: Err((ErrorCode::Storage, why).into()) }
         }
         News::RunOpened { ticket, .. } => News::RunOpened { ticket, result: Err(why) },
-        News::Space { space, record, mut problems, .. } => {
+        News::Space { space, mut problems, .. } => {
             problems.push(why);
-            News::Space { space, record, found: Vec::new(), problems }
+            // A stream that no restart would know must not be shipped.
+            News::Space { space, record: None, found: Vec::new(), problems }
         }
         News::EpochBegun { space, .. } => News::EpochBegun { space, result: Err(why) },
         other @ (News::Spaces(_)
+        | News::Strangers(_)
+        | News::Refused(_)
         | News::Segment { .. }
         | News::Matched { .. }
         | News::Recalled { .. }) => other,

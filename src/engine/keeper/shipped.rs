@@ -1,25 +1,32 @@
 //! Spaces that this node ships: found, numbered, pinned, opened.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::{Keeper, Lease, News, Places, Space, remember};
 use crate::engine::primary::fenced;
 use crate::ids::{Epoch, SpaceId, StreamId};
-use crate::limits::{MAX_EPOCHS_PER_SPACE, MAX_SPACES};
+use crate::limits::{MAX_EPOCHS_PER_SPACE, MAX_SPACES, MAX_WATCHED_STRANGERS};
 use crate::lsn::{Lsn, Mark};
 use crate::state::catalog::{Change, FileRecord, Role, SpaceRecord};
-use crate::state::pins::Pins;
+use crate::state::pins::{Pin, Pins};
 use crate::state::runs::Runs;
-use crate::wal::discover;
+use crate::wal::discover::{self, Root};
 use crate::wal::segment::{Identity, Segment, SegmentError};
 
 impl Keeper {
-    pub(super) fn scan_root(&self) -> Vec<SpaceId> {
-        match discover::spaces(&self.places.data_root) {
-            Ok(mut spaces) => {
+    /// The spaces that this node ships or may ship, and directories that can
+    /// be none and hold no log yet.
+    pub(super) fn scan_root(&mut self) -> (Vec<SpaceId>, Vec<OsString>) {
+        let found = discover::look(&self.places.data_root, |id| self.spaces.contains_key(id));
+        match found {
+            Ok(Root { mut spaces, ignored, mut strangers }) => {
+                self.ignored.publish(ignored);
+                strangers.truncate(MAX_WATCHED_STRANGERS);
                 if spaces.len() > MAX_SPACES {
                     tracing::error!(
                         found = spaces.len(),
@@ -31,11 +38,11 @@ impl Keeper {
                 spaces.retain(|space| {
                     self.spaces.get(space).is_none_or(|entry| entry.record.role == Role::Primary)
                 });
-                spaces
+                (spaces, strangers)
             }
             Err(error) => {
                 tracing::error!(%error, "the data root cannot be listed");
-                Vec::new()
+                (Vec::new(), Vec::new())
             }
         }
     }
@@ -43,7 +50,24 @@ impl Keeper {
     /// Number, pin and open what is new in a space that this node ships.
     pub(super) fn scan_space(&mut self, space: &SpaceId) -> Option<News> {
         let mut problems = Vec::new();
+        if self.shipped_as(space).is_some() {
+            // A link that has appeared since the root was looked at.
+            self.scan_root();
+            return Some(News::Refused(space.clone()));
+        }
+        let directory = self.places.wal(space);
+        let listed = discover::segments(&directory);
         if !self.spaces.contains_key(space) {
+            // A directory alone is no log. A replica makes it before its entry
+            // in the catalog is durable: killed between the two, it must not
+            // find a log of its own there.
+            let is_empty = match &listed {
+                Ok(names) => names.is_empty(),
+                Err(error) => error.kind() == io::ErrorKind::NotFound,
+            };
+            if is_empty {
+                return None;
+            }
             match self.create_primary(space) {
                 Ok(entry) => {
                     self.keep(space.clone(), entry);
@@ -54,8 +78,7 @@ impl Keeper {
                 }
             }
         }
-        let directory = self.places.wal(space);
-        let names = match discover::segments(&directory) {
+        let names = match listed {
             Ok(entries) => entries,
             Err(error) => {
                 problems.push(format!("cannot list {}: {error}", directory.display()));
@@ -109,6 +132,7 @@ impl Keeper {
             }
         }
         if first {
+            problems.extend(leftover_pins(&self.pins, space, &entry.record));
             // Files whose names are gone are still there by their pins.
             let missing: Vec<_> = (entry.record.files.iter().map(|file| file.file))
                 .filter(|file| !entry.delivered.contains(file))
@@ -245,6 +269,37 @@ fn number_of(record: &SpaceRecord, identity: Identity) -> Option<u64> {
         .map(|file| file.file)
 }
 
+/// Pins that no entry of the catalog names: a process was killed between the
+/// two. A file that has another name is numbered by that. Of one that has none,
+/// nobody knows the name under which it would be shipped; that is said after
+/// each start, for as long as the pin is there.
+fn leftover_pins(pins: &Pins, space: &SpaceId, record: &SpaceRecord) -> Vec<String> {
+    let found = match pins.of(space) {
+        Ok(found) => found,
+        Err(error) => return vec![format!("cannot list the pins of {space}: {error}")],
+    };
+    let is_left = |pin: &&Pin| !record.files.iter().any(|known| known.file == pin.file);
+    let mut problems = Vec::new();
+    for pin in found.iter().filter(is_left) {
+        if pin.last_name {
+            problems.push(unshipped(&pin.path));
+        } else if let Err(error) = pins.release(space, pin.file) {
+            problems.push(format!("a pin without an entry cannot be released: {error}"));
+        }
+    }
+    problems
+}
+
+/// What an operator is told of a pin that is the last name of a file that
+/// nobody knows.
+fn unshipped(path: &Path) -> String {
+    format!(
+        "{} holds a segment whose name was removed before it was shipped; look at it with saltus \
+         wal verify, and move it away",
+        path.display()
+    )
+}
+
 /// The first number from `file` on whose pin is free, or is of that inode
 /// already. A process that was killed between a pin and its entry in the
 /// catalog leaves a pin behind that no entry names.
@@ -263,11 +318,7 @@ fn free_number(
                     // It has a name besides, and is numbered by that.
                     return file;
                 }
-                problems.push(format!(
-                    "{} holds a segment whose name was removed before it was shipped; look at it \
-                     with saltus wal verify, and move it away",
-                    path.display()
-                ));
+                problems.push(unshipped(&path));
                 file += 1;
             }
             _ => return file,

@@ -184,6 +184,9 @@ pub struct Link {
     pub since: Instant,
     /// Why it is down, in a sentence.
     pub problem: Option<String>,
+    /// It was reached, and is not who may receive here, or will not receive
+    /// from here: a person must change something. Tried on all the same.
+    pub refused: bool,
     /// When a frame last came.
     pub heard_at: Option<Instant>,
 }
@@ -202,6 +205,7 @@ impl Link {
             failures: 0,
             since: now,
             problem: None,
+            refused: false,
             heard_at: None,
         }
     }
@@ -223,10 +227,22 @@ impl Link {
         }
         self.since = now;
         self.problem = None;
+        self.refused = false;
         if let Some(up) = self.up() {
             up.established = true;
         }
         self.is_degraded()
+    }
+
+    /// What answers there will not do, whatever is tried. The same answer again
+    /// is no news.
+    pub fn refuse(&mut self, why: String) {
+        if self.problem.as_ref() != Some(&why) {
+            let (replica, address) = (&self.replica, &self.address);
+            tracing::error!(%replica, %address, "{why}");
+        }
+        self.problem = Some(why);
+        self.refused = true;
     }
 
     /// The connection has proven itself.
@@ -271,6 +287,8 @@ impl Link {
     /// The connection failed or ended: wait before the next attempt. `jitter`
     /// (0 to 1) spreads the attempts of many.
     pub fn down(&mut self, now: Instant, why: String, jitter: f64) {
+        // Nobody answers any more: who did is no longer what is wrong.
+        self.refused &= matches!(self.state, State::Up(_));
         if self.hang_up() {
             self.since = now;
         }
@@ -282,7 +300,7 @@ impl Link {
             tracing::warn!(replica = %self.replica, address = %self.address, "{why}; next attempt in {pause:.1?}");
         }
         self.failures = self.failures.saturating_add(1);
-        if self.failures == DEGRADED_AFTER {
+        if self.failures == DEGRADED_AFTER && !self.refused {
             tracing::warn!(
                 replica = %self.replica,
                 address = %self.address,

@@ -95,7 +95,7 @@ pub struct Space {
     pub(super) stream: StreamId,
     pub(super) past: Past,
     /// True once the catalog's record has come.
-    pub(super) known: bool,
+    pub(in crate::engine) known: bool,
     pub(super) runs: Runs,
     /// How many of them the catalog has made durable.
     pub(super) durable_runs: u32,

@@ -9,8 +9,10 @@ use super::ProofError;
 use super::ground::{Ground, Stretch};
 use super::question::{Absent, Answer, Boundary, Listed, Of, Question};
 use super::walker::{Ahead, View, Walker};
+use crate::io::bulk::forget;
 use crate::limits::{MAX_PROOF_RECORDS, MAX_RECORD_BYTES, RECORD_HEADER_BYTES, VERIFY_PIECE_BYTES};
 use crate::lsn::{Chain, Lsn};
+use crate::state::catalog::Role;
 use crate::wal::digest::{Digest, Digester};
 use crate::wal::record::{Checksums, Header};
 
@@ -24,12 +26,19 @@ pub(super) struct Reading<'a> {
     ground: Ground,
     walker: Walker,
     piece: Vec<u8>,
+    /// Read from the disk what is in the page cache: what a replica holds is
+    /// seldom wanted, and proves nothing while it is a copy in memory. A
+    /// primary's is what the database and the senders read.
+    afresh: bool,
     /// Records have been small of late.
     dense: bool,
     deadline: Instant,
     /// Whether anybody still waits for the answer.
     wanted: &'a dyn Fn() -> bool,
 }
+
+/// No page is smaller, and where they are larger one more stays in the cache.
+const PAGE_BYTES: u64 = 4096;
 
 /// Records that are smaller than this on average are read whole for the sake
 /// of their headers.
@@ -61,9 +70,10 @@ impl<'a> Reading<'a> {
                 None => (Lsn(question.from), None),
             },
         };
-        let walker = Walker::new(at, chain, Lsn(question.to), checksums);
+        let walker = Walker::new(at, chain, Lsn(question.to), checksums, deadline);
         let piece = vec![0; VERIFY_PIECE_BYTES];
-        Self { question, ground, walker, piece, dense: true, deadline, wanted }
+        let afresh = question.of == Of::Bytes && ground.record().role == Role::Replica;
+        Self { question, ground, walker, piece, afresh, dense: true, deadline, wanted }
     }
 
     /// Read, and answer.
@@ -228,6 +238,11 @@ impl<'a> Reading<'a> {
         let lent = std::mem::take(&mut self.piece);
         let most = usize::try_from(piece.bytes.min(end - at)).unwrap_or(usize::MAX);
         let most = most.min(lent.len());
+        if self.afresh {
+            // A page that is named in part would stay.
+            let before = piece.offset % PAGE_BYTES;
+            forget(piece.file.file(), piece.offset - before, before + most as u64 + PAGE_BYTES);
+        }
         let (result, lent) = piece.file.read(lent, most, piece.offset).await;
         self.piece = lent;
         let why = match result {

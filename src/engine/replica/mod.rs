@@ -6,3 +6,4 @@
 mod lanes;
 pub mod log;
 pub mod peer;
+pub mod primaries;

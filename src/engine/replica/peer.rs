@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::log::{Log, LogOp};
+use super::primaries::{Entry, Primaries};
 use crate::engine::inbox::{Inbox, Step};
 use crate::engine::keeper::Job;
 use crate::engine::patience::Patience;
@@ -62,6 +63,12 @@ pub struct Peer {
     pub address: SocketAddr,
     /// Who, once it has said so.
     pub node: Option<NodeId>,
+    /// Others that ship here.
+    primaries: Primaries,
+    /// Among them, until the connection ends.
+    entry: Option<Entry>,
+    /// A space of it was accepted.
+    ships: bool,
     machine: Receiver,
     inbox: Inbox,
     receiving: bool,
@@ -123,6 +130,9 @@ impl Peer {
             socket,
             address,
             node: None,
+            primaries: Primaries::default(),
+            entry: None,
+            ships: false,
             machine: Receiver::new(now, me),
             // Who says nothing gets next to nothing.
             inbox: Inbox::new(SlabPool::new(2, STRANGER_SLAB_BYTES)),
@@ -147,6 +157,12 @@ impl Peer {
             placed: None,
             frame_began: now.instant,
         }
+    }
+
+    /// The same peer, which must not bear the name of another one of these.
+    #[must_use]
+    pub fn among(self, primaries: Primaries) -> Self {
+        Self { primaries, ..self }
     }
 
     /// The spaces it fills.
@@ -307,11 +323,17 @@ impl Peer {
         actions: &mut Vec<Action>,
     ) {
         match intent {
-            Intent::Established { peer, shard } => {
-                tracing::info!(primary = %peer.node, shard, address = %self.address, "a primary ships here");
-                self.node = Some(peer.node);
-                self.inbox.widen(SlabPool::new(SLABS_PER_CONNECTION, SLAB_BYTES));
-            }
+            Intent::Established { peer, .. } => match self.primaries.enter(&peer, self.address) {
+                Ok(entry) => {
+                    self.entry = Some(entry);
+                    self.node = Some(peer.node);
+                    self.inbox.widen(SlabPool::new(SLABS_PER_CONNECTION, SLAB_BYTES));
+                }
+                Err(why) => {
+                    self.machine.refuse_peer(ErrorCode::Itself, why.clone());
+                    self.begin_closing(why);
+                }
+            },
             Intent::Open { handle, .. }
                 if self.logs.contains_key(&handle) || self.opening.contains_key(&handle) =>
             {

@@ -273,10 +273,11 @@ impl Shard {
                     self.probed(now, index, handle);
                 }
                 Event::Closed { code, reason, retry } => {
-                    if !retry {
-                        tracing::error!(replica = %link.replica, ?code, "{reason}");
+                    if retry {
+                        link.problem = Some(reason.clone());
+                    } else {
+                        link.refuse(reason.clone());
                     }
-                    link.problem = Some(reason.clone());
                     let Some(up) = link.up() else { return };
                     if up.sending && code == ErrorCode::Timeout {
                         // Whoever takes nothing takes no last words either.
@@ -295,6 +296,7 @@ impl Shard {
                 "{} answers as {}, and the configuration calls it {}",
                 link.address, peer.node, link.replica
             );
+            link.refuse(why.clone());
             self.link_down(index, why);
             return;
         }

@@ -23,6 +23,7 @@ mod watching;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,6 +39,7 @@ use super::primary::link::{Link, State};
 use super::primary::space::Space;
 use super::replica::log::LogOp;
 use super::replica::peer::Peer;
+use super::replica::primaries::Primaries;
 use super::report::ShardReport;
 use crate::ids::{NodeId, SpaceId};
 use crate::io::{Backend, Completion, Op, Outcome, Socket, Strategy, Token, WatchEvent, WatchId};
@@ -107,6 +109,8 @@ enum Watched {
     Root,
     /// Waits for `wal/` to appear.
     Space(SpaceId),
+    /// A directory that can be no space: waits for a `wal/` to warn of.
+    Stranger(OsString),
     Wal(SpaceId),
 }
 
@@ -171,6 +175,8 @@ pub struct Shard {
     /// Links that may have something to do.
     busy_links: BTreeSet<usize>,
     peers: BTreeMap<u64, Peer>,
+    /// Who ships to this node, over whichever shard.
+    primaries: Primaries,
     busy_peers: BTreeSet<u64>,
     next_peer: u64,
     /// Of the peers, those that have not said who they are.
@@ -185,6 +191,8 @@ pub struct Shard {
     /// Directories of which something could not be opened.
     rescan: BTreeSet<SpaceId>,
     root_unwatched: bool,
+    /// Spaces whose log is shipped under another name.
+    refused: BTreeSet<SpaceId>,
     next_scan: Option<Instant>,
     /// When to accept again after an attempt that failed.
     next_accept: Option<Instant>,
@@ -259,6 +267,7 @@ impl Shard {
             links,
             busy_links: BTreeSet::new(),
             peers: BTreeMap::new(),
+            primaries: Primaries::default(),
             busy_peers: BTreeSet::new(),
             next_peer: 0,
             door: Doorkeeper::default(),
@@ -269,6 +278,7 @@ impl Shard {
             unwatched: BTreeSet::new(),
             rescan: BTreeSet::new(),
             root_unwatched: false,
+            refused: BTreeSet::new(),
             next_scan: None,
             next_accept: None,
             stopping: None,
@@ -277,6 +287,12 @@ impl Shard {
             completions: Vec::new(),
             events: Vec::new(),
         }
+    }
+
+    /// The same shard, beside others that receive for the same node.
+    #[must_use]
+    pub fn among(self, primaries: Primaries) -> Self {
+        Self { primaries, ..self }
     }
 
     /// Its number.
@@ -550,7 +566,7 @@ impl Shard {
         super::report::of(
             self.backend.name(),
             self.now().instant,
-            self.spaces.list.iter(),
+            self.shown().into_iter(),
             &self.links,
             self.peers.values(),
         )

@@ -2,6 +2,8 @@
 //! scanned. Nothing is inferred from silence.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,10 +12,11 @@ use crate::engine::keeper::{Job, News};
 use crate::engine::primary::space::Space;
 use crate::engine::primary::{run_of_ticket, run_ticket};
 use crate::ids::{SegmentName, SpaceId};
-use crate::io::WatchEvent;
-use crate::limits::SCAN_INTERVAL;
+use crate::io::{WatchEvent, WatchId};
+use crate::limits::{MAX_WATCHED_STRANGERS, SCAN_INTERVAL};
 use crate::protocol::Now;
 use crate::protocol::frame::Handle;
+use crate::wal::discover;
 
 impl Shard {
     /// True if this shard ships anything or may have to tell of it.
@@ -82,6 +85,9 @@ impl Shard {
             Err(error) => Err(error),
         };
         match watched {
+            Ok((watch, Watched::Wal(_))) if self.is_watched_as_another(watch, id) => {
+                // A link to its log. The keeper says so.
+            }
             Ok((watch, what)) => {
                 let wait = matches!(what, Watched::Space(_));
                 self.watches.insert(watch, what);
@@ -104,6 +110,64 @@ impl Shard {
         self.job(Job::ScanSpace { shard: self.setup.shard, space: id.clone() });
     }
 
+    /// The directory of this watch is the log of another space as well, which
+    /// must not lose it. (One that was renamed is not at its old name.)
+    fn is_watched_as_another(&self, watch: WatchId, id: &SpaceId) -> bool {
+        let Some(Watched::Wal(other)) = self.watches.get(&watch) else { return false };
+        let identity = |space| discover::identity(&self.setup.data_root, space);
+        other != id && identity(other).is_some() && identity(other) == identity(id)
+    }
+
+    /// The spaces that there is something to say of: those that hold a log,
+    /// which is not another one's.
+    pub(super) fn shown(&self) -> Vec<&RefCell<Space>> {
+        let logs: BTreeSet<&SpaceId> = (self.watches.values())
+            .filter_map(|what| match what {
+                Watched::Wal(id) => Some(id),
+                _ => None,
+            })
+            .chain(&self.unwatched)
+            .collect();
+        let has_log = |id: &SpaceId| logs.contains(id) && !self.refused.contains(id);
+        let shown = |space: &&RefCell<Space>| {
+            let space = space.borrow();
+            space.known || has_log(&space.id)
+        };
+        self.spaces.list.iter().filter(shown).collect()
+    }
+
+    /// Something has come or gone that may be no space. Hidden ones are
+    /// nobody's business, and one shard is enough to look at the others.
+    fn look_again(&self, name: &OsStr) {
+        if self.setup.shard == 0 && !name.as_encoded_bytes().starts_with(b".") {
+            self.job(Job::ScanRoot { shard: self.setup.shard });
+        }
+    }
+
+    /// Directories that are worth a word once they hold a log.
+    fn watch_strangers(&mut self, names: Vec<OsString>) {
+        let watched: BTreeSet<OsString> = (self.watches.values())
+            .filter_map(|what| match what {
+                Watched::Stranger(name) => Some(name.clone()),
+                _ => None,
+            })
+            .collect();
+        let room = MAX_WATCHED_STRANGERS.saturating_sub(watched.len());
+        let mut again = false;
+        for name in names.into_iter().filter(|name| !watched.contains(name)).take(room) {
+            let directory = self.setup.data_root.join(&name);
+            // Without a watch it is found by the next look at the root.
+            if let Ok(watch) = self.backend.watch(&directory) {
+                self.watches.insert(watch, Watched::Stranger(name));
+                // It may have appeared just before the watch.
+                again |= directory.join("wal").is_dir();
+            }
+        }
+        if again {
+            self.job(Job::ScanRoot { shard: self.setup.shard });
+        }
+    }
+
     pub(super) fn watched(&mut self, event: &WatchEvent) {
         match event {
             WatchEvent::Overflow => {
@@ -117,7 +181,10 @@ impl Shard {
             }
             WatchEvent::Appeared(watch, name) => match self.watches.get(watch).cloned() {
                 Some(Watched::Root) => {
-                    if let Some(id) = name.to_str().and_then(|name| name.parse().ok())
+                    let id: Option<SpaceId> = name.to_str().and_then(|name| name.parse().ok());
+                    if id.is_none() {
+                        self.look_again(name);
+                    } else if let Some(id) = id
                         && shard_of(&id, self.setup.shards) == self.setup.shard
                     {
                         if self.spaces.handles.contains_key(&id) {
@@ -132,6 +199,11 @@ impl Shard {
                     self.backend.unwatch(*watch);
                     self.watches.remove(watch);
                     self.watch_space(&id);
+                }
+                Some(Watched::Stranger(_)) if name == "wal" => {
+                    self.backend.unwatch(*watch);
+                    self.watches.remove(watch);
+                    self.job(Job::ScanRoot { shard: self.setup.shard });
                 }
                 Some(Watched::Wal(space))
                     if name.to_str().is_some_and(|name| name.parse::<SegmentName>().is_ok()) =>
@@ -149,6 +221,10 @@ impl Shard {
                 }
             }
             WatchEvent::Vanished(watch, name) => {
+                if matches!(self.watches.get(watch), Some(Watched::Root)) {
+                    // It may have been listed as one that is left alone.
+                    self.look_again(name);
+                }
                 if let Some(Watched::Wal(space)) = self.watches.get(watch).cloned()
                     && let Some(name) = name.to_str().and_then(|name| name.parse().ok())
                 {
@@ -207,6 +283,10 @@ impl Shard {
                     for space in spaces {
                         self.take_up(&space);
                     }
+                }
+                News::Strangers(names) => self.watch_strangers(names),
+                News::Refused(space) => {
+                    self.refused.insert(space);
                 }
                 News::Space { space, record, found, problems } => {
                     self.learned(now, &space, record, found, problems);
@@ -273,6 +353,7 @@ impl Shard {
         let first = record.is_some();
         if let Some(record) = record {
             space.learn(*record);
+            self.refused.remove(id);
         }
         space.found(found);
         if space.scanned(problems) {

@@ -46,6 +46,7 @@ impl Peer {
     pub(super) fn begin_closing(&mut self, why: String) {
         if self.closing.is_none() {
             self.closing = Some(why);
+            self.entry = None;
             for (handle, log) in &mut self.logs {
                 log.flush_at_once();
                 self.active.insert(*handle);

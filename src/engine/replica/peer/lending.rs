@@ -40,6 +40,7 @@ impl Peer {
                         actions.push(Action::Run(log.space.clone(), handle, ordinal, run, true));
                     }
                     self.machine.handle_opened(now, handle, Ok(standing));
+                    self.accepted();
                 }
                 self.logs.insert(handle, log);
                 self.active.insert(handle);
@@ -49,8 +50,21 @@ impl Peer {
                 self.machine.handle_fenced(now, handle, highest, why);
             }
             Err(Denial { code, why, .. }) => {
+                // What is asked for again is told when it is refused for good.
+                if !code.retry_helps() {
+                    tracing::warn!(space = %open.space, address = %self.address, "refused: {why}");
+                }
                 self.machine.handle_opened(now, handle, Err((code, why)));
             }
+        }
+    }
+
+    /// A space is received from here on. Of thousands, the first is news.
+    fn accepted(&mut self) {
+        if !std::mem::replace(&mut self.ships, true)
+            && let Some(node) = &self.node
+        {
+            tracing::info!(primary = %node, address = %self.address, "a primary ships here");
         }
     }
 
