@@ -11,7 +11,8 @@
 //!
 //! A commit is one transaction with redb's immediate durability: when
 //! [`Catalog::commit`] returns, the changes have been synced; when it fails,
-//! none of them is there. Repeating a batch that was applied is harmless.
+//! none of them is there. Repeating a batch that was applied is harmless. How
+//! it is asked, and what happens if the database asserts, stands in `access`.
 //!
 //! The catalog checks what it is told against what it holds, because a change
 //! that contradicts it (a run that goes back, another stream under a known
@@ -24,6 +25,7 @@ use std::sync::{Arc, Mutex};
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
+use super::access::guarded;
 use super::batch::{Batch, FILES, MARKS, RUNS, SPACES, numbers, ordinals};
 use super::history::{continues, cut_history, is_history};
 use super::host::{Host, ThisHost};
@@ -364,9 +366,12 @@ impl Catalog {
         let path = state_dir.join(CATALOG_FILE);
         let (host, database) = (host.clone(), Mutex::new(None));
         let mut catalog = Self { host, database, path, node: NodeUuid::default() };
-        catalog.open_or_make()?;
-        catalog.node = catalog.identify()?;
-        Ok(catalog)
+        let place = catalog.path.clone();
+        guarded(&place, || {
+            catalog.open_or_make()?;
+            catalog.node = catalog.identify()?;
+            Ok(catalog)
+        })
     }
 
     /// This node's number.
@@ -375,16 +380,8 @@ impl Catalog {
         self.node
     }
 
-    /// Everything.
-    ///
-    /// # Errors
-    ///
-    /// [`CatalogError::Damaged`] or [`CatalogError::Storage`].
-    pub fn load(&self) -> Result<BTreeMap<SpaceId, SpaceRecord>, CatalogError> {
-        self.load_some(None)
-    }
-
-    pub(super) fn load_some(
+    /// One space, or all.
+    pub(super) fn read(
         &self,
         only: Option<&SpaceId>,
     ) -> Result<BTreeMap<SpaceId, SpaceRecord>, CatalogError> {
@@ -440,16 +437,8 @@ impl Catalog {
         Ok(spaces)
     }
 
-    /// Apply all changes, in order, in one durable transaction. Blocks on the
-    /// disk. An empty batch is nothing.
-    ///
-    /// # Errors
-    ///
-    /// See [`CatalogError`]; nothing was applied.
-    pub fn commit(&self, changes: &[(SpaceId, Change)]) -> Result<(), CatalogError> {
-        if changes.is_empty() {
-            return Ok(());
-        }
+    /// One durable transaction.
+    pub(super) fn write(&self, changes: &[(SpaceId, Change)]) -> Result<(), CatalogError> {
         let write = self.database()?.begin_write().map_err(|e| self.storage(e))?;
         {
             let mut batch = Batch::begin(self, &write)?;

@@ -24,12 +24,12 @@
 //! record.
 #![forbid(unsafe_code)]
 
+mod access;
 mod batch;
 pub mod catalog;
 mod history;
 pub mod host;
 mod layout;
-mod lookup;
 mod opening;
 pub mod pins;
 pub mod runs;

@@ -13,6 +13,7 @@ use std::sync::{Arc, PoisonError};
 
 use redb::{Builder, Database, DatabaseError, StorageError};
 
+use super::access::guarded;
 use super::catalog::{Catalog, CatalogError};
 use super::host::Host;
 use super::storage::Storage;
@@ -32,7 +33,8 @@ impl Catalog {
         drop(place.take());
         let mut options = OpenOptions::new();
         options.read(true).write(true);
-        let database = self.open_file(&options, forget).map_err(|error| match error {
+        let opened = guarded(&self.path, || self.open_file(&options, forget));
+        let database = opened.map_err(|error| match error {
             // It could be opened before: it is not the user that is wrong.
             CatalogError::Directory { source, .. } => self.storage(StorageError::Io(source)),
             error => error,

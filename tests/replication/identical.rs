@@ -51,7 +51,10 @@ fn every_strategy_ships_the_same_bytes() {
     let strategies =
         [Strategy::Sendfile, Strategy::Splice, Strategy::SendZc, Strategy::Copy, Strategy::Auto];
     for backend in BACKENDS {
-        for strategy in strategies {
+        // The configuration refuses what a backend does not have.
+        let has =
+            |strategy: &Strategy| backend != BackendChoice::Portable || strategy.is_portable();
+        for strategy in strategies.into_iter().filter(has) {
             let each = |spec: &mut saltus::cli::node::NodeSpec| {
                 spec.backend = backend;
                 spec.strategy = strategy;

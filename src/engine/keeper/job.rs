@@ -156,7 +156,7 @@ pub enum News {
         /// Its number.
         file: u64,
         /// The segment.
-        result: Result<Arc<Segment>, String>,
+        result: Result<Arc<Segment>, Gone>,
     },
     /// The change is durable, or why not.
     Committed {
@@ -201,6 +201,17 @@ pub enum News {
         /// The open files.
         result: Result<SegmentFiles, String>,
     },
+}
+
+/// Why a segment cannot be opened again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gone {
+    /// A sentence.
+    pub why: String,
+    /// Neither its name nor its pin exists any more, and the directory does: as
+    /// after a crash of the host that came before the names were on the disk.
+    /// Anything else may be over later, or is a mistake.
+    pub lost: bool,
 }
 
 /// A received space in the hands of a session.

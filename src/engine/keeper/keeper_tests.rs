@@ -185,18 +185,6 @@ fn a_run_that_is_announced_again_under_another_number_is_refused() {
     assert_eq!(rig.runs(), 2);
 }
 
-#[test]
-fn an_empty_run_that_is_taken_up_again_is_counted_as_the_catalog_counts_it() {
-    let mut rig = Rig::new();
-    lent(&rig.batch(vec![open()])).unwrap();
-    // Two empty segments, and then the first of them gets its first record.
-    for (ordinal, file) in [(0, 1), (1, 2), (2, 1), (3, 2)] {
-        assert!(opened(&rig.batch(vec![open_run(ordinal, run(file, 0, 0))])), "run {ordinal}");
-    }
-    assert_eq!(rig.runs(), 4);
-    assert_eq!(rig.keeper.spaces[&space()].record, rig.keeper.catalog.load().unwrap()[&space()]);
-}
-
 /// What a scan of the space finds: its files, and what is wrong.
 fn scanned(rig: &mut Rig) -> Option<(Vec<u64>, Vec<String>)> {
     match rig.batch(vec![Job::ScanSpace { shard: 0, space: space() }]).as_slice() {
@@ -284,4 +272,16 @@ fn a_stream_is_told_to_nobody_before_it_is_durable() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn an_empty_run_that_is_taken_up_again_is_counted_as_the_catalog_counts_it() {
+    let mut rig = Rig::new();
+    lent(&rig.batch(vec![open()])).unwrap();
+    // Two empty segments, and then the first of them gets its first record.
+    for (ordinal, file) in [(0, 1), (1, 2), (2, 1), (3, 2)] {
+        assert!(opened(&rig.batch(vec![open_run(ordinal, run(file, 0, 0))])), "run {ordinal}");
+    }
+    assert_eq!(rig.runs(), 4);
+    assert_eq!(rig.keeper.spaces[&space()].record, rig.keeper.catalog.load().unwrap()[&space()]);
 }

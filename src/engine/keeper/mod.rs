@@ -22,7 +22,7 @@ mod received;
 mod shipped;
 
 pub use ignored::Ignored;
-pub use job::{Denial, Job, Loan, Mailbox, News};
+pub use job::{Denial, Gone, Job, Loan, Mailbox, News};
 pub use shipped::open_numbered;
 
 use std::collections::{BTreeMap, BTreeSet};

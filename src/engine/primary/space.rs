@@ -23,10 +23,12 @@ use std::time::{Duration, Instant};
 use super::fenced;
 use super::past::Past;
 use super::walk::Tail;
-use crate::engine::keeper::Job;
+use crate::engine::keeper::{Gone, Job};
 use crate::ids::{SegmentName, SpaceId, StreamId};
 use crate::io::{Mapped, Source, Strategy};
-use crate::limits::{MAX_LAG_SAMPLES, MAX_SAVED_MARKS_PER_SPACE, SAVED_MARK_SPACING_BYTES};
+use crate::limits::{
+    MARK_SPACING_BYTES, MAX_LAG_SAMPLES, MAX_SAVED_MARKS_PER_SPACE, SAVED_MARK_SPACING_BYTES,
+};
 use crate::lsn::{Lsn, Mark};
 use crate::protocol::frame::Handle;
 use crate::protocol::message::{OpenSpace, SegmentOpen};
@@ -58,6 +60,8 @@ pub(super) struct Tracked {
     pub(super) vanished: bool,
     /// It could not be opened again: neither its name nor its pin is left.
     pub(super) gone: bool,
+    /// It does not exist any more, and nobody has taken it away in order.
+    pub(super) lost: bool,
     /// The keeper was asked to open it.
     pub(super) asked: bool,
     /// The last record that was walked.
@@ -175,11 +179,12 @@ impl Space {
         // Everything up to there was walked before; the head is no earlier.
         self.head = last;
         self.doubt_tail();
-        // From the boundary before, if it is in the same run: so the walk must
-        // meet the last one again.
+        // From the boundary before, if it is near and in the same run: so the
+        // walk must meet the last one again.
         let before = self.saved.iter().rev().nth(1).copied().unwrap_or(Mark::START);
         let run_of = |mark: Mark| self.runs.locate(mark.lsn).map(|(ordinal, _)| ordinal);
-        let ends_before = last.lsn > before.lsn && run_of(before) == run_of(last);
+        let near = last.lsn.bytes_since(before.lsn) <= 2 * MARK_SPACING_BYTES;
+        let ends_before = near && last.lsn > before.lsn && run_of(before) == run_of(last);
         let within = self.runs.locate(last.lsn).and_then(|(ordinal, _)| self.runs.get(ordinal));
         let begins = within.is_some_and(|run| run.start == last.lsn);
         self.rewind(if ends_before && !begins { before } else { last });
@@ -193,6 +198,7 @@ impl Space {
             touched: false,
             vanished: false,
             gone: false,
+            lost: false,
             asked: false,
             tail: None,
             released: false,
@@ -228,21 +234,21 @@ impl Space {
             let tracked = self.track(file, segment.name);
             tracked.segment = Some(segment);
             tracked.asked = false;
-            tracked.gone = false;
+            (tracked.gone, tracked.lost) = (false, false);
             tracked.touched = true;
         }
     }
 
     /// A segment that was asked for is open again.
-    pub fn reopened(&mut self, file: u64, result: Result<Arc<Segment>, String>) {
+    pub fn reopened(&mut self, file: u64, result: Result<Arc<Segment>, Gone>) {
         self.prefetched();
         match result {
             Ok(segment) => self.found(vec![(file, segment)]),
-            Err(why) => {
+            Err(Gone { why, lost }) => {
                 self.notice(why);
                 let current = self.runs.get(self.ordinal).map(|run| run.file);
                 if let Some(tracked) = self.files.get_mut(&file) {
-                    tracked.gone = true;
+                    (tracked.gone, tracked.lost) = (true, lost);
                     // The walk needs what it stands in, and stops without it;
                     // of another file, all that is in the stream lies behind.
                     tracked.touched = current == Some(file);
@@ -435,6 +441,11 @@ impl Space {
     pub(super) fn save(&mut self, turn: &mut Turn) {
         let last = self.saved.last().map_or(Lsn::ZERO, |mark| mark.lsn);
         if self.head.lsn.bytes_since(last) >= SAVED_MARK_SPACING_BYTES {
+            // And one shortly before: a restart begins there, and must meet
+            // this one again.
+            if let Some(before) = self.index.boundaries().last() {
+                self.remember(before, turn);
+            }
             self.remember(self.head, turn);
         }
     }

@@ -99,6 +99,14 @@ impl Space {
         };
         let Some(segment) = tracked.segment.clone() else {
             tracked.touched = false;
+            if tracked.gone && current_file != Some(file) {
+                // What is in the stream of it lies behind.
+                return true;
+            }
+            if tracked.lost && live {
+                self.lost_file(turn);
+                return false;
+            }
             if tracked.gone {
                 let name = tracked.name;
                 self.stop(format!(
