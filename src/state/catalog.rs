@@ -7,6 +7,7 @@
 //!   runs     (space, ordinal)        run
 //!   files    (space, number)         file
 //!   marks    (space, lsn)            mark
+//!   holes    (space, file, offset)   hole
 //! ```
 //!
 //! A commit is one transaction with redb's immediate durability: when
@@ -19,6 +20,7 @@
 //! name) would be obeyed after every restart from then on.
 
 use std::collections::BTreeMap;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -26,13 +28,14 @@ use std::sync::{Arc, Mutex};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
 use super::access::guarded;
-use super::batch::{Batch, FILES, MARKS, RUNS, SPACES, numbers, ordinals};
+use super::batch::{Batch, FILES, HOLES, MARKS, RUNS, SPACES, numbers, ordinals, places};
 use super::history::{continues, cut_history, is_history};
+pub use super::holes::Hole;
 use super::host::{Host, ThisHost};
 use super::layout;
 use super::runs::{Run, RunError, Runs};
+use super::thinning::thin;
 use crate::ids::{Epoch, NodeUuid, SpaceId, StreamId};
-use crate::limits::MAX_SAVED_MARKS_PER_SPACE;
 use crate::lsn::{Lsn, Mark};
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
@@ -85,6 +88,9 @@ pub struct SpaceRecord {
     pub checkpoint: Mark,
     /// A primary: boundaries remembered, sparse, ascending.
     pub marks: Vec<Mark>,
+    /// A primary: bytes of its files that are in no stream, because they did
+    /// not hold; by file and offset.
+    pub holes: Vec<Hole>,
 }
 
 impl SpaceRecord {
@@ -123,6 +129,14 @@ impl SpaceRecord {
                 }
                 cut_history(&mut self.history, *end);
             }
+            Change::AddHole { hole, run } => {
+                let place = |known: &Hole| (known.file, known.offset);
+                match self.holes.binary_search_by_key(&place(hole), place) {
+                    Ok(index) => self.holes[index] = hole.clone(),
+                    Err(index) => self.holes.insert(index, hole.clone()),
+                }
+                self.apply(&Change::OpenRun(*run));
+            }
             Change::Epoch { epoch, start } => {
                 if continues(&self.history, *epoch, *start) {
                     self.history.push((*epoch, *start));
@@ -139,23 +153,6 @@ impl SpaceRecord {
             }
         }
     }
-}
-
-/// Leave at most [`MAX_SAVED_MARKS_PER_SPACE`] of an ascending list: of the
-/// older half, every second one goes, as often as it takes. The newest stay
-/// dense, because that is where a replica resumes. Returns what went.
-pub(super) fn thin<T>(kept: &mut Vec<T>) -> Vec<T> {
-    let mut dropped = Vec::new();
-    while kept.len() > MAX_SAVED_MARKS_PER_SPACE {
-        let half = kept.len() / 2;
-        let (goes, stays): (Vec<_>, Vec<_>) = std::mem::take(kept)
-            .into_iter()
-            .enumerate()
-            .partition(|(index, _)| *index < half && index % 2 == 1);
-        dropped.extend(goes.into_iter().map(|(_, mark)| mark));
-        kept.extend(stays.into_iter().map(|(_, mark)| mark));
-    }
-    dropped
 }
 
 /// One change; a batch of them is one durable transaction.
@@ -179,7 +176,7 @@ pub enum Change {
     /// A replica's verified and durable position.
     Checkpoint(Mark),
     /// A boundary worth remembering on a primary. Past
-    /// [`MAX_SAVED_MARKS_PER_SPACE`] the older half is thinned out.
+    /// [`MAX_SAVED_MARKS_PER_SPACE`](crate::limits::MAX_SAVED_MARKS_PER_SPACE) the older half is thinned out.
     AddMark(Mark),
     /// The stream was cut: runs from ordinal `runs` on are forgotten, the last
     /// one left is open again, and so are marks and epochs that begin behind
@@ -190,6 +187,14 @@ pub enum Change {
         end: Lsn,
         /// How many runs remain.
         runs: u32,
+    },
+    /// Bytes are left out of the stream, and a run begins behind them: both, or
+    /// neither, is there after a crash.
+    AddHole {
+        /// What is left out.
+        hole: Hole,
+        /// The run behind it.
+        run: Run,
     },
     /// A higher epoch was seen.
     Epoch {
@@ -410,6 +415,7 @@ impl Catalog {
                 files: Vec::new(),
                 checkpoint: held.checkpoint,
                 marks: Vec::new(),
+                holes: Vec::new(),
             };
             spaces.insert(space, record);
         }
@@ -419,6 +425,7 @@ impl Catalog {
         let runs = read.open_table(RUNS).map_err(|e| self.storage(e))?;
         let files = read.open_table(FILES).map_err(|e| self.storage(e))?;
         let marks = read.open_table(MARKS).map_err(|e| self.storage(e))?;
+        let holes = read.open_table(HOLES).map_err(|e| self.storage(e))?;
         for (space, record) in &mut spaces {
             record.runs = self.load_runs(&runs, space)?;
             for entry in files.range(numbers(space.as_str())).map_err(|e| self.storage(e))? {
@@ -426,6 +433,13 @@ impl Catalog {
                 let file = layout::decode_file(key.value().1, value.value())
                     .ok_or_else(|| self.damaged(format!("file {:?}", key.value())))?;
                 record.files.push(file);
+            }
+            for entry in holes.range(places(space.as_str())).map_err(|e| self.storage(e))? {
+                let (key, value) = entry.map_err(|e| self.storage(e))?;
+                let (_, file, offset) = key.value();
+                let hole = layout::decode_hole(file, offset, value.value())
+                    .ok_or_else(|| self.damaged(format!("hole {:?}", key.value())))?;
+                record.holes.push(hole);
             }
             for entry in marks.range(numbers(space.as_str())).map_err(|e| self.storage(e))? {
                 let (key, value) = entry.map_err(|e| self.storage(e))?;

@@ -310,12 +310,12 @@ fn another_schema_is_refused() {
     {
         let catalog = with_alpha(directory.path());
         let write = catalog.database().unwrap().begin_write().unwrap();
-        let newer = 2_u32.to_le_bytes();
+        let newer = 3_u32.to_le_bytes();
         write.open_table(META).unwrap().insert("schema", newer.as_slice()).unwrap();
         write.commit().unwrap();
     }
     let error = Catalog::open(directory.path()).unwrap_err();
-    assert!(matches!(error, CatalogError::Schema { found: 2, expected: 1, .. }), "{error}");
+    assert!(matches!(error, CatalogError::Schema { found: 3, expected: 2, .. }), "{error}");
 }
 
 #[test]

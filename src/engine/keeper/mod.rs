@@ -14,15 +14,17 @@
 //!
 //! News of a change are sent only after the change is durable.
 
+mod adopt;
 mod ignored;
 mod job;
 mod matched;
 mod mending;
+mod ranges;
 mod received;
 mod shipped;
 
 pub use ignored::Ignored;
-pub use job::{Denial, Gone, Job, Loan, Mailbox, News};
+pub use job::{AtRest, BadRecord, Denial, Gone, Job, Loan, Mailbox, News, Verdict};
 pub use shipped::open_numbered;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,7 +34,9 @@ use std::time::Instant;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 
+use self::adopt::Adoption;
 use super::quarantine;
+use super::scrub::ScrubRequests;
 use super::status::{self, EpochStatus, QuarantineStatus, SpaceStatus};
 use crate::ids::{Epoch, SpaceId};
 use crate::limits::{CATALOG_RETRY_DELAY, MAX_JOBS_PER_COMMIT};
@@ -52,6 +56,8 @@ pub struct Received(Arc<Mutex<Published>>);
 struct Published {
     statuses: BTreeMap<SpaceId, SpaceStatus>,
     quarantines: BTreeMap<SpaceId, QuarantineStatus>,
+    /// What does not hold of what was durable.
+    damages: BTreeMap<SpaceId, String>,
     /// What is wrong with the catalog.
     problem: Option<String>,
 }
@@ -65,6 +71,27 @@ impl Received {
     fn publish_quarantine(&self, space: SpaceId, status: QuarantineStatus) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.quarantines.insert(space, status);
+    }
+
+    /// Bytes of a space that were durable do not hold; it is received all the
+    /// same, and must be mended.
+    fn damaged(&self, space: &SpaceId, what: String) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.damages.insert(space.clone(), what);
+    }
+
+    /// Everything that is durable in a space holds again.
+    pub fn mended(&self, space: &SpaceId) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.damages.remove(space).is_some() {
+            tracing::warn!(%space, "everything that was durable holds again");
+        }
+    }
+
+    /// The spaces of which something that was durable does not hold, and what.
+    #[must_use]
+    pub fn damages(&self) -> BTreeMap<SpaceId, String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).damages.clone()
     }
 
     /// All of them.
@@ -130,6 +157,8 @@ struct Space {
     announced: bool,
     /// A replica's.
     lease: Lease,
+    /// Files to be put in their place when the space is given back.
+    adoptions: Vec<Adoption>,
     /// Why the last session with it failed, if it did.
     trouble: Option<String>,
 }
@@ -182,6 +211,8 @@ pub struct Keeper {
     /// Spaces whose record here may be ahead of the catalog's, because a
     /// commit failed, and why. None of them is lent as long as it is.
     unrecorded: BTreeMap<SpaceId, String>,
+    /// Where to ask for a look at a space that is damaged.
+    scrub: Option<ScrubRequests>,
     unwritten: mending::Unwritten,
 }
 
@@ -221,24 +252,39 @@ impl Keeper {
             waiting: Vec::new(),
             lending: Vec::new(),
             unrecorded: BTreeMap::new(),
+            scrub: None,
             unwritten: mending::Unwritten::default(),
         };
         for (space, mut record) in keeper.catalog.load()? {
             let lease = match record.role {
                 Role::Primary => Lease::Here(Mark::START),
-                Role::Replica => keeper.recover(&space, &mut record),
+                Role::Replica => {
+                    if let Err(error) = keeper.sweep_mending(&space, &record) {
+                        tracing::error!(%space, %error, "scratch files of mending are left over");
+                    }
+                    keeper.recover(&space, &mut record)
+                }
             };
             let entry = Space {
                 record,
                 delivered: BTreeSet::new(),
                 announced: false,
                 lease,
+                adoptions: Vec::new(),
                 trouble: None,
             };
+
             keeper.keep(space, entry);
         }
         keeper.catalog.commit(&std::mem::take(&mut keeper.changes))?;
         Ok(keeper)
+    }
+
+    /// Ask here for a look at each space that turns out to be damaged.
+    #[must_use]
+    pub fn with_scrub(mut self, scrub: ScrubRequests) -> Self {
+        self.scrub = Some(scrub);
+        self
     }
 
     /// Enter or replace a space, and publish where it stands.
@@ -260,6 +306,7 @@ impl Keeper {
                     flushed_lsn: Some(mark.lsn.0),
                     primary: None,
                     problem,
+                    holes: Vec::new(),
                     replicas: Vec::new(),
                     epochs: EpochStatus::of(&space.record.history),
                     highest_epoch: Some(space.record.highest_epoch),
@@ -415,6 +462,27 @@ impl Keeper {
                     .map_err(|error| format!("cannot open {} of {space}: {error}", run.segment));
                 self.waiting.push((shard, News::RunOpened { ticket, result }));
             }
+            Job::ReadRange { shard, ticket, space, fetch } => {
+                let bytes = self.read_range(&space, fetch).unwrap_or_else(|why| {
+                    tracing::warn!(%space, lsn = %fetch.lsn, "a peer asks for a range: {why}");
+                    Vec::new()
+                });
+                self.waiting.push((shard, News::RangeRead { ticket, bytes }));
+            }
+            Job::CheckRecord { shard, ticket, space, at } => {
+                let verdict = self.check_record(&space, at);
+                self.waiting.push((shard, News::RecordChecked { ticket, verdict }));
+            }
+            Job::Standing { space, reply } => {
+                if let Some(standing) = self.standing(&space) {
+                    // Who asked may have given up.
+                    let _ = reply.send(standing);
+                }
+            }
+            Job::OpenAtRest { space, run, reply } => {
+                let _ = reply.send(self.at_rest(&space, &run));
+            }
+            Job::Adopt { space, built, reply } => self.adopt(&space, built, reply),
             Job::CloseReplica { space, state } => self.close_replica(&space, state),
             Job::Release { space, file } => self.releases.push((space, file)),
             Job::Stop => {}
@@ -447,7 +515,9 @@ fn spoil(news: News, why: &str) -> News {
         | News::Refused(_)
         | News::Segment { .. }
         | News::Matched { .. }
-        | News::Recalled { .. }) => other,
+        | News::Recalled { .. }
+        | News::RangeRead { .. }
+        | News::RecordChecked { .. }) => other,
     }
 }
 

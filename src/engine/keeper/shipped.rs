@@ -211,6 +211,7 @@ impl Keeper {
             files: Vec::new(),
             checkpoint: Mark::START,
             marks: Vec::new(),
+            holes: Vec::new(),
         };
         self.changes.push((space.clone(), Change::Create { role, stream, history }));
         Space {
@@ -218,6 +219,7 @@ impl Keeper {
             delivered: BTreeSet::new(),
             announced: false,
             lease: Lease::Here(Mark::START),
+            adoptions: Vec::new(),
             trouble: None,
         }
     }

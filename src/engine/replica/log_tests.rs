@@ -193,6 +193,7 @@ fn record(runs: Runs) -> SpaceRecord {
         files: Vec::new(),
         checkpoint: Mark::START,
         marks: Vec::new(),
+        holes: Vec::new(),
     }
 }
 

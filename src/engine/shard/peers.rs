@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::{Command, Pending, Shard, Ticket};
 use crate::engine::keeper::Job;
 use crate::engine::replica::peer::{Action, Peer};
+use crate::ids::NodeId;
 use crate::io::{Op, Socket};
 use crate::limits::{ACCEPT_RETRY_DELAY, COMPLAINT_INTERVAL, MAX_CONNECTIONS, MAX_TURNED_OUT};
 use crate::protocol::Now;
@@ -153,6 +154,10 @@ impl Shard {
             if self.peers.get(&id).is_some_and(Peer::is_finished)
                 && let Some(peer) = self.peers.remove(&id)
             {
+                if peer.is_corrupted() {
+                    let name = peer.node.as_ref().map_or("unknown", NodeId::as_str).to_owned();
+                    *self.corrupt_frames.entry(name).or_insert(0) += 1;
+                }
                 let why = peer.closing().unwrap_or("closed");
                 match &peer.node {
                     Some(node) => tracing::info!(primary = %node, "disconnected: {why}"),
@@ -184,6 +189,11 @@ impl Shard {
                 Action::Open(handle, open) => {
                     let ticket = self.ticket(Ticket::Open(id, handle));
                     self.job(Job::OpenReplica { shard: self.setup.shard, ticket, open });
+                }
+                Action::Serve(space, handle, fetch) => {
+                    let ticket = self.ticket(Ticket::ServePeer(id, handle, fetch.lsn));
+                    let shard = self.setup.shard;
+                    self.job(Job::ReadRange { shard, ticket, space, fetch });
                 }
                 Action::Match(space, handle, at) => {
                     let ticket = self.ticket(Ticket::Match(id, handle));

@@ -317,6 +317,10 @@ impl Shard {
                         });
                     }
                 }
+                News::RangeRead { ticket, bytes } => self.range_read(now, ticket, bytes),
+                News::RecordChecked { ticket, verdict } => {
+                    self.record_checked(now, ticket, verdict);
+                }
                 News::Matched { ticket, result } => {
                     if let Some(Ticket::Match(id, handle)) = self.tickets.remove(&ticket) {
                         self.peer(now, id, |peer, _| peer.matched(now, handle, result));
