@@ -15,6 +15,11 @@ pub fn run(program: &str, arguments: &[&OsStr]) {
     assert!(output.status.success(), "{program} {arguments:?}: {said}");
 }
 
+/// Whether a program is to be had.
+pub fn is_here(program: &str) -> bool {
+    Command::new(program).arg("-V").output().is_ok()
+}
+
 fn os(text: &str) -> &OsStr {
     OsStr::new(text)
 }
@@ -23,6 +28,10 @@ fn os(text: &str) -> &OsStr {
 /// that is not to be had here: then the test says so, and ends.
 #[must_use]
 pub fn own_mounts() -> bool {
+    if !is_here("mkfs.ext4") {
+        println!("SKIPPED: needs mkfs.ext4, for disks of its own");
+        return false;
+    }
     let made = unshare(CloneFlags::CLONE_NEWNS).is_ok()
         && Command::new("mount")
             .args(["--make-rprivate", "/"])

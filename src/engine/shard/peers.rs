@@ -31,7 +31,8 @@ impl Shard {
         match turn.checked_sub(1).and_then(|index| self.others.get(index)) {
             Some((commands, waker)) => {
                 if commands.try_send(Command::Accepted(socket, address)).is_err() {
-                    self.complain(self.now().instant, address, "refused, as a shard is overloaded");
+                    let what = "was refused, as a shard is overloaded";
+                    self.complain(self.now().instant, address, what);
                     return;
                 }
                 waker.wake();
@@ -47,7 +48,7 @@ impl Shard {
         let now = self.now();
         // Those that have said who they are; the others make room by themselves.
         if self.peers.len() - self.door.strangers() >= MAX_CONNECTIONS {
-            let why = format!("refused, as {MAX_CONNECTIONS} primaries are connected already");
+            let why = format!("was refused, as {MAX_CONNECTIONS} primaries are connected already");
             self.complain(now.instant, address, &why);
             return;
         }
@@ -76,7 +77,7 @@ impl Shard {
         peer.broken("it said nothing, and its place was needed".into());
         self.busy_peers.insert(id);
         let address = peer.address;
-        self.complain(instant, address, "ended: it said nothing, and its place was needed");
+        self.complain(instant, address, "was ended: it said nothing, and its place was needed");
     }
 
     /// Accepting has failed: descriptors or memory have run out. The next
@@ -104,7 +105,7 @@ impl Shard {
     fn complain(&mut self, instant: Instant, address: SocketAddr, what: &str) {
         if self.door.complain(instant, address.ip()) {
             tracing::warn!(
-                "a connection from {address} was {what}; more from there are only counted for \
+                "a connection from {address} {what}; more from there are only counted for \
                  {COMPLAINT_INTERVAL:?}"
             );
         }
