@@ -74,9 +74,7 @@ impl Shard {
                 if let Some(mark) = streams
                     && let Some(space) = self.spaces.get(handle)
                 {
-                    let mut space = space.borrow_mut();
-                    slot.resumed(mark, space.head().lsn);
-                    space.confirmed(mark.lsn);
+                    slot.resumed(mark, space.borrow().head().lsn);
                 }
             } else if resume.is_some() {
                 // A walk that went back to get there goes on by itself.
