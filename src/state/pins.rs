@@ -169,25 +169,40 @@ impl Pins {
             else {
                 continue;
             };
-            let directory = directory.path();
-            for entry in fs::read_dir(&directory).map_err(|e| named(&e, &directory))? {
-                let path = entry.map_err(|e| named(&e, &directory))?.path();
-                let Some(file) = path.file_name().and_then(|name| file_number(name.to_str()?))
-                else {
-                    continue;
-                };
-                let metadata = path.symlink_metadata().map_err(|e| named(&e, &path))?;
-                pins.push(Pin {
-                    space: SpaceId::clone(&space),
-                    file,
-                    identity: identity(&metadata),
-                    bytes: metadata.len(),
-                    last_name: metadata.nlink() == 1,
-                    path,
-                });
-            }
+            pins.extend(self.of(&space)?);
         }
-        pins.sort_by(|a, b| (&a.space, a.file).cmp(&(&b.space, b.file)));
+        pins.sort_by(|a, b| a.space.cmp(&b.space));
+        Ok(pins)
+    }
+
+    /// The pins of one space, by number. Names that are no pins are left out.
+    ///
+    /// # Errors
+    ///
+    /// The directory or a pin in it cannot be read; the error names it.
+    pub fn of(&self, space: &SpaceId) -> io::Result<Vec<Pin>> {
+        let mut pins = Vec::new();
+        let directory = self.root.join(space.as_str());
+        let entries = match fs::read_dir(&directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(pins),
+            entries => entries.map_err(|e| named(&e, &directory))?,
+        };
+        for entry in entries {
+            let path = entry.map_err(|e| named(&e, &directory))?.path();
+            let Some(file) = path.file_name().and_then(|name| file_number(name.to_str()?)) else {
+                continue;
+            };
+            let metadata = path.symlink_metadata().map_err(|e| named(&e, &path))?;
+            pins.push(Pin {
+                space: space.clone(),
+                file,
+                identity: identity(&metadata),
+                bytes: metadata.len(),
+                last_name: metadata.nlink() == 1,
+                path,
+            });
+        }
+        pins.sort_by_key(|pin| pin.file);
         Ok(pins)
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::{Gone, Keeper, Lease, News, Places, Space, remember};
@@ -12,7 +13,7 @@ use crate::ids::{Epoch, SpaceId, StreamId};
 use crate::limits::{MAX_EPOCHS_PER_SPACE, MAX_SPACES, MAX_WATCHED_STRANGERS};
 use crate::lsn::{Lsn, Mark};
 use crate::state::catalog::{Change, FileRecord, Role, SpaceRecord};
-use crate::state::pins::Pins;
+use crate::state::pins::{Pin, Pins};
 use crate::state::runs::Runs;
 use crate::wal::discover::{self, Root};
 use crate::wal::segment::{Identity, Segment, SegmentError};
@@ -54,7 +55,19 @@ impl Keeper {
             self.scan_root();
             return Some(News::Refused(space.clone()));
         }
+        let directory = self.places.wal(space);
+        let listed = discover::segments(&directory);
         if !self.spaces.contains_key(space) {
+            // A directory alone is no log. A replica makes it before its entry
+            // in the catalog is durable: killed between the two, it must not
+            // find a log of its own there.
+            let is_empty = match &listed {
+                Ok(names) => names.is_empty(),
+                Err(error) => error.kind() == io::ErrorKind::NotFound,
+            };
+            if is_empty {
+                return None;
+            }
             match self.create_primary(space) {
                 Ok(entry) => {
                     self.keep(space.clone(), entry);
@@ -65,8 +78,7 @@ impl Keeper {
                 }
             }
         }
-        let directory = self.places.wal(space);
-        let names = match discover::segments(&directory) {
+        let names = match listed {
             Ok(entries) => entries,
             Err(error) => {
                 problems.push(format!("cannot list {}: {error}", directory.display()));
@@ -107,6 +119,8 @@ impl Keeper {
                         let identity = (segment.identity.device, segment.identity.inode);
                         if let Err(error) = self.pins.pin(space, file, &path, identity) {
                             problems.push(format!("cannot pin {}: {error}", path.display()));
+                            // The next scan tries again.
+                            entry.delivered.remove(&file);
                         }
                         found.push((file, Arc::new(segment)));
                     }
@@ -118,6 +132,7 @@ impl Keeper {
             }
         }
         if first {
+            problems.extend(leftover_pins(&self.pins, space, &entry.record));
             // Files whose names are gone are still there by their pins.
             let missing: Vec<_> = (entry.record.files.iter().map(|file| file.file))
                 .filter(|file| !entry.delivered.contains(file))
@@ -196,6 +211,7 @@ impl Keeper {
             files: Vec::new(),
             checkpoint: Mark::START,
             marks: Vec::new(),
+            holes: Vec::new(),
         };
         self.changes.push((space.clone(), Change::Create { role, stream, history }));
         Space {
@@ -203,6 +219,8 @@ impl Keeper {
             delivered: BTreeSet::new(),
             announced: false,
             lease: Lease::Here(Mark::START),
+            adoptions: Vec::new(),
+            trouble: None,
         }
     }
 
@@ -265,6 +283,37 @@ fn number_of(record: &SpaceRecord, identity: Identity) -> Option<u64> {
         .map(|file| file.file)
 }
 
+/// Pins that no entry of the catalog names: a process was killed between the
+/// two. A file that has another name is numbered by that. Of one that has none,
+/// nobody knows the name under which it would be shipped; that is said after
+/// each start, for as long as the pin is there.
+fn leftover_pins(pins: &Pins, space: &SpaceId, record: &SpaceRecord) -> Vec<String> {
+    let found = match pins.of(space) {
+        Ok(found) => found,
+        Err(error) => return vec![format!("cannot list the pins of {space}: {error}")],
+    };
+    let is_left = |pin: &&Pin| !record.files.iter().any(|known| known.file == pin.file);
+    let mut problems = Vec::new();
+    for pin in found.iter().filter(is_left) {
+        if pin.last_name {
+            problems.push(unshipped(&pin.path));
+        } else if let Err(error) = pins.release(space, pin.file) {
+            problems.push(format!("a pin without an entry cannot be released: {error}"));
+        }
+    }
+    problems
+}
+
+/// What an operator is told of a pin that is the last name of a file that
+/// nobody knows.
+fn unshipped(path: &Path) -> String {
+    format!(
+        "{} holds a segment whose name was removed before it was shipped; look at it with saltus \
+         wal verify, and move it away",
+        path.display()
+    )
+}
+
 /// The first number from `file` on whose pin is free, or is of that inode
 /// already. A process that was killed between a pin and its entry in the
 /// catalog leaves a pin behind that no entry names.
@@ -283,11 +332,7 @@ fn free_number(
                     // It has a name besides, and is numbered by that.
                     return file;
                 }
-                problems.push(format!(
-                    "{} holds a segment whose name was removed before it was shipped; look at it \
-                     with saltus wal verify, and move it away",
-                    path.display()
-                ));
+                problems.push(unshipped(&path));
                 file += 1;
             }
             _ => return file,

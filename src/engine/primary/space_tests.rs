@@ -39,6 +39,7 @@ fn fresh() -> SpaceRecord {
         files: Vec::new(),
         checkpoint: Mark::START,
         marks: Vec::new(),
+        holes: Vec::new(),
     }
 }
 

@@ -1,0 +1,121 @@
+//! Opening the catalog's database, for the first time and after a failure.
+//!
+//! A database that failed to read, write or sync knows no more what its file
+//! holds: it is closed, the kernel's memory of the file is dropped, and what
+//! the disk has is checked against its checksums. That is what a restart of
+//! the process would do, and a little more.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+
+use redb::{Builder, Database, DatabaseError, StorageError};
+
+use super::access::guarded;
+use super::catalog::{Catalog, CatalogError};
+use super::host::Host;
+use super::storage::Storage;
+use crate::limits::CATALOG_CACHE_BYTES;
+
+impl Catalog {
+    /// Close the database, and open it anew from what the disk holds. `forget`
+    /// drops what the kernel remembers of the file.
+    ///
+    /// # Errors
+    ///
+    /// See [`CatalogError`]; a database that is gone is one. The catalog stays
+    /// closed; every use of it fails until it is reopened.
+    pub fn reopen(&self, forget: &dyn Fn(&File)) -> Result<(), CatalogError> {
+        let mut place = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        // The old one holds the lock of the file.
+        drop(place.take());
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        let opened = guarded(&self.path, || self.open_file(&options, forget));
+        let database = opened.map_err(|error| match error {
+            // It could be opened before: it is not the user that is wrong.
+            CatalogError::Directory { source, .. } => self.storage(StorageError::Io(source)),
+            error => error,
+        })?;
+        *place = Some(database);
+        Ok(())
+    }
+
+    /// Open the database for the first time, making it if need be.
+    pub(super) fn open_or_make(&self) -> Result<(), CatalogError> {
+        let directory = self.path.parent().unwrap_or(Path::new("/"));
+        make_directory(&*self.host, directory)
+            .map_err(|source| CatalogError::Directory { path: directory.to_path_buf(), source })?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let database = self.open_file(&options, &|_| ())?;
+        *self.database.lock().unwrap_or_else(PoisonError::into_inner) = Some(database);
+        Ok(())
+    }
+
+    fn open_file(
+        &self,
+        options: &OpenOptions,
+        forget: &dyn Fn(&File),
+    ) -> Result<Arc<Database>, CatalogError> {
+        let (path, host) = (&self.path, &self.host);
+        let directory = path.parent().unwrap_or(Path::new("/"));
+        let file = host
+            .open(options, path)
+            .and_then(|file| host.sync_directory(directory).map(|()| file))
+            .map_err(|source| CatalogError::Directory { path: path.clone(), source })?;
+        forget(&file);
+        let mut database = Storage::new(host.clone(), file)
+            .and_then(|storage| {
+                Builder::new().set_cache_size(CATALOG_CACHE_BYTES).create_with_backend(storage)
+            })
+            .map_err(|error| opening(path, error))?;
+        match database.check_integrity() {
+            Ok(true) => {}
+            Ok(false) => tracing::warn!(
+                path = %path.display(),
+                "the catalog needed a repair and was brought back to its last commit"
+            ),
+            Err(error) => return Err(opening(path, error)),
+        }
+        Ok(Arc::new(database))
+    }
+
+    /// The open database.
+    pub(super) fn database(&self) -> Result<Arc<Database>, CatalogError> {
+        let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        database.clone().ok_or_else(|| self.storage(StorageError::DatabaseClosed))
+    }
+}
+
+/// Create the directory, private to this user, and make its name durable.
+fn make_directory(host: &dyn Host, directory: &Path) -> io::Result<()> {
+    match host.make_directory(directory) {
+        Ok(()) => host.sync_directory(directory.parent().unwrap_or(Path::new("/"))),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// What redb's refusal to open means.
+fn opening(path: &Path, error: DatabaseError) -> CatalogError {
+    let path = path.to_path_buf();
+    match error {
+        DatabaseError::DatabaseAlreadyOpen => CatalogError::AlreadyOpen { path },
+        DatabaseError::Storage(StorageError::Corrupted(detail)) => {
+            CatalogError::Damaged { path, detail }
+        }
+        // redb's answer to a file that does not begin like a database.
+        DatabaseError::Storage(StorageError::Io(source))
+            if matches!(
+                source.kind(),
+                io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+            ) =>
+        {
+            CatalogError::Damaged { path, detail: source.to_string() }
+        }
+        other => CatalogError::Storage { path, source: Box::new(other.into()) },
+    }
+}

@@ -1,0 +1,96 @@
+//! Whole nodes in a simulated world: the real shard loop, keeper, catalog,
+//! recovery and machines, on a disk, a network and a clock that one seed
+//! rules. An oracle checks the invariants at every step.
+//!
+//! ```text
+//!   database --> [disk] primary --- network --- replica [disk]
+//!                               `-- network --- replica [disk]
+//!   faults: kills, power, cuts, silence, bad and full disks, flipped bits
+//! ```
+//!
+//! The same seed takes the same course. One that fails says how to see it
+//! again: `SALTUS_SEED=7 cargo test --test simulation one_seed -- --nocapture`.
+#![allow(clippy::unwrap_used, unreachable_pub, missing_debug_implementations)]
+
+#[path = "simulation/backend.rs"]
+mod backend;
+#[path = "simulation/chance.rs"]
+mod chance;
+#[path = "simulation/clock.rs"]
+mod clock;
+#[path = "simulation/crash.rs"]
+mod crash;
+#[path = "simulation/database.rs"]
+mod database;
+#[path = "simulation/disk.rs"]
+mod disk;
+#[path = "simulation/faults.rs"]
+mod faults;
+#[path = "simulation/host.rs"]
+mod host;
+#[path = "simulation/machine.rs"]
+mod machine;
+#[path = "simulation/names.rs"]
+mod names;
+#[path = "simulation/network.rs"]
+mod network;
+#[path = "simulation/operations.rs"]
+mod operations;
+#[path = "simulation/oracle.rs"]
+mod oracle;
+#[path = "simulation/plan.rs"]
+mod plan;
+#[path = "simulation/seeds.rs"]
+mod seeds;
+#[path = "simulation/trace.rs"]
+mod trace;
+#[path = "simulation/world.rs"]
+mod world;
+
+use std::time::Duration;
+
+use seeds::{Course, Seeds, number};
+use trace::Mode;
+
+/// Seeds of an ordinary test run.
+const SEEDS: u64 = 300;
+
+#[test]
+fn every_invariant_holds_in_every_seed() {
+    Seeds { first: 1, count: SEEDS, time: Duration::MAX }.run();
+}
+
+#[test]
+fn a_seed_takes_the_same_course_again() {
+    for seed in 1..=5 {
+        let course = || Course::of(seed, Mode::Keep);
+        let (first, second) = (course(), course());
+        assert_eq!(first.digest, second.digest, "seed {seed}");
+        assert_eq!(first.steps, second.steps, "seed {seed}");
+    }
+}
+
+/// One seed, told in full: `SALTUS_SEED`.
+#[test]
+#[ignore = "to look at one seed"]
+fn one_seed() {
+    let seed = number("SALTUS_SEED").expect("SALTUS_SEED is the seed");
+    if std::env::var_os("SALTUS_LOG").is_some() {
+        let subscriber = tracing_subscriber::fmt().without_time().with_writer(std::io::stderr);
+        tracing::subscriber::set_global_default(subscriber.finish()).unwrap();
+    }
+    let course = Course::of(seed, Mode::Print);
+    if let Some(violation) = course.violation {
+        panic!("seed {seed}: {violation}");
+    }
+}
+
+/// Seeds for as long as wanted; see `scripts/simulate.sh`.
+#[test]
+#[ignore = "runs for as long as it is told to"]
+fn soak() {
+    let seconds = number("SALTUS_SECONDS").map_or(Duration::MAX, Duration::from_secs);
+    let first = number("SALTUS_FIRST_SEED").unwrap_or(1);
+    let count = number("SALTUS_SEEDS").unwrap_or(u64::MAX);
+    Seeds { first, count, time: seconds }.run();
+}

@@ -1,0 +1,331 @@
+//! What goes wrong, how it ends, and when all is well again.
+
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
+
+use saltus::engine::keeper::Job;
+use saltus::engine::report::ShardReport;
+use saltus::engine::status::{ReplicaState, ReplicaStatus};
+use saltus::ids::SpaceId;
+
+use super::disk::Trouble;
+use super::machine::name_of;
+use super::plan::Fault;
+use super::world::{Event, World};
+
+/// How long it may take, in virtual time, until all is well again: longer than
+/// every pause and time-out of a node together.
+const PATIENCE: Duration = Duration::from_secs(900);
+
+/// How long one replica may be held still at the end, and the others must not
+/// care.
+const HELD_PATIENCE: Duration = Duration::from_secs(300);
+
+/// How long something may be missing before the primary's status must say so.
+const SAYS_SO_WITHIN: Duration = Duration::from_secs(40);
+
+/// What is not where it should be.
+#[derive(Debug)]
+struct Missing {
+    space: SpaceId,
+    /// A replica that has not all of the stream; none: a record is not shipped.
+    replica: Option<usize>,
+}
+
+impl Missing {
+    /// Nothing is lost quietly: who looks at the status sees it.
+    fn is_named_in(&self, told: &ShardReport) {
+        let space = told.spaces.iter().find(|status| status.space == self.space);
+        let Some(space) = space else { panic!("Nothing is lost quietly: {self:?} of {told:?}") };
+        let is_behind = |replica: &ReplicaStatus| {
+            let healthy = replica.state == ReplicaState::Healthy && replica.lag.bytes == 0;
+            replica.problem.is_some() || !healthy
+        };
+        let is_named = match self.replica.map(name_of) {
+            Some(name) => {
+                space.replicas.iter().any(|replica| replica.id == name && is_behind(replica))
+            }
+            // It may be on its way to somebody.
+            None => space.replicas.iter().any(|replica| {
+                replica.lag.bytes > 0
+                    && matches!(replica.state, ReplicaState::Healthy | ReplicaState::Lagging)
+            }),
+        };
+        assert!(
+            is_named || space.problem.is_some(),
+            "Nothing is lost quietly: {self:?}, and the status says {space:?}"
+        );
+    }
+}
+
+impl World {
+    pub fn fault(&mut self) {
+        if self.calm {
+            return;
+        }
+        let after = self.chance.delay(self.plan.fault_gap);
+        self.after(after, Event::Fault);
+        let faults = self.plan.faults.clone();
+        let fault = *self.chance.pick(&faults);
+        let number = usize::try_from(self.chance.below(self.machines.len() as u64)).unwrap();
+        let name = self.machines[number].name.clone();
+        self.say(|| format!("fault: {fault:?} of {name}"));
+        match fault {
+            Fault::Kill => self.kill(number),
+            Fault::PowerLoss => self.lose_power(number),
+            Fault::KillMidway | Fault::PowerLossMidway => {
+                self.power_goes[number] = fault == Fault::PowerLossMidway;
+                let changes = self.chance.below(30);
+                self.machines[number].disk.lock().set_fuse(changes);
+            }
+            Fault::Stop => {
+                self.machines[number].stop();
+                self.wake(number, Duration::from_micros(10));
+            }
+            Fault::Pause => {
+                let seconds = *self.chance.pick(&[1, 8]);
+                let pause = self.chance.delay(Duration::from_secs(seconds));
+                self.pause(number, pause);
+            }
+            Fault::Cut | Fault::Silence => self.harm_connection(number, fault),
+            Fault::Partition => {
+                let length = self.chance.delay(Duration::from_secs(4));
+                let until = self.now() + u64::try_from(length.as_nanos()).unwrap();
+                self.cut_off[number] = until;
+                for connection in self.network.of(number) {
+                    self.network.stall(connection, until);
+                }
+            }
+            Fault::BadDisk | Fault::FullDisk => {
+                let mut trouble = self.plan.trouble;
+                if fault == Fault::FullDisk {
+                    trouble = Trouble { full: true, ..Trouble::default() };
+                }
+                self.machines[number].disk.lock().trouble = trouble;
+                let length = self.chance.delay(self.plan.fault_gap * 2);
+                self.after(length, Event::Mend(number));
+            }
+            Fault::Restart => {
+                let which =
+                    usize::try_from(self.chance.below(self.databases.len() as u64)).unwrap();
+                let noise = {
+                    let mut disk = self.machines[0].disk.lock();
+                    self.databases[which].be_restarted(&mut disk)
+                };
+                self.heard(noise);
+            }
+            Fault::LostEvents => {
+                if let Some(running) = &self.machines[0].running {
+                    running.kernel.borrow_mut().lose_events();
+                }
+            }
+            Fault::ClockStep => {
+                let step = i64::try_from(self.chance.below(7_200_000_000_000)).unwrap();
+                self.machines[number].clock.step(step - 3_600_000_000_000);
+            }
+        }
+    }
+
+    fn harm_connection(&mut self, number: usize, fault: Fault) {
+        let connections = self.network.of(number);
+        if connections.is_empty() {
+            return;
+        }
+        let connection = *self.chance.pick(&connections);
+        if fault == Fault::Cut {
+            self.network.cut(connection);
+        } else {
+            let side = *self.chance.pick(&[Some(0), Some(1), None]);
+            self.network.silence(connection, side);
+        }
+    }
+
+    fn pause(&mut self, number: usize, length: Duration) {
+        let until = self.now() + u64::try_from(length.as_nanos()).unwrap();
+        self.machines[number].paused_until = until;
+        self.wake_at_least(number);
+    }
+
+    /// A turn that was due in a pause comes at its end.
+    fn wake_at_least(&mut self, number: usize) {
+        if self.machines[number].running.is_some() {
+            self.machines[number].turn_at = None;
+            self.wake(number, Duration::from_micros(10));
+        }
+    }
+
+    pub fn mend(&mut self, number: usize) {
+        self.machines[number].disk.lock().trouble = Trouble::default();
+    }
+
+    /// The process is gone; its machine goes on.
+    pub fn kill(&mut self, number: usize) {
+        self.end(number, true);
+        let after = self.chance.delay(Duration::from_millis(100));
+        self.after(after, Event::Start(number));
+    }
+
+    fn end(&mut self, number: usize, told: bool) {
+        if self.machines[number].running.is_none() {
+            return;
+        }
+        let process = self.machines[number].process();
+        self.machines[number].disk.lock().freeze();
+        self.machines[number].kill();
+        self.forsake(process);
+        self.network.died(process, told);
+    }
+
+    /// The machine is gone, with all that its disk had not synced.
+    pub fn lose_power(&mut self, number: usize) {
+        self.end(number, false);
+        self.machines[number].kill();
+        if number == 0 {
+            // The database syncs what it writes.
+            let mut disk = self.machines[0].disk.lock();
+            for database in &self.databases {
+                database.sync_all(&mut disk);
+            }
+        }
+        self.machines[number].disk.lock().crash();
+        if number == 0 {
+            for which in 0..self.databases.len() {
+                let mut disk = self.machines[0].disk.lock();
+                // Nobody watches.
+                drop(self.databases[which].be_restarted(&mut disk));
+            }
+        }
+        let after = self.chance.delay(Duration::from_secs(1));
+        self.after(after, Event::Start(number));
+    }
+
+    /// A process has died between two changes of its disk.
+    pub fn died_midway(&mut self, number: usize) {
+        let name = self.machines[number].name.clone();
+        self.say(|| format!("{name} dies midway"));
+        if std::mem::take(&mut self.power_goes[number]) {
+            self.lose_power(number);
+        } else {
+            self.machines[number].kill();
+            self.kill(number);
+        }
+    }
+
+    /// A node has come to its end by itself.
+    pub fn stopped(&mut self, number: usize) {
+        let name = self.machines[number].name.clone();
+        self.say(|| format!("{name} has stopped"));
+        let process = self.machines[number].process();
+        if let Some(mut running) = self.machines[number].running.take() {
+            let jobs: Vec<_> = running.jobs.try_iter().collect();
+            running.keeper.batch(jobs.into_iter().chain([Job::Stop]));
+        }
+        self.forsake(process);
+        self.network.died(process, true);
+        if self.machines[number].disk.lock().is_frozen() {
+            return self.died_midway(number);
+        }
+        let after = self.chance.delay(Duration::from_millis(100));
+        self.after(after, Event::Start(number));
+    }
+
+    /// From now on nothing goes wrong, and all must come to a good end.
+    pub fn calm_down(&mut self) {
+        self.say(|| "all is calm".into());
+        self.calm = true;
+        self.calm_since = self.now();
+        self.network.weather.flip_one_in = 0;
+        self.cut_off.fill(0);
+        for number in 0..self.machines.len() {
+            self.machines[number].disk.lock().trouble = Trouble::default();
+            self.machines[number].disk.lock().thaw();
+            self.machines[number].paused_until = 0;
+            // Who looks after the nodes restarts them when a disk was mended.
+            self.kill(number);
+        }
+        for number in 0..self.databases.len() {
+            self.database_at_rest(number);
+        }
+        if self.chance.percent(30) {
+            self.held = Some(usize::try_from(self.chance.within(1, 2)).unwrap());
+        }
+        self.after(Duration::from_secs(1), Event::Check);
+    }
+
+    fn database_at_rest(&mut self, number: usize) {
+        let mut disk = self.machines[0].disk.lock();
+        let noise = self.databases[number].finish(&mut disk);
+        drop(disk);
+        self.heard(noise);
+    }
+
+    /// Is everything everywhere?
+    pub fn check(&mut self) {
+        if let Some(held) = self.held {
+            self.machines[held].paused_until = u64::MAX / 4;
+        }
+        let waited = self.now() - self.calm_since;
+        match self.what_is_missing() {
+            None if self.held.is_some() => {
+                let held = self.held.take().unwrap();
+                self.say(|| format!("replica {held} is let go"));
+                self.calm_since = self.now();
+                self.machines[held].paused_until = 0;
+                self.machines[held].keeper_at = None;
+                self.wake_at_least(held);
+                self.keeper_soon(held);
+                self.after(Duration::from_secs(1), Event::Check);
+            }
+            None => {
+                self.say(|| "all is well".into());
+                self.ended = true;
+            }
+            Some(missing) => {
+                let patience = if self.held.is_some() { HELD_PATIENCE } else { PATIENCE };
+                let told = self.told.take().and_then(|told| told.try_recv().ok());
+                let slow = self.held.map_or(String::new(), |held| format!(", {held} being slow"));
+                assert!(
+                    u128::from(waited) < patience.as_nanos(),
+                    "Liveness: {missing:?}{slow}; the primary says {told:?}"
+                );
+                if u128::from(waited) > SAYS_SO_WITHIN.as_nanos()
+                    && let Some(told) = told
+                {
+                    missing.is_named_in(&told);
+                }
+                self.told = self.machines[0].ask();
+                self.wake(0, Duration::from_micros(10));
+                self.after(Duration::from_secs(1), Event::Check);
+            }
+        }
+    }
+
+    fn what_is_missing(&self) -> Option<Missing> {
+        for database in &self.databases {
+            // What the database took away before the primary knew of it is
+            // nobody's loss: it is in the compacted segment.
+            let running = self.machines[0].running.as_ref();
+            let record = running.and_then(|r| r.catalog.space(&database.space).unwrap());
+            let known = record.map_or(Vec::new(), |record| record.files);
+            let seen = |index: usize| {
+                let log = &database.files[index];
+                let inode = log.file.metadata().unwrap().ino();
+                !log.unlinked || known.iter().any(|file| file.inode == inode)
+            };
+            let space = &database.space;
+            if !self.oracle.is_complete(database, seen) {
+                return Some(Missing { space: space.clone(), replica: None });
+            }
+            let Some(stream) = self.oracle.streams.get(&database.space) else { continue };
+            for replica in (1..self.machines.len()).filter(|replica| self.held != Some(*replica)) {
+                let said = self.oracle.said.get(&(replica, database.space.clone()));
+                let flushed = said.map_or(0, |said| said.flushed);
+                if flushed < stream.bytes.len() as u64 {
+                    let space = space.clone();
+                    return Some(Missing { space, replica: Some(replica) });
+                }
+            }
+        }
+        None
+    }
+}

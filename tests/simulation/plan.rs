@@ -1,0 +1,123 @@
+//! What a seed is about. Each seed leaves out most kinds of faults, so that
+//! those that it has come often and in combinations.
+
+use std::time::Duration;
+
+use super::chance::Chance;
+use super::database::Habits;
+use super::disk::Trouble;
+use super::network::Weather;
+
+/// Something that goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// A process is killed.
+    Kill,
+    /// A process is killed between two changes of its disk.
+    KillMidway,
+    /// A machine loses its power.
+    PowerLoss,
+    /// A machine loses its power between two changes of its disk.
+    PowerLossMidway,
+    /// A process stops in an orderly way.
+    Stop,
+    /// A process stands still for a while.
+    Pause,
+    /// A connection is cut.
+    Cut,
+    /// A connection goes silent in one direction or in both.
+    Silence,
+    /// Nothing gets to or from a machine for a while.
+    Partition,
+    /// A disk fails now and then, for a while.
+    BadDisk,
+    /// A disk has no space left, for a while.
+    FullDisk,
+    /// The database is restarted.
+    Restart,
+    /// Watch events are lost.
+    LostEvents,
+    /// A clock on the wall is set.
+    ClockStep,
+}
+
+const ALL: [Fault; 14] = [
+    Fault::Kill,
+    Fault::KillMidway,
+    Fault::PowerLoss,
+    Fault::PowerLossMidway,
+    Fault::Stop,
+    Fault::Pause,
+    Fault::Cut,
+    Fault::Silence,
+    Fault::Partition,
+    Fault::BadDisk,
+    Fault::FullDisk,
+    Fault::Restart,
+    Fault::LostEvents,
+    Fault::ClockStep,
+];
+
+/// The course of one seed.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub spaces: usize,
+    pub replicas: usize,
+    /// How long things go wrong.
+    pub active: Duration,
+    pub faults: Vec<Fault>,
+    /// The time between two faults.
+    pub fault_gap: Duration,
+    pub weather: Weather,
+    pub disk_latency: Duration,
+    pub keeper_latency: Duration,
+    /// How a bad disk is bad.
+    pub trouble: Trouble,
+    pub habits: Habits,
+    /// The time between two steps of a database.
+    pub database_gap: Duration,
+}
+
+impl Plan {
+    pub fn draw(chance: &mut Chance) -> Self {
+        let mut faults: Vec<Fault> = ALL.into_iter().filter(|_| chance.one_in(4)).collect();
+        if faults.is_empty() && !chance.one_in(10) {
+            faults.push(*chance.pick(&ALL));
+        }
+        let flips = chance.one_in(6);
+        let weather = Weather {
+            latency: Duration::from_micros(*chance.pick(&[20, 200, 2_000, 30_000])),
+            room: usize::try_from(*chance.pick(&[700, 4_000, 64_000])).unwrap(),
+            flip_one_in: if flips { chance.within(20, 300) } else { 0 },
+        };
+        let trouble = Trouble {
+            error_one_in: *chance.pick(&[0, 5, 40]),
+            sync_error_one_in: *chance.pick(&[0, 2, 10]),
+            full: false,
+        };
+        let habits = Habits {
+            most_bytes: usize::try_from(chance.within(2_000, 60_000)).unwrap(),
+            segment_bytes: usize::try_from(*chance.pick(&[500, 3_000, 12_000, 50_000])).unwrap(),
+            most_files: usize::try_from(*chance.pick(&[3, 8, 20])).unwrap(),
+            restarts: chance.percent(60),
+            compacts: chance.percent(30),
+            dribbles: chance.percent(50),
+            clock_steps: chance.percent(30),
+        };
+        let active = Duration::from_millis(*chance.pick(&[300, 3_000, 20_000, 60_000]));
+        let gap = Duration::from_micros(*chance.pick(&[100, 5_000, 200_000]));
+        Self {
+            spaces: usize::try_from(chance.within(1, 3)).unwrap(),
+            replicas: 2,
+            active,
+            faults,
+            fault_gap: Duration::from_millis(*chance.pick(&[20, 200, 2_000])).max(active / 60),
+            weather,
+            disk_latency: Duration::from_micros(*chance.pick(&[10, 200, 5_000])),
+            keeper_latency: Duration::from_micros(*chance.pick(&[20, 500, 20_000])),
+            trouble,
+            habits,
+            database_gap: gap.max(active / 1_000),
+        }
+    }
+}

@@ -1,0 +1,447 @@
+//! The world of one seed: machines, a network, databases, and what happens to
+//! them, one event after the other in virtual time.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crossbeam::channel::Receiver;
+use saltus::engine::keeper::Job;
+use saltus::engine::report::ShardReport;
+use saltus::protocol::frame::{FrameHeader, Kind};
+use saltus::protocol::message::Message;
+
+use super::backend::Happened;
+use super::chance::Chance;
+use super::clock::{MachineClock, Time};
+use super::database::{Database, Noise};
+use super::disk::Disk;
+use super::host::SharedDisk;
+use super::machine::Machine;
+use super::network::{Effect, Network, Process};
+use super::operations::Operation;
+use super::oracle::Oracle;
+use super::plan::Plan;
+use super::trace::Trace;
+
+/// Steps after which a seed must have come to its end: a node that never
+/// rests is found by it.
+const MOST_STEPS: u64 = 500_000;
+
+/// Operations that one process may have under way.
+const MOST_OPERATIONS: usize = 512;
+
+/// What happens next.
+#[derive(Clone, Copy, Debug)]
+pub enum Event {
+    /// A node takes a turn.
+    Turn(Process),
+    /// Its keeper does what is queued.
+    Keeper(Process),
+    /// Something has come to the end of its way.
+    Look { connection: usize, side: usize },
+    /// An operation is done, seen by the disk.
+    Execute(u64),
+    /// Its end is told.
+    Finish(u64),
+    /// A node that was started, or not, is to be started.
+    Start(usize),
+    /// A connection is opened, or not.
+    Connect(u64),
+    /// A database does something.
+    Database(usize),
+    /// Something goes wrong.
+    Fault,
+    /// Something that went wrong is over.
+    Mend(usize),
+    /// Nothing goes wrong any more.
+    Calm,
+    /// Has all come to a good end?
+    Check,
+}
+
+/// All of it.
+pub struct World {
+    pub chance: Chance,
+    pub plan: Plan,
+    pub time: Time,
+    queue: BTreeMap<(u64, u64), Event>,
+    next_event: u64,
+    pub machines: Vec<Machine>,
+    pub network: Network,
+    pub databases: Vec<Database>,
+    pub operations: BTreeMap<u64, Operation>,
+    pub next_operation: u64,
+    pub oracle: Oracle,
+    pub trace: Trace,
+    pub calm: bool,
+    pub ended: bool,
+    /// One replica is held still until the others have everything.
+    pub held: Option<usize>,
+    /// The primary's status, once it has told.
+    pub told: Option<Receiver<ShardReport>>,
+    pub calm_since: u64,
+    pub steps: u64,
+    /// Until when a machine is reached by nobody.
+    pub cut_off: Vec<u64>,
+    /// A machine that dies midway loses its power.
+    pub power_goes: Vec<bool>,
+    _directory: tempfile::TempDir,
+}
+
+impl World {
+    pub fn new(seed: u64, trace: Trace) -> Self {
+        let mut chance = Chance::new(seed);
+        let plan = Plan::draw(&mut chance);
+        let directory = private_directory();
+        let time = Time::new();
+        let mut machines = Vec::new();
+        for number in 0..=plan.replicas {
+            let root = directory.path().join(number.to_string());
+            std::fs::create_dir(&root).unwrap();
+            let mut disk = Disk::new(&root, chance.fork());
+            disk.logging = trace.is_on();
+            let ships_to = if number == 0 { (1..=plan.replicas).collect() } else { Vec::new() };
+            let clock = MachineClock::new(time.clone());
+            let mut chance = chance.fork();
+            machines.push(Machine::new(
+                number,
+                SharedDisk::new(disk),
+                clock,
+                ships_to,
+                &mut chance,
+            ));
+        }
+        let root = machines[0].data_root();
+        let databases = (0..plan.spaces)
+            .map(|number| {
+                let space = format!("space-{number}").parse().unwrap();
+                Database::new(space, root.clone(), plan.habits, chance.fork())
+            })
+            .collect();
+        let count = machines.len();
+        let network = Network::new(chance.fork(), plan.weather);
+        let mut world = Self {
+            chance,
+            plan,
+            time,
+            queue: BTreeMap::new(),
+            next_event: 0,
+            machines,
+            network,
+            databases,
+            operations: BTreeMap::new(),
+            next_operation: 0,
+            oracle: Oracle::default(),
+            trace,
+            calm: false,
+            ended: false,
+            held: None,
+            told: None,
+            calm_since: 0,
+            steps: 0,
+            cut_off: vec![0; count],
+            power_goes: vec![false; count],
+            _directory: directory,
+        };
+        world.begin();
+        world
+    }
+
+    fn begin(&mut self) {
+        let plan = format!("{:?}", self.plan);
+        self.trace.say(0, || plan);
+        for number in 0..self.machines.len() {
+            let after = self.chance.delay(Duration::from_millis(20));
+            self.after(after, Event::Start(number));
+        }
+        for number in 0..self.databases.len() {
+            let after = self.chance.delay(Duration::from_millis(20));
+            self.after(after, Event::Database(number));
+        }
+        if !self.plan.faults.is_empty() {
+            self.after(self.plan.fault_gap, Event::Fault);
+        }
+        self.after(self.plan.active, Event::Calm);
+    }
+
+    pub fn now(&self) -> u64 {
+        self.time.passed_ns()
+    }
+
+    pub fn at(&mut self, at_ns: u64, event: Event) {
+        self.next_event += 1;
+        self.queue.insert((at_ns.max(self.now()), self.next_event), event);
+    }
+
+    pub fn after(&mut self, delay: Duration, event: Event) {
+        let at = self.now() + u64::try_from(delay.as_nanos()).unwrap();
+        self.at(at, event);
+    }
+
+    pub fn say(&mut self, text: impl FnOnce() -> String) {
+        let now = self.now();
+        for machine in &self.machines {
+            for line in machine.disk.lock().log.drain(..) {
+                self.trace.say(now, || format!("{} disk: {line}", machine.name));
+            }
+        }
+        self.trace.say(now, text);
+    }
+
+    /// Let the seed happen, to its end.
+    pub fn run(&mut self) {
+        while !self.ended {
+            let Some(((at, _), event)) = self.queue.pop_first() else {
+                panic!("Liveness: nothing happens any more");
+            };
+            self.steps += 1;
+            assert!(self.steps < MOST_STEPS, "Bounded: the world does not come to rest");
+            self.time.set(at);
+            self.network.set_now(at);
+            self.happen(event);
+            self.settle();
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Turn(process) => self.turn(process),
+            Event::Keeper(process) => self.keep(process),
+            Event::Look { connection, side } => self.network.look(connection, side),
+            Event::Execute(number) => self.execute(number),
+            Event::Finish(number) => self.finish(number),
+            Event::Connect(number) => self.connect(number),
+            Event::Start(number) => self.start(number),
+            Event::Database(number) => self.database(number),
+            Event::Fault => self.fault(),
+            Event::Mend(number) => self.mend(number),
+            Event::Calm => self.calm_down(),
+            Event::Check => self.check(),
+        }
+    }
+
+    /// What follows from what happened: completions, and nodes to be woken.
+    fn settle(&mut self) {
+        for effect in std::mem::take(&mut self.network.effects) {
+            match effect {
+                Effect::Ended(process, completion) => self.complete(process, completion),
+                Effect::Look { at_ns, connection, side } => {
+                    self.at(at_ns, Event::Look { connection, side });
+                }
+            }
+        }
+        for number in 0..self.machines.len() {
+            if self.machines[number].disk.lock().is_frozen() {
+                self.died_midway(number);
+            }
+            let machine = &self.machines[number];
+            let Some(running) = &machine.running else { continue };
+            if running.kernel.borrow().has_news() {
+                self.wake(number, Duration::from_micros(5));
+            }
+        }
+    }
+
+    /// A node takes a turn soon.
+    pub fn wake(&mut self, number: usize, usual: Duration) {
+        let at = self.now() + u64::try_from(self.chance.delay(usual).as_nanos()).unwrap();
+        self.turn_at(number, at);
+    }
+
+    fn turn_at(&mut self, number: usize, at: u64) {
+        let at = at.max(self.machines[number].paused_until);
+        let machine = &mut self.machines[number];
+        if machine.turn_at.is_none_or(|earlier| earlier > at) {
+            machine.turn_at = Some(at);
+            let process = machine.process();
+            self.at(at, Event::Turn(process));
+        }
+    }
+
+    fn start(&mut self, number: usize) {
+        if self.machines[number].running.is_some() {
+            return;
+        }
+        let mut chance = self.chance.fork();
+        let outcome = self.machines[number].start(&mut chance);
+        let name = self.machines[number].name.clone();
+        if self.machines[number].disk.lock().is_frozen() {
+            // It died while it started.
+            return self.died_midway(number);
+        }
+        match outcome {
+            Ok(()) => {
+                self.say(|| format!("{name} starts"));
+                self.network.back(number);
+                self.look_at_recovered(number);
+                self.collect(number);
+                self.wake(number, Duration::from_micros(50));
+            }
+            Err(why) => {
+                self.say(|| format!("{name} does not start: {why}"));
+                let trouble = self.machines[number].disk.lock().trouble;
+                assert!(
+                    trouble.full || trouble.error_one_in > 0 || trouble.sync_error_one_in > 0,
+                    "{name} does not start on a good disk: {why}"
+                );
+                self.after(Duration::from_secs(1), Event::Start(number));
+            }
+        }
+    }
+
+    fn look_at_recovered(&mut self, number: usize) {
+        let machine = &self.machines[number];
+        let Some(running) = &machine.running else { return };
+        let trouble = machine.disk.lock().trouble;
+        let bad = trouble.full || trouble.error_one_in > 0 || trouble.sync_error_one_in > 0;
+        for (space, status) in running.received.statuses() {
+            let flushed = status.flushed_lsn.unwrap_or(0);
+            if bad && status.problem.is_some() {
+                continue;
+            }
+            let root = machine.data_root();
+            self.oracle.recovered(number, &space, flushed, status.problem.as_deref(), &root);
+        }
+    }
+
+    fn turn(&mut self, process: Process) {
+        let (number, incarnation) = process;
+        let now = self.now();
+        let machine = &mut self.machines[number];
+        if machine.incarnation != incarnation || machine.turn_at != Some(now) {
+            return;
+        }
+        machine.turn_at = None;
+        if machine.paused_until > now {
+            return self.turn_at(number, now);
+        }
+        let Some(running) = &mut machine.running else { return };
+        running.shard.wait(None).expect("the simulated queue never fails");
+        let turn = running.shard.turn();
+        self.collect(number);
+        match turn {
+            saltus::engine::shard::Turn::Ended => self.stopped(number),
+            saltus::engine::shard::Turn::Wait(Some(until)) => {
+                // A turn takes time, however much there is to do.
+                let at = self.time.of(until).max(now + 1_000);
+                self.turn_at(number, at);
+            }
+            saltus::engine::shard::Turn::Wait(None) => {}
+        }
+    }
+
+    /// Take what a node has asked for.
+    fn collect(&mut self, number: usize) {
+        let machine = &mut self.machines[number];
+        let process = machine.process();
+        let Some(running) = &mut machine.running else { return };
+        let submitted = std::mem::take(&mut running.kernel.borrow_mut().submitted);
+        let jobs = running.jobs.len();
+        for (token, op) in submitted {
+            self.submit(process, token, op);
+        }
+        self.network.notice_closed(process);
+        let own = self.operations.values().filter(|operation| operation.process == process);
+        let own = own.count();
+        assert!(own < MOST_OPERATIONS, "Bounded: {own} operations of one process");
+        if jobs > 0 {
+            self.keeper_soon(number);
+        }
+    }
+
+    pub fn keeper_soon(&mut self, number: usize) {
+        let delay = self.chance.delay(self.plan.keeper_latency);
+        let now = self.now();
+        let machine = &mut self.machines[number];
+        if machine.keeper_at.is_none() {
+            let at = now + u64::try_from(delay.as_nanos()).unwrap();
+            let at = at.max(machine.paused_until);
+            machine.keeper_at = Some(at);
+            let process = machine.process();
+            self.at(at, Event::Keeper(process));
+        }
+    }
+
+    fn keep(&mut self, process: Process) {
+        let (number, incarnation) = process;
+        let machine = &mut self.machines[number];
+        if machine.incarnation != incarnation {
+            return;
+        }
+        machine.keeper_at = None;
+        if machine.paused_until > self.time.passed_ns() {
+            return self.keeper_soon(number);
+        }
+        let Some(running) = &mut machine.running else { return };
+        let jobs: Vec<_> = running.jobs.try_iter().collect();
+        let name = machine.name.clone();
+        for job in jobs.iter().filter(|job| !matches!(job, Job::ScanRoot { .. })) {
+            self.trace.say(self.time.passed_ns(), || format!("{name} keeper: {}", job_line(job)));
+        }
+        running.keeper.batch(jobs.into_iter());
+    }
+
+    fn database(&mut self, number: usize) {
+        if !self.calm {
+            let after = self.chance.delay(self.plan.database_gap);
+            self.after(after, Event::Database(number));
+        }
+        let noise = {
+            let mut disk = self.machines[0].disk.lock();
+            if self.calm {
+                self.databases[number].finish(&mut disk)
+            } else {
+                self.databases[number].step(&mut disk)
+            }
+        };
+        self.heard(noise);
+    }
+
+    /// What a node says, in one line per frame.
+    pub fn trace_frames(&mut self, number: usize, connection: usize, bytes: &[u8]) {
+        if !self.trace.is_on() {
+            return;
+        }
+        let name = self.machines[number].name.clone();
+        let mut rest = bytes;
+        while let Some(raw) = rest.first_chunk::<64>() {
+            let Ok(header) = FrameHeader::decode(raw) else { return };
+            let end = 64 + usize::try_from(header.payload_bytes).unwrap();
+            let line = match rest.get(64..end).map(|body| Message::decode(&header, body)) {
+                Some(Ok(Some(message))) => format!("{message:?}"),
+                _ => format!("{:?} {} +{}", header.kind, header.start, header.payload_bytes),
+            };
+            if header.kind != Kind::Heartbeat {
+                self.say(|| format!("{name} #{connection} space {}: {line}", header.handle));
+            }
+            rest = rest.get(end..).unwrap_or_default();
+        }
+    }
+
+    /// Tell who watches.
+    pub fn heard(&mut self, noise: Vec<Noise>) {
+        for Noise { directory, name, what } in noise {
+            if !matches!(what, Happened::Modified) {
+                self.say(|| format!("database: {} {what:?}", name.to_string_lossy()));
+            }
+            if let Some(running) = &self.machines[0].running {
+                running.kernel.borrow_mut().happened(&directory, &name, what);
+            }
+        }
+    }
+}
+
+fn job_line(job: &Job) -> String {
+    let line = format!("{job:?}");
+    line.chars().take(300).collect()
+}
+
+/// A directory in memory, where there is one.
+fn private_directory() -> tempfile::TempDir {
+    let builder = || {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("saltus-simulation-");
+        builder
+    };
+    builder().tempdir_in("/dev/shm").or_else(|_| builder().tempdir()).unwrap()
+}
