@@ -153,6 +153,10 @@ fn settle(
     let state_dir = quarantine.parent().unwrap_or(data_root);
     let directory = wal_directory(data_root, space);
     make_directories(&**host, data_root, &directory).map_err(io_error("create", &directory))?;
+    // Made by a process that was stopped before it had synced the names.
+    for parent in directory.ancestors().skip(1).take_while(|parent| parent.starts_with(data_root)) {
+        host.sync_directory(parent).map_err(io_error("sync", parent))?;
+    }
     let mut recovery = Recovery {
         host,
         space,

@@ -10,7 +10,7 @@ use saltus::engine::status::SpaceStatus;
 use saltus::ids::{Epoch, SegmentName};
 
 use crate::cluster::{BACKENDS, Cluster, Node, until};
-use crate::feed::{Segment, record};
+use crate::feed::{Random, Segment, record};
 
 /// A record of 400 payload bytes.
 const RECORD: u64 = 464;
@@ -356,5 +356,119 @@ fn t6_a_file_that_vanished_with_a_crash_begins_a_new_epoch() {
         next.records(3, 100);
         cluster.await_flushed("alpha", left + next.len());
         cluster.assert_identical("alpha");
+    }
+}
+
+/// What a host's crash may leave of a log that was shipped further.
+fn crash(segment: &mut Segment, random: &mut Random) {
+    let whole = usize::try_from(RECORD).unwrap();
+    let records = segment.content.len() / whole;
+    let kept = usize::try_from(random.below(records as u64 + 1)).unwrap() * whole;
+    let file = File::options().write(true).open(&segment.path).unwrap();
+    match random.below(4) {
+        // Shorter; then its repair, at once.
+        0 => file.set_len(kept as u64 + random.below(100)).unwrap(),
+        // Zeroed from somewhere on.
+        1 => file.write_all_at(&vec![0; segment.content.len() - kept], kept as u64).unwrap(),
+        _ => {}
+    }
+    file.set_len(kept as u64).unwrap();
+    segment.content.truncate(kept);
+    // The next process writes records of its own.
+    segment.sequence = random.next() >> 8;
+}
+
+#[test]
+fn any_order_of_crashes_and_kills_ends_with_one_stream() {
+    let seed = std::env::var("SALTUS_SEED").ok().and_then(|text| text.parse().ok());
+    let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
+    println!("SALTUS_SEED={seed}");
+    let mut random = Random(seed);
+    let mut cluster = Cluster::with(2, |_| {}, |_| {});
+    let wal = cluster.primary.wal("alpha");
+    let mut segments = vec![Segment::create(&wal, 1)];
+    for step in 0..60 {
+        match random.below(10) {
+            0..=3 => {
+                let count = usize::try_from(1 + random.below(20)).unwrap();
+                segments.last_mut().unwrap().records(count, 400);
+            }
+            4 | 5 => crash(segments.last_mut().unwrap(), &mut random),
+            6 if segments.len() < 5 => {
+                segments.push(Segment::create(&wal, 2 + segments.len() as u64));
+            }
+            7 => {
+                // The source changes while nobody looks.
+                if cluster.primary.runs() {
+                    cluster.primary.kill();
+                }
+                crash(segments.last_mut().unwrap(), &mut random);
+                segments.last_mut().unwrap().records(2, 400);
+            }
+            8 => {
+                let which = usize::try_from(random.below(2)).unwrap();
+                if cluster.replicas[which].runs() {
+                    cluster.replicas[which].kill();
+                } else {
+                    cluster.replicas[which].restart();
+                }
+            }
+            _ => {
+                if cluster.primary.runs() {
+                    cluster.primary.kill();
+                } else {
+                    cluster.primary.restart();
+                }
+            }
+        }
+        if cluster.primary.runs() && random.below(3) == 0 {
+            let total: u64 = segments.iter().map(Segment::len).sum();
+            until(&format!("step {step}: the head is at {total}"), || {
+                (cluster.primary.space("alpha")?.head_lsn == total).then_some(())
+            });
+        }
+        if cluster.primary.runs() && random.below(4) == 0 {
+            let total: u64 = segments.iter().map(Segment::len).sum();
+            for index in 0..2 {
+                if cluster.replicas[index].runs() {
+                    until(&format!("step {step}: replica {index} follows"), || {
+                        (cluster.replica(index, "alpha")?.flushed_lsn == total).then_some(())
+                    });
+                }
+            }
+        }
+    }
+    for node in std::iter::once(&mut cluster.primary).chain(&mut cluster.replicas) {
+        if !node.runs() {
+            node.restart();
+        }
+    }
+    segments.last_mut().unwrap().records(1, 400);
+    until("everybody holds what the source holds", || {
+        let status = cluster.primary.space("alpha")?;
+        let total: u64 = segments.iter().map(Segment::len).sum();
+        let settled = status.head_lsn == total
+            && status.replicas.iter().all(|replica| {
+                replica.flushed_lsn == status.head_lsn && replica.lag.seconds == Some(0.0)
+            });
+        settled.then_some(())
+    });
+    for replica in &cluster.replicas {
+        for segment in &segments {
+            let name = segment.path.file_name().unwrap();
+            let copy = fs::read(replica.wal("alpha").join(name)).unwrap_or_default();
+            let same = copy.iter().zip(&segment.content).take_while(|(a, b)| a == b).count();
+            let source = fs::read(&segment.path).unwrap();
+            assert!(
+                copy == segment.content,
+                "{name:?} on {}, seed {seed}: {} bytes, {} expected, {same} the same; the source \
+                 has {}, {}",
+                replica.spec.id,
+                copy.len(),
+                segment.content.len(),
+                source.len(),
+                source == segment.content
+            );
+        }
     }
 }

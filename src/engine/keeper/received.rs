@@ -49,9 +49,8 @@ impl Keeper {
                 }
                 _ => {}
             }
-            make_directories(&*self.places.host, &self.places.data_root, &directory).map_err(
-                |error| (ErrorCode::Storage, format!("{}: {error}", directory.display())),
-            )?;
+            // The directory comes with the first run, when the catalog knows the
+            // space: found without an entry, it would be one to ship.
             let entry = self.create(space, Role::Replica, open.stream, open.history.clone());
             self.keep(space.clone(), entry);
         }
@@ -222,6 +221,7 @@ impl Keeper {
         let Some(entry) = self.spaces.get_mut(space) else {
             return Err(io::Error::other("the space is not in the catalog"));
         };
+        make_directories(&*self.places.host, &self.places.data_root, &directory)?;
         let fresh = entry.record.runs.latest_in(run.file).is_none();
         if !known {
             // Recorded, it would be obeyed after every restart.

@@ -17,8 +17,10 @@
 //!
 //! Damage is no change of that kind: it stops the walk, and cuts nothing.
 //!
-//! After a restart nobody knows what was shipped behind the last boundary in
-//! the catalog. There a replica's word counts: it holds what was shipped.
+//! After a restart nobody here knows what earlier processes shipped. There a
+//! replica's word counts: it holds what was shipped to it. What this process
+//! was the first to ship is another matter: if a replica holds other records
+//! of that, and the source is what it was, nothing is cut.
 
 use std::collections::VecDeque;
 
@@ -45,7 +47,7 @@ pub(super) struct Past {
     /// The last one that was met, or where the walk began.
     sure: Mark,
     /// The part of the stream that only replicas know: shipped, perhaps, by an
-    /// earlier process, behind the last boundary that it remembered.
+    /// earlier process.
     unsure: Option<(Lsn, Lsn)>,
     /// Something before this was changed: the stream has to be walked again.
     suspect: Option<Lsn>,
@@ -163,11 +165,11 @@ impl Space {
         self.past.highest = record.highest_epoch.0;
     }
 
-    /// After a start: behind the last saved boundary, only replicas know what
-    /// was shipped.
+    /// After a start: only replicas know what earlier processes shipped. A
+    /// saved boundary vouches for what the process that saved it read, and a
+    /// replica that was away may hold what another one shipped.
     pub(super) fn doubt_tail(&mut self) {
-        let from = self.saved.last().map_or(Lsn::ZERO, |mark| mark.lsn);
-        self.past.unsure = (!self.runs.is_empty()).then_some((from, Lsn(u64::MAX)));
+        self.past.unsure = (!self.runs.is_empty()).then_some((Lsn::ZERO, Lsn(u64::MAX)));
     }
 
     /// What was read at the start ends here; what comes now is shipped by this
@@ -178,13 +180,6 @@ impl Space {
         {
             *to = self.head.lsn;
         }
-    }
-
-    /// A replica holds the very same records up to here: nothing before it can
-    /// be in doubt.
-    pub fn confirmed(&mut self, lsn: Lsn) {
-        self.past.unsure =
-            self.past.unsure.map(|(from, to)| (from.max(lsn), to)).filter(|(from, to)| from < to);
     }
 
     /// Look whether the files that were touched still hold what was walked.
@@ -283,7 +278,8 @@ impl Space {
     pub(super) fn ended_early(&mut self, turn: &mut Turn) {
         let (sure, at) = (self.past.sure, self.index.head());
         let at = if self.past.missed || at.lsn < sure.lsn { sure } else { at };
-        self.past.unsure = Some((sure.lsn, at.lsn)).filter(|(from, to)| from < to);
+        let from = self.past.unsure.map_or(sure.lsn, |(from, _)| from.min(sure.lsn));
+        self.past.unsure = Some((from, at.lsn)).filter(|(from, to)| from < to);
         self.begin_epoch(at, turn);
     }
 
@@ -342,7 +338,12 @@ impl Space {
         }
         (self.head, self.first, self.damage, self.send_map) = (mark, None, None, None);
         self.samples.clear();
-        self.rewind(mark);
+        // From a boundary before it in the same file, if there is one: then the
+        // last record is known, and its change is noticed.
+        let before = self.saved.iter().rev().find(|known| known.lsn < start).copied();
+        let before = before.unwrap_or(Mark::START);
+        let within = self.runs.last().is_some_and(|run| run.start <= before.lsn);
+        self.rewind(if within && before.lsn < start { before } else { mark });
     }
 
     /// The new epoch could not be made durable.
@@ -367,7 +368,9 @@ impl Space {
         if self.problem.is_some() || self.damage.is_some() {
             return Verdict::Replica;
         }
-        if self.past.unsure.is_some_and(|(from, to)| (from..=to).contains(&common.lsn)) {
+        if let Some((from, to)) = self.past.unsure
+            && (from..=to).contains(&common.lsn)
+        {
             tracing::error!(
                 space = %self.id,
                 common = common.lsn.0,
@@ -375,7 +378,7 @@ impl Space {
                 "a replica holds what this node shipped before it was started, and the source is \
                  another from there on"
             );
-            self.past.unsure = None;
+            self.past.unsure = Some((from, common.lsn));
             self.begin_epoch(common, turn);
             return Verdict::NewEpoch;
         }

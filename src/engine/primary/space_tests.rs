@@ -318,29 +318,6 @@ fn a_replica_is_believed_only_where_this_process_has_shipped_nothing() {
 }
 
 #[test]
-fn a_replica_that_agrees_ends_the_doubt() {
-    let mut bed = Bed::new(&[1]);
-    bed.write(1, &record(0, &[1; 200]));
-    let mut record = fresh();
-    record.runs.open(crate::state::runs::Run {
-        start: Lsn::ZERO,
-        segment: name(1),
-        file: 1,
-        offset: 0,
-        bytes: None,
-    });
-    let mut space = Space::new("alpha".parse().unwrap(), Handle(0), 0, Checksums::Required);
-    space.learn(record);
-    bed.space = space;
-    bed.found(1);
-    bed.walk();
-    bed.space.confirmed(bed.space.head().lsn);
-    let mut turn = Turn::default();
-    let verdict = bed.space.judge(Mark::START, &standing(900), false, &mut turn);
-    assert_eq!(verdict, Verdict::Look);
-}
-
-#[test]
 fn a_fenced_space_says_so_and_opens_nothing() {
     let mut bed = Bed::new(&[]);
     bed.write(1, &record(0, &[1; 200]));

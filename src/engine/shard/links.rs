@@ -77,12 +77,11 @@ impl Shard {
                 if let Some(mark) = streams
                     && let Some(space) = self.spaces.get(handle)
                 {
-                    let mut space = space.borrow_mut();
+                    let space = space.borrow();
                     slot.resumed(mark, space.head().lsn);
                     if space.is_close(mark.lsn, now) {
                         slot.note_close(now);
                     }
-                    space.confirmed(mark.lsn);
                 }
             } else if resume.is_some() {
                 // A walk that went back to get there goes on by itself.
