@@ -31,7 +31,7 @@ use redb::{
 
 use super::batch::{Batch, FILES, MARKS, RUNS, SPACES, numbers, ordinals};
 use super::history::{continues, cut_history, is_history};
-use super::host::{Host, ThisHost};
+use super::host::{Host, ThisHost, ensure_directory};
 use super::layout;
 use super::runs::{Run, RunError, Runs};
 use super::storage::Storage;
@@ -366,7 +366,7 @@ impl Catalog {
     /// See [`CatalogError`].
     pub fn open_on(host: &Arc<dyn Host>, state_dir: &Path) -> Result<Self, CatalogError> {
         let path = state_dir.join(CATALOG_FILE);
-        make_directory(&**host, state_dir)
+        ensure_directory(&**host, state_dir)
             .map_err(|source| CatalogError::Directory { path: state_dir.to_path_buf(), source })?;
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
@@ -562,15 +562,6 @@ impl Catalog {
 /// Whether `run` begins where `last` ends.
 fn touches(last: &Run, run: &Run) -> bool {
     last.bytes.is_some_and(|bytes| last.start.0.checked_add(bytes) == Some(run.start.0))
-}
-
-/// Create the directory, private to this user, and make its name durable.
-fn make_directory(host: &dyn Host, directory: &Path) -> io::Result<()> {
-    match host.make_directory(directory) {
-        Ok(()) => host.sync_directory(directory.parent().unwrap_or(Path::new("/"))),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => Ok(()),
-        Err(error) => Err(error),
-    }
 }
 
 /// What redb's refusal to open means.

@@ -114,6 +114,7 @@ impl World {
                 };
                 self.heard(noise);
             }
+            Fault::OldCatalog => self.old_catalog(),
             Fault::LostEvents => {
                 if let Some(running) = &self.machines[0].running {
                     running.kernel.borrow_mut().lose_events();
@@ -232,6 +233,7 @@ impl World {
     /// From now on nothing goes wrong, and all must come to a good end.
     pub fn calm_down(&mut self) {
         self.say(|| "all is calm".into());
+        self.right_catalog();
         self.calm = true;
         self.calm_since = self.now();
         self.network.weather.flip_one_in = 0;

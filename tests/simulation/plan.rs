@@ -39,9 +39,12 @@ pub enum Fault {
     LostEvents,
     /// A clock on the wall is set.
     ClockStep,
+    /// A new epoch begins; later the primary's catalog is replaced by one of
+    /// the epoch before, and later still by the right one.
+    OldCatalog,
 }
 
-const ALL: [Fault; 14] = [
+const ALL: [Fault; 15] = [
     Fault::Kill,
     Fault::KillMidway,
     Fault::PowerLoss,
@@ -56,6 +59,7 @@ const ALL: [Fault; 14] = [
     Fault::Restart,
     Fault::LostEvents,
     Fault::ClockStep,
+    Fault::OldCatalog,
 ];
 
 /// The course of one seed.

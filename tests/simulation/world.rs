@@ -21,6 +21,7 @@ use super::network::{Effect, Network, Process};
 use super::operations::Operation;
 use super::oracle::Oracle;
 use super::plan::Plan;
+use super::succession::Succession;
 use super::trace::Trace;
 
 /// Steps after which a seed must have come to its end: a node that never
@@ -74,6 +75,7 @@ pub struct World {
     pub oracle: Oracle,
     pub trace: Trace,
     pub calm: bool,
+    pub succession: Succession,
     pub ended: bool,
     /// One replica is held still until the others have everything.
     pub held: Option<usize>,
@@ -134,6 +136,7 @@ impl World {
             oracle: Oracle::default(),
             trace,
             calm: false,
+            succession: Succession::default(),
             ended: false,
             held: None,
             told: None,
