@@ -18,25 +18,18 @@
 //! name) would be obeyed after every restart from then on.
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 
-use redb::{
-    Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError,
-    TableDefinition,
-};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
 use super::batch::{Batch, FILES, MARKS, RUNS, SPACES, numbers, ordinals};
 use super::history::{continues, cut_history, is_history};
-use super::host::{Host, ThisHost, ensure_directory};
+use super::host::Host;
 use super::layout;
 use super::runs::{Run, RunError, Runs};
-use super::storage::Storage;
 use crate::ids::{Epoch, NodeUuid, SpaceId, StreamId};
-use crate::limits::{CATALOG_CACHE_BYTES, MAX_SAVED_MARKS_PER_SPACE};
+use crate::limits::MAX_SAVED_MARKS_PER_SPACE;
 use crate::lsn::{Lsn, Mark};
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
@@ -341,58 +334,12 @@ pub enum CatalogError {
 /// durable, and commits run one after the other.
 #[derive(Debug)]
 pub struct Catalog {
-    database: Database,
-    path: PathBuf,
-    node: NodeUuid,
+    pub(super) database: Database,
+    pub(super) path: PathBuf,
+    pub(super) node: NodeUuid,
 }
 
 impl Catalog {
-    /// Open or create the state directory `state_dir` (mode 0700) and its
-    /// database; draws the node's uuid on first use. A second process on the
-    /// same directory is refused by name. The whole database is checked
-    /// against its checksums.
-    ///
-    /// # Errors
-    ///
-    /// See [`CatalogError`].
-    pub fn open(state_dir: &Path) -> Result<Self, CatalogError> {
-        Self::open_on(&(Arc::new(ThisHost) as _), state_dir)
-    }
-
-    /// As [`Catalog::open`], on a host that may be a simulated one.
-    ///
-    /// # Errors
-    ///
-    /// See [`CatalogError`].
-    pub fn open_on(host: &Arc<dyn Host>, state_dir: &Path) -> Result<Self, CatalogError> {
-        let path = state_dir.join(CATALOG_FILE);
-        ensure_directory(&**host, state_dir)
-            .map_err(|source| CatalogError::Directory { path: state_dir.to_path_buf(), source })?;
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let file = host
-            .open(&options, &path)
-            .and_then(|file| host.sync_directory(state_dir).map(|()| file))
-            .map_err(|source| CatalogError::Directory { path: path.clone(), source })?;
-
-        let mut database = Storage::new(host.clone(), file)
-            .and_then(|storage| {
-                Builder::new().set_cache_size(CATALOG_CACHE_BYTES).create_with_backend(storage)
-            })
-            .map_err(|error| opening(&path, error))?;
-        match database.check_integrity() {
-            Ok(true) => {}
-            Ok(false) => tracing::warn!(
-                path = %path.display(),
-                "the catalog needed a repair and was brought back to its last commit"
-            ),
-            Err(error) => return Err(opening(&path, error)),
-        }
-        let mut catalog = Self { database, path, node: NodeUuid::default() };
-        catalog.node = catalog.identify(&**host)?;
-        Ok(catalog)
-    }
-
     /// This node's number.
     #[must_use]
     pub fn node(&self) -> NodeUuid {
@@ -486,7 +433,7 @@ impl Catalog {
     }
 
     /// Check the schema and read the uuid, or write both into a new database.
-    fn identify(&self, host: &dyn Host) -> Result<NodeUuid, CatalogError> {
+    pub(super) fn identify(&self, host: &dyn Host) -> Result<NodeUuid, CatalogError> {
         let write = self.database.begin_write().map_err(|e| self.storage(e))?;
         let (node, new) = {
             let mut meta = write.open_table(META).map_err(|e| self.storage(e))?;
@@ -562,27 +509,6 @@ impl Catalog {
 /// Whether `run` begins where `last` ends.
 fn touches(last: &Run, run: &Run) -> bool {
     last.bytes.is_some_and(|bytes| last.start.0.checked_add(bytes) == Some(run.start.0))
-}
-
-/// What redb's refusal to open means.
-fn opening(path: &Path, error: DatabaseError) -> CatalogError {
-    let path = path.to_path_buf();
-    match error {
-        DatabaseError::DatabaseAlreadyOpen => CatalogError::AlreadyOpen { path },
-        DatabaseError::Storage(StorageError::Corrupted(detail)) => {
-            CatalogError::Damaged { path, detail }
-        }
-        // redb's answer to a file that does not begin like a database.
-        DatabaseError::Storage(StorageError::Io(source))
-            if matches!(
-                source.kind(),
-                io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
-            ) =>
-        {
-            CatalogError::Damaged { path, detail: source.to_string() }
-        }
-        other => CatalogError::Storage { path, source: Box::new(other.into()) },
-    }
 }
 
 #[cfg(test)]

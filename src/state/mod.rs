@@ -30,6 +30,7 @@ mod history;
 pub mod host;
 mod layout;
 mod lookup;
+mod opening;
 pub mod pins;
 pub mod runs;
 mod storage;
