@@ -39,7 +39,10 @@ pub use self::error::{ConfigError, Place};
 use self::document::{Document, Section, refuse_unknown};
 use crate::ids::{ClusterId, NodeId};
 use crate::io::{BackendChoice, Strategy};
-use crate::limits::{MAX_EXTENT_BYTES, MAX_REPLICAS, MAX_SHARDS, RECORD_HEADER_BYTES};
+use crate::limits::{
+    MAX_EXTENT_BYTES, MAX_REPLICAS, MAX_SHARDS, RECORD_HEADER_BYTES, SCRUB_BYTES_PER_S,
+    SCRUB_INTERVAL,
+};
 
 /// Where the admin server listens unless told otherwise.
 pub const DEFAULT_ADMIN: &str = "127.0.0.1:7421";
@@ -73,11 +76,23 @@ const BATCH_DELAY: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_se
 /// wake-ups cost more than the bytes.
 const BATCH_BYTES: RangeInclusive<u32> = 64 << 10..=MAX_BATCH_BYTES;
 
+/// The keys of `[wal]`.
+const WAL: &[&str] = &["checksums", "on_corrupt_source"];
+
+/// The range of `scrub.interval`.
+const SCRUB_INTERVALS: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(366 * 24 * 3600);
+
+/// The range of `scrub.bytes_per_second`. Below, a pass over a few GiB would
+/// take longer than an interval.
+const SCRUB_SPEEDS: RangeInclusive<u32> = 64 << 10..=2 << 30;
+
 /// The range of `io.first_core` ends here: what the kernel's usual affinity
 /// mask can name, less the shards.
 const MAX_CORE: u32 = 959;
 
-const SECTIONS: &[&str] = &["node", "listen", "replica", "io", "batch", "durability", "wal"];
+const SECTIONS: &[&str] =
+    &["node", "listen", "replica", "io", "batch", "durability", "wal", "scrub"];
 
 /// Every setting of one node, valid.
 #[derive(Debug, Clone)]
@@ -97,6 +112,8 @@ pub struct Config {
     pub durability: Durability,
     /// What is demanded of the log itself.
     pub wal: Wal,
+    /// How what is at rest is verified.
+    pub scrub: Scrub,
 }
 
 /// `[node]`.
@@ -185,6 +202,19 @@ pub enum DurabilityLevel {
 pub struct Wal {
     /// `checksums`. Default `required`.
     pub checksums: Checksums,
+    /// `on_corrupt_source`. Default `halt`.
+    pub on_corrupt_source: OnCorruptSource,
+}
+
+/// What a primary does about bytes in mid-file that are no record, with good
+/// records behind them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnCorruptSource {
+    /// Ship what lies before them, and wait for a person.
+    #[default]
+    Halt,
+    /// Record them by name as a hole, and go on behind them.
+    Skip,
 }
 
 /// Whether records without checksums are carried.
@@ -196,6 +226,18 @@ pub enum Checksums {
     /// A record whose two checksum fields are both zero is carried unverified,
     /// under a checksum of the frame. For writers built without checksums.
     Optional,
+}
+
+/// `[scrub]`: everything at rest is read again, and what is damaged in a
+/// received space is mended from its primary.
+#[derive(Debug, Clone)]
+pub struct Scrub {
+    /// `interval`: from the beginning of one pass to that of the next, 1 s to
+    /// 366 days. Default 24 h.
+    pub interval: Duration,
+    /// `bytes_per_second`: how fast a pass reads, 64 KiB to 2 GiB. Default 16
+    /// MiB.
+    pub bytes_per_second: u32,
 }
 
 impl Config {
@@ -274,12 +316,18 @@ fn parse(document: Document<'_>) -> Result<(Config, host::Places), ConfigError> 
             )?,
         },
         wal: Wal {
-            checksums: Section::of(document, root, "wal", &["checksums"])?.choice(
+            checksums: Section::of(document, root, "wal", WAL)?.choice(
                 "checksums",
                 Checksums::default(),
                 &[("required", Checksums::Required), ("optional", Checksums::Optional)],
             )?,
+            on_corrupt_source: Section::of(document, root, "wal", WAL)?.choice(
+                "on_corrupt_source",
+                OnCorruptSource::default(),
+                &[("halt", OnCorruptSource::Halt), ("skip", OnCorruptSource::Skip)],
+            )?,
         },
+        scrub: scrub(&Section::of(document, root, "scrub", &["interval", "bytes_per_second"])?)?,
         node,
         listen,
         replicas,
@@ -389,5 +437,12 @@ fn batch(section: &Section<'_, '_>) -> Result<Batch, ConfigError> {
         max_records: section.number("max_records", DEFAULT_BATCH_RECORDS, BATCH_RECORDS)?,
         max_delay: section.duration("max_delay", DEFAULT_BATCH_DELAY, BATCH_DELAY)?,
         max_bytes: section.bytes("max_bytes", MAX_BATCH_BYTES, BATCH_BYTES)?,
+    })
+}
+
+fn scrub(section: &Section<'_, '_>) -> Result<Scrub, ConfigError> {
+    Ok(Scrub {
+        interval: section.duration("interval", SCRUB_INTERVAL, SCRUB_INTERVALS)?,
+        bytes_per_second: section.bytes("bytes_per_second", SCRUB_BYTES_PER_S, SCRUB_SPEEDS)?,
     })
 }

@@ -35,6 +35,18 @@ pub const MAX_FRAME_PAYLOAD_BYTES: u32 = RECORD_HEADER_BYTES as u32 + MAX_RECORD
 /// The largest payload of a frame that is not `Data`.
 pub const MAX_CONTROL_PAYLOAD_BYTES: u32 = 64 << 10;
 
+/// The most bytes of a log that one `Fetch` asks for: they travel in a control
+/// frame, with their LSN.
+pub const MAX_FETCH_BYTES: u32 = 60 << 10;
+
+/// How long a range that was asked for may take before it counts as not to be
+/// had: longer than a peer may be silent.
+pub const FETCH_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long healing waits for a connection over which it could ask. A primary
+/// comes back within this after most interruptions; the next pass tries again.
+pub const FETCH_PATIENCE: Duration = Duration::from_secs(5);
+
 /// The distance between two remembered record boundaries of a stream: frames
 /// of any permitted size are cut without reading the log again.
 pub const MARK_SPACING_BYTES: u64 = 256 << 10;
@@ -64,7 +76,7 @@ pub const MAX_NAMED_FILES: usize = 16;
 
 /// Bytes per second that scrubbing reads: a terabyte in 18 hours, and a small
 /// part of what a slow disk can do.
-pub const SCRUB_BYTES_PER_S: u64 = 16 << 20;
+pub const SCRUB_BYTES_PER_S: u32 = 16 << 20;
 
 /// The pause between the beginnings of two passes of scrubbing.
 pub const SCRUB_INTERVAL: Duration = Duration::from_secs(24 * 3600);
@@ -76,6 +88,10 @@ pub const SCRUB_FIRST_DELAY: Duration = Duration::from_secs(600);
 /// How long damage must last before scrubbing reports it. A write in flight
 /// ends within milliseconds; a disk that hangs for longer is worth a line.
 pub const SCRUB_CONFIRM_DELAY: Duration = Duration::from_secs(1);
+
+/// Passes of scrubbing that wait because somebody asked for them, and outcomes
+/// of such passes that are remembered.
+pub const MAX_SCRUB_REQUESTS: usize = 64;
 
 /// Damaged ranges that the report of scrubbing lists; past it they are only
 /// counted, and logged.
@@ -161,6 +177,9 @@ pub const MAX_INLINE_FLUSH: Duration = Duration::from_millis(20);
 /// How long flushes stay with workers after one was slow.
 pub const SLOW_DISK_PAUSE: Duration = Duration::from_secs(1);
 
+/// How often something that is wrong with a log is looked at again.
+pub const ATTENTION_INTERVAL: Duration = Duration::from_secs(1);
+
 /// How often a directory is scanned that cannot be watched.
 pub const SCAN_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -192,6 +211,9 @@ pub const MAX_CONNECTIONS: usize = 1024;
 /// can take no place from whoever does.
 pub const MAX_STRANGERS: usize = 256;
 
+/// Strangers that go at once when descriptors have run out.
+pub const MAX_TURNED_OUT: usize = 32;
+
 /// The largest payload of a frame before the handshake is done. A `Hello` with
 /// two longest names has 162 bytes, an `Error` 516.
 pub const MAX_GREETING_BYTES: u32 = 1024;
@@ -222,6 +244,14 @@ pub const MAX_QUEUED_COMMANDS: usize = 4096;
 
 /// Jobs of the maintenance plane that share one commit of the catalog.
 pub const MAX_JOBS_PER_COMMIT: usize = 1024;
+
+/// The pause between two attempts to write a catalog that could not be
+/// written: each one reads and checks the whole of it.
+pub const CATALOG_RETRY_DELAY: Duration = Duration::from_secs(5);
+
+/// Changes that wait for such a catalog; a node with more of them must be
+/// started again.
+pub const MAX_UNWRITTEN_CHANGES: usize = 64 << 10;
 
 /// How long a start waits for its address if another process has it: one that
 /// was killed a moment ago still does. Long enough for the kernel to dismantle
@@ -297,6 +327,8 @@ pub const MAX_GROUP_BYTES: usize = 1 << 20;
 
 // A space's history must fit one control frame, 16 bytes an epoch.
 const _: () = assert!(MAX_EPOCHS_PER_SPACE * 16 < MAX_CONTROL_PAYLOAD_BYTES as usize);
+// What is fetched must fit one control frame, behind its LSN.
+const _: () = assert!(MAX_FETCH_BYTES as usize + 8 <= MAX_CONTROL_PAYLOAD_BYTES as usize);
 // A frame that carries a largest record alone must be announceable.
 const _: () = assert!(MAX_FRAME_PAYLOAD_BYTES as u64 >= MAX_RECORD_BYTES);
 // A slab must hold a full extent at any offset in a block, and one more header.

@@ -62,6 +62,59 @@ fn any_catalog_over_any_files_is_recovered_or_refused() {
     replay("recovery");
 }
 
+/// The input with a few bytes changed, put in, taken out, or repeated.
+fn mutate(input: &[u8], seed: u64) -> Vec<u8> {
+    let mut state = seed;
+    let mut random = |below: usize| {
+        // splitmix64
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) as usize % below.max(1)
+    };
+    let mut bytes = input.to_vec();
+    for _ in 0..=random(4) {
+        let at = random(bytes.len());
+        match random(6) {
+            _ if bytes.is_empty() => bytes.push(random(256) as u8),
+            0 => bytes[at] = random(256) as u8,
+            1 => bytes[at] ^= 1 << random(8),
+            2 => bytes.insert(at, [0, 1, 127, 128, 255][random(5)]),
+            3 => bytes.truncate(at),
+            4 => drop(bytes.drain(at..(at + random(16)).min(bytes.len()))),
+            _ => {
+                let piece = bytes[at..(at + random(64)).min(bytes.len())].to_vec();
+                let to = random(bytes.len());
+                bytes.splice(to..to, piece);
+            }
+        }
+    }
+    bytes
+}
+
+/// A fuzzer without eyes, for where there is no other: so many changes of each
+/// kept input, the same ones each time.
+#[test]
+fn kept_inputs_with_a_few_changes_do_no_harm_either() {
+    let changes = std::env::var("SALTUS_MUTATIONS").map_or(3, |text| text.parse().unwrap());
+    for (target, run) in targets::TARGETS {
+        for entry in fs::read_dir(corpus(target)).unwrap() {
+            let path = entry.unwrap().path();
+            let input = fs::read(&path).unwrap();
+            for seed in 0..changes {
+                let mutated = mutate(&input, seed);
+                let outcome = std::panic::catch_unwind(|| run(&mutated));
+                if outcome.is_err() {
+                    let kept = std::env::temp_dir().join(format!("saltus-{target}-{seed}"));
+                    fs::write(&kept, &mutated).unwrap();
+                    panic!("{} with seed {seed}: see {}", path.display(), kept.display());
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn what_is_kept_is_small() {
     let mut bytes = 0;

@@ -10,7 +10,8 @@
 //! After each restart of a replica, with the primary held still: no torn tail,
 //! and every segment is a beginning of the primary's. In the end: identical.
 //!
-//! `SALTUS_KILLS` sets how often, `SALTUS_MIB_PER_S` how much each of three
+//! `SALTUS_KILLS` sets how often, `SALTUS_MINUTES` instead for how long,
+//! `SALTUS_MIB_PER_S` how much each of three
 //! writers writes meanwhile, `SALTUS_SEED` repeats a run, `SALTUS_BACKEND`
 //! chooses between `uring` and `portable` where the seed would.
 #![allow(clippy::unwrap_used, unreachable_pub)]
@@ -25,7 +26,7 @@ mod feed;
 use std::env;
 use std::fs;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
 use saltus::ids::SegmentName;
@@ -37,6 +38,8 @@ use feed::{Load, Random, Segment, Steady, record};
 
 /// How often in the short form.
 const KILLS: u64 = 12;
+
+const MINUTE: Duration = Duration::from_secs(60);
 
 const SPACES: [&str; 3] = ["alpha", "beta", "gamma"];
 
@@ -136,7 +139,10 @@ fn both_sides_survive_being_killed_at_random_moments() {
             Steady::start(cluster.primary.wal(space), load)
         })
         .collect();
-    for kill in 1..=kills {
+    let until = setting("SALTUS_MINUTES")
+        .map(|minutes| Instant::now() + MINUTE * u32::try_from(minutes).unwrap());
+    let goes_on = |kill| until.map_or(kill <= kills, |end| Instant::now() < end);
+    for kill in (1..).take_while(|kill| goes_on(*kill)) {
         run_on(&mut cluster, &mut random);
         println!("kill {kill}");
         // The second replica is not touched: it sees only its primary vanish.

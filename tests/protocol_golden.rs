@@ -11,8 +11,8 @@ use saltus::ids::{Epoch, NodeUuid, SegmentName, StreamId};
 use saltus::lsn::{Chain, Lsn};
 use saltus::protocol::frame::{FrameHeader, Handle, Kind};
 use saltus::protocol::message::{
-    Ack, Boundary, ErrorCode, Heartbeat, Hello, HelloAck, Identity, Message, OpenSpace, Refusal,
-    SegmentOpen, Standing, Truncate,
+    Ack, Boundary, ErrorCode, Fetch, Fetched, Heartbeat, Hello, HelloAck, Identity, Message,
+    OpenSpace, Refusal, SegmentOpen, Standing, Truncate,
 };
 
 const HELLO: &str = "\
@@ -114,6 +114,26 @@ const TRUNCATE: &str = "\
     00000000 00000000 10000000 10000000 \
     83fbd6fa 00000000 00000000 c8f57358 \
     00040000 00000000 88776655 44332211";
+const ERROR_OF_RECORD: &str = "\
+    534c5453 01090100 07000000 00000000 \
+    02000000 00000000 00100000 00000000 \
+    00000000 00000000 1b000000 1b000000 \
+    2acc130b 00000000 00000000 64979c77 \
+    11001700 61742034 3039363a 20706179 \
+    6c6f6164 20435243 333243";
+const FETCH: &str = "\
+    534c5453 010d0100 07000000 00000000 \
+    02000000 00000000 00000000 00000000 \
+    00000000 00000000 10000000 10000000 \
+    490c2f08 00000000 00000000 6fa74207 \
+    00100000 00000000 00f00000 00000000";
+const FETCHED: &str = "\
+    534c5453 010e0100 07000000 00000000 \
+    02000000 00000000 00000000 00000000 \
+    00000000 00000000 11000000 11000000 \
+    2b279f93 00000000 00000000 64a911ac \
+    00100000 00000000 efbeadde 00010203 \
+    04";
 
 /// The page that describes all this.
 const PAGE: &str = include_str!("../docs/PROTOCOL.md");
@@ -222,11 +242,31 @@ fn heartbeat_is_frozen() {
 
 #[test]
 fn error_is_frozen() {
-    let refusal =
-        |code, sentence: &str| Message::Error(Refusal { code, sentence: sentence.into() });
+    let refusal = |code, sentence: &str| Message::Error(Refusal::new(code, sentence.into()));
     golden(&refusal(ErrorCode::Diverged, "at 4096: chains differ"), SPACE, ERROR);
     let itself = refusal(ErrorCode::Itself, "this node has reached itself");
     golden(&itself, CONNECTION, ERROR_OF_CONNECTION);
+}
+
+#[test]
+fn a_refused_record_is_frozen() {
+    let sentence = "at 4096: payload CRC32C".into();
+    let refusal = Refusal { code: ErrorCode::Damaged, sentence, at: Lsn(4096) };
+    golden(&Message::Error(refusal), SPACE, ERROR_OF_RECORD);
+    assert_eq!(ErrorCode::Damaged as u16, 17);
+    assert_eq!(ErrorCode::from_wire(17), Some(ErrorCode::Damaged));
+    assert!(PAGE.contains("\n| 17 | `Damaged` |"));
+}
+
+#[test]
+fn fetching_is_frozen() {
+    golden(&Message::Fetch(Fetch { lsn: Lsn(4096), bytes: 61_440 }), SPACE, FETCH);
+    let bytes = vec![0xef, 0xbe, 0xad, 0xde, 0, 1, 2, 3, 4];
+    golden(&Message::Fetched(Fetched { lsn: Lsn(4096), bytes }), SPACE, FETCHED);
+    for kind in [Kind::Fetch, Kind::Fetched] {
+        assert!(PAGE.contains(&format!("\n| {} | `{kind:?}` |", kind as u8)), "{kind:?}");
+        assert!(PAGE.contains(&format!("\n### {} {kind:?}\n", kind as u8)), "{kind:?}");
+    }
 }
 
 #[test]
@@ -295,7 +335,7 @@ fn every_kind_stands_in_the_page() {
 fn a_long_sentence_is_cut_at_a_character() {
     let sentence = "é".repeat(400);
     let mut frame = Vec::new();
-    let refusal = Refusal { code: ErrorCode::Gap, sentence };
+    let refusal = Refusal::new(ErrorCode::Gap, sentence);
     Message::Error(refusal).encode(SPACE.0, SPACE.1, &mut frame);
     let (header, body) = frame.split_first_chunk::<64>().unwrap();
     let header = FrameHeader::decode(header).unwrap();

@@ -257,7 +257,7 @@ fn damage_below_the_checkpoint_is_refused_and_nothing_is_touched() {
     append(&replica.segment(2), b"torn");
     let error = replica.try_recover().unwrap_err();
     assert!(matches!(error, RecoveryError::Damaged { offset: 600, sequence: 11, .. }), "{error}");
-    assert!(error.to_string().contains("copy the file from the primary"), "{error}");
+    assert!(error.to_string().contains("mended from the primary"), "{error}");
     assert_eq!(fs::metadata(replica.segment(2)).unwrap().len(), 3004);
     assert!(!replica.quarantine().exists());
 }

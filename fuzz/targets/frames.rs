@@ -6,7 +6,7 @@
 use saltus::engine::inbox::{Inbox, Step};
 use saltus::ids::Epoch;
 use saltus::io::SlabPool;
-use saltus::limits::{CONTROL_SLAB_BYTES, FRAME_HEADER_BYTES};
+use saltus::limits::{CONTROL_SLAB_BYTES, FRAME_HEADER_BYTES, SLAB_BYTES};
 use saltus::protocol::frame::{FrameHeader, Handle, Kind, MAGIC, VERSION};
 use saltus::protocol::message::Message;
 
@@ -17,14 +17,21 @@ const MOST_WIRE_BYTES: usize = 256 << 10;
 
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
-    let step = usize::from(input.byte()) * 16 + 1;
+    let settings = usize::from(input.byte());
+    let step = settings * 16 + 1;
     let wire = wire(&mut input);
-    let mut inbox = Inbox::new(SlabPool::new(3, CONTROL_SLAB_BYTES));
+    // A primary takes no data, and its slabs are too small for it.
+    let primary = settings % 2 == 0;
+    let slab_bytes = if primary { CONTROL_SLAB_BYTES } else { SLAB_BYTES };
+    let mut inbox = Inbox::new(SlabPool::new(3, slab_bytes));
     let mut at = 0;
     loop {
         match inbox.step() {
             Ok(Step::Header(header)) => {
                 assert_eq!(FrameHeader::decode(&header.encode()), Ok(header));
+                if primary && header.kind == Kind::Data {
+                    return;
+                }
             }
             Ok(Step::Frame(header, range, _)) => {
                 let body = inbox.payload(range);

@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, HOST};
-use hyper::{Request, StatusCode};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -20,6 +20,7 @@ use tokio::time;
 
 use super::counted::Counted;
 use crate::engine::proof::question::{Answer, Question};
+use crate::engine::scrub::ScrubAsk;
 use crate::engine::status::NodeStatus;
 use crate::limits::{ADMIN_TIMEOUT, MAX_ANSWER_BYTES, MAX_STATUS_BYTES};
 
@@ -142,6 +143,27 @@ impl Client {
         })
     }
 
+    /// Ask the node for a pass over what is at rest, or for a repair. Returns
+    /// the number under which the outcome will stand in the status.
+    ///
+    /// # Errors
+    ///
+    /// Any [`ClientError`] but `Client`.
+    pub fn scrub(&self, ask: &ScrubAsk) -> Result<u64, ClientError> {
+        let path = if ask.repair { "/repair" } else { "/scrub" };
+        let (status, body) =
+            self.send(Method::POST, &format!("{path}?{}", ask.query()), MAX_ANSWER_BYTES)?;
+        if status == StatusCode::ACCEPTED {
+            return self.read(&body).map(|Accepted { request }| request);
+        }
+        let address = self.address;
+        let Refusal { error: why } = self.read(&body)?;
+        Err(match status {
+            StatusCode::SERVICE_UNAVAILABLE => ClientError::Busy { address, why },
+            _ => ClientError::Refused { address, status: status.as_u16(), why },
+        })
+    }
+
     /// Bytes that were sent and received so far, HTTP included.
     #[must_use]
     pub fn exchanged_bytes(&self) -> u64 {
@@ -149,10 +171,19 @@ impl Client {
     }
 
     fn get(&self, path: &str, most: usize) -> Result<(StatusCode, Bytes), ClientError> {
+        self.send(Method::GET, path, most)
+    }
+
+    fn send(
+        &self,
+        method: Method,
+        path: &str,
+        most: usize,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
         let address = self.address;
         let exchanged = Arc::clone(&self.exchanged);
         let got = self.runtime.block_on(async {
-            time::timeout(ADMIN_TIMEOUT, get(address, path, most, exchanged)).await
+            time::timeout(ADMIN_TIMEOUT, send(address, method, path, most, exchanged)).await
         });
         got.map_err(|_| ClientError::TimedOut { address, after: ADMIN_TIMEOUT })?
     }
@@ -167,6 +198,12 @@ impl Client {
     }
 }
 
+/// The body of an answer to a request that is carried out later.
+#[derive(Deserialize)]
+struct Accepted {
+    request: u64,
+}
+
 /// The body of an answer that is none.
 #[derive(Deserialize)]
 struct Refusal {
@@ -174,8 +211,9 @@ struct Refusal {
 }
 
 /// One request.
-async fn get(
+async fn send(
     address: SocketAddr,
+    method: Method,
     path: &str,
     most: usize,
     exchanged: Arc<AtomicU64>,
@@ -187,7 +225,9 @@ async fn get(
     let stream = TcpStream::connect(address).await.map_err(unreachable)?;
     let stream = TokioIo::new(Counted::new(stream, exchanged));
     let (mut sender, connection) = http1::handshake(stream).await.map_err(broken)?;
-    let request = Request::get(path)
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
         .header(HOST, address.to_string())
         .header(CONNECTION, "close")
         .body(Empty::<Bytes>::new())

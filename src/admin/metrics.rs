@@ -87,6 +87,7 @@ fn node(exposition: &mut Exposition, status: &NodeStatus) {
         Role::Primary => {
             let flows = |replica: &&ReplicaStatus| {
                 matches!(replica.state, ReplicaState::Healthy | ReplicaState::Lagging)
+                    && replica.connection.up
                     && replica.problem.is_none()
             };
             space.replicas.iter().filter(flows).count() as u64
@@ -118,7 +119,7 @@ fn spaces(exposition: &mut Exposition, status: &NodeStatus) {
         "saltus_space_highest_epoch",
         Kind::Gauge,
         "The highest epoch ever heard of; on a primary, more than its own means fenced.",
-        of_spaces(status, |space| Some(space.highest_epoch.unwrap_or(space.epoch).0)),
+        of_spaces(status, |space| space.highest_epoch.map(|epoch| epoch.0)),
     );
     exposition.family(
         "saltus_quarantine_pieces",
@@ -131,6 +132,18 @@ fn spaces(exposition: &mut Exposition, status: &NodeStatus) {
         Kind::Gauge,
         "Bytes that were taken out of the stream and kept.",
         of_spaces(status, |space| Some(space.quarantine.bytes)),
+    );
+    exposition.family(
+        "saltus_replica_connected",
+        Kind::Gauge,
+        "1 while the connection that ships the space to the replica is up.",
+        of_replicas(status, |replica| Some(replica.connection.up)),
+    );
+    exposition.family(
+        "saltus_replica_connection_failures",
+        Kind::Gauge,
+        "Attempts to reach the replica that have failed in a row.",
+        of_replicas(status, |replica| Some(u64::from(replica.connection.failures))),
     );
     exposition.family(
         "saltus_replica_problem",

@@ -21,9 +21,12 @@ const STATUS: &str = r#"{
           "written_lsn": 5, "flushed_lsn": 5,
           "lag": {"bytes": 0, "records": 0, "seconds": 0.0},
           "append_to_flushed_us": {"p50": 274, "p99": 1505000, "count": 10},
-          "sent_bytes_by_strategy": {"sendfile": 100, "splice": 23}}]},
+          "sent_bytes_by_strategy": {"sendfile": 100, "splice": 23},
+          "connection": {"up": true, "since_seconds": 9.5, "failures": 0,
+                         "next_attempt_seconds": null}}]},
       {"space": "other", "role": "replica", "epoch": 1, "head_lsn": 64, "head_sequence": 0,
-       "flushed_lsn": 64, "primary": "delta"}],
+       "flushed_lsn": 64, "primary": "delta", "highest_epoch": 2,
+       "quarantine": {"pieces": 3, "bytes": 4096}}],
     "scrub": {"segments": 4, "bytes": 1000, "passes": 1, "bad_ranges": [
        {"space": "other", "segment": "wal-0000000000000001.log", "offset": 64, "bytes": 80,
         "problem": "payload"}]}
@@ -120,6 +123,9 @@ fn every_line_is_what_prometheus_reads() {
         (format!("engram_replication_replica_status{{{gamma},status=\"failed\"}}"), 0.0),
         (format!("saltus_append_to_flushed_seconds{{{gamma},quantile=\"0.99\"}}"), 1.505),
         (r#"saltus_flushed_lsn{space="other",role="replica"}"#.to_owned(), 64.0),
+        (r#"saltus_quarantine_bytes{space="other",role="replica"}"#.to_owned(), 4096.0),
+        (r#"saltus_space_highest_epoch{space="other",role="replica"}"#.to_owned(), 2.0),
+        (format!("saltus_replica_connected{{{gamma}}}"), 1.0),
         ("saltus_scrub_bad_ranges".to_owned(), 1.0),
     ] {
         assert_eq!(value(&series), Some(expected), "{series}");
@@ -136,6 +142,7 @@ fn what_is_unknown_is_absent_and_not_zero() {
     assert!(!of_beta("engram_replication_lag_seconds"));
     assert!(!of_beta("saltus_append_to_flushed_seconds"));
     assert!(!text.contains(r#"saltus_flushed_lsn{space="default""#));
+    assert!(!text.contains(r#"saltus_space_highest_epoch{space="default""#));
 }
 
 #[test]

@@ -24,6 +24,7 @@ use super::metrics;
 use crate::engine::Engine;
 use crate::engine::proof::ProofError;
 use crate::engine::proof::question::{Answer, Question};
+use crate::engine::scrub::ScrubAsk;
 use crate::engine::status::NodeStatus;
 use crate::limits::{ADMIN_TIMEOUT, MAX_ADMIN_CONNECTIONS, MAX_ADMIN_HEAD_BYTES};
 
@@ -135,6 +136,14 @@ pub trait Node {
     /// What it says of itself.
     fn status(&self) -> NodeStatus;
 
+    /// Ask for a pass of scrubbing over one space or all, or for the repair of a
+    /// space that it ships; see [`Engine::ask_for_scrub`]. Nothing if it takes
+    /// no such request now.
+    fn scrub(&self, ask: ScrubAsk) -> Option<u64> {
+        let _ = ask;
+        None
+    }
+
     /// What it knows about a range of a stream.
     fn prove(&self, question: Question) -> impl Future<Output = Result<Answer, ProofError>>;
 }
@@ -142,6 +151,10 @@ pub trait Node {
 impl Node for Engine {
     fn status(&self) -> NodeStatus {
         Engine::status(self)
+    }
+
+    fn scrub(&self, ask: ScrubAsk) -> Option<u64> {
+        Engine::ask_for_scrub(self, ask)
     }
 
     fn prove(&self, question: Question) -> impl Future<Output = Result<Answer, ProofError>> {
@@ -191,6 +204,12 @@ async fn respond(method: &Method, uri: &Uri, node: &impl Node) -> Response<Full<
                 &Verdict { status: Some("failed"), error: Some(&problem) },
             ),
         },
+        ("/scrub" | "/repair", _) if method == Method::POST => scrub(uri, node),
+        ("/scrub" | "/repair", _) => {
+            let mut response = error(StatusCode::METHOD_NOT_ALLOWED, "only POST is allowed here");
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+            response
+        }
         ("/proof", true) => prove(uri.query().unwrap_or_default(), node).await,
         ("/status" | "/metrics" | "/healthz" | "/proof", false) => {
             let mut response = error(StatusCode::METHOD_NOT_ALLOWED, "only GET is allowed here");
@@ -199,8 +218,27 @@ async fn respond(method: &Method, uri: &Uri, node: &impl Node) -> Response<Full<
         }
         _ => error(
             StatusCode::NOT_FOUND,
-            "no such page; there are /status, /metrics, /healthz and /proof",
+            "no such page; there are /status, /metrics, /healthz, /proof, /scrub and /repair",
         ),
+    }
+}
+
+/// The answer to a request that is carried out later.
+#[derive(Serialize)]
+struct Accepted {
+    request: u64,
+}
+
+/// Ask the node for a pass over what is at rest.
+fn scrub(uri: &Uri, node: &impl Node) -> Response<Full<Bytes>> {
+    let query = uri.query().unwrap_or_default();
+    let ask = match ScrubAsk::parse(uri.path() == "/repair", query) {
+        Ok(ask) => ask,
+        Err(wrong) => return error(StatusCode::BAD_REQUEST, &wrong),
+    };
+    match node.scrub(ask) {
+        Some(request) => json(StatusCode::ACCEPTED, &Accepted { request }),
+        None => error(StatusCode::SERVICE_UNAVAILABLE, "too many such requests wait already"),
     }
 }
 

@@ -20,6 +20,7 @@ fn status(problem: Option<&str>) -> NodeStatus {
         problem: problem.map(Into::into),
         spaces: Vec::new(),
         scrub: ScrubStatus::default(),
+        corrupt_frames: std::collections::BTreeMap::new(),
         ignored: crate::engine::status::Ignored::default(),
     }
 }

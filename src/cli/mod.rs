@@ -1,7 +1,8 @@
 //! The `saltus` command: what an operator types, and what comes back.
 //!
 //! ```text
-//!   saltus [--json] run | config | status | wait | epoch | quarantine | verify | demo | wal | bench
+//!   saltus [--json] run | config | status | wait | epoch | quarantine | verify | scrub | repair |
+//!                   demo | wal | bench
 //!
 //!   result    -> standard output: text for a person, or one JSON document
 //!   log,error -> standard error
@@ -32,6 +33,7 @@ mod quarantine;
 mod ready;
 mod run;
 mod scratch;
+mod scrub;
 mod status;
 pub mod table;
 mod verify;
@@ -93,6 +95,10 @@ enum Command {
     Wait(wait::WaitArgs),
     /// Prove that two nodes hold the same, or find where they differ
     Verify(verify::VerifyArgs),
+    /// Read what is at rest again, now, and mend what is damaged in received spaces
+    Scrub(scrub::ScrubArgs),
+    /// Build good copies of damaged segments of a shipped space, from a replica
+    Repair(scrub::RepairArgs),
     /// Show the epochs of spaces: which reigns their streams have had
     #[command(subcommand)]
     Epoch(epoch::EpochCommand),
@@ -153,6 +159,8 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(&args, json),
         Command::Wait(args) => wait::run(&args, json),
         Command::Verify(args) => verify::run(&args, json),
+        Command::Scrub(args) => scrub::run(&args, json),
+        Command::Repair(args) => scrub::repair(&args, json),
         Command::Epoch(command) => epoch::run(&command, json),
         Command::Quarantine(command) => quarantine::run(command, json),
         Command::Demo(args) => demo::run(&args, json),

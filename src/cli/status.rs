@@ -98,6 +98,17 @@ fn render_space(text: &mut String, space: &SpaceStatus) {
     if let Some(problem) = &space.problem {
         let _ = writeln!(text, "  PROBLEM: {}", output::printable(problem));
     }
+    for hole in &space.holes {
+        let _ = writeln!(
+            text,
+            "  LEFT OUT: {} at {}, {} bytes, lsn {}: {}",
+            output::printable(&hole.segment),
+            hole.offset,
+            hole.bytes,
+            hole.lsn,
+            output::printable(&hole.reason)
+        );
+    }
     if space.quarantine.pieces > 0 {
         let _ = writeln!(
             text,

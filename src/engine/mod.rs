@@ -38,6 +38,7 @@ pub mod shard;
 pub mod status;
 mod verifier;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -51,13 +52,13 @@ use self::keeper::{Ignored, Job, Keeper, Mailbox, Places, Received};
 use self::proof::question::{Answer, Question};
 use self::proof::{ProofError, Prover};
 use self::replica::primaries::Primaries;
-use self::scrub::{ScrubHandle, ScrubOptions, Scrubber};
+use self::scrub::{Mender, ScrubAsk, ScrubHandle, ScrubOptions, Scrubber};
 use self::shard::{Command, Setup, Shard};
 use self::status::{NodeStatus, Role};
-use crate::config::{self, Config, DurabilityLevel};
+use crate::config::{self, Config, DurabilityLevel, OnCorruptSource};
 use crate::ids::SpaceId;
 use crate::io::Waker;
-use crate::limits::{LISTEN_PATIENCE, MAX_QUEUED_COMMANDS, WRITTEN_FLUSH_DELAY};
+use crate::limits::{LISTEN_PATIENCE, MAX_QUEUED_COMMANDS, SCRUB_FIRST_DELAY, WRITTEN_FLUSH_DELAY};
 use crate::protocol::message::Identity;
 use crate::protocol::sender::BatchRule;
 use crate::state::catalog::{Catalog, CatalogError};
@@ -203,6 +204,7 @@ impl Engine {
                 DurabilityLevel::Flushed => Duration::ZERO,
                 DurabilityLevel::Written => WRITTEN_FLUSH_DELAY,
             },
+            skips_damage: config.wal.on_corrupt_source == OnCorruptSource::Skip,
             clock: Arc::new(SystemClock),
             jitter_seed: u64::from(std::process::id()),
         };
@@ -259,12 +261,20 @@ impl Engine {
                 tracing::error!(shard = index, "the shard ended before it began");
             }
         }
+        let mender = Mender {
+            shards: shards.iter().map(|s| (s.commands.clone(), s.waker.clone())).collect(),
+            keeper: jobs.clone(),
+            received: received.clone(),
+            state_dir: places.state_dir.clone(),
+            host: places.host.clone(),
+        };
+        let scrub = Self::scrub(&places, config, mender)
+            .map_err(|source| EngineError::Thread { source })?;
+        let keeper = keeper.with_scrub(scrub.requests());
         let thread = std::thread::Builder::new()
             .name("saltus-keeper".into())
             .spawn(move || keeper.run(mailboxes, &job_queue))
             .map_err(|source| EngineError::Thread { source })?;
-        let scrub =
-            Self::scrub(&places, checksums).map_err(|source| EngineError::Thread { source })?;
         Ok(Self {
             config: config.clone(),
             address,
@@ -280,7 +290,11 @@ impl Engine {
     }
 
     /// Verify everything at rest, of both roles, in the background.
-    fn scrub(places: &Places, checksums: Checksums) -> io::Result<ScrubHandle> {
+    fn scrub(places: &Places, config: &Config, mender: Mender) -> io::Result<ScrubHandle> {
+        let checksums = match config.wal.checksums {
+            config::Checksums::Required => Checksums::Required,
+            config::Checksums::Optional => Checksums::Optional,
+        };
         let data_root = places.data_root.clone();
         let spaces = move || {
             let spaces = discover::spaces(&data_root).unwrap_or_else(|error| {
@@ -290,8 +304,22 @@ impl Engine {
             let directory = |space: &SpaceId| discover::wal_directory(&data_root, space);
             spaces.into_iter().map(|space| (space.clone(), directory(&space))).collect()
         };
-        let options = ScrubOptions { checksums, ..ScrubOptions::default() };
-        Scrubber::start(&places.data_root, Arc::new(spaces), options)
+        let options = ScrubOptions {
+            checksums,
+            interval: config.scrub.interval,
+            first_delay: config.scrub.interval.min(SCRUB_FIRST_DELAY),
+            bytes_per_second: u64::from(config.scrub.bytes_per_second),
+            ..ScrubOptions::default()
+        };
+        Scrubber::start_mending(&places.data_root, Arc::new(spaces), options, Some(mender))
+    }
+
+    /// Ask for a pass of scrubbing, or a repair, as soon as the present pass has
+    /// ended. Returns the number under which its outcome will stand in the
+    /// status; nothing if too many wait already.
+    #[must_use]
+    pub fn ask_for_scrub(&self, ask: ScrubAsk) -> Option<u64> {
+        self.scrub.requests().ask(ask)
     }
 
     /// Spawn one shard; it waits for its go once it has its ring.
@@ -359,8 +387,12 @@ impl Engine {
         let deadline = Instant::now() + REPORT_TIMEOUT;
         let mut answers = 0;
         let mut spaces = self.received.statuses();
+        let mut corrupt_frames = BTreeMap::new();
         while let Ok(report) = reports.recv_deadline(deadline) {
             answers += 1;
+            for (node, frames) in report.corrupt_frames {
+                *corrupt_frames.entry(node).or_insert(0) += frames;
+            }
             for space in report.spaces {
                 // What the keeper holds as received is no log of this node's,
                 // though a shard may watch its directory.
@@ -375,8 +407,13 @@ impl Engine {
                 status.quarantine = quarantine;
             }
         }
+        for (space, damage) in self.received.damages() {
+            if let Some(space) = spaces.get_mut(&space) {
+                space.problem.get_or_insert(damage);
+            }
+        }
         let silent = self.shards.len() - answers;
-        let problem = self.failed().or_else(|| {
+        let problem = self.failed().or_else(|| self.received.problem()).or_else(|| {
             (silent > 0).then(|| format!("{silent} of {} shards do not answer", self.shards.len()))
         });
         NodeStatus {
@@ -389,6 +426,7 @@ impl Engine {
             problem,
             spaces: spaces.into_values().collect(),
             scrub: self.scrub.report().into(),
+            corrupt_frames,
             ignored: self.ignored.status(),
         }
     }

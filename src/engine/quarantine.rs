@@ -63,28 +63,48 @@ impl Quarantine {
         let (to, copy) = self.reserve(manifest)?;
         let offset = manifest.offset;
         let file = self.host.open(OpenOptions::new().read(true).write(true), path)?;
+        if let Err(error) = self.save(&file, &copy, &to, manifest) {
+            // Half a copy is none. What cannot be removed only takes room.
+            let _ = self.host.remove(&to);
+            let _ = self.host.remove(&piece::manifest_path(&to));
+            return Err(error);
+        }
+        self.end_at(&file, offset)?;
+        Ok(to)
+    }
+
+    /// Cut a file without a copy of what goes, and make that durable.
+    pub(super) fn drop_end(&self, path: &Path, offset: u64) -> io::Result<()> {
+        let file = self.host.open(OpenOptions::new().read(true).write(true), path)?;
+        self.end_at(&file, offset)
+    }
+
+    fn end_at(&self, file: &File, offset: u64) -> io::Result<()> {
+        self.host.set_len(file, offset)?;
+        self.host.sync_all(file)
+    }
+
+    /// Make a copy of everything from `offset` on durable.
+    fn save(&self, file: &File, copy: &File, to: &Path, manifest: &Manifest) -> io::Result<()> {
+        let offset = manifest.offset;
         let mut piece = vec![0; VERIFY_PIECE_BYTES];
         let mut at = offset;
         loop {
-            let count = read_up_to(&file, &mut piece, at)?;
+            let count = read_up_to(file, &mut piece, at)?;
             if count == 0 {
                 break;
             }
             let bytes = &piece[..count];
             // A tail of zeroes, as a host's crash leaves it, needs no disk.
             if bytes.iter().any(|byte| *byte != 0) {
-                self.host.write_at(&copy, bytes, at - offset)?;
+                self.host.write_at(copy, bytes, at - offset)?;
             }
             at += count as u64;
         }
-        self.host.set_len(&copy, at - offset)?;
-        self.host.sync_all(&copy)?;
-        self.describe(&to, manifest)?;
-        self.host.sync_directory(&self.directory)?;
-
-        self.host.set_len(&file, offset)?;
-        self.host.sync_all(&file)?;
-        Ok(to)
+        self.host.set_len(copy, at - offset)?;
+        self.host.sync_all(copy)?;
+        self.describe(to, manifest)?;
+        self.host.sync_directory(&self.directory)
     }
 
     /// A new, empty file of the first free name.

@@ -86,7 +86,25 @@ pub fn recover(
     quarantine: &Path,
     checksums: Checksums,
 ) -> Result<Recovered, RecoveryError> {
-    settle(host, data_root, space, record, quarantine, checksums, None)
+    settle(host, data_root, space, record, quarantine, checksums, To::Whole)
+}
+
+/// As [`recover`], for a space that [`RecoveryError::is_below_checkpoint`] was
+/// said of: the stream goes on behind the checkpoint, whose mark the catalog
+/// has, and what is below is left as it is, to be mended from the primary.
+///
+/// # Errors
+///
+/// See [`RecoveryError`].
+pub fn recover_behind_damage(
+    host: &Arc<dyn Host>,
+    data_root: &Path,
+    space: &SpaceId,
+    record: &SpaceRecord,
+    quarantine: &Path,
+    checksums: Checksums,
+) -> Result<Recovered, RecoveryError> {
+    settle(host, data_root, space, record, quarantine, checksums, To::Damaged)
 }
 
 /// Cut a received space at its checkpoint: what lies behind is of a reign that
@@ -109,11 +127,21 @@ pub fn truncate(
     checksums: Checksums,
     by: Epoch,
 ) -> Result<Recovered, RecoveryError> {
-    settle(host, data_root, space, record, quarantine, checksums, Some(by))
+    settle(host, data_root, space, record, quarantine, checksums, To::Checkpoint(by))
 }
 
-/// Bring the files of a space to their end: at the checkpoint if an epoch says
-/// so, else behind the last whole record.
+/// To where a space is brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum To {
+    /// Behind the last whole record.
+    Whole,
+    /// The same, although something does not hold below the checkpoint.
+    Damaged,
+    /// Its checkpoint, because an epoch says so.
+    Checkpoint(Epoch),
+}
+
+/// Bring the files of a space to their end.
 fn settle(
     host: &Arc<dyn Host>,
     data_root: &Path,
@@ -121,7 +149,7 @@ fn settle(
     record: &SpaceRecord,
     quarantine: &Path,
     checksums: Checksums,
-    by: Option<Epoch>,
+    to: To,
 ) -> Result<Recovered, RecoveryError> {
     let state_dir = quarantine.parent().unwrap_or(data_root);
     let directory = wal_directory(data_root, space);
@@ -133,14 +161,22 @@ fn settle(
         checksums,
         quarantine: Quarantine::new(host.clone(), quarantine, space),
         files: locate_files(data_root, state_dir, space, record),
-        by,
+        by: match to {
+            To::Checkpoint(by) => Some(by),
+            To::Whole | To::Damaged => None,
+        },
         notices: Vec::new(),
         directory,
     };
     recovery.restore_names(state_dir)?;
-    recovery.check_lengths()?;
-    recovery.check_record_before_checkpoint()?;
-    let end = if by.is_some() { recovery.at_checkpoint() } else { recovery.walk()? };
+    if to != To::Damaged {
+        recovery.check_lengths()?;
+        recovery.check_record_before_checkpoint()?;
+    }
+    let end = match to {
+        To::Checkpoint(_) => recovery.at_checkpoint(),
+        To::Whole | To::Damaged => recovery.walk()?,
+    };
     recovery.enforce(&end)?;
     recovery.notice_unknown()?;
     host.sync_directory(&recovery.directory).map_err(io_error("sync", &recovery.directory))?;
@@ -368,12 +404,24 @@ impl Recovery<'_> {
                 Some(&offset) if found > offset => {
                     let offset = offset + u64::from(planted::is(Bug::OneByteTooMany));
                     let manifest = self.manifest(*number, place.segment, offset, found);
-                    let saved = self
-                        .quarantine
-                        .cut(path, &manifest)
-                        .map_err(io_error("save and cut the end of", path))?;
-                    let (path, bytes) = (path.clone(), found - offset);
-                    self.notices.push(Notice::Cut { path, offset, bytes, saved });
+                    let torn = |notice: &Notice| matches!(notice, Notice::TornTail { path: of, .. } if of == path);
+                    let torn = self.notices.iter().any(torn);
+                    let bytes = found - offset;
+                    let notice = match self.quarantine.cut(path, &manifest) {
+                        Ok(saved) => Notice::Cut { path: path.clone(), offset, bytes, saved },
+                        // A database could not start on it, and it may be
+                        // what fills the disk.
+                        Err(error) if torn && error.kind() == io::ErrorKind::StorageFull => {
+                            self.quarantine
+                                .drop_end(path, offset)
+                                .map_err(io_error("cut", path))?;
+                            Notice::Dropped { path: path.clone(), offset, bytes }
+                        }
+                        Err(error) => {
+                            return Err(io_error("save and cut the end of", path)(error));
+                        }
+                    };
+                    self.notices.push(notice);
                 }
                 Some(_) => {}
             }

@@ -11,10 +11,11 @@ use super::primary::link::{Link, Slot, State};
 use super::primary::space::Space;
 use super::replica::peer::Peer;
 use super::status::{
-    Connection, EpochStatus, Lag, Latency, QuarantineStatus, ReplicaState, ReplicaStatus, Role,
-    SpaceStatus,
+    Connection, EpochStatus, HoleStatus, Lag, Latency, QuarantineStatus, ReplicaState,
+    ReplicaStatus, Role, SpaceStatus,
 };
 use crate::limits::{LAGGING_AFTER, PEER_TIMEOUT};
+use crate::state::catalog::Hole;
 
 /// What one shard knows.
 #[derive(Debug, Default)]
@@ -23,6 +24,8 @@ pub struct ShardReport {
     pub backend: &'static str,
     /// Its spaces, of both roles.
     pub spaces: Vec<SpaceStatus>,
+    /// Frames that came damaged, by who was at the other end.
+    pub corrupt_frames: BTreeMap<String, u64>,
 }
 
 /// The report of a shard.
@@ -46,6 +49,7 @@ pub fn of<'a>(
             flushed_lsn: None,
             primary: None,
             problem: space.problem(),
+            holes: space.holes().iter().map(hole).collect(),
             replicas: links.iter().map(|link| replica(now, &space, link)).collect(),
             epochs: EpochStatus::of(space.history()),
             highest_epoch: Some(space.highest_epoch()),
@@ -62,13 +66,29 @@ pub fn of<'a>(
             flushed_lsn: Some(log.flushed().lsn.0),
             primary: peer.node.clone(),
             problem: log.failed().or(log.stopped()).map(str::to_owned),
+            holes: Vec::new(),
             replicas: Vec::new(),
             epochs: EpochStatus::of(&log.record.history),
             highest_epoch: Some(log.record.highest_epoch),
             quarantine: QuarantineStatus::default(),
         })
     });
-    ShardReport { backend, spaces: shipped.chain(received).collect() }
+    ShardReport {
+        backend,
+        spaces: shipped.chain(received).collect(),
+        corrupt_frames: BTreeMap::new(),
+    }
+}
+
+fn hole(hole: &Hole) -> HoleStatus {
+    HoleStatus {
+        segment: hole.segment.to_string(),
+        offset: hole.offset,
+        bytes: hole.bytes,
+        lsn: hole.lsn.0,
+        reason: hole.reason.clone(),
+        unix_ns: hole.unix_ns,
+    }
 }
 
 /// One replica of one space.
@@ -125,6 +145,7 @@ fn replica(now: Instant, space: &Space, link: &Link) -> ReplicaStatus {
             failures: link.failures,
             next_attempt_seconds: link.next_attempt(now).map(|pause| pause.as_secs_f64()),
         },
+        corrupt_frames: link.corrupt_frames,
     }
 }
 

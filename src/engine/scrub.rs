@@ -10,15 +10,28 @@
 //! It has a thread of its own, shares nothing with the data plane, and costs
 //! nothing between two passes. It verifies header and payload of every record
 //! up to the size that a file had when it was opened; an unfinished record at
-//! the end is a writer at work, not damage. It reports and does not repair.
+//! the end is a writer at work, not damage.
 //!
 //! A damaged range reaches from the first record that does not hold to the
 //! next one that does, so one flipped byte is reported as one record.
+//!
+//! A space that is received is read along its stream instead, run by run, up to
+//! what is durable: there, nothing may be missing. What is, is asked for again
+//! from the primary and put in its place ([`stream`], [`rebuild`]).
 
 #![forbid(unsafe_code)]
 
+mod asking;
+mod pace;
+mod peers;
+mod rebuild;
+mod report;
+mod segments;
+mod stream;
+
+use std::collections::VecDeque;
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -27,17 +40,22 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::status::{self, ScrubStatus};
+pub use self::asking::ScrubAsk;
+pub use self::peers::Mender;
+pub use self::report::{BadRange, ScrubReport};
+
+use self::pace::Pace;
+use super::status::PassOutcome;
 use super::verifier::Verifier;
 use crate::ids::{SegmentName, SpaceId};
 use crate::io::bulk::{self, BulkFile, Reads};
 use crate::limits::{
-    MAX_LISTED_BAD_RANGES, MAX_SEARCH_BYTES_PER_TURN, RECORD_HEADER_BYTES, SCRUB_BYTES_PER_S,
+    MAX_LISTED_BAD_RANGES, MAX_SCRUB_REQUESTS, RECORD_HEADER_BYTES, SCRUB_BYTES_PER_S,
     SCRUB_CONFIRM_DELAY, SCRUB_FIRST_DELAY, SCRUB_INTERVAL, VERIFY_PIECE_BYTES,
 };
-use crate::lsn::Mark;
+use crate::lsn::{Lsn, Mark};
 use crate::wal::record::{Checksums, Header, RecordError};
-use crate::wal::search::{self, Found};
+use crate::wal::search;
 
 /// Lists the spaces of this node and the directories that hold their
 /// segments. Called at the beginning of each pass, on the scrubber's thread.
@@ -63,7 +81,7 @@ pub struct ScrubOptions {
 impl Default for ScrubOptions {
     fn default() -> Self {
         Self {
-            bytes_per_second: SCRUB_BYTES_PER_S,
+            bytes_per_second: u64::from(SCRUB_BYTES_PER_S),
             first_delay: SCRUB_FIRST_DELAY,
             interval: SCRUB_INTERVAL,
             confirm_delay: SCRUB_CONFIRM_DELAY,
@@ -72,82 +90,71 @@ impl Default for ScrubOptions {
     }
 }
 
-/// A range of a segment that does not hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BadRange {
-    /// The space.
-    pub space: SpaceId,
-    /// The segment.
-    pub path: PathBuf,
-    /// Where the range begins.
-    pub offset: u64,
-    /// How long it is.
-    pub bytes: u64,
-    /// What is wrong at its beginning.
-    pub reason: String,
-    /// The pass that saw it last, from 1.
-    pub pass: u64,
-}
-
-/// What scrubbing has found so far.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ScrubReport {
-    /// Passes that were finished.
-    pub passes: u64,
-    /// True while a pass is under way.
-    pub running: bool,
-    /// Segments read, over all passes.
-    pub segments: u64,
-    /// Bytes read, over all passes.
-    pub bytes: u64,
-    /// Records that held, over all passes.
-    pub records: u64,
-    /// Segments of the present or last pass that end in an unfinished record.
-    pub unfinished_tails: u64,
-    /// Segments and directories of the present or last pass that could not be
-    /// read. The log says why.
-    pub unreadable: u64,
-    /// Damaged ranges of the present or last pass, listed or not.
-    pub bad_ranges: u64,
-    /// Bytes in damaged ranges of the present or last pass.
-    pub bad_bytes: u64,
-    /// The damaged ranges, at most [`MAX_LISTED_BAD_RANGES`]. One that a later
-    /// pass no longer finds is dropped at that pass's end.
-    pub bad: Vec<BadRange>,
-}
-
-impl From<ScrubReport> for ScrubStatus {
-    fn from(report: ScrubReport) -> Self {
-        let status = |range: BadRange| status::BadRange {
-            space: range.space,
-            segment: range
-                .path
-                .file_name()
-                .map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
-            offset: range.offset,
-            bytes: range.bytes,
-            problem: range.reason,
-        };
-        Self {
-            segments: report.segments,
-            bytes: report.bytes,
-            passes: report.passes,
-            bad_ranges: report.bad.into_iter().map(status).collect(),
-        }
-    }
-}
-
 /// The report, and who waits for it.
-#[derive(Default)]
 struct Shared {
     report: Mutex<ScrubReport>,
     pass_done: Condvar,
+    /// Passes that somebody has asked for.
+    requests: Mutex<VecDeque<Request>>,
+    signal: watch::Sender<Signal>,
+}
+
+/// What the thread is told.
+#[derive(Clone, Copy, Debug, Default)]
+struct Signal {
+    stop: bool,
+    /// The number of the last request.
+    asked: u64,
+}
+
+/// A pass that somebody has asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Request {
+    number: u64,
+    ask: ScrubAsk,
 }
 
 impl Shared {
     fn report(&self) -> MutexGuard<'_, ScrubReport> {
         // A report is whole between any two statements.
         self.report.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn requests(&self) -> MutexGuard<'_, VecDeque<Request>> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where passes are asked for.
+#[derive(Clone)]
+pub struct ScrubRequests(Arc<Shared>);
+
+impl ScrubRequests {
+    /// Ask for a pass as soon as the present one has ended. Returns the number
+    /// under which its outcome will be found, or nothing if too many wait
+    /// already.
+    #[must_use]
+    pub fn ask(&self, ask: ScrubAsk) -> Option<u64> {
+        let mut requests = self.0.requests();
+        if let Some(known) = requests.iter().find(|known| known.ask == ask) {
+            return Some(known.number);
+        }
+        if requests.len() >= MAX_SCRUB_REQUESTS {
+            return None;
+        }
+        let mut number = 0;
+        self.0.signal.send_modify(|signal| {
+            signal.asked += 1;
+            number = signal.asked;
+        });
+        requests.push_back(Request { number, ask });
+        Some(number)
+    }
+}
+
+impl fmt::Debug for ScrubRequests {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ScrubRequests")
     }
 }
 
@@ -167,27 +174,54 @@ impl Scrubber {
         spaces: Spaces,
         options: ScrubOptions,
     ) -> io::Result<ScrubHandle> {
-        let shared = Arc::new(Shared::default());
-        let (stop, stopped) = watch::channel(false);
+        Self::start_mending(data_root, spaces, options, None)
+    }
+
+    /// As [`Scrubber::start`]; with a mender, what is damaged in a received
+    /// space is put right.
+    ///
+    /// # Errors
+    ///
+    /// The thread cannot be started.
+    pub fn start_mending(
+        data_root: &Path,
+        spaces: Spaces,
+        options: ScrubOptions,
+        mender: Option<Mender>,
+    ) -> io::Result<ScrubHandle> {
+        let (signal, signals) = watch::channel(Signal::default());
+        let shared = Arc::new(Shared {
+            report: Mutex::default(),
+            pass_done: Condvar::new(),
+            requests: Mutex::default(),
+            signal,
+        });
         let data_root = data_root.to_path_buf();
         let pass_shared = Arc::clone(&shared);
         let thread = Builder::new().name("scrub".to_owned()).spawn(move || {
             let ended = bulk::run(|reads| {
-                let pass = Pass { shared: pass_shared, data_root, options, reads, stopped };
+                let pass = Pass {
+                    shared: pass_shared,
+                    data_root,
+                    options,
+                    reads,
+                    signals,
+                    mender,
+                    tally: PassOutcome::default(),
+                };
                 pass.repeat(spaces)
             });
             if let Err(error) = ended {
                 tracing::error!(%error, "segments at rest are not verified: no runtime");
             }
         })?;
-        Ok(ScrubHandle { shared, stop, thread: Some(thread) })
+        Ok(ScrubHandle { shared, thread: Some(thread) })
     }
 }
 
 /// A running scrubber. Dropping it stops it.
 pub struct ScrubHandle {
     shared: Arc<Shared>,
-    stop: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -196,6 +230,12 @@ impl ScrubHandle {
     #[must_use]
     pub fn report(&self) -> ScrubReport {
         self.shared.report().clone()
+    }
+
+    /// Where passes are asked for.
+    #[must_use]
+    pub fn requests(&self) -> ScrubRequests {
+        ScrubRequests(Arc::clone(&self.shared))
     }
 
     /// Wait until that many passes are finished; false if it took longer than
@@ -216,8 +256,7 @@ impl ScrubHandle {
     }
 
     fn end(&mut self) {
-        // Without a receiver the thread is gone already.
-        let _ = self.stop.send(true);
+        self.shared.signal.send_modify(|signal| signal.stop = true);
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -247,161 +286,118 @@ struct Pass {
     data_root: PathBuf,
     options: ScrubOptions,
     reads: Reads,
-    stopped: watch::Receiver<bool>,
-}
-
-/// Holds the reading to its rate: reading is never ahead of the clock.
-struct Pace {
-    begun: Instant,
-    bytes: u64,
-    bytes_per_second: u64,
-}
-
-impl Pace {
-    /// How long to wait after `bytes` more. A pause (the disk was slow, the
-    /// machine slept) is not made up for.
-    fn delay(&mut self, bytes: u64) -> Duration {
-        self.bytes += bytes;
-        let due =
-            Duration::from_millis(self.bytes.saturating_mul(1000) / self.bytes_per_second.max(1));
-        let elapsed = self.begun.elapsed();
-        if elapsed > due + Duration::from_secs(1) {
-            (self.begun, self.bytes) = (Instant::now(), 0);
-        }
-        due.saturating_sub(elapsed)
-    }
+    signals: watch::Receiver<Signal>,
+    mender: Option<Mender>,
+    /// What the present pass has come to so far.
+    tally: PassOutcome,
 }
 
 impl Pass {
     async fn repeat(mut self, spaces: Spaces) {
         let mut next = Instant::now() + self.options.first_delay;
         loop {
+            let request = self.shared.requests().pop_front();
             let wait = next.saturating_duration_since(Instant::now());
-            if self.sleep(wait).await.is_err() {
+            if request.is_none() && !wait.is_zero() {
+                if self.idle(wait).await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            if request.is_none() {
+                next = Instant::now() + self.options.interval;
+            }
+            if self.run(spaces(), request).await.is_err() {
                 return;
             }
-            next = Instant::now() + self.options.interval;
-            if self.run(spaces()).await.is_err() {
-                return;
+        }
+    }
+
+    /// Wait for the time, for a request, or stop.
+    async fn idle(&mut self, time: Duration) -> Result<(), Stopped> {
+        if self.signals.borrow_and_update().stop {
+            return Err(Stopped);
+        }
+        if !self.shared.requests().is_empty() {
+            return Ok(());
+        }
+        tokio::select! {
+            () = tokio::time::sleep(time) => Ok(()),
+            changed = self.signals.changed() => {
+                if changed.is_err() || self.signals.borrow().stop { Err(Stopped) } else { Ok(()) }
             }
         }
     }
 
     /// Sleep, or stop.
     async fn sleep(&mut self, time: Duration) -> Result<(), Stopped> {
-        if *self.stopped.borrow() {
+        if self.signals.borrow().stop {
             return Err(Stopped);
         }
         if time.is_zero() {
             return Ok(());
         }
-        tokio::select! {
-            () = tokio::time::sleep(time) => Ok(()),
-            _ = self.stopped.changed() => Err(Stopped),
+        let end = tokio::time::sleep(time);
+        tokio::pin!(end);
+        loop {
+            tokio::select! {
+                () = &mut end => return Ok(()),
+                changed = self.signals.changed() => {
+                    if changed.is_err() || self.signals.borrow().stop {
+                        return Err(Stopped);
+                    }
+                }
+            }
         }
     }
 
-    /// One pass over all spaces.
-    async fn run(&mut self, spaces: Vec<(SpaceId, PathBuf)>) -> Result<(), Stopped> {
+    /// One pass over all spaces, or over those that were asked for.
+    async fn run(
+        &mut self,
+        mut spaces: Vec<(SpaceId, PathBuf)>,
+        request: Option<Request>,
+    ) -> Result<(), Stopped> {
+        let ask = request.as_ref().map(|request| request.ask.clone()).unwrap_or_default();
+        let only = ask.space.clone();
+        spaces.retain(|(space, _)| only.as_ref().is_none_or(|only| only == space));
         {
             let mut report = self.shared.report();
             report.running = true;
             (report.unfinished_tails, report.unreadable) = (0, 0);
             (report.bad_ranges, report.bad_bytes) = (0, 0);
         }
+        self.tally = PassOutcome { space: only.clone(), ..PassOutcome::default() };
         let mut piece = vec![0; VERIFY_PIECE_BYTES];
-        let bytes_per_second = self.options.bytes_per_second;
+        let bytes_per_second =
+            if ask.full_speed { u64::MAX } else { self.options.bytes_per_second };
         let mut pace = Pace { begun: Instant::now(), bytes: 0, bytes_per_second };
         for (space, directory) in spaces {
+            if self.stream(&space, &ask, &mut piece, &mut pace).await? {
+                continue;
+            }
+            let holes = self.holes(&space).await?;
             for path in self.segments(&self.data_root.join(directory)) {
-                self.segment(&space, &path, &mut piece, &mut pace).await?;
+                self.segment(&space, &path, &holes, &mut piece, &mut pace).await?;
             }
         }
         let mut report = self.shared.report();
         report.running = false;
         report.passes += 1;
         let pass = report.passes;
-        report.bad.retain(|range| range.pass == pass);
+        let covered = |range: &BadRange| only.as_ref().is_none_or(|only| *only == range.space);
+        report.bad.retain(|range| range.pass == pass || !covered(range));
+        if let Some(request) = request {
+            if report.outcomes.len() >= MAX_SCRUB_REQUESTS {
+                report.outcomes.pop_front();
+            }
+            let unreadable = report.unreadable;
+            report.outcomes.push_back(PassOutcome {
+                request: request.number,
+                unreadable,
+                ..self.tally.clone()
+            });
+        }
         self.shared.pass_done.notify_all();
-        Ok(())
-    }
-
-    /// The segments of a directory, by name.
-    fn segments(&self, directory: &Path) -> Vec<PathBuf> {
-        let listed = fs::read_dir(directory).and_then(|entries| {
-            let mut segments = Vec::new();
-            for entry in entries {
-                let name = entry?.file_name();
-                if let Some(segment) = name.to_str().and_then(|name| name.parse().ok()) {
-                    segments.push(SegmentName::clone(&segment));
-                }
-            }
-            Ok(segments)
-        });
-        match listed {
-            Ok(mut segments) => {
-                segments.sort();
-                segments.into_iter().map(|name| directory.join(name.to_string())).collect()
-            }
-            Err(error) => {
-                self.unreadable(directory, &error);
-                Vec::new()
-            }
-        }
-    }
-
-    fn unreadable(&self, path: &Path, error: &io::Error) {
-        // What was retired since it was listed is no loss.
-        if error.kind() != io::ErrorKind::NotFound {
-            tracing::error!(path = %path.display(), %error, "cannot be verified");
-            self.shared.report().unreadable += 1;
-        }
-    }
-
-    /// Verify one segment up to its present size.
-    async fn segment(
-        &mut self,
-        space: &SpaceId,
-        path: &Path,
-        piece: &mut Vec<u8>,
-        pace: &mut Pace,
-    ) -> Result<(), Stopped> {
-        let opened = File::open(path)
-            .and_then(|file| Ok((file.metadata()?.len(), BulkFile::new(file, self.reads)?)));
-        let (size, file) = match opened {
-            Ok(opened) => opened,
-            Err(error) => {
-                self.unreadable(path, &error);
-                return Ok(());
-            }
-        };
-        self.shared.report().segments += 1;
-        let mut from = 0;
-        while from < size {
-            let (verifier, trouble) = self.verify(&file, from, size, piece, pace).await?;
-            let good = from + verifier.mark().lsn.0;
-            self.shared.report().records += verifier.mark().records;
-            match trouble {
-                None => {
-                    self.shared.report().unfinished_tails += u64::from(verifier.pending() > 0);
-                    return Ok(());
-                }
-                Some(trouble) => {
-                    if !self.confirm(&file, good, size, &trouble, &verifier, piece, pace).await? {
-                        from = good;
-                        continue;
-                    }
-                    let Some(end) =
-                        self.behind(&file, good, size, &trouble, &verifier, pace).await?
-                    else {
-                        self.shared.report().unfinished_tails += 1;
-                        return Ok(());
-                    };
-                    self.bad(space, path, good, end, &trouble);
-                    from = end;
-                }
-            }
-        }
         Ok(())
     }
 
@@ -414,7 +410,20 @@ impl Pass {
         piece: &mut Vec<u8>,
         pace: &mut Pace,
     ) -> Result<(Verifier, Option<Trouble>), Stopped> {
-        let mut verifier = Verifier::new(Mark::START, self.options.checksums);
+        self.verify_from(Mark::START, file, from, size, piece, pace).await
+    }
+
+    /// The same, behind a mark.
+    async fn verify_from(
+        &mut self,
+        mark: Mark,
+        file: &BulkFile,
+        from: u64,
+        size: u64,
+        piece: &mut Vec<u8>,
+        pace: &mut Pace,
+    ) -> Result<(Verifier, Option<Trouble>), Stopped> {
+        let mut verifier = Verifier::new(mark, self.options.checksums);
         let mut at = from;
         while at < size {
             let most = usize::try_from(size - at).unwrap_or(usize::MAX).min(piece.len());
@@ -430,6 +439,7 @@ impl Pass {
             };
             at += count as u64;
             self.shared.report().bytes += count as u64;
+            self.tally.bytes += count as u64;
             if let Err(error) = verifier.feed(&piece[..count]) {
                 return Ok((verifier, Some(Trouble::Record(error))));
             }
@@ -438,82 +448,21 @@ impl Pass {
         Ok((verifier, None))
     }
 
-    /// Look a second time, a moment later. Writes to a log that is being
-    /// received may end in another order than they lie in: for that long, a
-    /// range may be empty while a later one is there.
-    #[expect(clippy::too_many_arguments, reason = "the place, the trouble, and the two tools")]
-    async fn confirm(
+    /// Say that `offset..end` does not hold, and stays so.
+    fn bad(
         &mut self,
-        file: &BulkFile,
-        bad: u64,
-        size: u64,
-        trouble: &Trouble,
-        verifier: &Verifier,
-        piece: &mut Vec<u8>,
-        pace: &mut Pace,
-    ) -> Result<bool, Stopped> {
-        self.sleep(self.options.confirm_delay).await?;
-        let end = match trouble {
-            Trouble::Read { end, .. } => *end,
-            Trouble::Record(_) => bad + verifier.needed(),
-        };
-        let (_, again) = self.verify(file, bad, end.min(size), piece, pace).await?;
-        Ok(again.is_some())
-    }
-
-    /// Where the next good record behind trouble at `bad` begins, or `size`.
-    /// Nothing if only zeroes follow: bytes that a writer, or a crash of the
-    /// host, has not filled.
-    async fn behind(
-        &mut self,
-        file: &BulkFile,
-        bad: u64,
-        size: u64,
-        trouble: &Trouble,
-        verifier: &Verifier,
-        pace: &mut Pace,
-    ) -> Result<Option<u64>, Stopped> {
-        let checksums = self.options.checksums;
-        let file = file.file();
-        let mut from = match trouble {
-            Trouble::Read { end, .. } => *end,
-            Trouble::Record(error) => {
-                if matches!(search::first_nonzero(file, bad, size), Ok(None)) {
-                    return Ok(None);
-                }
-                // A payload may hold what looks like a record. If the damaged
-                // record ends where another begins, it is the only one.
-                let end = bad + verifier.needed();
-                let sound = matches!(error, RecordError::PayloadCrc { .. });
-                if sound && (end == size || begins_record(file, end, checksums)) {
-                    return Ok(Some(end));
-                }
-                bad + 1
-            }
-        };
-        while from < size {
-            let turn = MAX_SEARCH_BYTES_PER_TURN;
-            let next = match search::find_record(file, from, turn, size, checksums) {
-                Ok(Found::Record(at)) => return Ok(Some(at)),
-                Ok(Found::NoneBefore(at)) if at > from => at,
-                // Too few bytes are left for a header.
-                Ok(Found::NoneBefore(_)) => size,
-                // The disk again: look behind it.
-                Err(_) => from.saturating_add(turn),
-            };
-            self.sleep(pace.delay(next.min(size) - from)).await?;
-            from = next;
-        }
-        Ok(Some(size))
-    }
-
-    /// Say that `offset..end` does not hold.
-    fn bad(&self, space: &SpaceId, path: &Path, offset: u64, end: u64, trouble: &Trouble) {
+        space: &SpaceId,
+        path: &Path,
+        (offset, end): (u64, u64),
+        lsn: Option<Lsn>,
+        reason: &str,
+    ) {
         let bytes = end - offset;
         tracing::error!(
-            %space, path = %path.display(), offset, bytes, reason = %trouble,
-            "damaged at rest; it was not repaired"
+            %space, path = %path.display(), offset, bytes, reason,
+            "damaged at rest; it was not mended"
         );
+        self.tally.found += 1;
         let mut report = self.shared.report();
         report.bad_ranges += 1;
         report.bad_bytes += bytes;
@@ -521,19 +470,24 @@ impl Pass {
         let known =
             report.bad.iter_mut().find(|known| known.path == path && known.offset == offset);
         if let Some(known) = known {
-            (known.bytes, known.pass, known.reason) = (bytes, pass, trouble.to_string());
+            (known.bytes, known.pass, known.reason) = (bytes, pass, reason.to_owned());
         } else if report.bad.len() < MAX_LISTED_BAD_RANGES {
             report.bad.push(BadRange {
                 space: space.clone(),
                 path: path.to_path_buf(),
                 offset,
                 bytes,
-                reason: trouble.to_string(),
+                reason: reason.to_owned(),
+                lsn,
                 pass,
             });
         }
     }
 }
+
+/// A range of a file that belongs to no stream: which file, from where, to
+/// where.
+type HoleRange = (SegmentName, u64, u64);
 
 /// Why verification stopped.
 #[derive(Debug, thiserror::Error)]

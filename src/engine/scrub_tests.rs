@@ -1,7 +1,10 @@
 //! Scrubbing of real files.
 #![allow(clippy::unwrap_used)]
 
+use std::fs;
+
 use super::*;
+use crate::ids::SegmentName;
 
 /// Bytes of each record: 64 of header, 236 of payload.
 const RECORD: u64 = 300;

@@ -16,6 +16,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +46,11 @@ pub struct NodeStatus {
     /// The verification of segments at rest.
     #[serde(default)]
     pub scrub: ScrubStatus,
+    /// Frames that came damaged since the process started, by the id of the
+    /// node at the other end; `"unknown"` is one that had not said who it is.
+    /// Each was refused as a whole, and its connection was renewed.
+    #[serde(default)]
+    pub corrupt_frames: BTreeMap<String, u64>,
     /// Directories of the data root that hold a log and are not shipped.
     #[serde(default)]
     pub ignored: Ignored,
@@ -95,6 +101,10 @@ pub struct SpaceStatus {
     /// was skipped.
     #[serde(default)]
     pub problem: Option<String>,
+    /// On a primary: bytes of its files that were left out of the stream for
+    /// good, because they did not hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holes: Vec<HoleStatus>,
     /// On a primary: each replica, in the order of the configuration.
     #[serde(default)]
     pub replicas: Vec<ReplicaStatus>,
@@ -134,6 +144,23 @@ pub struct QuarantineStatus {
     pub pieces: u64,
     /// How long they are together.
     pub bytes: u64,
+}
+
+/// Bytes of a segment that are in no stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoleStatus {
+    /// The file's name.
+    pub segment: String,
+    /// Where they begin in the file.
+    pub offset: u64,
+    /// How many they are.
+    pub bytes: u64,
+    /// Where in the stream they would have been.
+    pub lsn: u64,
+    /// What was wrong with them.
+    pub reason: String,
+    /// When they were left out, nanoseconds since the Unix epoch.
+    pub unix_ns: u64,
 }
 
 /// How a replica is doing, as its primary sees it.
@@ -195,6 +222,10 @@ pub struct ReplicaStatus {
     /// What is wrong with it, in a sentence.
     #[serde(default)]
     pub problem: Option<String>,
+    /// Frames between the two nodes that came damaged, of all spaces of the
+    /// shard, since the process started.
+    #[serde(default)]
+    pub corrupt_frames: u64,
     /// How the connection to it is.
     #[serde(default)]
     pub connection: Connection,
@@ -273,9 +304,55 @@ pub struct ScrubStatus {
     pub bytes: u64,
     /// Passes over the whole data root that have ended.
     pub passes: u64,
-    /// What did not verify. Reported, not repaired.
+    /// A pass is under way.
+    #[serde(default)]
+    pub running: bool,
+    /// What did not verify, and could not be mended.
     #[serde(default)]
     pub bad_ranges: Vec<BadRange>,
+    /// Ranges of received spaces that were fetched again from the primary and
+    /// put in their place, since the process started.
+    #[serde(default)]
+    pub healed_ranges: u64,
+    /// The last of them.
+    #[serde(default)]
+    pub healed: Vec<BadRange>,
+    /// What the last passes that somebody asked for came to.
+    #[serde(default)]
+    pub outcomes: Vec<PassOutcome>,
+}
+
+/// What one pass came to that somebody asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PassOutcome {
+    /// Its number, as the answer to the request gave it.
+    pub request: u64,
+    /// The space, if it was about one.
+    pub space: Option<SpaceId>,
+    /// Segments read.
+    pub segments: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Damaged ranges that were found.
+    pub found: u64,
+    /// How many of them hold again.
+    pub healed: u64,
+    /// Segments and directories that could not be read.
+    pub unreadable: u64,
+    /// Good copies that were built of files which the database owns.
+    #[serde(default)]
+    pub repaired: Vec<RepairedFile>,
+}
+
+/// A good copy of a damaged file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepairedFile {
+    /// The damaged file; nothing was written to it.
+    pub damaged: PathBuf,
+    /// The copy.
+    pub repaired: PathBuf,
+    /// Where they differ: offset and bytes.
+    pub ranges: Vec<(u64, u64)>,
 }
 
 /// A range of a segment at rest whose checksums do not hold.
@@ -291,4 +368,7 @@ pub struct BadRange {
     pub bytes: u64,
     /// What was expected and what was found.
     pub problem: String,
+    /// Where in the stream it starts, if it is known to be a part of one.
+    #[serde(default)]
+    pub lsn: Option<u64>,
 }

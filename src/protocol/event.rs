@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::frame::Handle;
-use super::message::{Ack, ErrorCode, Identity, Standing};
+use super::message::{Ack, ErrorCode, Fetch, Fetched, Identity, Standing};
 use crate::ids::Epoch;
 use crate::lsn::{Lsn, Mark};
 
@@ -90,6 +90,33 @@ pub enum Event {
         reason: String,
         /// Reopen the space after a pause.
         retry: bool,
+    },
+    /// The replica found this record damaged, in a frame that was otherwise
+    /// whole, and has stopped the space. Look at the record at rest: if it
+    /// holds, it was damaged on its way; else ship up to it. Then open the
+    /// space again.
+    Damaged {
+        /// The space.
+        handle: Handle,
+        /// Where the record begins.
+        at: Lsn,
+        /// What the replica says.
+        reason: String,
+    },
+    /// The replica asks for a range of the stream: answer with
+    /// [`Sender::serve`](super::sender::Sender::serve).
+    Fetch {
+        /// The space.
+        handle: Handle,
+        /// What it asks for.
+        fetch: Fetch,
+    },
+    /// The answer to [`Sender::fetch`](super::sender::Sender::fetch).
+    Fetched {
+        /// The space.
+        handle: Handle,
+        /// The answer.
+        fetched: Fetched,
     },
     /// The connection is finished: send what `poll_transmit` still has, close.
     Closed {

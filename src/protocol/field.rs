@@ -8,13 +8,14 @@
 use std::str::FromStr;
 
 use super::frame::FrameError;
+use super::refusal::ErrorCode;
 use crate::ids::IdError;
 
 /// What is wrong with the body of a control frame.
 ///
-/// The frame was intact, so the peer meant what it sent: nothing of the frame
-/// is used, and the connection is closed with
-/// [`ErrorCode::Protocol`](super::message::ErrorCode::Protocol).
+/// Nothing of the frame is used, and the connection is closed: with
+/// [`ErrorCode::Corrupt`] if the body was damaged on its way, else with
+/// [`ErrorCode::Protocol`], because the peer meant what it sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MessageError {
@@ -83,6 +84,16 @@ pub enum MessageError {
     /// The body was damaged on its way.
     #[error(transparent)]
     Frame(#[from] FrameError),
+}
+
+impl MessageError {
+    /// With what the connection is closed.
+    pub(super) const fn code(&self) -> ErrorCode {
+        match self {
+            Self::Frame(error) if error.is_damage(true) => ErrorCode::Corrupt,
+            _ => ErrorCode::Protocol,
+        }
+    }
 }
 
 /// A body that is being read, front to back.
@@ -165,6 +176,19 @@ impl<'a> Reader<'a> {
             None => Ok(text.to_owned()),
             Some(offset) => Err(MessageError::Control { field, offset }),
         }
+    }
+
+    /// All that is left, at most `limit` bytes.
+    pub(super) fn rest(
+        &mut self,
+        field: &'static str,
+        limit: usize,
+    ) -> Result<&'a [u8], MessageError> {
+        if self.rest.len() > limit {
+            let found = self.rest.len() as u64;
+            return Err(MessageError::Value { field, found, expected: "no more than its limit" });
+        }
+        self.take(field, self.rest.len())
     }
 
     /// Nothing may be left.

@@ -100,6 +100,10 @@ pub enum Kind {
     Matched = 11,
     /// Primary to replica: cut your stream here, the rest is of an earlier epoch.
     Truncate = 12,
+    /// Either way: give me this range of the stream again.
+    Fetch = 13,
+    /// Either way: that range, as it lies here.
+    Fetched = 14,
 }
 
 impl Kind {
@@ -119,6 +123,8 @@ impl Kind {
             10 => Self::Match,
             11 => Self::Matched,
             12 => Self::Truncate,
+            13 => Self::Fetch,
+            14 => Self::Fetched,
             _ => return None,
         })
     }
@@ -226,6 +232,20 @@ pub enum FrameError {
         /// What the header says.
         found: u32,
     },
+}
+
+impl FrameError {
+    /// True if the bytes are not those that were sent, as opposed to bytes that
+    /// the peer meant and that make no sense here. A wrong magic is damage only
+    /// where frames were understood before.
+    #[must_use]
+    pub const fn is_damage(&self, established: bool) -> bool {
+        match self {
+            Self::Magic { .. } => established,
+            Self::HeaderCrc { .. } | Self::PayloadCrc { .. } => true,
+            _ => false,
+        }
+    }
 }
 
 /// `N` bytes of a header, from `offset` on.

@@ -27,6 +27,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::fetch::Questions;
 use super::frame::FrameHeader;
 use super::message::{Ack, Boundary, ErrorCode, SegmentOpen, Standing, Truncate};
 use crate::ids::Epoch;
@@ -77,6 +78,8 @@ pub(super) struct Intake {
     last_run: Option<SegmentOpen>,
     /// `received` and `written` of the last ack.
     told: (Lsn, Lsn),
+    /// Ranges that one end has asked the other for.
+    pub(super) questions: Questions,
 }
 
 /// What an admitted `Data` frame brings.
@@ -105,6 +108,7 @@ impl Intake {
             runs: 0,
             last_run: None,
             told: (Lsn::ZERO, Lsn::ZERO),
+            questions: Questions::default(),
         }
     }
 
@@ -220,6 +224,11 @@ impl Intake {
 
     /// Whether a `SegmentOpen` may come.
     pub(super) fn admit_run(&self, header: &FrameHeader) -> Result<(), Refused> {
+        self.admit_stream(header.epoch)
+    }
+
+    /// Whether a `Fetch` or a `Fetched` may come.
+    pub(super) fn admit_fetch(&self, header: &FrameHeader) -> Result<(), Refused> {
         self.admit_stream(header.epoch)
     }
 

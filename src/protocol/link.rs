@@ -13,6 +13,7 @@ use super::frame::Handle;
 use super::message::{ErrorCode, Heartbeat, Message, Refusal};
 use crate::ids::Epoch;
 use crate::limits::{CONNECT_TIMEOUT, HEARTBEAT_INTERVAL, PEER_TIMEOUT};
+use crate::lsn::Lsn;
 
 /// Control bytes after which a batch of them is handed to the socket; what is
 /// still to be said follows in the next one.
@@ -100,7 +101,13 @@ impl Link {
     }
 
     pub(super) fn refuse(&mut self, handle: Handle, epoch: Epoch, code: ErrorCode, why: String) {
-        let refusal = Refusal { code, sentence: why };
+        let refusal = Refusal { code, sentence: why, at: Lsn::ZERO };
+        self.queue(&Message::Error(refusal), handle, epoch);
+    }
+
+    /// The record at `at` came damaged.
+    pub(super) fn refuse_record(&mut self, handle: Handle, epoch: Epoch, at: Lsn, why: String) {
+        let refusal = Refusal { code: ErrorCode::Damaged, sentence: why, at };
         self.queue(&Message::Error(refusal), handle, epoch);
     }
 

@@ -42,6 +42,10 @@
 //! Truncate                          16   8  records up to there
 //!  0   8  LSN
 //!  8   8  chain there
+//! Fetch                             Fetched
+//!  0   8  LSN                        0   8  LSN
+//!  8   4  bytes, at least 1          8   n  the bytes; none: not to be had
+//! 12   4  reserved, zero
 //! ```
 //!
 //! Every control frame carries a CRC over its body. Bytes behind the last
@@ -56,6 +60,7 @@ use crate::limits::{FRAME_HEADER_BYTES, MAX_CONTROL_PAYLOAD_BYTES, MAX_EPOCHS_PE
 use crate::lsn::{Chain, Lsn};
 
 pub use super::boundary::{Boundary, Truncate};
+pub use super::fetch::{Fetch, Fetched};
 pub use super::field::MessageError;
 pub use super::identity::{FEATURES, Hello, HelloAck, Identity};
 pub use super::refusal::{ErrorCode, MAX_SENTENCE_BYTES, Refusal};
@@ -172,6 +177,10 @@ pub enum Message {
     Matched(Boundary),
     /// See [`Truncate`].
     Truncate(Truncate),
+    /// See [`Fetch`].
+    Fetch(Fetch),
+    /// See [`Fetched`].
+    Fetched(Fetched),
 }
 
 impl Message {
@@ -190,6 +199,8 @@ impl Message {
             Self::Match(_) => Kind::Match,
             Self::Matched(_) => Kind::Matched,
             Self::Truncate(_) => Kind::Truncate,
+            Self::Fetch(_) => Kind::Fetch,
+            Self::Fetched(_) => Kind::Fetched,
         }
     }
 
@@ -210,6 +221,8 @@ impl Message {
             Self::Match(lsn) => put_u64(out, lsn.0),
             Self::Matched(boundary) => boundary.encode(out),
             Self::Truncate(truncate) => truncate.encode(out),
+            Self::Fetch(fetch) => fetch.encode(out),
+            Self::Fetched(fetched) => fetched.encode(out),
         }
         let bytes = u32::try_from(out.len() - body).unwrap_or(u32::MAX);
         assert!(bytes <= MAX_CONTROL_PAYLOAD_BYTES, "a {:?} body outgrew its limit", self.kind());
@@ -217,6 +230,9 @@ impl Message {
             .with_payload_crc(crc32c::crc32c(&out[body..]));
         header.payload_bytes = bytes;
         header.raw_bytes = bytes;
+        if let Self::Error(refusal) = self {
+            header.start = refusal.at;
+        }
         out[frame..body].copy_from_slice(&header.encode());
     }
 
@@ -238,10 +254,12 @@ impl Message {
             Kind::SegmentOpen => Self::SegmentOpen(SegmentOpen::decode(&mut reader)?),
             Kind::Ack => Self::Ack(Ack::decode(&mut reader)?),
             Kind::Heartbeat => Self::Heartbeat(Heartbeat { unix_ns: reader.u64("unix_ns")? }),
-            Kind::Error => Self::Error(Refusal::decode(&mut reader)?),
+            Kind::Error => Self::Error(Refusal::decode(header.start, &mut reader)?),
             Kind::Match => Self::Match(Lsn(reader.u64("lsn")?)),
             Kind::Matched => Self::Matched(Boundary::decode(&mut reader)?),
             Kind::Truncate => Self::Truncate(Truncate::decode(&mut reader)?),
+            Kind::Fetch => Self::Fetch(Fetch::decode(&mut reader)?),
+            Kind::Fetched => Self::Fetched(Fetched::decode(&mut reader)?),
             Kind::Data => return Ok(None),
         };
         reader.end()?;
@@ -263,7 +281,9 @@ fn check_control_header(header: &FrameHeader, body: &[u8]) -> Result<(), Message
         _ => Err(MessageError::Value { field, found, expected: "0 on a control frame" }),
     };
     zero("records", u64::from(header.records))?;
-    zero("start", header.start.0)?;
+    if header.kind != Kind::Error {
+        zero("start", header.start.0)?;
+    }
     zero("first_sequence", header.first_sequence)?;
     if header.raw_bytes != header.payload_bytes {
         return Err(MessageError::Value {

@@ -27,7 +27,7 @@ fn open_space() -> Message {
 }
 
 fn error(sentence: &str) -> Message {
-    Message::Error(Refusal { code: ErrorCode::Gap, sentence: sentence.to_owned() })
+    Message::Error(Refusal::new(ErrorCode::Gap, sentence.to_owned()))
 }
 
 fn heartbeat() -> Message {

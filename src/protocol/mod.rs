@@ -23,6 +23,8 @@
 //!   of it is in flight.
 //! - [`matching`]: up to where two histories are one: by epochs, then by chains.
 //! - [`receiver`]: a replica's connection; `intake`: one space of it.
+//! - `fetch`: a range of the stream, asked for again by either end; `mending`:
+//!   the replica's half of it.
 //! - `link`: what both keep of the connection: handshake, heartbeats, control
 //!   frames that wait.
 //!
@@ -39,12 +41,14 @@
 
 mod boundary;
 mod event;
+mod fetch;
 mod field;
 pub mod frame;
 mod identity;
 mod intake;
 mod link;
 pub mod matching;
+mod mending;
 pub mod message;
 mod opening;
 pub mod receiver;

@@ -19,8 +19,8 @@ use super::frame::{FrameHeader, Handle, Kind, VERSION};
 use super::intake::{Admitted, Intake, Phase};
 use super::link::Link;
 use super::message::{
-    Boundary, ErrorCode, FEATURES, Hello, HelloAck, Identity, Message, OpenSpace, Refusal,
-    SegmentOpen, Standing, Truncate,
+    Boundary, ErrorCode, FEATURES, Fetch, Fetched, Hello, HelloAck, Identity, Message, OpenSpace,
+    Refusal, SegmentOpen, Standing, Truncate,
 };
 use crate::ids::Epoch;
 use crate::limits::{MAX_GREETING_BYTES, MAX_SPACES};
@@ -63,6 +63,21 @@ pub enum Intent {
         start: Lsn,
         /// Bytes at the beginning of the payload that are already here.
         skip: u32,
+    },
+    /// The primary asks for a range of the stream: answer with
+    /// [`Receiver::serve`].
+    Fetch {
+        /// The space.
+        handle: Handle,
+        /// What it asks for.
+        fetch: Fetch,
+    },
+    /// The answer to [`Receiver::fetch`].
+    Fetched {
+        /// The space.
+        handle: Handle,
+        /// The answer.
+        fetched: Fetched,
     },
     /// Find the last boundary at or before `lsn`; answer with
     /// [`Receiver::handle_matched`].
@@ -125,8 +140,8 @@ enum Refused {
 #[derive(Debug)]
 pub struct Receiver {
     me: Identity,
-    link: Link,
-    spaces: BTreeMap<Handle, Intake>,
+    pub(super) link: Link,
+    pub(super) spaces: BTreeMap<Handle, Intake>,
     /// Spaces with news to acknowledge.
     news: VecDeque<Handle>,
     duplicate_bytes: u64,
@@ -199,7 +214,7 @@ impl Receiver {
             Ok(()) => match Message::decode(header, body) {
                 Ok(Some(message)) => self.take_message(header, message),
                 Ok(None) => None,
-                Err(error) => self.fail(ErrorCode::Protocol, format!("{:?}: {error}", header.kind)),
+                Err(error) => self.fail(error.code(), format!("{:?}: {error}", header.kind)),
             },
             Err(Refused::Space(code, reason)) => self.stop(header.handle, code, reason),
             Err(Refused::Connection(code, reason)) => self.fail(code, reason),
@@ -340,9 +355,13 @@ impl Receiver {
         let makes_sense = match header.kind {
             Kind::Hello => !self.link.is_established(),
             Kind::Error => of_connection || self.link.is_established(),
-            Kind::OpenSpace | Kind::SegmentOpen | Kind::Data | Kind::Match | Kind::Truncate => {
-                self.link.is_established() && !of_connection
-            }
+            Kind::OpenSpace
+            | Kind::SegmentOpen
+            | Kind::Data
+            | Kind::Match
+            | Kind::Truncate
+            | Kind::Fetch
+            | Kind::Fetched => self.link.is_established() && !of_connection,
             Kind::Heartbeat => self.link.is_established(),
             Kind::HelloAck | Kind::OpenAck | Kind::Ack | Kind::Matched => false,
         };
@@ -354,7 +373,15 @@ impl Receiver {
             let reason = format!("a {:?} frame of {} bytes", header.kind, header.payload_bytes);
             return Err(Refused::Connection(ErrorCode::Protocol, reason));
         }
-        if !matches!(header.kind, Kind::SegmentOpen | Kind::Data | Kind::Match | Kind::Truncate) {
+        if !matches!(
+            header.kind,
+            Kind::SegmentOpen
+                | Kind::Data
+                | Kind::Match
+                | Kind::Truncate
+                | Kind::Fetch
+                | Kind::Fetched
+        ) {
             return Ok(());
         }
         let Some(space) = self.spaces.get(&header.handle) else {
@@ -365,6 +392,7 @@ impl Receiver {
         match header.kind {
             Kind::Data => space.admit_data(header),
             Kind::SegmentOpen => space.admit_run(header),
+            Kind::Fetch | Kind::Fetched => space.admit_fetch(header),
             _ => space.admit(header.epoch),
         }
         .map_err(|(code, reason)| Refused::Space(code, reason))
@@ -399,11 +427,13 @@ impl Receiver {
             Message::Error(refusal) if handle == Handle::CONNECTION => {
                 self.link.closed_by_peer();
                 self.clear();
-                let Refusal { code, sentence } = refusal;
+                let Refusal { code, sentence, .. } = refusal;
                 let reason = format!("the primary closed the connection: {sentence}");
                 Some(Intent::Closed { code, reason })
             }
             Message::Error(refusal) => self.stopped_by_peer(handle, refusal),
+            Message::Fetch(fetch) => self.asked(handle, fetch),
+            Message::Fetched(fetched) => self.answered(handle, fetched),
             Message::Match(lsn) => self.question(handle, |space| {
                 space.take_match(lsn).map(|()| Intent::Match { handle, lsn })
             }),
@@ -499,7 +529,7 @@ impl Receiver {
         if space.phase == Phase::Closing {
             return None;
         }
-        let Refusal { code, sentence: reason } = refusal;
+        let Refusal { code, sentence: reason, .. } = refusal;
         self.link.refuse(handle, space.epoch, code, String::new());
         Some(Intent::Stopped { handle, code, reason })
     }
@@ -518,7 +548,12 @@ impl Receiver {
     }
 
     /// Stops a space by the machine's own decision.
-    fn stop(&mut self, handle: Handle, code: ErrorCode, reason: String) -> Option<Intent> {
+    pub(super) fn stop(
+        &mut self,
+        handle: Handle,
+        code: ErrorCode,
+        reason: String,
+    ) -> Option<Intent> {
         self.forsake(handle, code, reason.clone());
         Some(Intent::Stopped { handle, code, reason })
     }

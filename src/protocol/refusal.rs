@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::field::{MessageError, Reader, put_text};
+use crate::lsn::Lsn;
 
 /// The longest sentence of an `Error`, bytes.
 pub const MAX_SENTENCE_BYTES: u16 = 512;
@@ -14,6 +15,9 @@ pub struct Refusal {
     pub code: ErrorCode,
     /// For the operator; cut to [`MAX_SENTENCE_BYTES`] on the wire.
     pub sentence: String,
+    /// Where the record begins that came damaged; 0 unless the code is
+    /// [`ErrorCode::Damaged`]. On the wire it stands in the frame's header.
+    pub at: Lsn,
 }
 
 /// Why a peer refuses, as a number on the wire.
@@ -25,7 +29,7 @@ pub enum ErrorCode {
     Version = 1,
     /// Another cluster.
     Cluster = 2,
-    /// The node has reached itself.
+    /// The node has reached itself, or another node has its name.
     Itself = 3,
     /// The space's epoch is older than one that was seen. The frame carries the
     /// highest epoch that its sender has seen.
@@ -36,7 +40,7 @@ pub enum ErrorCode {
     Stream = 6,
     /// The space is held by another connection; try again.
     Busy = 7,
-    /// A record failed its checksum.
+    /// What came is not what was sent: damaged on its way.
     Corrupt = 8,
     /// Data that does not continue the stream.
     Gap = 9,
@@ -52,6 +56,9 @@ pub enum ErrorCode {
     Shutdown = 14,
     /// The peer was silent for too long.
     Timeout = 15,
+    /// A record came intact as a frame, and its own checksum does not hold:
+    /// the primary has to look at its file.
+    Damaged = 17,
     /// A new epoch begins: the space is opened again under it.
     NewEpoch = 18,
 }
@@ -76,6 +83,7 @@ impl ErrorCode {
             13 => Self::Limit,
             14 => Self::Shutdown,
             15 => Self::Timeout,
+            17 => Self::Damaged,
             18 => Self::NewEpoch,
             _ => return None,
         })
@@ -86,7 +94,8 @@ impl ErrorCode {
     ///
     /// `Corrupt`, `Gap` and `Protocol` are, because an attempt begins with a
     /// new handshake at the flushed position: damage done on the way is then
-    /// sent again, damage at rest fails again at the same place, and is seen.
+    /// sent again. `Damaged` is once the primary has looked at its own record:
+    /// it ships up to a record that is damaged there, and not beyond.
     #[must_use]
     pub const fn retry_helps(self) -> bool {
         match self {
@@ -98,6 +107,7 @@ impl ErrorCode {
             | Self::Limit
             | Self::Shutdown
             | Self::Timeout
+            | Self::Damaged
             | Self::NewEpoch => true,
             Self::Version
             | Self::Cluster
@@ -111,13 +121,19 @@ impl ErrorCode {
 }
 
 impl Refusal {
+    /// A refusal of anything but a record.
+    #[must_use]
+    pub const fn new(code: ErrorCode, sentence: String) -> Self {
+        Self { code, sentence, at: Lsn::ZERO }
+    }
+
     /// The sentence is cut to [`MAX_SENTENCE_BYTES`], at a character.
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&(self.code as u16).to_le_bytes());
         put_text(out, &self.sentence, MAX_SENTENCE_BYTES);
     }
 
-    pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, MessageError> {
+    pub(super) fn decode(at: Lsn, reader: &mut Reader<'_>) -> Result<Self, MessageError> {
         let number = reader.u16("code")?;
         let code = ErrorCode::from_wire(number).ok_or(MessageError::Value {
             field: "code",
@@ -126,6 +142,13 @@ impl Refusal {
         })?;
         let sentence =
             reader.text("sentence", usize::from(MAX_SENTENCE_BYTES), "at most 512 bytes")?;
-        Ok(Self { code, sentence })
+        if code != ErrorCode::Damaged && at != Lsn::ZERO {
+            return Err(MessageError::Value {
+                field: "start",
+                found: at.0,
+                expected: "0 unless a record is damaged",
+            });
+        }
+        Ok(Self { code, sentence, at })
     }
 }

@@ -22,7 +22,8 @@ use super::Now;
 use super::frame::{FrameHeader, Handle, Kind, VERSION};
 use super::link::Link;
 use super::message::{
-    Ack, ErrorCode, FEATURES, Hello, HelloAck, Identity, Message, OpenSpace, Refusal,
+    Ack, ErrorCode, FEATURES, Fetch, Fetched, Hello, HelloAck, Identity, Message, OpenSpace,
+    Refusal,
 };
 use super::slot::{Phase, Slot, Step};
 use crate::ids::Epoch;
@@ -152,6 +153,33 @@ impl Sender {
         self.queue(handle);
     }
 
+    /// Ask the replica for a range of the stream; the answer comes as
+    /// [`Event::Fetched`], unless the space or the connection ends before.
+    /// False if that cannot be now: the space is not open there, or a question
+    /// is.
+    pub fn fetch(&mut self, _now: Now, handle: Handle, fetch: Fetch) -> bool {
+        let Some(slot) = self.slots.get_mut(&handle) else {
+            return false;
+        };
+        let open = matches!(slot.phase, Phase::Matching(_) | Phase::Streaming(_));
+        if !open || !slot.questions.ask(fetch) {
+            return false;
+        }
+        self.link.queue(&Message::Fetch(fetch), handle, slot.epoch);
+        true
+    }
+
+    /// The answer to [`Event::Fetch`]; no bytes: they cannot be had here. One
+    /// that comes after the space was stopped is ignored.
+    pub fn serve(&mut self, _now: Now, handle: Handle, lsn: Lsn, bytes: Vec<u8>) {
+        if let Some(slot) = self.slots.get_mut(&handle)
+            && matches!(slot.phase, Phase::Matching(_) | Phase::Streaming(_))
+            && let Some(fetched) = slot.questions.serve_with(lsn, bytes)
+        {
+            self.link.queue(&Message::Fetched(fetched), handle, slot.epoch);
+        }
+    }
+
     /// Stop shipping a space and tell the replica why. Gives no event.
     pub fn stop_space(&mut self, _now: Now, handle: Handle, code: ErrorCode, reason: String) {
         self.forsake(handle, code, reason);
@@ -195,7 +223,7 @@ impl Sender {
             Ok(Some(message)) => message,
             Ok(None) => return self.nonsense(header.kind),
             Err(error) => {
-                return self.fail(ErrorCode::Protocol, format!("{:?}: {error}", header.kind));
+                return self.fail(error.code(), format!("{:?}: {error}", header.kind));
             }
         };
         let (handle, epoch) = (header.handle, header.epoch);
@@ -209,6 +237,8 @@ impl Sender {
             Message::Ack(ack) => self.acknowledged(handle, epoch, ack),
             Message::Matched(boundary) => self.matched(handle, epoch, boundary),
             Message::Error(refusal) => self.refused(handle, epoch, refusal),
+            Message::Fetch(fetch) => self.asked(handle, epoch, fetch),
+            Message::Fetched(fetched) => self.answered(handle, epoch, fetched),
             Message::Heartbeat(_) => {}
             Message::Hello(_)
             | Message::HelloAck(_)
@@ -366,6 +396,45 @@ impl Sender {
         }
     }
 
+    /// The slot that a fetch concerns, if it is open. What concerns the
+    /// questions of a space that is being closed is of no interest.
+    fn open_slot(&mut self, kind: Kind, handle: Handle, epoch: Epoch) -> Option<&mut Slot> {
+        let Some(slot) = self.slots.get(&handle) else {
+            self.unknown(kind, handle);
+            return None;
+        };
+        match slot.phase {
+            Phase::Closing { .. } => None,
+            Phase::Waiting(_) | Phase::Opening { .. } => {
+                self.unknown(kind, handle);
+                None
+            }
+            Phase::Matching(_) | Phase::Streaming(_) if epoch != slot.epoch => {
+                let reason =
+                    format!("{kind:?} of epoch {epoch}, the space is in epoch {}", slot.epoch);
+                self.stop(handle, ErrorCode::Fenced, reason);
+                None
+            }
+            Phase::Matching(_) | Phase::Streaming(_) => self.slots.get_mut(&handle),
+        }
+    }
+
+    fn asked(&mut self, handle: Handle, epoch: Epoch, fetch: Fetch) {
+        let Some(slot) = self.open_slot(Kind::Fetch, handle, epoch) else { return };
+        match slot.questions.serve(fetch) {
+            Ok(()) => self.events.push_back(Event::Fetch { handle, fetch }),
+            Err((code, reason)) => self.stop(handle, code, reason),
+        }
+    }
+
+    fn answered(&mut self, handle: Handle, epoch: Epoch, fetched: Fetched) {
+        let Some(slot) = self.open_slot(Kind::Fetched, handle, epoch) else { return };
+        match slot.questions.answered(&fetched) {
+            Ok(()) => self.events.push_back(Event::Fetched { handle, fetched }),
+            Err((code, reason)) => self.stop(handle, code, reason),
+        }
+    }
+
     /// The replica's `Error` for one space: its first word, or its answer.
     /// `epoch` is the highest that it has seen, if that is why.
     fn refused(&mut self, handle: Handle, epoch: Epoch, refusal: Refusal) {
@@ -382,10 +451,14 @@ impl Sender {
             }
             Phase::Waiting(_) => self.unknown(Kind::Error, handle),
             Phase::Opening { .. } | Phase::Matching(_) | Phase::Streaming(_) => {
-                let Refusal { code, sentence } = refusal;
+                let Refusal { code, sentence, at } = refusal;
                 let shipped = slot.epoch;
                 self.link.refuse(handle, shipped, code, String::new());
                 self.remove(handle);
+                if code == ErrorCode::Damaged {
+                    self.events.push_back(Event::Damaged { handle, at, reason: sentence });
+                    return;
+                }
                 if code == ErrorCode::Fenced && epoch > shipped {
                     self.events.push_back(Event::Fenced { handle, highest: epoch });
                 }
@@ -397,7 +470,7 @@ impl Sender {
     fn closed_by_peer(&mut self, refusal: Refusal) {
         self.link.closed_by_peer();
         self.clear();
-        let Refusal { code, sentence } = refusal;
+        let Refusal { code, sentence, .. } = refusal;
         self.events.push_back(Event::Closed {
             code,
             reason: format!("the replica closed the connection: {sentence}"),

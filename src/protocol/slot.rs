@@ -21,6 +21,7 @@
 use std::time::{Duration, Instant};
 
 use super::Now;
+use super::fetch::Questions;
 use super::frame::{FrameHeader, Handle, Kind};
 use super::message::{ErrorCode, OpenSpace, SegmentOpen};
 use super::opening::Matching;
@@ -64,6 +65,8 @@ pub(super) struct Slot {
     pub(super) queued: bool,
     /// When the batch that gathers is shipped, whatever its size.
     pub(super) gather: Option<Instant>,
+    /// Ranges that one end has asked the other for.
+    pub(super) questions: Questions,
 }
 
 #[derive(Debug)]
@@ -114,7 +117,8 @@ pub(super) enum Step {
 
 impl Slot {
     pub(super) fn new(epoch: Epoch, open: OpenSpace) -> Self {
-        Self { epoch, phase: Phase::Waiting(open), queued: false, gather: None }
+        let phase = Phase::Waiting(open);
+        Self { epoch, phase, queued: false, gather: None, questions: Questions::default() }
     }
 
     /// The next step of a streaming space; any other has none.

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 
 use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
 
-use super::catalog::{Catalog, CatalogError, Change, Role, thin};
+use super::catalog::{Catalog, CatalogError, Change, Role};
 use super::history::{continues, cut_history, is_history};
 use super::layout::{self, Space};
 use super::runs::{Run, RunError, Runs};
+use super::thinning::thin;
 use crate::ids::{Epoch, SpaceId, StreamId};
 use crate::limits::MAX_EPOCHS_PER_SPACE;
 use crate::lsn::{Lsn, Mark};
@@ -17,6 +18,13 @@ pub(super) const SPACES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new
 pub(super) const RUNS: TableDefinition<'_, (&str, u32), &[u8]> = TableDefinition::new("runs");
 pub(super) const FILES: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("files");
 pub(super) const MARKS: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("marks");
+pub(super) const HOLES: TableDefinition<'_, (&str, u64, u64), &[u8]> =
+    TableDefinition::new("holes");
+
+/// All keys of a space in the table of holes.
+pub(super) fn places(space: &str) -> std::ops::RangeInclusive<(&str, u64, u64)> {
+    (space, 0, 0)..=(space, u64::MAX, u64::MAX)
+}
 
 /// All keys of a space in a table with 64-bit numbers.
 pub(super) fn numbers(space: &str) -> std::ops::RangeInclusive<(&str, u64)> {
@@ -41,6 +49,7 @@ pub(super) struct Batch<'t> {
     runs: Numbered<'t, u32>,
     files: Numbered<'t, u64>,
     marks: Numbered<'t, u64>,
+    holes: Table<'t, (&'static str, u64, u64), &'static [u8]>,
 }
 
 impl<'t> Batch<'t> {
@@ -56,6 +65,7 @@ impl<'t> Batch<'t> {
             runs: write.open_table(RUNS).map_err(|e| catalog.storage(e))?,
             files: write.open_table(FILES).map_err(|e| catalog.storage(e))?,
             marks: write.open_table(MARKS).map_err(|e| catalog.storage(e))?,
+            holes: write.open_table(HOLES).map_err(|e| catalog.storage(e))?,
         })
     }
 
@@ -86,6 +96,12 @@ impl<'t> Batch<'t> {
                     .insert((space.as_str(), mark.lsn.0), value.as_slice())
                     .map_err(|e| self.catalog.storage(e))?;
                 Ok(())
+            }
+            Change::AddHole { hole, run } => {
+                let value = layout::encode_hole(hole);
+                let key = (space.as_str(), hole.file, hole.offset);
+                self.holes.insert(key, value.as_slice()).map_err(|e| self.catalog.storage(e))?;
+                self.open_run(space, run)
             }
             Change::Truncate { end, runs } => self.truncate(space, *end, *runs),
             Change::Epoch { epoch, start } => self.epoch(space, *epoch, *start),

@@ -7,29 +7,36 @@
 //!   runs     (space, ordinal)        run
 //!   files    (space, number)         file
 //!   marks    (space, lsn)            mark
+//!   holes    (space, file, offset)   hole
 //! ```
 //!
 //! A commit is one transaction with redb's immediate durability: when
 //! [`Catalog::commit`] returns, the changes have been synced; when it fails,
-//! none of them is there. Repeating a batch that was applied is harmless.
+//! none of them is there. Repeating a batch that was applied is harmless. How
+//! it is asked, and what happens if the database asserts, stands in `access`.
 //!
 //! The catalog checks what it is told against what it holds, because a change
 //! that contradicts it (a run that goes back, another stream under a known
 //! name) would be obeyed after every restart from then on.
 
 use std::collections::BTreeMap;
+
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
-use super::batch::{Batch, FILES, MARKS, RUNS, SPACES, numbers, ordinals};
+use super::access::guarded;
+use super::batch::{Batch, FILES, HOLES, MARKS, RUNS, SPACES, numbers, ordinals, places};
 use super::history::{continues, cut_history, is_history};
-use super::host::Host;
+pub use super::holes::Hole;
+use super::host::{Host, ThisHost};
 use super::layout;
+use super::opening::make_if_missing;
 use super::runs::{Run, RunError, Runs};
+use super::thinning::thin;
 use crate::ids::{Epoch, NodeUuid, SpaceId, StreamId};
-use crate::limits::MAX_SAVED_MARKS_PER_SPACE;
 use crate::lsn::{Lsn, Mark};
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
@@ -82,6 +89,9 @@ pub struct SpaceRecord {
     pub checkpoint: Mark,
     /// A primary: boundaries remembered, sparse, ascending.
     pub marks: Vec<Mark>,
+    /// A primary: bytes of its files that are in no stream, because they did
+    /// not hold; by file and offset.
+    pub holes: Vec<Hole>,
 }
 
 impl SpaceRecord {
@@ -120,6 +130,14 @@ impl SpaceRecord {
                 }
                 cut_history(&mut self.history, *end);
             }
+            Change::AddHole { hole, run } => {
+                let place = |known: &Hole| (known.file, known.offset);
+                match self.holes.binary_search_by_key(&place(hole), place) {
+                    Ok(index) => self.holes[index] = hole.clone(),
+                    Err(index) => self.holes.insert(index, hole.clone()),
+                }
+                self.apply(&Change::OpenRun(*run));
+            }
             Change::Epoch { epoch, start } => {
                 if continues(&self.history, *epoch, *start) {
                     self.history.push((*epoch, *start));
@@ -136,23 +154,6 @@ impl SpaceRecord {
             }
         }
     }
-}
-
-/// Leave at most [`MAX_SAVED_MARKS_PER_SPACE`] of an ascending list: of the
-/// older half, every second one goes, as often as it takes. The newest stay
-/// dense, because that is where a replica resumes. Returns what went.
-pub(super) fn thin<T>(kept: &mut Vec<T>) -> Vec<T> {
-    let mut dropped = Vec::new();
-    while kept.len() > MAX_SAVED_MARKS_PER_SPACE {
-        let half = kept.len() / 2;
-        let (goes, stays): (Vec<_>, Vec<_>) = std::mem::take(kept)
-            .into_iter()
-            .enumerate()
-            .partition(|(index, _)| *index < half && index % 2 == 1);
-        dropped.extend(goes.into_iter().map(|(_, mark)| mark));
-        kept.extend(stays.into_iter().map(|(_, mark)| mark));
-    }
-    dropped
 }
 
 /// One change; a batch of them is one durable transaction.
@@ -176,7 +177,7 @@ pub enum Change {
     /// A replica's verified and durable position.
     Checkpoint(Mark),
     /// A boundary worth remembering on a primary. Past
-    /// [`MAX_SAVED_MARKS_PER_SPACE`] the older half is thinned out.
+    /// [`MAX_SAVED_MARKS_PER_SPACE`](crate::limits::MAX_SAVED_MARKS_PER_SPACE) the older half is thinned out.
     AddMark(Mark),
     /// The stream was cut: runs from ordinal `runs` on are forgotten, the last
     /// one left is open again, and so are marks and epochs that begin behind
@@ -187,6 +188,14 @@ pub enum Change {
         end: Lsn,
         /// How many runs remain.
         runs: u32,
+    },
+    /// Bytes are left out of the stream, and a run begins behind them: both, or
+    /// neither, is there after a crash.
+    AddHole {
+        /// What is left out.
+        hole: Hole,
+        /// The run behind it.
+        run: Run,
     },
     /// A higher epoch was seen.
     Epoch {
@@ -319,9 +328,9 @@ pub enum CatalogError {
         last_start: Lsn,
     },
     /// The database could not read, write or sync. Nothing of the batch was
-    /// applied, and later commits fail too: what is durable is known only
-    /// after a restart.
-    #[error("the catalog {path} failed: {source}; restart once the disk is well again")]
+    /// applied, or, if it was the last sync that failed, all of it; later
+    /// commits fail too, until the catalog is [reopened](Catalog::reopen).
+    #[error("the catalog {path} failed: {source}")]
     Storage {
         /// The database.
         path: PathBuf,
@@ -334,32 +343,60 @@ pub enum CatalogError {
 /// durable, and commits run one after the other.
 #[derive(Debug)]
 pub struct Catalog {
-    pub(super) database: Database,
+    pub(super) host: Arc<dyn Host>,
+    /// Nothing between a failure and the next [`Catalog::reopen`].
+    pub(super) database: Mutex<Option<Arc<Database>>>,
     pub(super) path: PathBuf,
-    pub(super) node: NodeUuid,
+    node: NodeUuid,
 }
 
 impl Catalog {
+    /// Open or create the state directory `state_dir` (mode 0700) and its
+    /// database; draws the node's uuid on first use. A second process on the
+    /// same directory is refused by name. The whole database is checked
+    /// against its checksums.
+    ///
+    /// # Errors
+    ///
+    /// See [`CatalogError`].
+    pub fn open(state_dir: &Path) -> Result<Self, CatalogError> {
+        Self::open_on(&(Arc::new(ThisHost) as _), state_dir)
+    }
+
+    /// As [`Catalog::open`], on a host that may be a simulated one.
+    ///
+    /// # Errors
+    ///
+    /// See [`CatalogError`].
+    pub fn open_on(host: &Arc<dyn Host>, state_dir: &Path) -> Result<Self, CatalogError> {
+        let path = state_dir.join(CATALOG_FILE);
+        guarded(&path, || {
+            make_if_missing(host, &path)?;
+            Self::at(host, &path)
+        })
+    }
+
+    /// The catalog at `path`, which is made if it is not there.
+    pub(super) fn at(host: &Arc<dyn Host>, path: &Path) -> Result<Self, CatalogError> {
+        let (host, database, path) = (host.clone(), Mutex::new(None), path.to_path_buf());
+        let mut catalog = Self { host, database, path, node: NodeUuid::default() };
+        catalog.open_or_make()?;
+        catalog.node = catalog.identify()?;
+        Ok(catalog)
+    }
+
     /// This node's number.
     #[must_use]
     pub fn node(&self) -> NodeUuid {
         self.node
     }
 
-    /// Everything.
-    ///
-    /// # Errors
-    ///
-    /// [`CatalogError::Damaged`] or [`CatalogError::Storage`].
-    pub fn load(&self) -> Result<BTreeMap<SpaceId, SpaceRecord>, CatalogError> {
-        self.load_some(None)
-    }
-
-    pub(super) fn load_some(
+    /// One space, or all.
+    pub(super) fn read(
         &self,
         only: Option<&SpaceId>,
     ) -> Result<BTreeMap<SpaceId, SpaceRecord>, CatalogError> {
-        let read = self.database.begin_read().map_err(|e| self.storage(e))?;
+        let read = self.database()?.begin_read().map_err(|e| self.storage(e))?;
         let mut spaces = BTreeMap::new();
 
         let table = read.open_table(SPACES).map_err(|e| self.storage(e))?;
@@ -384,6 +421,7 @@ impl Catalog {
                 files: Vec::new(),
                 checkpoint: held.checkpoint,
                 marks: Vec::new(),
+                holes: Vec::new(),
             };
             spaces.insert(space, record);
         }
@@ -393,6 +431,7 @@ impl Catalog {
         let runs = read.open_table(RUNS).map_err(|e| self.storage(e))?;
         let files = read.open_table(FILES).map_err(|e| self.storage(e))?;
         let marks = read.open_table(MARKS).map_err(|e| self.storage(e))?;
+        let holes = read.open_table(HOLES).map_err(|e| self.storage(e))?;
         for (space, record) in &mut spaces {
             record.runs = self.load_runs(&runs, space)?;
             for entry in files.range(numbers(space.as_str())).map_err(|e| self.storage(e))? {
@@ -400,6 +439,13 @@ impl Catalog {
                 let file = layout::decode_file(key.value().1, value.value())
                     .ok_or_else(|| self.damaged(format!("file {:?}", key.value())))?;
                 record.files.push(file);
+            }
+            for entry in holes.range(places(space.as_str())).map_err(|e| self.storage(e))? {
+                let (key, value) = entry.map_err(|e| self.storage(e))?;
+                let (_, file, offset) = key.value();
+                let hole = layout::decode_hole(file, offset, value.value())
+                    .ok_or_else(|| self.damaged(format!("hole {:?}", key.value())))?;
+                record.holes.push(hole);
             }
             for entry in marks.range(numbers(space.as_str())).map_err(|e| self.storage(e))? {
                 let (key, value) = entry.map_err(|e| self.storage(e))?;
@@ -411,17 +457,9 @@ impl Catalog {
         Ok(spaces)
     }
 
-    /// Apply all changes, in order, in one durable transaction. Blocks on the
-    /// disk. An empty batch is nothing.
-    ///
-    /// # Errors
-    ///
-    /// See [`CatalogError`]; nothing was applied.
-    pub fn commit(&self, changes: &[(SpaceId, Change)]) -> Result<(), CatalogError> {
-        if changes.is_empty() {
-            return Ok(());
-        }
-        let write = self.database.begin_write().map_err(|e| self.storage(e))?;
+    /// One durable transaction.
+    pub(super) fn write(&self, changes: &[(SpaceId, Change)]) -> Result<(), CatalogError> {
+        let write = self.database()?.begin_write().map_err(|e| self.storage(e))?;
         {
             let mut batch = Batch::begin(self, &write)?;
             for (space, change) in changes {
@@ -433,8 +471,8 @@ impl Catalog {
     }
 
     /// Check the schema and read the uuid, or write both into a new database.
-    pub(super) fn identify(&self, host: &dyn Host) -> Result<NodeUuid, CatalogError> {
-        let write = self.database.begin_write().map_err(|e| self.storage(e))?;
+    fn identify(&self) -> Result<NodeUuid, CatalogError> {
+        let write = self.database()?.begin_write().map_err(|e| self.storage(e))?;
         let (node, new) = {
             let mut meta = write.open_table(META).map_err(|e| self.storage(e))?;
             let schema = meta
@@ -454,9 +492,8 @@ impl Catalog {
                 }
                 Some(Err(_)) => return Err(self.damaged("no schema version".to_owned())),
                 None => {
-                    let node = host.random_u128().map_err(|source| CatalogError::Directory {
-                        path: self.path.clone(),
-                        source,
+                    let node = self.host.random_u128().map_err(|source| {
+                        CatalogError::Directory { path: self.path.clone(), source }
                     })?;
                     meta.insert("schema", layout::SCHEMA.to_le_bytes().as_slice())
                         .map_err(|e| self.storage(e))?;

@@ -295,18 +295,45 @@ fn a_flipped_byte_is_never_believed() {
     }
 }
 
+/// The database reads names of tables before it has checked its checksums, and
+/// asserts that they are text: a node with one rotten byte there ended with a
+/// stack trace instead of a sentence.
+#[test]
+fn a_rotten_name_of_a_table_is_damage_and_no_assertion() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(with_alpha(directory.path()));
+    let path = directory.path().join(CATALOG_FILE);
+    let whole = std::fs::read(&path).unwrap();
+    let mut asserted = 0;
+    for name in [&b"meta"[..], b"spaces", b"runs", b"marks", b"allocator_state"] {
+        let places = whole.windows(name.len()).enumerate().filter(|(_, text)| *text == name);
+        for (at, _) in places {
+            let mut bytes = whole.clone();
+            bytes[at] = 0xff;
+            std::fs::write(&path, &bytes).unwrap();
+            if let Err(error) = Catalog::open(directory.path()) {
+                assert!(matches!(error, CatalogError::Damaged { .. }), "byte {at}: {error}");
+                let text = error.to_string();
+                assert!(text.contains("move the file away"), "{text}");
+                asserted += u32::from(text.contains("the database asserts: "));
+            }
+        }
+    }
+    assert!(asserted > 0, "the database has learned to answer: the guard can go");
+}
+
 #[test]
 fn another_schema_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     {
         let catalog = with_alpha(directory.path());
-        let write = catalog.database.begin_write().unwrap();
-        let newer = 2_u32.to_le_bytes();
+        let write = catalog.database().unwrap().begin_write().unwrap();
+        let newer = 3_u32.to_le_bytes();
         write.open_table(META).unwrap().insert("schema", newer.as_slice()).unwrap();
         write.commit().unwrap();
     }
     let error = Catalog::open(directory.path()).unwrap_err();
-    assert!(matches!(error, CatalogError::Schema { found: 2, expected: 1, .. }), "{error}");
+    assert!(matches!(error, CatalogError::Schema { found: 3, expected: 2, .. }), "{error}");
 }
 
 #[test]

@@ -15,21 +15,29 @@
 //!   16  8  inode                   4  4  n, entries of the history, >= 1
 //!   24  8  birth, ns               8 16  stream id
 //!                                 24  8  highest epoch seen
-//!   meta "schema" (4): 1          32 40  checkpoint, a mark
+//!   meta "schema" (4): 2          32 40  checkpoint, a mark
 //!   meta "node" (16): uuid        72  8  zero
 //!                                 80 16n epoch (8), where it began (8)
 //! ```
 //!
+//!   hole (40 + n), key (space, file u64, offset u64)
+//!    0  8  lsn
+//!    8  8  segment number
+//!   16  8  bytes
+//!   24  8  when, ns since the Unix epoch
+//!   32  8  n, bytes of the reason
+//!   40  n  the reason, UTF-8
+//!
 //! A mark in the table of marks has the key (space, lsn u64) and a mark as
 //! its value.
 
-use super::catalog::{FileRecord, Role};
+use super::catalog::{FileRecord, Hole, Role};
 use super::runs::Run;
 use crate::ids::{Epoch, SegmentName, StreamId};
 use crate::lsn::{Chain, Lsn, Mark};
 
 /// The version of the layouts in this file.
-pub(super) const SCHEMA: u32 = 1;
+pub(super) const SCHEMA: u32 = 2;
 
 /// Bytes of a mark.
 pub(super) const MARK_BYTES: usize = 40;
@@ -124,6 +132,32 @@ pub(super) fn decode_file(number: u64, bytes: &[u8]) -> Option<FileRecord> {
     })
 }
 
+/// Bytes of a hole before its reason.
+const HOLE_BYTES: usize = 40;
+
+pub(super) fn encode_hole(hole: &Hole) -> Vec<u8> {
+    let reason = hole.reason.as_bytes();
+    let words: [u8; HOLE_BYTES] =
+        words(&[hole.lsn.0, hole.segment.0, hole.bytes, hole.unix_ns, reason.len() as u64]);
+    [&words, reason].concat()
+}
+
+pub(super) fn decode_hole(file: u64, offset: u64, bytes: &[u8]) -> Option<Hole> {
+    let (fixed, reason) = bytes.split_at_checked(HOLE_BYTES)?;
+    if usize::try_from(word(fixed, 32)?).ok()? != reason.len() {
+        return None;
+    }
+    Some(Hole {
+        lsn: Lsn(word(fixed, 0)?),
+        segment: SegmentName(word(fixed, 8)?),
+        file,
+        offset,
+        bytes: word(fixed, 16)?,
+        unix_ns: word(fixed, 24)?,
+        reason: String::from_utf8(reason.to_vec()).ok()?,
+    })
+}
+
 pub(super) fn encode_space(space: &Space) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(SPACE_BYTES + space.history.len() * HISTORY_ENTRY_BYTES);
     bytes.push(match space.role {
@@ -213,6 +247,24 @@ mod tests {
         assert_eq!(decode_space(&bytes), Some(space));
         assert_eq!(decode_space(&bytes[..96]), None, "a history shorter than announced");
         assert_eq!(decode_space(&bytes[..40]), None);
+    }
+
+    #[test]
+    fn a_hole_lies_as_drawn() {
+        let hole = Hole {
+            lsn: Lsn(1),
+            segment: SegmentName(2),
+            file: 8,
+            offset: 9,
+            bytes: 3,
+            unix_ns: 4,
+            reason: "rot".into(),
+        };
+        let bytes = encode_hole(&hole);
+        assert_eq!((bytes[0], bytes[8], bytes[16], bytes[24], bytes[32]), (1, 2, 3, 4, 3));
+        assert_eq!(bytes[40..], *b"rot");
+        assert_eq!(decode_hole(8, 9, &bytes), Some(hole));
+        assert_eq!(decode_hole(8, 9, &bytes[..42]), None);
     }
 
     #[test]

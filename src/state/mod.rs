@@ -24,13 +24,15 @@
 //! record.
 #![forbid(unsafe_code)]
 
+mod access;
 mod batch;
 pub mod catalog;
 mod history;
+mod holes;
 pub mod host;
 mod layout;
-mod lookup;
 mod opening;
 pub mod pins;
 pub mod runs;
 mod storage;
+mod thinning;

@@ -1,80 +1,72 @@
-//! Opening the catalog, and making it.
+//! Opening the catalog's database, for the first time and after a failure.
 //!
-//! A new catalog comes into being under another name and gets its own once it
-//! is whole, so that a stop in between leaves none, never half of one:
-//!
-//! ```text
-//!   catalog.redb.new   made, schema and uuid committed
-//!        | renamed, the name made durable
-//!        v
-//!   catalog.redb
-//! ```
+//! A database that failed to read, write or sync knows no more what its file
+//! holds: it is closed, the kernel's memory of the file is dropped, and what
+//! the disk has is checked against its checksums. That is what a restart of
+//! the process would do, and a little more.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
-use redb::{Builder, DatabaseError, StorageError};
+use redb::{Builder, Database, DatabaseError, StorageError};
 
-use super::catalog::{CATALOG_FILE, Catalog, CatalogError};
-use super::host::{Host, ThisHost, ensure_directory};
+use super::access::guarded;
+use super::catalog::{Catalog, CatalogError};
+use super::host::{Host, ensure_directory};
 use super::storage::Storage;
-use crate::ids::NodeUuid;
 use crate::limits::CATALOG_CACHE_BYTES;
 
-/// What a catalog is called until it is whole.
-const UNFINISHED_FILE: &str = "catalog.redb.new";
-
 impl Catalog {
-    /// Open or create the state directory `state_dir` (mode 0700) and its
-    /// database; draws the node's uuid on first use. A second process on the
-    /// same directory is refused by name. The whole database is checked
-    /// against its checksums.
+    /// Close the database, and open it anew from what the disk holds. `forget`
+    /// drops what the kernel remembers of the file.
     ///
     /// # Errors
     ///
-    /// See [`CatalogError`].
-    pub fn open(state_dir: &Path) -> Result<Self, CatalogError> {
-        Self::open_on(&(Arc::new(ThisHost) as _), state_dir)
+    /// See [`CatalogError`]; a database that is gone is one. The catalog stays
+    /// closed; every use of it fails until it is reopened.
+    pub fn reopen(&self, forget: &dyn Fn(&File)) -> Result<(), CatalogError> {
+        let mut place = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        // The old one holds the lock of the file.
+        drop(place.take());
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        let opened = guarded(&self.path, || self.open_file(&options, forget));
+        let database = opened.map_err(|error| match error {
+            // It could be opened before: it is not the user that is wrong.
+            CatalogError::Directory { source, .. } => self.storage(StorageError::Io(source)),
+            error => error,
+        })?;
+        *place = Some(database);
+        Ok(())
     }
 
-    /// As [`Catalog::open`], on a host that may be a simulated one.
-    ///
-    /// # Errors
-    ///
-    /// See [`CatalogError`].
-    pub fn open_on(host: &Arc<dyn Host>, state_dir: &Path) -> Result<Self, CatalogError> {
-        let path = state_dir.join(CATALOG_FILE);
-        let failed = |path: &Path| {
-            let path = path.to_path_buf();
-            move |source| CatalogError::Directory { path, source }
-        };
-        ensure_directory(&**host, state_dir).map_err(failed(state_dir))?;
-        if !path.try_exists().map_err(failed(&path))? {
-            let unfinished = state_dir.join(UNFINISHED_FILE);
-            drop(match Self::open_file(host, &unfinished) {
-                Err(CatalogError::Damaged { .. }) => {
-                    // Of a start that was cut off; nothing was ever kept in it.
-                    host.remove(&unfinished).map_err(failed(&unfinished))?;
-                    Self::open_file(host, &unfinished)?
-                }
-                other => other?,
-            });
-            host.rename(&unfinished, &path).map_err(failed(&path))?;
-        }
-        // It may have been given its name by a start that was cut off.
-        host.sync_directory(state_dir).map_err(failed(state_dir))?;
-        Self::open_file(host, &path)
-    }
-
-    fn open_file(host: &Arc<dyn Host>, path: &Path) -> Result<Self, CatalogError> {
+    /// Open the database for the first time, making it if need be.
+    pub(super) fn open_or_make(&self) -> Result<(), CatalogError> {
+        let directory = self.path.parent().unwrap_or(Path::new("/"));
+        ensure_directory(&*self.host, directory)
+            .map_err(|source| CatalogError::Directory { path: directory.to_path_buf(), source })?;
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let database = self.open_file(&options, &|_| ())?;
+        *self.database.lock().unwrap_or_else(PoisonError::into_inner) = Some(database);
+        Ok(())
+    }
+
+    fn open_file(
+        &self,
+        options: &OpenOptions,
+        forget: &dyn Fn(&File),
+    ) -> Result<Arc<Database>, CatalogError> {
+        let (path, host) = (&self.path, &self.host);
+        let directory = path.parent().unwrap_or(Path::new("/"));
         let file = host
-            .open(&options, path)
-            .map_err(|source| CatalogError::Directory { path: path.to_path_buf(), source })?;
+            .open(options, path)
+            .and_then(|file| host.sync_directory(directory).map(|()| file))
+            .map_err(|source| CatalogError::Directory { path: path.clone(), source })?;
+        forget(&file);
         let mut database = Storage::new(host.clone(), file)
             .and_then(|storage| {
                 Builder::new().set_cache_size(CATALOG_CACHE_BYTES).create_with_backend(storage)
@@ -88,11 +80,35 @@ impl Catalog {
             ),
             Err(error) => return Err(opening(path, error)),
         }
-        let path = path.to_path_buf();
-        let mut catalog = Self { database, path, node: NodeUuid::default() };
-        catalog.node = catalog.identify(&**host)?;
-        Ok(catalog)
+        Ok(Arc::new(database))
     }
+
+    /// The open database.
+    pub(super) fn database(&self) -> Result<Arc<Database>, CatalogError> {
+        let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        database.clone().ok_or_else(|| self.storage(StorageError::DatabaseClosed))
+    }
+}
+
+/// Make the catalog at `path`, if there is none. It comes into being under
+/// another name and gets its own when it is whole, so that a stop in between
+/// leaves none, never half of one. The name is durable once the catalog has
+/// been opened.
+pub(super) fn make_if_missing(host: &Arc<dyn Host>, path: &Path) -> Result<(), CatalogError> {
+    let failed = |source| CatalogError::Directory { path: path.to_path_buf(), source };
+    if path.try_exists().map_err(failed)? {
+        return Ok(());
+    }
+    let unfinished = path.with_extension("redb.new");
+    drop(match Catalog::at(host, &unfinished) {
+        Err(CatalogError::Damaged { .. }) => {
+            // Of a start that was cut off; nothing was ever kept in it.
+            host.remove(&unfinished).map_err(failed)?;
+            Catalog::at(host, &unfinished)?
+        }
+        other => other?,
+    });
+    host.rename(&unfinished, path).map_err(failed)
 }
 
 /// What redb's refusal to open means.

@@ -69,7 +69,7 @@ fn messages() -> Vec<(&'static str, Message, Handle)> {
         sequence: 2,
         chain: Chain(0x1122),
     };
-    let refusal = Refusal { code: ErrorCode::Gap, sentence: "a gap".into() };
+    let refusal = Refusal::new(ErrorCode::Gap, "a gap".into());
     let boundary = Boundary { lsn: Lsn(300), chain: Chain(0x1122), records: 3 };
     let truncate = Truncate { lsn: Lsn(300), chain: Chain(0x1122) };
     let space = Handle(1);

@@ -307,11 +307,11 @@ fn a_damaged_body_closes_the_connection() {
     let mut frame = forge(&beat, Handle::CONNECTION, 0);
     frame.body[0] ^= 1;
     let intent = pair.deliver(&frame);
-    let Some(Intent::Closed { code: ErrorCode::Protocol, reason }) = intent else { panic!() };
+    let Some(Intent::Closed { code: ErrorCode::Corrupt, reason }) = intent else { panic!() };
     assert!(reason.contains("CRC"), "{reason}");
     pair.to_primary.push_back(frame);
     pair.deliver_reply();
-    assert_eq!(pair.closed().unwrap().0, ErrorCode::Protocol);
+    assert_eq!(pair.closed().unwrap().0, ErrorCode::Corrupt);
 }
 
 #[test]
@@ -326,10 +326,7 @@ fn a_peer_that_asks_and_never_reads_is_cut_off() {
     pair.send();
     let open = pair.to_replica.pop_front().unwrap();
     let error = forge(
-        &Message::Error(saltus::protocol::message::Refusal {
-            code: ErrorCode::Busy,
-            sentence: String::new(),
-        }),
+        &Message::Error(saltus::protocol::message::Refusal::new(ErrorCode::Busy, String::new())),
         A,
         1,
     );

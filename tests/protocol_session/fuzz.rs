@@ -73,7 +73,7 @@ fn message() -> impl Strategy<Value = Message> {
     });
     let error = (0..20u16, "\\PC{0,40}").prop_map(|(code, sentence)| {
         let code = ErrorCode::from_wire(code).unwrap_or(ErrorCode::Protocol);
-        Message::Error(Refusal { code, sentence })
+        Message::Error(Refusal::new(code, sentence))
     });
     prop_oneof![
         1 => hello,

@@ -278,7 +278,7 @@ fn one_space_too_many_is_refused_and_the_others_stay() {
     let Message::Error(Refusal { code, .. }) = pair.to_primary[0].message() else { panic!() };
     assert_eq!(code, ErrorCode::Limit);
     // The primary's answer to the refusal concerns no space that is known.
-    let answer = Message::Error(Refusal { code, sentence: String::new() });
+    let answer = Message::Error(Refusal::new(code, String::new()));
     let frame = forge(&answer, Handle(limit), 1);
     assert_eq!(pair.receiver.handle_frame(pair.now, &frame.header, &frame.body), None);
     assert!(pair.receiver.is_established());

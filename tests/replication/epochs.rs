@@ -323,3 +323,38 @@ fn an_operator_sees_the_epochs_and_gets_at_what_was_cut() {
     assert_eq!(saltus(&["quarantine", "list", "--data-root", to]).0, Some(3));
     assert!(fs::read(&pieces(&cluster.replicas[0])[0].path).unwrap() == lost, "and it is kept");
 }
+
+#[test]
+fn t6_a_file_that_vanished_with_a_crash_begins_a_new_epoch() {
+    for files in [1, 2] {
+        let mut cluster = Cluster::with(1, |_| {}, |_| {});
+        let wal = cluster.primary.wal("alpha");
+        let mut segments = Vec::new();
+        let mut total = 0;
+        for number in 1..=3 {
+            let mut segment = Segment::create(&wal, number);
+            segment.records(5, 400);
+            total += segment.len();
+            cluster.await_flushed("alpha", total);
+            segments.push(segment);
+        }
+        cluster.primary.kill();
+        // Neither the newest names nor their pins were on the disk.
+        for (number, segment) in (1..=3_u64).zip(&segments).skip(3 - files) {
+            segment.unlink();
+            let pin = format!(".saltus/pins/alpha/{number:016x}");
+            fs::remove_file(cluster.primary.spec.data_root.join(pin)).unwrap();
+        }
+        cluster.primary.restart();
+        let left = total - 5 * RECORD * files as u64;
+        await_settled(&mut cluster, "alpha", left);
+        let status = cluster.primary.space("alpha").unwrap();
+        assert_eq!(status.epoch, Epoch(1 + files as u64));
+        assert_eq!(kept(&cluster.replicas[0]).len() as u64, total - left);
+        let mut next = Segment::create(&wal, 9);
+        next.sequence = 100;
+        next.records(3, 100);
+        cluster.await_flushed("alpha", left + next.len());
+        cluster.assert_identical("alpha");
+    }
+}

@@ -51,7 +51,11 @@ fn every_strategy_ships_the_same_bytes() {
     let strategies =
         [Strategy::Sendfile, Strategy::Splice, Strategy::SendZc, Strategy::Copy, Strategy::Auto];
     for backend in BACKENDS {
-        for strategy in strategies {
+        // The other pairs are refused with the configuration.
+        let can = |strategy: &Strategy| {
+            backend != saltus::io::BackendChoice::Portable || strategy.is_portable()
+        };
+        for strategy in strategies.into_iter().filter(can) {
             let each = |spec: &mut saltus::cli::node::NodeSpec| {
                 spec.backend = backend;
                 spec.strategy = strategy;

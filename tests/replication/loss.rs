@@ -10,7 +10,7 @@ use crate::cluster::{BACKENDS, Cluster, until};
 use crate::feed::{Segment, record};
 
 #[test]
-fn a_replica_that_lost_what_it_had_says_so_and_gets_nothing() {
+fn a_replica_that_lost_what_it_had_says_so_and_gets_it_again() {
     for lost in ["shortened", "removed", "damaged"] {
         let mut cluster = Cluster::with(1, |_| {}, |_| {});
         let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
@@ -18,6 +18,7 @@ fn a_replica_that_lost_what_it_had_says_so_and_gets_nothing() {
         cluster.await_flushed("alpha", segment.len());
         // A clean stop records how far it is.
         cluster.replicas[0].terminate();
+        cluster.primary.terminate();
         let copy = cluster.replicas[0].wal("alpha").join(segment.path.file_name().unwrap());
         let file = File::options().write(true).open(&copy).unwrap();
         match lost {
@@ -25,15 +26,28 @@ fn a_replica_that_lost_what_it_had_says_so_and_gets_nothing() {
             "removed" => fs::remove_file(&copy).unwrap(),
             _ => file.write_all_at(&[7; 10], 4600).unwrap(),
         }
+        drop(file);
+        let found = fs::read(&copy).ok();
+        cluster.replicas[0].restart();
+        let name = copy.file_name().unwrap().to_str().unwrap().to_owned();
+        cluster.replicas[0].await_problem("alpha", &name);
+        assert_eq!(fs::read(&copy).ok(), found, "nothing of it changes while nobody can help");
+        segment.records(1, 400);
+        cluster.primary.restart();
+        cluster.await_flushed("alpha", segment.len());
+        until("what was lost is there again", || {
+            (cluster.replicas[0].space("alpha")?.problem.is_none()).then_some(())
+        });
+        cluster.assert_identical("alpha");
+        let scrub = cluster.replicas[0].status().scrub;
+        assert_eq!((scrub.healed_ranges, scrub.bad_ranges.len()), (1, 0), "{scrub:?}");
+        let kept = cluster.replicas[0].spec.data_root.join(".saltus/quarantine/alpha");
+        let kept = fs::read_dir(kept).map_or(0, Iterator::count);
+        assert!(kept > 0, "what was there before is kept");
+        // And it stays so.
+        cluster.replicas[0].kill();
         cluster.replicas[0].restart();
         segment.records(1, 400);
-        let name = copy.file_name().unwrap().to_str().unwrap();
-        cluster.primary.await_problem("alpha", name);
-        cluster.replicas[0].await_problem("alpha", name);
-        assert_eq!(copy.exists(), lost != "removed");
-        // Put back by a person, it goes on.
-        let there = segment.content.len() - 464;
-        fs::write(&copy, &segment.content[..there]).unwrap();
         cluster.await_flushed("alpha", segment.len());
         cluster.assert_identical("alpha");
     }

@@ -419,3 +419,33 @@ fn t14_spaces_may_appear_in_any_way() {
         }));
     }
 }
+
+#[test]
+fn t10_empty_segments_that_are_written_later_all_arrive() {
+    for backend in BACKENDS {
+        let mut cluster = Cluster::start(backend, 1);
+        let wal = cluster.primary.wal("alpha");
+        let mut segments: Vec<_> = (1..6).map(|number| Segment::create(&wal, number)).collect();
+        until("all of them are recorded, empty", || {
+            let pins = cluster.primary.spec.data_root.join(".saltus/pins/alpha");
+            (fs::read_dir(pins).ok()?.count() == segments.len()).then_some(())
+        });
+        let mut total = 0;
+        for segment in &mut segments {
+            total += segment.records(1, 100).len();
+            cluster.await_flushed("alpha", total);
+        }
+        for segment in segments.iter_mut().rev() {
+            segment.records(1, 100);
+            total += 164;
+            cluster.await_flushed("alpha", total);
+        }
+        cluster.primary.kill();
+        cluster.replicas[0].kill();
+        cluster.replicas[0].restart();
+        cluster.primary.restart();
+        segments[0].records(1, 100);
+        cluster.await_flushed("alpha", total + 164);
+        cluster.assert_identical("alpha");
+    }
+}

@@ -161,6 +161,7 @@ impl Machine {
             strategy: Strategy::Auto,
             checksums: Checksums::Required,
             flush_delay: self.flush_delay,
+            skips_damage: false,
             clock: Arc::new(self.clock.clone()),
             jitter_seed: chance.next(),
         };

@@ -1,17 +1,22 @@
 //! What a shard may ask of the keeper, and what it hears.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crossbeam::channel::Sender;
 
 use crate::engine::replica::log::SegmentFiles;
-use crate::ids::{Epoch, SpaceId};
+use crate::engine::shard::Standing;
+use crate::ids::{Epoch, SegmentName, SpaceId};
 use crate::io::Waker;
 use crate::lsn::{Lsn, Mark};
-use crate::protocol::message::{Boundary, ErrorCode, OpenSpace, Truncate};
+use crate::protocol::message::{Boundary, ErrorCode, Fetch, OpenSpace, Truncate};
 use crate::state::catalog::{Change, SpaceRecord};
 use crate::state::runs::Run;
+use crate::wal::record::RecordError;
 use crate::wal::segment::Segment;
 
 /// Something that a data core must not do itself.
@@ -120,13 +125,97 @@ pub enum Job {
     CloseReplica {
         /// The space.
         space: SpaceId,
-        /// Its state: what is durable and verified; nothing after a failure,
-        /// and then the log is recovered from the disk before it is lent
-        /// again.
-        state: Option<Box<(SpaceRecord, Mark)>>,
+        /// Its state: what is durable and verified; or the failure, and then
+        /// the log is recovered from the disk before it is lent again.
+        state: Result<Box<(SpaceRecord, Mark)>, String>,
+    },
+    /// Read a range of the stream, because the peer asks for it.
+    ReadRange {
+        /// Who asks.
+        shard: usize,
+        /// Comes back in the news.
+        ticket: u64,
+        /// The space.
+        space: SpaceId,
+        /// What to read.
+        fetch: Fetch,
+    },
+    /// Look whether the record at a position holds at rest.
+    CheckRecord {
+        /// Who asks.
+        shard: usize,
+        /// Comes back in the news.
+        ticket: u64,
+        /// The space.
+        space: SpaceId,
+        /// Where the record begins.
+        at: Lsn,
+    },
+    /// Say where a space stands that nobody has open.
+    Standing {
+        /// The space.
+        space: SpaceId,
+        /// Where the answer goes; none for a space that is in no catalog.
+        reply: Sender<Standing>,
+    },
+    /// Open the file of a run for reading.
+    OpenAtRest {
+        /// The space.
+        space: SpaceId,
+        /// The run.
+        run: Run,
+        /// Where the answer goes.
+        reply: Sender<AtRest>,
+    },
+    /// Put files that were built in the place of damaged ones, once nobody
+    /// writes to the space.
+    Adopt {
+        /// The space.
+        space: SpaceId,
+        /// The number of each file, the one that was built for it, and how many
+        /// bytes of it that one covers.
+        built: Vec<(u64, PathBuf, u64)>,
+        /// Where the answer goes: where the damaged files are now, or why
+        /// nothing more was done.
+        reply: Sender<Result<Vec<PathBuf>, String>>,
     },
     /// Stop when everything before this has been done.
     Stop,
+}
+
+/// A file of a run.
+#[derive(Debug)]
+pub struct AtRest {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Open for reading, or why not.
+    pub file: io::Result<File>,
+}
+
+/// How a record was found at rest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It holds.
+    Whole,
+    /// It does not.
+    Damaged(BadRecord),
+    /// It could not be looked at, and why.
+    Unknown(String),
+}
+
+/// A record that does not hold at rest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadRecord {
+    /// The segment.
+    pub segment: SegmentName,
+    /// Which file of that name.
+    pub file: u64,
+    /// Where in the file it begins.
+    pub offset: u64,
+    /// Its length, as far as its header can be believed.
+    pub bytes: u64,
+    /// What is wrong with it.
+    pub error: RecordError,
 }
 
 /// The answer to a job.
@@ -157,7 +246,7 @@ pub enum News {
         /// Its number.
         file: u64,
         /// The segment.
-        result: Result<Arc<Segment>, String>,
+        result: Result<Arc<Segment>, Gone>,
     },
     /// The change is durable, or why not.
     Committed {
@@ -195,6 +284,21 @@ pub enum News {
         /// The epoch.
         highest: Epoch,
     },
+    /// What was read of a range: fewer bytes than asked for where a run ends,
+    /// none if they cannot be had.
+    RangeRead {
+        /// As given.
+        ticket: u64,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
+    /// How a record was found at rest.
+    RecordChecked {
+        /// As given.
+        ticket: u64,
+        /// The finding.
+        verdict: Verdict,
+    },
     /// A run can be written to, or why not.
     RunOpened {
         /// As given.
@@ -202,6 +306,17 @@ pub enum News {
         /// The open files.
         result: Result<SegmentFiles, String>,
     },
+}
+
+/// Why a segment cannot be opened again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gone {
+    /// A sentence.
+    pub why: String,
+    /// Neither its name nor its pin exists any more, and the directory does: as
+    /// after a crash of the host that came before the names were on the disk.
+    /// Anything else may be over later, or is a mistake.
+    pub lost: bool,
 }
 
 /// A received space in the hands of a session.

@@ -99,7 +99,7 @@ fn a_space_is_lent_once_at_a_time() {
     let mut rig = Rig::new();
     let (record, mark) = lent(&rig.batch(vec![open()])).unwrap();
     assert_eq!(lent(&rig.batch(vec![open()])), Err(ErrorCode::Busy));
-    let state = Some(Box::new((record, mark)));
+    let state = Ok(Box::new((record, mark)));
     assert!(lent(&rig.batch(vec![Job::CloseReplica { space: space(), state }, open()])).is_ok());
 }
 
@@ -109,8 +109,7 @@ fn a_higher_epoch_is_durable_before_it_is_obeyed() {
     let (record, _) = lent(&rig.batch(vec![open()])).unwrap();
     assert_eq!(record.highest_epoch, Epoch::FIRST);
     let at = Mark { lsn: Lsn(100), ..Mark::START };
-    let close =
-        || Job::CloseReplica { space: space(), state: Some(Box::new((record.clone(), at))) };
+    let close = || Job::CloseReplica { space: space(), state: Ok(Box::new((record.clone(), at))) };
     let next = vec![(Epoch(1), Lsn::ZERO), (Epoch(2), Lsn(100)), (Epoch(4), Lsn(100))];
     let (lent, _) = lent(&rig.batch(vec![close(), open_in(next.clone())])).unwrap();
     let durable = &rig.keeper.catalog.load().unwrap()[&space()];
@@ -122,7 +121,7 @@ fn a_higher_epoch_is_durable_before_it_is_obeyed() {
 fn what_was_lent_in_a_batch_that_failed_can_be_lent_again() {
     let mut rig = Rig::new();
     let (record, mark) = lent(&rig.batch(vec![open()])).unwrap();
-    let state = Some(Box::new((record, mark)));
+    let state = Ok(Box::new((record, mark)));
     rig.batch(vec![Job::CloseReplica { space: space(), state }]);
     assert_eq!(lent(&rig.failing_batch(vec![open()])), Err(ErrorCode::Storage));
     assert!(lent(&rig.batch(vec![open()])).is_ok(), "nobody has it");
@@ -134,7 +133,7 @@ fn a_space_whose_run_was_not_recorded_is_not_lent_again() {
     lent(&rig.batch(vec![open()])).unwrap();
     assert!(!opened(&rig.failing_batch(vec![open_run(0, run(1, 0, 0))])));
     assert_eq!(rig.runs(), 0);
-    let close = Job::CloseReplica { space: space(), state: None };
+    let close = Job::CloseReplica { space: space(), state: Err("the disk".into()) };
     assert_eq!(lent(&rig.batch(vec![close, open()])), Err(ErrorCode::Storage));
 }
 
@@ -144,7 +143,7 @@ fn a_run_that_could_not_be_opened_is_not_taken_from_the_session() {
     let (mut record, mark) = lent(&rig.batch(vec![open()])).unwrap();
     // The session has begun a run that the keeper has not recorded.
     record.runs.open(run(1, 0, 0));
-    let close = Job::CloseReplica { space: space(), state: Some(Box::new((record, mark))) };
+    let close = Job::CloseReplica { space: space(), state: Ok(Box::new((record, mark))) };
     let (record, _) = lent(&rig.batch(vec![close, open()])).unwrap();
     assert_eq!((record.runs.len(), rig.runs()), (0, 0), "the catalog's word counts");
 }
@@ -273,4 +272,16 @@ fn a_stream_is_told_to_nobody_before_it_is_durable() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn an_empty_run_that_is_taken_up_again_is_counted_as_the_catalog_counts_it() {
+    let mut rig = Rig::new();
+    lent(&rig.batch(vec![open()])).unwrap();
+    // Two empty segments, and then the first of them gets its first record.
+    for (ordinal, file) in [(0, 1), (1, 2), (2, 1), (3, 2)] {
+        assert!(opened(&rig.batch(vec![open_run(ordinal, run(file, 0, 0))])), "run {ordinal}");
+    }
+    assert_eq!(rig.runs(), 4);
+    assert_eq!(rig.keeper.spaces[&space()].record, rig.keeper.catalog.load().unwrap()[&space()]);
 }

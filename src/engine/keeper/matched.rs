@@ -140,13 +140,17 @@ impl Keeper {
     /// rest with this batch.
     fn cut(&mut self, open: &OpenSpace, mark: Mark) -> Result<(), Denial> {
         let space = &open.space;
-        let lowered = [(space.clone(), Change::Checkpoint(mark))];
+        let epoch = open.epoch().unwrap_or(Epoch::FIRST);
+        let lowered = [Change::SawEpoch(epoch), Change::Checkpoint(mark)];
+        let lowered = lowered.map(|change| (space.clone(), change));
         if let Err(error) = self.catalog.commit(&lowered) {
             let why = format!("the catalog could not be written: {error}; restart this node");
             return Err(self.broken(space, why));
         }
         let Some(entry) = self.spaces.get_mut(space) else { return Ok(()) };
-        remember(&mut entry.record, &lowered[0].1);
+        for (_, change) in &lowered {
+            remember(&mut entry.record, change);
+        }
         let record = entry.record.clone();
         let cut = recovery::truncate(
             &self.places.host,
@@ -155,7 +159,7 @@ impl Keeper {
             &record,
             &self.places.quarantine(),
             self.checksums,
-            open.epoch().unwrap_or(Epoch::FIRST),
+            epoch,
         );
         match cut {
             Ok(recovered) => {

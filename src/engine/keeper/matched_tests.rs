@@ -176,7 +176,7 @@ fn fill(root: &Path) -> (Vec<Mark>, Vec<u8>) {
     }
     let mut record = rig.keeper.spaces[&space()].record.clone();
     record.checkpoint = marks[20];
-    let state = Some(Box::new((record, marks[20])));
+    let state = Ok(Box::new((record, marks[20])));
     rig.batch(vec![Job::CloseReplica { space: space(), state }]);
     (marks, stream)
 }
@@ -369,7 +369,7 @@ fn stale_epoch_is_refused_and_a_higher_one_recalls_the_space() {
     let record = rig.keeper.catalog.load().unwrap()[&space()].clone();
     assert_eq!(record.highest_epoch, Epoch(3), "durable before it is obeyed");
     // The old session is gone; it may not come back, not even after a restart.
-    let state = Some(Box::new((record, marks[20])));
+    let state = Ok(Box::new((record, marks[20])));
     rig.batch(vec![Job::CloseReplica { space: space(), state }]);
     for _ in 0..2 {
         let denial = rig.loan(open(&[(1, 0)])).unwrap_err();
@@ -392,7 +392,7 @@ fn a_run_that_was_told_and_never_written_is_told_again_in_a_new_epoch() {
     let job = Job::OpenRun { shard: 0, ticket: 2, space: space(), ordinal, run, known: false };
     rig.batch(vec![job]);
     let record = rig.keeper.spaces[&space()].record.clone();
-    let state = Some(Box::new((record, marks[20])));
+    let state = Ok(Box::new((record, marks[20])));
     rig.batch(vec![Job::CloseReplica { space: space(), state }]);
     let loan = rig.loan(open(&[(1, 0), (2, start.0)])).unwrap();
     assert_eq!((loan.mark, loan.common), (marks[20], marks[20].lsn));

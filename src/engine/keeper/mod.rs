@@ -14,26 +14,32 @@
 //!
 //! News of a change are sent only after the change is durable.
 
+mod adopt;
 mod ignored;
 mod job;
 mod matched;
+mod mending;
+mod ranges;
 mod received;
 mod shipped;
 
 pub use ignored::Ignored;
-pub use job::{Denial, Job, Loan, Mailbox, News};
+pub use job::{AtRest, BadRecord, Denial, Gone, Job, Loan, Mailbox, News, Verdict};
 pub use shipped::open_numbered;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
-use crossbeam::channel::Receiver;
+use crossbeam::channel::{Receiver, RecvTimeoutError};
 
+use self::adopt::Adoption;
 use super::quarantine;
+use super::scrub::ScrubRequests;
 use super::status::{self, EpochStatus, QuarantineStatus, SpaceStatus};
 use crate::ids::{Epoch, SpaceId};
-use crate::limits::MAX_JOBS_PER_COMMIT;
+use crate::limits::{CATALOG_RETRY_DELAY, MAX_JOBS_PER_COMMIT};
 use crate::lsn::Mark;
 use crate::protocol::message::ErrorCode;
 use crate::state::catalog::{Catalog, CatalogError, Change, Role, SpaceRecord};
@@ -50,6 +56,10 @@ pub struct Received(Arc<Mutex<Published>>);
 struct Published {
     statuses: BTreeMap<SpaceId, SpaceStatus>,
     quarantines: BTreeMap<SpaceId, QuarantineStatus>,
+    /// What does not hold of what was durable.
+    damages: BTreeMap<SpaceId, String>,
+    /// What is wrong with the catalog.
+    problem: Option<String>,
 }
 
 impl Received {
@@ -63,6 +73,27 @@ impl Received {
         all.quarantines.insert(space, status);
     }
 
+    /// Bytes of a space that were durable do not hold; it is received all the
+    /// same, and must be mended.
+    fn damaged(&self, space: &SpaceId, what: String) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.damages.insert(space.clone(), what);
+    }
+
+    /// Everything that is durable in a space holds again.
+    pub fn mended(&self, space: &SpaceId) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.damages.remove(space).is_some() {
+            tracing::warn!(%space, "everything that was durable holds again");
+        }
+    }
+
+    /// The spaces of which something that was durable does not hold, and what.
+    #[must_use]
+    pub fn damages(&self) -> BTreeMap<SpaceId, String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).damages.clone()
+    }
+
     /// All of them.
     #[must_use]
     pub fn statuses(&self) -> BTreeMap<SpaceId, SpaceStatus> {
@@ -73,6 +104,26 @@ impl Received {
     #[must_use]
     pub fn quarantines(&self) -> BTreeMap<SpaceId, QuarantineStatus> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).quarantines.clone()
+    }
+
+    /// What was last said to be wrong with a space.
+    fn problem_of(&self, space: &SpaceId) -> Option<String> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.statuses.get(space)?.problem.clone()
+    }
+
+    /// What is wrong with the catalog, in a sentence.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).problem.clone()
+    }
+
+    /// True if that is news.
+    fn set_problem(&self, problem: Option<String>) -> bool {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let news = all.problem != problem;
+        all.problem = problem;
+        news
     }
 }
 
@@ -106,6 +157,10 @@ struct Space {
     announced: bool,
     /// A replica's.
     lease: Lease,
+    /// Files to be put in their place when the space is given back.
+    adoptions: Vec<Adoption>,
+    /// Why the last session with it failed, if it did.
+    trouble: Option<String>,
 }
 
 /// Where things lie.
@@ -154,8 +209,11 @@ pub struct Keeper {
     /// Spaces lent in this batch; not lent after all if it fails.
     lending: Vec<SpaceId>,
     /// Spaces whose record here may be ahead of the catalog's, because a
-    /// commit failed, and why. None of them is lent again by this process.
+    /// commit failed, and why. None of them is lent as long as it is.
     unrecorded: BTreeMap<SpaceId, String>,
+    /// Where to ask for a look at a space that is damaged.
+    scrub: Option<ScrubRequests>,
+    unwritten: mending::Unwritten,
 }
 
 impl std::fmt::Debug for Keeper {
@@ -194,24 +252,46 @@ impl Keeper {
             waiting: Vec::new(),
             lending: Vec::new(),
             unrecorded: BTreeMap::new(),
+            scrub: None,
+            unwritten: mending::Unwritten::default(),
         };
         for (space, mut record) in keeper.catalog.load()? {
             let lease = match record.role {
                 Role::Primary => Lease::Here(Mark::START),
-                Role::Replica => keeper.recover(&space, &mut record),
+                Role::Replica => {
+                    if let Err(error) = keeper.sweep_mending(&space, &record) {
+                        tracing::error!(%space, %error, "scratch files of mending are left over");
+                    }
+                    keeper.recover(&space, &mut record)
+                }
             };
-            let entry = Space { record, delivered: BTreeSet::new(), announced: false, lease };
+            let entry = Space {
+                record,
+                delivered: BTreeSet::new(),
+                announced: false,
+                lease,
+                adoptions: Vec::new(),
+                trouble: None,
+            };
+
             keeper.keep(space, entry);
         }
         keeper.catalog.commit(&std::mem::take(&mut keeper.changes))?;
         Ok(keeper)
     }
 
+    /// Ask here for a look at each space that turns out to be damaged.
+    #[must_use]
+    pub fn with_scrub(mut self, scrub: ScrubRequests) -> Self {
+        self.scrub = Some(scrub);
+        self
+    }
+
     /// Enter or replace a space, and publish where it stands.
     fn keep(&mut self, id: SpaceId, space: Space) {
         if space.record.role == Role::Replica {
             let state = match &space.lease {
-                Lease::Here(mark) => Some((*mark, None)),
+                Lease::Here(mark) => Some((*mark, space.trouble.clone())),
                 Lease::Broken(why) => Some((space.record.checkpoint, Some(why.clone()))),
                 // The session that has it knows better.
                 Lease::Lent(_) => None,
@@ -226,6 +306,7 @@ impl Keeper {
                     flushed_lsn: Some(mark.lsn.0),
                     primary: None,
                     problem,
+                    holes: Vec::new(),
                     replicas: Vec::new(),
                     epochs: EpochStatus::of(&space.record.history),
                     highest_epoch: Some(space.record.highest_epoch),
@@ -251,8 +332,26 @@ impl Keeper {
     /// Work until [`Job::Stop`], or until all shards are gone.
     pub fn run(mut self, mailboxes: Vec<Mailbox>, jobs: &Receiver<Job>) {
         self.begin(mailboxes);
-        while let Ok(first) = jobs.recv() {
-            if !self.batch(std::iter::once(first).chain(jobs.try_iter())) {
+        let mut mend_at = None;
+        loop {
+            let first = match mend_at.filter(|_| self.needs_mending()) {
+                Some(at) => jobs.recv_deadline(at),
+                None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            let goes_on = match first {
+                Ok(first) => self.batch(std::iter::once(first).chain(jobs.try_iter())),
+                Err(RecvTimeoutError::Timeout) => true,
+                Err(RecvTimeoutError::Disconnected) => false,
+            };
+            let now = Instant::now();
+            let at = *mend_at.get_or_insert(now + CATALOG_RETRY_DELAY);
+            if !goes_on || at <= now {
+                self.mend();
+                mend_at = None;
+            } else if !self.needs_mending() {
+                mend_at = None;
+            }
+            if !goes_on {
                 return;
             }
         }
@@ -278,11 +377,7 @@ impl Keeper {
     /// Make the batch durable, then tell the news that waited for it.
     fn publish(&mut self) {
         let changes = std::mem::take(&mut self.changes);
-        let result = if changes.is_empty() { Ok(()) } else { self.catalog.commit(&changes) };
-        let failure = result.err().map(|error| {
-            tracing::error!(%error, changes = changes.len(), "the catalog cannot be written");
-            error.to_string()
-        });
+        let failure = self.commit(&changes).err();
         for (space, file) in std::mem::take(&mut self.releases) {
             if failure.is_some() {
                 continue;
@@ -298,35 +393,21 @@ impl Keeper {
         }
         for (shard, news) in std::mem::take(&mut self.waiting) {
             let news = match &failure {
-                Some(why) => spoil(news, why),
-                None => news,
+                Some(why) => self.withhold(shard, news, why),
+                None => Some(news),
             };
-            let Some(mailbox) = self.mailboxes.get(shard) else { continue };
-            // A shard that is gone needs no news.
-            if mailbox.news.send(news).is_ok() {
-                mailbox.waker.wake();
+            if let Some(news) = news {
+                self.tell(shard, news);
             }
         }
     }
 
-    /// The batch was not made durable. What was to be lent with it stays here,
-    /// and a space whose changes were lost is not lent again: its record here
-    /// may name a run that a restart would not know, and bytes acknowledged in
-    /// such a run would be lost.
-    fn withdraw(&mut self, changes: Vec<(SpaceId, Change)>, lending: Vec<SpaceId>, why: &str) {
-        for (space, change) in changes {
-            if matches!(change, Change::Create { role: Role::Primary, .. }) {
-                // Nobody has heard of it: it can be drawn anew.
-                self.spaces.remove(&space);
-            }
-            self.unrecorded.entry(space).or_insert_with(|| {
-                format!("the catalog could not be written: {why}; restart this node")
-            });
-        }
-        for space in lending {
-            if let Some(entry) = self.spaces.get_mut(&space) {
-                entry.lease = Lease::Broken(format!("the catalog could not be written: {why}"));
-            }
+    fn tell(&self, shard: usize, news: News) {
+        // A shard that is gone needs no news.
+        if let Some(mailbox) = self.mailboxes.get(shard)
+            && mailbox.news.send(news).is_ok()
+        {
+            mailbox.waker.wake();
         }
     }
 
@@ -381,6 +462,27 @@ impl Keeper {
                     .map_err(|error| format!("cannot open {} of {space}: {error}", run.segment));
                 self.waiting.push((shard, News::RunOpened { ticket, result }));
             }
+            Job::ReadRange { shard, ticket, space, fetch } => {
+                let bytes = self.read_range(&space, fetch).unwrap_or_else(|why| {
+                    tracing::warn!(%space, lsn = %fetch.lsn, "a peer asks for a range: {why}");
+                    Vec::new()
+                });
+                self.waiting.push((shard, News::RangeRead { ticket, bytes }));
+            }
+            Job::CheckRecord { shard, ticket, space, at } => {
+                let verdict = self.check_record(&space, at);
+                self.waiting.push((shard, News::RecordChecked { ticket, verdict }));
+            }
+            Job::Standing { space, reply } => {
+                if let Some(standing) = self.standing(&space) {
+                    // Who asked may have given up.
+                    let _ = reply.send(standing);
+                }
+            }
+            Job::OpenAtRest { space, run, reply } => {
+                let _ = reply.send(self.at_rest(&space, &run));
+            }
+            Job::Adopt { space, built, reply } => self.adopt(&space, built, reply),
             Job::CloseReplica { space, state } => self.close_replica(&space, state),
             Job::Release { space, file } => self.releases.push((space, file)),
             Job::Stop => {}
@@ -413,7 +515,9 @@ fn spoil(news: News, why: &str) -> News {
         | News::Refused(_)
         | News::Segment { .. }
         | News::Matched { .. }
-        | News::Recalled { .. }) => other,
+        | News::Recalled { .. }
+        | News::RangeRead { .. }
+        | News::RecordChecked { .. }) => other,
     }
 }
 

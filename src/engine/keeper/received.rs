@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::{Denial, Keeper, Lease, Loan, News, remember};
 use crate::engine::recovery;
 use crate::engine::replica::log::SegmentFiles;
+use crate::engine::scrub::ScrubAsk;
 use crate::ids::{Epoch, SpaceId};
 use crate::limits::MAX_SPACES;
 use crate::lsn::Mark;
@@ -110,6 +111,13 @@ impl Keeper {
         match &entry.lease {
             Lease::Here(mark) => {
                 let mark = *mark;
+                // With a session there is somebody to ask for what is missing.
+                if let Some(scrub) = &self.scrub
+                    && self.received.damages().contains_key(space)
+                    && scrub.ask(ScrubAsk::space(space.clone())).is_none()
+                {
+                    tracing::warn!(%space, "too many passes wait: it is mended by the next one");
+                }
                 self.lend(shard, open, mark)
             }
             Lease::Lent(lessee) => {
@@ -128,12 +136,15 @@ impl Keeper {
     pub(super) fn close_replica(
         &mut self,
         space: &SpaceId,
-        state: Option<Box<(SpaceRecord, Mark)>>,
+        state: Result<Box<(SpaceRecord, Mark)>, String>,
     ) {
         let Some(mut entry) = self.spaces.remove(space) else { return };
+        entry.trouble = state.as_ref().err().map(|why| {
+            format!("{why}; what is here was verified again, and waits for its primary")
+        });
         entry.lease = if let Some(why) = self.unrecorded.get(space) {
             Lease::Broken(why.clone())
-        } else if let Some(state) = state {
+        } else if let Ok(state) = state {
             // Its runs are known here: one that could not be opened is in the
             // session's record, and in no catalog.
             let (record, mark) = *state;
@@ -150,14 +161,34 @@ impl Keeper {
         } else {
             self.recover(space, &mut entry.record)
         };
+        let adoptions = std::mem::take(&mut entry.adoptions);
         self.keep(space.clone(), entry);
+        for adoption in adoptions {
+            self.carry_out(space, adoption);
+        }
     }
 
     /// Verify what a received space has on disk and cut what is not whole.
     pub(super) fn recover(&mut self, space: &SpaceId, record: &mut SpaceRecord) -> Lease {
-        let quarantine = self.places.quarantine();
-        let (host, data_root) = (&self.places.host, &self.places.data_root);
-        match recovery::recover(host, data_root, space, record, &quarantine, self.checksums) {
+        let (host, data_root) = (self.places.host.clone(), self.places.data_root.clone());
+        let (quarantine, checksums) = (self.places.quarantine(), self.checksums);
+        let recovered =
+            match recovery::recover(&host, &data_root, space, record, &quarantine, checksums) {
+                Err(damage) if damage.is_below_checkpoint() => {
+                    tracing::error!(%space, "{damage}");
+                    self.received.damaged(space, damage.to_string());
+                    recovery::recover_behind_damage(
+                        &host,
+                        &data_root,
+                        space,
+                        record,
+                        &quarantine,
+                        checksums,
+                    )
+                }
+                other => other,
+            };
+        match recovered {
             Ok(recovered) => {
                 for notice in &recovered.notices {
                     tracing::warn!(%space, "{notice}");
@@ -169,8 +200,13 @@ impl Keeper {
                 Lease::Here(recovered.mark)
             }
             Err(error) => {
-                tracing::error!(%space, %error, "the space cannot be received");
-                Lease::Broken(error.to_string())
+                let why = error.to_string();
+                // It is tried at every attempt of the primary; the same again
+                // is no news.
+                if self.received.problem_of(space).as_ref() != Some(&why) {
+                    tracing::error!(%space, "the space cannot be received: {why}");
+                }
+                Lease::Broken(why)
             }
         }
     }
@@ -221,7 +257,7 @@ impl Keeper {
                 Err(error) => return Err(error),
             };
             // The session may still be writing the end of an earlier run.
-            if end > run.offset || (fresh && end != run.offset) {
+            if end > run.offset || (fresh && end != 0 && end != run.offset) {
                 return Err(io::Error::other(format!(
                     "{} is {end} bytes long, and the run begins at {}",
                     path.display(),

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Keeper, Lease, News, Places, Space, remember};
+use super::{Gone, Keeper, Lease, News, Places, Space, remember};
 use crate::engine::primary::fenced;
 use crate::ids::{Epoch, SpaceId, StreamId};
 use crate::limits::{MAX_EPOCHS_PER_SPACE, MAX_SPACES, MAX_WATCHED_STRANGERS};
@@ -119,6 +119,8 @@ impl Keeper {
                         let identity = (segment.identity.device, segment.identity.inode);
                         if let Err(error) = self.pins.pin(space, file, &path, identity) {
                             problems.push(format!("cannot pin {}: {error}", path.display()));
+                            // The next scan tries again.
+                            entry.delivered.remove(&file);
                         }
                         found.push((file, Arc::new(segment)));
                     }
@@ -209,6 +211,7 @@ impl Keeper {
             files: Vec::new(),
             checkpoint: Mark::START,
             marks: Vec::new(),
+            holes: Vec::new(),
         };
         self.changes.push((space.clone(), Change::Create { role, stream, history }));
         Space {
@@ -216,16 +219,21 @@ impl Keeper {
             delivered: BTreeSet::new(),
             announced: false,
             lease: Lease::Here(Mark::START),
+            adoptions: Vec::new(),
+            trouble: None,
         }
     }
 
     /// A numbered file, by its pin or else by its name.
-    pub(super) fn open_segment(&self, space: &SpaceId, file: u64) -> Result<Segment, String> {
+    pub(super) fn open_segment(&self, space: &SpaceId, file: u64) -> Result<Segment, Gone> {
         let known = self
             .spaces
             .get(space)
             .and_then(|entry| entry.record.files.iter().find(|known| known.file == file))
-            .ok_or_else(|| format!("file {file} of space {space} is not in the catalog"))?;
+            .ok_or_else(|| Gone {
+                why: format!("file {file} of space {space} is not in the catalog"),
+                lost: false,
+            })?;
         open_numbered(&self.pins, &self.places, space, known)
     }
 }
@@ -234,23 +242,32 @@ impl Keeper {
 ///
 /// # Errors
 ///
-/// A sentence: neither leads to it any longer.
+/// Neither leads to it.
 pub fn open_numbered(
     pins: &Pins,
     places: &Places,
     space: &SpaceId,
     known: &FileRecord,
-) -> Result<Segment, String> {
+) -> Result<Segment, Gone> {
     let identity = Identity { device: known.device, inode: known.inode, birth_ns: known.birth_ns };
-    let named = places.wal(space).join(known.segment.to_string());
+    let directory = places.wal(space);
+    let named = directory.join(known.segment.to_string());
+    let mut lost = directory.is_dir();
     for path in [pins.path(space, known.file), named] {
-        if let Ok(segment) = Segment::open_as(known.segment, &path)
-            && segment.identity == identity
-        {
-            return Ok(segment);
+        match Segment::open_as(known.segment, &path) {
+            Ok(segment) if segment.identity == identity => return Ok(segment),
+            // The name leads to another file: a snapshot that replaced it, or a
+            // copy of the whole directory, which is no crash.
+            Ok(_) => lost = false,
+            Err(SegmentError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                tracing::warn!(%space, %error, "a segment cannot be opened");
+                lost = false;
+            }
         }
     }
-    Err(format!("{} of space {space} is gone, and so is its pin", known.segment))
+    let why = format!("{} of space {space} is gone, and so is its pin", known.segment);
+    Err(Gone { why, lost })
 }
 
 /// The number of a file that is known already.

@@ -57,6 +57,8 @@ pub struct Slot {
     pub stops: u32,
     /// The replica's position that waits for the walk to get there.
     pub resume: Option<Lsn>,
+    /// Who waits for a range that the replica was asked for.
+    pub asked: Option<Answer>,
     /// It holds other records, and whose fault that is has to be found out.
     pub dispute: Option<Dispute>,
 }
@@ -71,6 +73,10 @@ pub struct Dispute {
     /// The source is being walked again for it.
     pub looked: bool,
 }
+
+/// Where the bytes of a range go that a peer was asked for. Dropped without
+/// them when they cannot be had.
+pub type Answer = crossbeam::channel::Sender<Vec<u8>>;
 
 impl Slot {
     /// Shipping goes on at `mark`, which the replica has flushed; the stream's
@@ -189,6 +195,10 @@ pub struct Link {
     pub refused: bool,
     /// When a frame last came.
     pub heard_at: Option<Instant>,
+    /// Frames, either way, that came damaged since the process started.
+    pub corrupt_frames: u64,
+    /// The connection ends because of one.
+    is_corrupted: bool,
 }
 
 impl Link {
@@ -207,6 +217,8 @@ impl Link {
             problem: None,
             refused: false,
             heard_at: None,
+            corrupt_frames: 0,
+            is_corrupted: false,
         }
     }
 
@@ -292,8 +304,16 @@ impl Link {
         if self.hang_up() {
             self.since = now;
         }
-        let index = usize::try_from(self.failures).unwrap_or(usize::MAX);
-        let pause = RECONNECT_DELAYS[index.min(RECONNECT_DELAYS.len() - 1)];
+        let delay = |index: u32| {
+            let index = usize::try_from(index).unwrap_or(usize::MAX);
+            RECONNECT_DELAYS[index.min(RECONNECT_DELAYS.len() - 1)]
+        };
+        // A bit that flipped once is no reason to wait.
+        let pause = match (std::mem::take(&mut self.is_corrupted), self.failures) {
+            (false, failures) => delay(failures),
+            (true, 0) => Duration::ZERO,
+            (true, failures) => delay(failures - 1),
+        };
         let pause = pause.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0);
         // The same failure again is no news.
         if self.problem.as_ref() != Some(&why) {
@@ -333,8 +353,15 @@ impl Link {
         for slot in &mut self.slots {
             slot.streaming = false;
             (slot.resume, slot.dispute) = (None, None);
+            slot.asked = None;
         }
         established
+    }
+
+    /// A frame came damaged, here or there, and the connection ends for it.
+    pub fn corrupted(&mut self) {
+        self.corrupt_frames += 1;
+        self.is_corrupted = true;
     }
 
     /// A space was stopped on this connection.
@@ -350,6 +377,7 @@ impl Link {
         let slot = self.slot(handle);
         slot.streaming = false;
         (slot.resume, slot.dispute) = (None, None);
+        slot.asked = None;
         slot.failed = !retry;
         if !retry {
             tracing::error!(%replica, ?code, "stopped: {reason}");
@@ -389,5 +417,35 @@ impl Up {
     pub fn received(&mut self, slab: Slab) {
         self.receiving = false;
         self.inbox.received(slab);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn pause(link: &mut Link) -> Duration {
+        let now = Instant::now();
+        link.down(now, "broken".into(), 1.0);
+        match link.state {
+            State::Waiting(at) => at - now,
+            _ => panic!("it is not down"),
+        }
+    }
+
+    #[test]
+    fn after_a_first_damaged_frame_the_connection_is_renewed_at_once() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let mut link = Link::new("replica".parse().unwrap(), address, Instant::now());
+        for expected in [0, 100, 1000, 10_000, 60_000, 60_000] {
+            link.corrupted();
+            assert_eq!(pause(&mut link), Duration::from_millis(expected));
+        }
+        // Progress: the next one is a first one again.
+        link.failures = 0;
+        link.corrupted();
+        assert!(pause(&mut link).is_zero());
+        assert_eq!(link.corrupt_frames, 7);
     }
 }

@@ -12,10 +12,12 @@
 
 #![forbid(unsafe_code)]
 
+mod damage;
 pub mod link;
 mod past;
 mod resume;
 mod retention;
+mod source;
 pub mod space;
 mod walk;
 

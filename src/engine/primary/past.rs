@@ -287,6 +287,18 @@ impl Space {
         self.begin_epoch(at, turn);
     }
 
+    /// The file of the last run does not exist any more: its name was not on
+    /// the disk when the host went down.
+    pub(super) fn lost_file(&mut self, turn: &mut Turn) {
+        let Some(run) = self.runs.last().copied() else { return };
+        tracing::error!(space = %self.id, head = %self.head.lsn, "{} has vanished with all that was in the stream of it", run.segment);
+        if self.index.head().lsn > run.start {
+            self.suspect(run.start);
+        } else {
+            self.ended_early(turn);
+        }
+    }
+
     /// The walk has passed a boundary that is another one now.
     pub(super) fn has_missed(&self) -> bool {
         self.past.missed
@@ -326,7 +338,7 @@ impl Space {
         self.saved = record.marks;
         for tracked in self.files.values_mut() {
             tracked.walked = 0;
-            tracked.tail = None;
+            (tracked.tail, tracked.grown_at) = (None, None);
         }
         (self.head, self.first, self.damage, self.send_map) = (mark, None, None, None);
         self.samples.clear();

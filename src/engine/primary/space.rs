@@ -20,17 +20,19 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::damage::{Block, Debris};
 use super::fenced;
 use super::past::Past;
 use super::walk::Tail;
-use crate::engine::keeper::Job;
+use crate::engine::keeper::{Gone, Job};
 use crate::ids::{SegmentName, SpaceId, StreamId};
-use crate::io::{Mapped, Source, Strategy};
-use crate::limits::{MAX_LAG_SAMPLES, MAX_SAVED_MARKS_PER_SPACE, SAVED_MARK_SPACING_BYTES};
+use crate::limits::{
+    MARK_SPACING_BYTES, MAX_LAG_SAMPLES, MAX_SAVED_MARKS_PER_SPACE, SAVED_MARK_SPACING_BYTES,
+};
 use crate::lsn::{Lsn, Mark};
 use crate::protocol::frame::Handle;
 use crate::protocol::message::{OpenSpace, SegmentOpen};
-use crate::state::catalog::{Change, SpaceRecord};
+use crate::state::catalog::{Change, Hole, SpaceRecord};
 use crate::state::runs::Runs;
 use crate::wal::cursor::Cursor;
 use crate::wal::index::{Cut, Index};
@@ -40,9 +42,6 @@ use crate::wal::segment::Segment;
 
 /// Samples of the head are at least this far apart.
 const SAMPLE_SPACING: Duration = Duration::from_millis(5);
-
-/// The window of a map that extents are sent from.
-const SEND_MAP_BYTES: usize = 64 << 20;
 
 /// One file of the space.
 #[derive(Debug)]
@@ -58,6 +57,8 @@ pub(super) struct Tracked {
     pub(super) vanished: bool,
     /// It could not be opened again: neither its name nor its pin is left.
     pub(super) gone: bool,
+    /// It does not exist any more, and nobody has taken it away in order.
+    pub(super) lost: bool,
     /// The keeper was asked to open it.
     pub(super) asked: bool,
     /// The last record that was walked.
@@ -122,7 +123,15 @@ pub struct Space {
     /// What stands in the way of the walk now; looked at afresh whenever the
     /// file changes, since a write in progress can look like damage.
     pub(super) damage: Option<String>,
+    /// Debris in mid-file that the walk stands before.
+    pub(super) debris: Option<Debris>,
+    /// Records that do not hold at rest, by where they begin.
+    pub(super) blocks: BTreeMap<Lsn, Block>,
+    /// Bytes that were left out of the stream.
+    pub(super) holes: Vec<Hole>,
     pub(super) notices: Vec<String>,
+    /// What could not be opened when the directory was listed last.
+    unopened: Vec<String>,
 }
 
 impl Space {
@@ -153,7 +162,11 @@ impl Space {
             send_map: None,
             problem: None,
             damage: None,
+            debris: None,
+            blocks: BTreeMap::new(),
+            holes: Vec::new(),
             notices: Vec::new(),
+            unopened: Vec::new(),
         }
     }
 
@@ -167,16 +180,18 @@ impl Space {
             self.track(file.file, file.segment);
         }
         self.saved = record.marks;
+        self.holes = record.holes;
         self.known = true;
         let last = self.saved.last().copied().unwrap_or(Mark::START);
         // Everything up to there was walked before; the head is no earlier.
         self.head = last;
         self.doubt_tail();
-        // From the boundary before, if it is in the same run: so the walk must
-        // meet the last one again.
+        // From the boundary before, if it is near and in the same run: so the
+        // walk must meet the last one again.
         let before = self.saved.iter().rev().nth(1).copied().unwrap_or(Mark::START);
         let run_of = |mark: Mark| self.runs.locate(mark.lsn).map(|(ordinal, _)| ordinal);
-        let ends_before = last.lsn > before.lsn && run_of(before) == run_of(last);
+        let near = last.lsn.bytes_since(before.lsn) <= 2 * MARK_SPACING_BYTES;
+        let ends_before = near && last.lsn > before.lsn && run_of(before) == run_of(last);
         let within = self.runs.locate(last.lsn).and_then(|(ordinal, _)| self.runs.get(ordinal));
         let begins = within.is_some_and(|run| run.start == last.lsn);
         self.rewind(if ends_before && !begins { before } else { last });
@@ -190,6 +205,7 @@ impl Space {
             touched: false,
             vanished: false,
             gone: false,
+            lost: false,
             asked: false,
             tail: None,
             released: false,
@@ -225,21 +241,21 @@ impl Space {
             let tracked = self.track(file, segment.name);
             tracked.segment = Some(segment);
             tracked.asked = false;
-            tracked.gone = false;
+            (tracked.gone, tracked.lost) = (false, false);
             tracked.touched = true;
         }
     }
 
     /// A segment that was asked for is open again.
-    pub fn reopened(&mut self, file: u64, result: Result<Arc<Segment>, String>) {
+    pub fn reopened(&mut self, file: u64, result: Result<Arc<Segment>, Gone>) {
         self.prefetched();
         match result {
             Ok(segment) => self.found(vec![(file, segment)]),
-            Err(why) => {
+            Err(Gone { why, lost }) => {
                 self.notice(why);
                 let current = self.runs.get(self.ordinal).map(|run| run.file);
                 if let Some(tracked) = self.files.get_mut(&file) {
-                    tracked.gone = true;
+                    (tracked.gone, tracked.lost) = (true, lost);
                     // The walk needs what it stands in, and stops without it;
                     // of another file, all that is in the stream lies behind.
                     tracked.touched = current == Some(file);
@@ -286,6 +302,16 @@ impl Space {
         }
     }
 
+    /// The directory was listed. What could not be opened is tried again
+    /// until it can be: true if anything is left.
+    pub fn scanned(&mut self, problems: Vec<String>) -> bool {
+        for problem in problems.iter().filter(|problem| !self.unopened.contains(problem)) {
+            tracing::warn!(space = %self.id, "{problem}");
+        }
+        self.unopened = problems;
+        !self.unopened.is_empty()
+    }
+
     /// The catalog could not record what the stream needs.
     pub fn halt(&mut self, why: String) {
         self.stop(why);
@@ -306,6 +332,8 @@ impl Space {
         fenced
             .or_else(|| self.problem.clone())
             .or_else(|| self.damage.clone())
+            .or_else(|| self.blocks.values().next().map(|block| block.text.clone()))
+            .or_else(|| self.unopened.first().cloned())
             .or_else(|| self.notices.first().cloned())
     }
 
@@ -421,6 +449,11 @@ impl Space {
     pub(super) fn save(&mut self, turn: &mut Turn) {
         let last = self.saved.last().map_or(Lsn::ZERO, |mark| mark.lsn);
         if self.head.lsn.bytes_since(last) >= SAVED_MARK_SPACING_BYTES {
+            // And one shortly before: a restart begins there, and must meet
+            // this one again.
+            if let Some(before) = self.index.boundaries().last() {
+                self.remember(before, turn);
+            }
             self.remember(self.head, turn);
         }
     }
@@ -475,6 +508,10 @@ impl Space {
         if run.bytes.is_some_and(|bytes| from.lsn >= run.start.advance(bytes)) {
             return None;
         }
+        let max_bytes = match self.unblocked(from.lsn, max_bytes) {
+            0 => return None,
+            most => most,
+        };
         let run_end = run.bytes.map_or(Lsn(u64::MAX), |bytes| run.start.advance(bytes));
         let cut = match self.index.cut(from, max_bytes) {
             // The index may have forgotten where a run ends; the bytes behind
@@ -513,43 +550,6 @@ impl Space {
         let segment = self.segment_of(ordinal)?;
         let sequence = segment.first_sequence_at(offset, self.checksums).ok()?;
         Some((end, sequence))
-    }
-
-    /// The bytes of an extent, for the backend.
-    #[must_use]
-    pub fn source(
-        &mut self,
-        ordinal: u32,
-        start: Lsn,
-        bytes: u32,
-        how: Strategy,
-    ) -> Option<Source> {
-        let run = *self.runs.get(ordinal)?;
-        let segment = self.segment_of(ordinal)?;
-        let offset = run.offset + start.bytes_since(run.start);
-        // Records without checksums are read once here, for the frame's own.
-        let read = self.checksums == Checksums::Optional;
-        let mapped = match how {
-            Strategy::SendZc | Strategy::Copy => self.window(run.file, &segment, offset, bytes),
-            _ if read => self.window(run.file, &segment, offset, bytes),
-            _ => None,
-        };
-        Some(Source { file: segment.file.clone(), offset, bytes, mapped })
-    }
-
-    /// The same bytes through a map, which is kept for the next extents.
-    fn window(&mut self, file: u64, segment: &Segment, offset: u64, bytes: u32) -> Option<Mapped> {
-        let want = usize::try_from(bytes).ok()?;
-        if let Some((of, map)) = &self.send_map
-            && *of == file
-            && let Some(window) = map.window(offset, want)
-        {
-            return Some(Arc::new(window));
-        }
-        let map = Arc::new(Map::new(&segment.file, offset, SEND_MAP_BYTES.max(want)).ok()?);
-        let window = map.window(offset, want)?;
-        self.send_map = Some((file, map));
-        Some(Arc::new(window))
     }
 
     /// Boundaries before this position are needed by no replica.

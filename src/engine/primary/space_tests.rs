@@ -39,6 +39,7 @@ fn fresh() -> SpaceRecord {
         files: Vec::new(),
         checkpoint: Mark::START,
         marks: Vec::new(),
+        holes: Vec::new(),
     }
 }
 
@@ -191,7 +192,7 @@ fn who_needs_what_is_gone_is_refused_and_the_others_go_on() {
     let mut jobs = Vec::new();
     assert!(bed.space.resume_at(Lsn::ZERO, &mut jobs).is_none());
     assert!(matches!(jobs[..], [Job::OpenSegment { file: 1, .. }]));
-    bed.space.reopened(1, Err("gone".into()));
+    bed.space.reopened(1, Err(Gone { why: "gone".into(), lost: false }));
     let Some(Found::Unavailable(_, refused)) = bed.space.resume_at(Lsn::ZERO, &mut jobs) else {
         panic!()
     };
@@ -359,4 +360,40 @@ fn a_fenced_space_says_so_and_opens_nothing() {
     record.highest_epoch = Epoch(5);
     bed.space.learn(record);
     assert!(bed.space.open().is_none() && bed.space.is_fenced());
+}
+
+#[test]
+fn a_start_looks_at_what_lies_before_the_last_saved_boundary() {
+    for changed in [false, true] {
+        let mut bed = Bed::new(&[]);
+        for number in 0..3 {
+            bed.write(1, &record(number, &[1; 200]));
+        }
+        bed.found(1);
+        bed.walk();
+        let marks: Vec<_> = (1..=3)
+            .map(|records| match bed.space.resume_at(Lsn(264 * records), &mut Vec::new()) {
+                Some(Found::Mark(mark)) => mark,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        let mut record = fresh();
+        record.runs = bed.space.runs.clone();
+        record.marks = marks[..2].to_vec();
+        if changed {
+            // The second record is another one, and just as long.
+            let other = super::tests::record(9, &[7; 200]);
+            let file = OpenOptions::new().write(true).open(bed.path(1)).unwrap();
+            std::os::unix::fs::FileExt::write_all_at(&file, &other, 264).unwrap();
+        }
+        let mut space = Space::new("alpha".parse().unwrap(), Handle(0), 0, Checksums::Required);
+        space.learn(record);
+        bed.space = space;
+        bed.found(1);
+        let asked = epoch_asked(&bed.walk());
+        assert_eq!(asked, changed.then_some((marks[0], 1)));
+        if !changed {
+            assert_eq!(bed.space.head(), marks[2]);
+        }
+    }
 }

@@ -99,6 +99,14 @@ impl Space {
         };
         let Some(segment) = tracked.segment.clone() else {
             tracked.touched = false;
+            if tracked.gone && current_file != Some(file) {
+                // What is in the stream of it lies behind.
+                return true;
+            }
+            if tracked.lost && live {
+                self.lost_file(turn);
+                return false;
+            }
             if tracked.gone {
                 let name = tracked.name;
                 self.stop(format!(
@@ -222,6 +230,7 @@ impl Space {
             && let Some(damage) = self.damage.take()
         {
             tracing::warn!(space = %self.id, "no longer so: {damage}");
+            self.debris = None;
         }
         self.head =
             if self.index.head().lsn > self.head.lsn { self.index.head() } else { self.head };
@@ -288,12 +297,14 @@ impl Space {
                 );
                 let damage = format!(
                     "{name} is damaged at offset {offset}: {error}; {next}; nothing behind it is \
-                     shipped. Look at it with: saltus wal verify"
+                     shipped. Look at it with: saltus wal verify. To leave it out for good: \
+                     wal.on_corrupt_source = \"skip\""
                 );
                 if self.damage.as_ref() != Some(&damage) {
                     tracing::error!(space = %self.id, head = %self.head.lsn, "{damage}");
                     self.damage = Some(damage);
                 }
+                self.found_debris(now, offset, resync, error);
                 if let Some(tracked) = file.and_then(|file| self.files.get_mut(&file)) {
                     tracked.touched = false;
                 }

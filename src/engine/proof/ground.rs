@@ -170,7 +170,9 @@ impl Ground {
                 match known.map(|known| open_numbered(&self.pins, &self.places, &self.space, known))
                 {
                     Some(Ok(segment)) => segment.file.try_clone()?,
-                    Some(Err(why)) => return Ok(Err(Missing { why, retired: true })),
+                    Some(Err(gone)) => {
+                        return Ok(Err(Missing { why: gone.why, retired: true }));
+                    }
                     None => {
                         let why = format!("file {} is not in the catalog", run.file);
                         return Ok(Err(Missing { why, retired: false }));

@@ -70,7 +70,7 @@ impl<'a> Reading<'a> {
                 None => (Lsn(question.from), None),
             },
         };
-        let walker = Walker::new(at, chain, Lsn(question.to), checksums);
+        let walker = Walker::new(at, chain, Lsn(question.to), checksums, deadline);
         let piece = vec![0; VERIFY_PIECE_BYTES];
         let afresh = question.of == Of::Bytes && ground.record().role == Role::Replica;
         Self { question, ground, walker, piece, afresh, dense: true, deadline, wanted }

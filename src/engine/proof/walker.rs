@@ -7,6 +7,7 @@
 
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::time::Instant;
 
 use super::ground::{Ground, Piece, Stretch};
 use super::question::{Absent, Damaged};
@@ -59,8 +60,9 @@ pub(super) struct Walker {
     at: Lsn,
     chain: Option<Chain>,
     ahead: Option<Ahead>,
-    /// Behind this nothing is searched.
+    /// Behind this nothing is searched, and after that time neither.
     limit: Lsn,
+    deadline: Instant,
     checksums: Checksums,
     damaged: Vec<Damaged>,
     absent: Vec<Absent>,
@@ -68,10 +70,16 @@ pub(super) struct Walker {
 
 impl Walker {
     /// A walker at a boundary, that will not be asked to go beyond `end`.
-    pub(super) fn new(at: Lsn, chain: Option<Chain>, end: Lsn, checksums: Checksums) -> Self {
+    pub(super) fn new(
+        at: Lsn,
+        chain: Option<Chain>,
+        end: Lsn,
+        checksums: Checksums,
+        deadline: Instant,
+    ) -> Self {
         let limit = end.advance(MAX_RECORD_BYTES);
         let (damaged, absent) = (Vec::new(), Vec::new());
-        Self { at, chain, ahead: None, limit, checksums, damaged, absent }
+        Self { at, chain, ahead: None, limit, deadline, checksums, damaged, absent }
     }
 
     /// Where it stands.
@@ -205,7 +213,7 @@ impl Walker {
         let end = piece.offset + piece.bytes;
         let limit = end.min(piece.offset + self.limit.bytes_since(self.at));
         let mut from = piece.offset + 1;
-        while from < limit {
+        while from < limit && Instant::now() < self.deadline {
             let turn = MAX_SEARCH_BYTES_PER_TURN.min(limit - from);
             match search::find_record(piece.file.file(), from, turn, end, self.checksums)? {
                 Found::Record(offset) => return Ok(Some(self.at.advance(offset - piece.offset))),
@@ -214,7 +222,7 @@ impl Walker {
                 Found::NoneBefore(_) => break,
             }
         }
-        Ok(piece.run_end.filter(|_| limit == end))
+        Ok(piece.run_end.filter(|_| limit == end && from + HEADER_BYTES > end))
     }
 }
 

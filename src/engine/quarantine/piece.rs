@@ -22,6 +22,9 @@ pub enum Reason {
     Unverified,
     /// It bore the name of another segment.
     Displaced,
+    /// The whole file as it was before ranges of it that did not hold were
+    /// replaced.
+    Damaged,
     /// Found in a space whose catalog was lost, and not part of the primary's
     /// stream.
     Unmatched,
@@ -35,6 +38,7 @@ impl Reason {
             Self::Diverged => "diverged",
             Self::Unverified => "unverified",
             Self::Displaced => "displaced",
+            Self::Damaged => "damaged",
             Self::Unmatched => "unmatched",
         }
     }

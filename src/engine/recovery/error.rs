@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use crate::ids::SpaceId;
 use crate::lsn::Lsn;
 
-/// Why a space cannot be received. Nothing below the checkpoint has changed;
-/// the space stays refused until an operator has acted.
+/// Why a space cannot be received as it is. Nothing below the checkpoint has
+/// changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecoveryError {
@@ -24,8 +24,8 @@ pub enum RecoveryError {
     },
     /// A file that holds verified records is gone.
     #[error(
-        "{} is missing, and it held durable records up to offset {expected}; copy the file \
-         from the primary or a backup, byte for byte, and try again",
+        "{} is missing, and it held durable records up to offset {expected}; it is \
+         mended from the primary, or copy the file from a backup, byte for byte, and try again",
         path.display()
     )]
     Missing {
@@ -37,7 +37,8 @@ pub enum RecoveryError {
     /// A file lost records that were verified and durable.
     #[error(
         "{} has {found} bytes, and it held durable records up to offset {expected}; check the \
-         disk, copy the file from the primary or a backup, byte for byte, and try again",
+         disk; it is mended from the primary, or copy the file from a backup, byte for byte, and \
+         try again",
         path.display()
     )]
     Short {
@@ -51,8 +52,8 @@ pub enum RecoveryError {
     /// The last record below the checkpoint is not the one that was verified.
     #[error(
         "{} is damaged below offset {offset}: the record that ends there (sequence {sequence}) \
-         was durable and is not whole any more; check the disk, copy the file from the primary \
-         or a backup, byte for byte, and try again",
+         was durable and is not whole any more; check the disk; it is mended from the \
+         primary, or copy the file from a backup, byte for byte, and try again",
         path.display()
     )]
     Damaged {
@@ -95,4 +96,13 @@ pub enum RecoveryError {
         /// How far the runs are known to reach.
         end: Lsn,
     },
+}
+
+impl RecoveryError {
+    /// True if what is below the checkpoint does not hold: it can be mended
+    /// from the primary, and what comes behind it can be received meanwhile.
+    #[must_use]
+    pub const fn is_below_checkpoint(&self) -> bool {
+        matches!(self, Self::Missing { .. } | Self::Short { .. } | Self::Damaged { .. })
+    }
 }

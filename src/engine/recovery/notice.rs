@@ -66,6 +66,16 @@ pub enum Notice {
         /// Where it is now.
         saved: PathBuf,
     },
+    /// The unfinished record at the end of a file was cut off, and not saved:
+    /// the disk is full. No whole record was in it.
+    Dropped {
+        /// The file.
+        path: PathBuf,
+        /// Its size now.
+        offset: u64,
+        /// How much went.
+        bytes: u64,
+    },
     /// A file that lies behind the cut was moved.
     Moved {
         /// Where it was.
@@ -125,6 +135,12 @@ impl fmt::Display for Notice {
                 "{} was cut to {offset} bytes; the {bytes} bytes behind are kept in {}",
                 path.display(),
                 saved.display()
+            ),
+            Self::Dropped { path, offset, bytes } => write!(
+                f,
+                "{} was cut to {offset} bytes; the {bytes} bytes of an unfinished record behind \
+                 are not kept, as the disk is full",
+                path.display()
             ),
             Self::Moved { path, to } => write!(
                 f,

@@ -20,6 +20,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -50,6 +51,8 @@ pub(super) struct Writing {
     pub(super) start: Lsn,
     pub(super) offset: u64,
     pub(super) files: SegmentFiles,
+    /// The file had a name when it was opened.
+    pub(super) named: bool,
 }
 
 /// A verified frame that is not yet submitted.
@@ -239,11 +242,17 @@ impl Log {
                     && self.flushed.lsn == self.received.lsn))
     }
 
-    /// What the keeper gets back: nothing after a failure.
-    #[must_use]
-    pub fn into_state(mut self) -> Option<Box<(SpaceRecord, Mark)>> {
+    /// What the keeper gets back.
+    ///
+    /// # Errors
+    ///
+    /// Why the log failed: what is durable is known only after recovery.
+    pub fn into_state(mut self) -> Result<Box<(SpaceRecord, Mark)>, String> {
         self.checkpoint(true);
-        self.failed.is_none().then(|| Box::new((self.record, self.flushed)))
+        match self.failed {
+            Some(why) => Err(why),
+            None => Ok(Box::new((self.record, self.flushed))),
+        }
     }
 
     /// Whether a run may begin where the stream stands: the peer's word alone
@@ -364,7 +373,8 @@ impl Log {
         let Some((ordinal, files)) = self.ready.pop_front() else { return };
         self.writing = None;
         if let Some(run) = self.record.runs.get(ordinal) {
-            self.writing = Some(Writing { start: run.start, offset: run.offset, files });
+            let named = files.buffered.metadata().is_ok_and(|found| found.nlink() > 0);
+            self.writing = Some(Writing { start: run.start, offset: run.offset, files, named });
         }
     }
 
@@ -451,6 +461,25 @@ impl Log {
         moved
     }
 
+    /// True, and the log has failed, if the file that is being written has
+    /// lost its name: what was synced is durable, and gone with the process.
+    fn is_nameless(&mut self) -> bool {
+        let Some(writing) = self.writing.as_ref().filter(|writing| writing.named) else {
+            return false;
+        };
+        // In memory as long as the file is open: this waits for no disk.
+        let nameless = writing.files.buffered.metadata().is_ok_and(|found| found.nlink() == 0);
+        if nameless {
+            let segment = self.record.runs.last().map(|run| run.segment.to_string());
+            self.fail(format!(
+                "{} of space {} was removed while it was being received",
+                segment.unwrap_or_default(),
+                self.space
+            ));
+        }
+        nameless
+    }
+
     fn flush_done(&mut self) -> bool {
         let Some(flushing) = &mut self.flushing else { return false };
         flushing.files_left -= 1;
@@ -459,7 +488,7 @@ impl Log {
         }
         let to = flushing.to;
         self.flushing = None;
-        if self.failed.is_some() {
+        if self.failed.is_some() || self.is_nameless() {
             return false;
         }
         self.flushed = to;

@@ -5,5 +5,6 @@
 
 mod lanes;
 pub mod log;
+mod mending;
 pub mod peer;
 pub mod primaries;

@@ -21,6 +21,7 @@ use super::primaries::{Entry, Primaries};
 use crate::engine::inbox::{Inbox, Step};
 use crate::engine::keeper::Job;
 use crate::engine::patience::Patience;
+use crate::engine::primary::link::Answer;
 use crate::ids::{NodeId, SpaceId};
 use crate::io::{Op, SlabPool, Socket};
 use crate::limits::{
@@ -29,7 +30,7 @@ use crate::limits::{
 use crate::lsn::Lsn;
 use crate::protocol::Now;
 use crate::protocol::frame::{FrameHeader, Handle, Kind};
-use crate::protocol::message::{ErrorCode, Identity, OpenSpace, Truncate};
+use crate::protocol::message::{ErrorCode, Fetch, Identity, OpenSpace, Truncate};
 use crate::protocol::receiver::{Intent, Receiver};
 use crate::state::catalog::Change;
 use crate::wal::record::{self, Checksums};
@@ -53,6 +54,8 @@ pub enum Action {
     Truncate(Handle, Box<OpenSpace>, Truncate),
     /// Open the file of a run.
     Run(SpaceId, Handle, u32, crate::state::runs::Run, bool),
+    /// Read a range that the primary asks for.
+    Serve(SpaceId, Handle, Fetch),
 }
 
 /// One accepted connection.
@@ -69,12 +72,12 @@ pub struct Peer {
     entry: Option<Entry>,
     /// A space of it was accepted.
     ships: bool,
-    machine: Receiver,
+    pub(super) machine: Receiver,
     inbox: Inbox,
     receiving: bool,
     sending: bool,
     /// Why the connection ends; nothing more is read from it.
-    closing: Option<String>,
+    pub(super) closing: Option<String>,
     /// What is still to be said to the primary, behind the last acks.
     farewell: Option<(ErrorCode, String)>,
     /// When the connection ends although not everything was said; runs once
@@ -86,11 +89,11 @@ pub struct Peer {
     taking: Patience,
     /// Jobs of the keeper under way that answer.
     asked: usize,
-    logs: BTreeMap<Handle, Log>,
+    pub(super) logs: BTreeMap<Handle, Log>,
     /// Those that may have something to submit.
-    active: BTreeSet<Handle>,
+    pub(super) active: BTreeSet<Handle>,
     /// Those that take nothing more, and go back to the keeper.
-    ended: BTreeSet<Handle>,
+    pub(super) ended: BTreeSet<Handle>,
     /// Spaces asked of the keeper.
     opening: BTreeMap<Handle, OpenSpace>,
     /// What the primary has said of those that are here.
@@ -106,6 +109,10 @@ pub struct Peer {
     frame_began: Instant,
     /// The frame that was placed last, and the length of its carry.
     placed: Option<(Handle, usize)>,
+    /// The connection ends because a frame came damaged.
+    pub(super) corrupted: bool,
+    /// Who waits for a range that the primary was asked for.
+    pub(super) fetching: BTreeMap<Handle, Answer>,
 }
 
 impl std::fmt::Debug for Peer {
@@ -156,6 +163,8 @@ impl Peer {
             refused: false,
             placed: None,
             frame_began: now.instant,
+            corrupted: false,
+            fetching: BTreeMap::new(),
         }
     }
 
@@ -278,6 +287,11 @@ impl Peer {
                     self.giving.end();
                     break;
                 }
+                Err(error) if error.is_damage(self.machine.is_established()) => {
+                    self.corrupted = true;
+                    let why = format!("a frame from the primary came damaged: {error}");
+                    self.close(ErrorCode::Corrupt, why);
+                }
                 Err(error) => {
                     self.close(ErrorCode::Protocol, format!("what it sends is no frame: {error}"));
                 }
@@ -375,7 +389,9 @@ impl Peer {
                 if let Some(((start, end, placed), header)) = at {
                     let checked = header.check_payload(self.inbox.payload(start..end));
                     if let Err(error) = checked {
-                        self.damaged(now, handle, &error.to_string());
+                        self.corrupted = true;
+                        let why = format!("a frame from the primary came damaged: {error}");
+                        self.close(ErrorCode::Corrupt, why);
                     } else {
                         self.take(now, handle, skip as usize, start..end, placed);
                     }
@@ -394,7 +410,23 @@ impl Peer {
                     self.active.insert(handle);
                 }
             }
-            Intent::Closed { reason, .. } => self.begin_closing(reason),
+            Intent::Fetch { handle, fetch } => {
+                if let Some(log) = self.logs.get(&handle) {
+                    actions.push(Action::Serve(log.space.clone(), handle, fetch));
+                }
+            }
+            Intent::Fetched { handle, fetched } => {
+                if let Some(answer) = self.fetching.remove(&handle)
+                    && !fetched.bytes.is_empty()
+                {
+                    // Who asked may have given up.
+                    let _ = answer.send(fetched.bytes);
+                }
+            }
+            Intent::Closed { code, reason } => {
+                self.corrupted |= code == ErrorCode::Corrupt;
+                self.begin_closing(reason);
+            }
         }
     }
 
@@ -426,41 +458,8 @@ impl Peer {
                     self.machine.handle_verified(now, handle, end);
                 }
             }
-            Err((offset, error)) => {
-                // One bad record holds back nothing but what follows it.
-                let good = usize::try_from(offset).unwrap_or(0).min(payload.len());
-                let before = record::verify(log.received(), &payload[..good], self.checksums);
-                if good > 0
-                    && let Ok(end) = before
-                    && let Some(slice) = self.inbox.slice(from..from + good)
-                {
-                    log.append(slice, 0, false, end);
-                }
-                self.damaged(now, handle, &error.to_string());
-            }
+            Err((offset, error)) => self.damaged(now, handle, offset, &error.to_string()),
         }
-    }
-
-    /// What came behind the records that were taken is not what was written.
-    fn damaged(&mut self, now: Now, handle: Handle, error: &str) {
-        let Some(log) = self.logs.get_mut(&handle) else { return };
-        let at = log.received().lsn;
-        let place = log.record.runs.locate(at).and_then(|(ordinal, offset)| {
-            let segment = log.record.runs.get(ordinal)?.segment;
-            Some(format!(" ({segment}, offset {offset})"))
-        });
-        let why = format!(
-            "space {}: the record at lsn {at}{} came damaged: {error}; nothing from there on was \
-             written. If the primary's file is damaged there, saltus wal verify shows it",
-            log.space,
-            place.unwrap_or_default()
-        );
-        tracing::error!("{why}");
-        log.stop(why.clone());
-        log.flush_at_once();
-        self.ended.insert(handle);
-        self.active.insert(handle);
-        self.machine.stop_space(now, handle, ErrorCode::Corrupt, why);
     }
 
     /// Let the logs submit. A carry goes out unless more of its space is

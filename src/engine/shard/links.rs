@@ -46,6 +46,9 @@ impl Shard {
             if turn.more {
                 self.growing.insert(handle);
             }
+            if self.spaces.get(handle).is_some_and(|space| space.borrow().needs_attention()) {
+                self.attend_to(handle, now.instant);
+            }
             self.head_moved(now, handle);
         }
     }
@@ -197,7 +200,7 @@ impl Shard {
         let Some(link) = self.links.get_mut(index) else { return };
         let serial = link.serial;
         let Some(up) = link.up() else { return };
-        while !up.receiving {
+        while !up.receiving && up.closing.is_none() {
             match up.inbox.step() {
                 Ok(Step::Header(header)) if header.kind == Kind::Data => {
                     self.link_down(
@@ -225,6 +228,10 @@ impl Shard {
                     return;
                 }
                 Ok(Step::Starved) => return,
+                Err(error) if error.is_damage(up.established) => {
+                    let why = format!("a frame from the replica came damaged: {error}");
+                    return self.link_corrupted(now, index, why);
+                }
                 Err(error) => {
                     self.link_down(index, format!("what the replica sends is no frame: {error}"));
                     return;
@@ -272,11 +279,26 @@ impl Shard {
                     // A replica that refuses one space by name does its work.
                     self.probed(now, index, handle);
                 }
+                Event::Damaged { handle, at, reason } => {
+                    self.suspect(index, handle, at, reason);
+                }
+                Event::Fetch { handle, fetch } => self.serve_link(index, handle, fetch),
+                Event::Fetched { handle, fetched } => {
+                    if let Some(answer) = link.slot(handle.0 as usize).asked.take()
+                        && !fetched.bytes.is_empty()
+                    {
+                        // Who asked may have given up.
+                        let _ = answer.send(fetched.bytes);
+                    }
+                }
                 Event::Closed { code, reason, retry } => {
                     if retry {
                         link.problem = Some(reason.clone());
                     } else {
                         link.refuse(reason.clone());
+                    }
+                    if code == ErrorCode::Corrupt {
+                        link.corrupted();
                     }
                     let Some(up) = link.up() else { return };
                     if up.sending && code == ErrorCode::Timeout {

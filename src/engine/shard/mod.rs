@@ -15,41 +15,44 @@
 //! a table under its token; a completion whose connection is gone in the
 //! meantime finds a serial that no longer matches, and is dropped.
 
+mod damage;
 mod jobs;
 mod links;
 mod peers;
 mod reign;
+mod setup;
+mod standing;
 mod watching;
+
+pub use setup::Setup;
+pub use standing::Standing;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam::channel::{Receiver, Sender, TryRecvError};
 
 use self::jobs::Jobs;
-use super::clock::Clock;
 use super::doorkeeper::Doorkeeper;
 use super::keeper::{Job, News};
-use super::primary::link::{Link, State};
+use super::primary::link::{Answer, Link, State};
 use super::primary::space::Space;
 use super::replica::log::LogOp;
 use super::replica::peer::Peer;
 use super::replica::primaries::Primaries;
 use super::report::ShardReport;
 use crate::ids::{NodeId, SpaceId};
-use crate::io::{Backend, Completion, Op, Outcome, Socket, Strategy, Token, WatchEvent, WatchId};
+use crate::io::{Backend, Completion, Op, Outcome, Socket, Token, WatchEvent, WatchId};
 use crate::limits::{DRAIN_TIMEOUT, FAREWELL_TIMEOUT, JOB_RETRY_DELAY};
-use crate::lsn::Mark;
+use crate::lsn::{Lsn, Mark};
 use crate::protocol::Now;
 use crate::protocol::frame::Handle;
-use crate::protocol::message::{ErrorCode, Identity, SegmentOpen};
-use crate::protocol::sender::{BatchRule, Streams};
-use crate::wal::record::Checksums;
+use crate::protocol::message::{ErrorCode, Fetch, SegmentOpen};
+use crate::protocol::sender::Streams;
 
 /// What a shard is told from outside.
 #[derive(Debug)]
@@ -58,35 +61,15 @@ pub enum Command {
     Accepted(Socket, SocketAddr),
     /// Say what you know.
     Report(Sender<ShardReport>),
+    /// Say where a space stands that is open here.
+    Standing(SpaceId, Sender<Standing>),
+    /// Ask the primary, the replica that is named, or any, for a range. No answer
+    /// if nobody is there.
+    Fetch(SpaceId, Option<NodeId>, Fetch, Answer),
+    /// End the session that receives this space.
+    Yield(SpaceId),
     /// Bring to the disk what is here, tell the peers, and end.
     Stop,
-}
-
-/// What a shard is made with.
-#[derive(Clone, Debug)]
-pub struct Setup {
-    /// Its number.
-    pub shard: usize,
-    /// Of how many.
-    pub shards: usize,
-    /// This node.
-    pub me: Identity,
-    /// `<data_root>`.
-    pub data_root: PathBuf,
-    /// Whom to ship to.
-    pub replicas: Vec<(NodeId, SocketAddr)>,
-    /// When to ship a batch.
-    pub batch: BatchRule,
-    /// How.
-    pub strategy: Strategy,
-    /// Which records are taken.
-    pub checksums: Checksums,
-    /// How long a replica's written bytes may wait for their flush.
-    pub flush_delay: Duration,
-    /// What time it is.
-    pub clock: Arc<dyn Clock>,
-    /// Spreads attempts to connect; any number but the neighbour's.
-    pub jitter_seed: u64,
 }
 
 /// What an operation was.
@@ -120,6 +103,14 @@ enum Ticket {
     Open(u64, Handle),
     Run(u64, Handle, u32),
     Match(u64, Handle),
+    /// A range that a replica asks for, over the connection of that serial.
+    ServeLink(usize, u32, Handle, Lsn),
+    /// A range that a primary asks for.
+    ServePeer(u64, Handle, Lsn),
+    /// A record that a replica found damaged.
+    Suspect(usize, u32, Handle, Lsn),
+    /// A record that was damaged at rest.
+    Again(Handle, Lsn),
 }
 
 /// The spaces of a shard, as its senders see them.
@@ -188,6 +179,8 @@ pub struct Shard {
     watches: BTreeMap<WatchId, Watched>,
     /// Directories that could not be watched, and are scanned instead.
     unwatched: BTreeSet<SpaceId>,
+    /// Directories of which something could not be opened.
+    rescan: BTreeSet<SpaceId>,
     root_unwatched: bool,
     /// Spaces whose log is shipped under another name.
     refused: BTreeSet<SpaceId>,
@@ -200,6 +193,11 @@ pub struct Shard {
     /// Who waits for a report.
     asked: Vec<Sender<ShardReport>>,
     jitter: u64,
+    /// Damaged frames of connections to primaries, by who was at the other end.
+    corrupt_frames: BTreeMap<String, u64>,
+    /// Spaces to be looked at again, and when.
+    attended: BTreeSet<Handle>,
+    next_attention: Option<Instant>,
     /// Room for what one wait brings, and one look at the watches.
     completions: Vec<Completion>,
     events: Vec<WatchEvent>,
@@ -274,6 +272,7 @@ impl Shard {
             next_ticket: 0,
             watches: BTreeMap::new(),
             unwatched: BTreeSet::new(),
+            rescan: BTreeSet::new(),
             root_unwatched: false,
             refused: BTreeSet::new(),
             next_scan: None,
@@ -281,6 +280,9 @@ impl Shard {
             stopping: None,
             disk_operations: 0,
             asked: Vec::new(),
+            corrupt_frames: BTreeMap::new(),
+            attended: BTreeSet::new(),
+            next_attention: None,
             completions: Vec::new(),
             events: Vec::new(),
         }
@@ -383,6 +385,11 @@ impl Shard {
             match self.commands.try_recv() {
                 Ok(Command::Accepted(socket, address)) => self.take_peer(socket, address),
                 Ok(Command::Report(reply)) => self.asked.push(reply),
+                Ok(Command::Standing(space, reply)) => self.tell_standing(&space, &reply),
+                Ok(Command::Fetch(space, from, fetch, answer)) => {
+                    self.fetch(&space, from.as_ref(), fetch, answer);
+                }
+                Ok(Command::Yield(space)) => self.yield_space(&space),
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => {
                     self.stop();
                     return;
@@ -435,7 +442,13 @@ impl Shard {
         let links = self.links.iter().filter_map(|link| self.link_timeout(link));
         let peers = self.peers.values().filter_map(Peer::next_timeout);
         let keeper = self.jobs.is_congested().then(|| self.now().instant + JOB_RETRY_DELAY);
-        let mine = [self.next_scan, self.next_accept, self.stopping, self.door.next_timeout()];
+        let mine = [
+            self.next_scan,
+            self.next_accept,
+            self.next_attention,
+            self.stopping,
+            self.door.next_timeout(),
+        ];
         links.chain(peers).chain(mine.into_iter().flatten()).chain(keeper).min()
     }
 
@@ -466,6 +479,9 @@ impl Shard {
         }
         if self.door.next_timeout().is_some_and(|at| at <= instant) {
             self.tell_left_out(instant);
+        }
+        if self.next_attention.is_some_and(|at| at <= instant) {
+            self.attend(instant);
         }
     }
 
@@ -560,12 +576,16 @@ impl Shard {
     }
 
     fn report(&self) -> ShardReport {
-        super::report::of(
+        let report = super::report::of(
             self.backend.name(),
             self.now().instant,
             self.shown().into_iter(),
             &self.links,
             self.peers.values(),
-        )
+        );
+        let links = self.links.iter().filter(|link| link.corrupt_frames > 0);
+        let links = links.map(|link| (link.replica.to_string(), link.corrupt_frames));
+        let corrupt_frames = links.chain(self.corrupt_frames.clone()).collect();
+        ShardReport { corrupt_frames, ..report }
     }
 }

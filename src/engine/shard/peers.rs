@@ -7,8 +7,9 @@ use std::time::Instant;
 use super::{Command, Pending, Shard, Ticket};
 use crate::engine::keeper::Job;
 use crate::engine::replica::peer::{Action, Peer};
+use crate::ids::NodeId;
 use crate::io::{Op, Socket};
-use crate::limits::{ACCEPT_RETRY_DELAY, COMPLAINT_INTERVAL, MAX_CONNECTIONS};
+use crate::limits::{ACCEPT_RETRY_DELAY, COMPLAINT_INTERVAL, MAX_CONNECTIONS, MAX_TURNED_OUT};
 use crate::protocol::Now;
 
 impl Shard {
@@ -82,9 +83,12 @@ impl Shard {
     /// attempt would fail at once, as the connection is still waiting.
     pub(super) fn not_accepted(&mut self, instant: Instant, error: &std::io::Error) {
         self.next_accept = Some(instant + ACCEPT_RETRY_DELAY);
-        // Whoever has said nothing gives back a descriptor first.
-        if let Some(oldest) = self.door.turn_out() {
-            self.turn_out(instant, oldest);
+        // Whoever has said nothing gives back a descriptor first; several at
+        // a time, or those that wait behind them would wait for long.
+        for _ in 0..MAX_TURNED_OUT {
+            if let Some(oldest) = self.door.turn_out() {
+                self.turn_out(instant, oldest);
+            }
         }
         let nobody = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         self.complain(
@@ -149,6 +153,10 @@ impl Shard {
             if self.peers.get(&id).is_some_and(Peer::is_finished)
                 && let Some(peer) = self.peers.remove(&id)
             {
+                if peer.is_corrupted() {
+                    let name = peer.node.as_ref().map_or("unknown", NodeId::as_str).to_owned();
+                    *self.corrupt_frames.entry(name).or_insert(0) += 1;
+                }
                 let why = peer.closing().unwrap_or("closed");
                 match &peer.node {
                     Some(node) => tracing::info!(primary = %node, "disconnected: {why}"),
@@ -180,6 +188,11 @@ impl Shard {
                 Action::Open(handle, open) => {
                     let ticket = self.ticket(Ticket::Open(id, handle));
                     self.job(Job::OpenReplica { shard: self.setup.shard, ticket, open });
+                }
+                Action::Serve(space, handle, fetch) => {
+                    let ticket = self.ticket(Ticket::ServePeer(id, handle, fetch.lsn));
+                    let shard = self.setup.shard;
+                    self.job(Job::ReadRange { shard, ticket, space, fetch });
                 }
                 Action::Match(space, handle, at) => {
                     let ticket = self.ticket(Ticket::Match(id, handle));

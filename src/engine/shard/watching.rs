@@ -48,7 +48,8 @@ impl Shard {
         if self.root_unwatched {
             self.job(Job::ScanRoot { shard: self.setup.shard });
         }
-        for space in self.unwatched.clone() {
+        let again = std::mem::take(&mut self.rescan);
+        for space in self.unwatched.union(&again).cloned().collect::<Vec<_>>() {
             self.touch(&space, None);
             self.job(Job::ScanSpace { shard: self.setup.shard, space });
         }
@@ -316,6 +317,10 @@ impl Shard {
                         });
                     }
                 }
+                News::RangeRead { ticket, bytes } => self.range_read(now, ticket, bytes),
+                News::RecordChecked { ticket, verdict } => {
+                    self.record_checked(now, ticket, verdict);
+                }
                 News::Matched { ticket, result } => {
                     if let Some(Ticket::Match(id, handle)) = self.tickets.remove(&ticket) {
                         self.peer(now, id, |peer, _| peer.matched(now, handle, result));
@@ -355,8 +360,10 @@ impl Shard {
             self.refused.remove(id);
         }
         space.found(found);
-        for problem in problems {
-            space.notice(problem);
+        if space.scanned(problems) {
+            self.rescan.insert(id.clone());
+            let due = self.now().instant + SCAN_INTERVAL;
+            self.next_scan.get_or_insert(due);
         }
         let open = space.open();
         drop(space);

@@ -46,6 +46,7 @@ impl Peer {
     pub(super) fn begin_closing(&mut self, why: String) {
         if self.closing.is_none() {
             self.closing = Some(why);
+            self.fetching.clear();
             self.entry = None;
             for (handle, log) in &mut self.logs {
                 log.flush_at_once();
@@ -133,10 +134,12 @@ impl Peer {
             self.ended.extend(self.logs.keys().copied());
         }
         let (logs, opening, opened) = (&mut self.logs, &self.opening, &mut self.opened);
+        let fetching = &mut self.fetching;
         self.ended.retain(|handle| {
             if !logs.get(handle).is_some_and(Log::is_settled) {
                 return logs.contains_key(handle) || opening.contains_key(handle);
             }
+            fetching.remove(handle);
             if let Some(log) = logs.remove(handle) {
                 let space = log.space.clone();
                 opened.remove(handle);

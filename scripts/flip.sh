@@ -1,0 +1,32 @@
+#!/bin/sh
+# The long form of tests/corruption/flight.rs: single bits that flip in frames
+# in flight, at random places of both directions, in the release build.
+#
+#   scripts/flip.sh [--flips 10000] [--seed S] [--kib-per-s 1024]
+#
+# Half of them on each backend, through four flipping proxies at a time. Prints
+# its seed first. Exit 0 only if every flip was noticed (the connection that it
+# was on was ended by one of its ends), none was written, and all logs are
+# identical in the end.
+set -eu
+
+usage() {
+    sed -n '2,11s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+}
+
+SALTUS_FLIPS=10000
+while [ $# -gt 0 ]; do
+    [ $# -ge 2 ] || usage
+    case $1 in
+        --flips) SALTUS_FLIPS=$2 ;;
+        --seed) SALTUS_SEED=$2; export SALTUS_SEED ;;
+        --kib-per-s) SALTUS_KIB_PER_S=$2; export SALTUS_KIB_PER_S ;;
+        *) usage ;;
+    esac
+    shift 2
+done
+export SALTUS_FLIPS
+
+cd "$(dirname "$0")/.."
+exec cargo test --release --test corruption every_flipped_bit -- --nocapture

@@ -1,0 +1,31 @@
+#!/bin/sh
+# The memory of a primary whose replica has stopped reading, while the writer
+# goes on and another replica is served: flat, and below 64 MiB anonymous.
+#
+#   scripts/stalled_replica.sh [--seconds 600] [--mib-per-s 16]
+#
+# Needs twice what is written on the disk that TMPDIR names: the primary's log
+# and the other replica's copy. Prints a line now and then and the figures at
+# the end. Exit 0 only if the memory stayed flat and below the limit.
+set -eu
+
+usage() {
+    sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+}
+
+SALTUS_SECONDS=600
+SALTUS_MIB_PER_S=16
+while [ $# -gt 0 ]; do
+    [ $# -ge 2 ] || usage
+    case $1 in
+        --seconds) SALTUS_SECONDS=$2 ;;
+        --mib-per-s) SALTUS_MIB_PER_S=$2 ;;
+        *) usage ;;
+    esac
+    shift 2
+done
+export SALTUS_SECONDS SALTUS_MIB_PER_S
+
+cd "$(dirname "$0")/.."
+exec cargo test --release --test faults -- --ignored --nocapture stopped_reading

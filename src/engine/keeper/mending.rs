@@ -1,0 +1,191 @@
+//! A catalog that could not be written, until it can be again.
+//!
+//! ```text
+//!   a commit fails --> its changes wait here, in order, and all later ones
+//!        |             behind them; replicas are refused by name, primaries'
+//!        |             news wait
+//!        +-- every few seconds: reopen, look what the disk has, write --> go on
+//! ```
+//!
+//! Nothing is synced twice: the database is closed and opened again from what
+//! the disk holds, and the changes are written anew unless they are found there.
+//! Whatever needs no new entry in the catalog goes on meanwhile: a run that is
+//! recorded is shipped and received.
+
+use std::collections::BTreeMap;
+
+use super::{Keeper, Lease, News, spoil};
+use crate::ids::SpaceId;
+use crate::io::bulk;
+use crate::limits::{CATALOG_RETRY_DELAY, MAX_UNWRITTEN_CHANGES};
+use crate::state::catalog::{CatalogError, Change, Role, SpaceRecord};
+
+/// What waits for the catalog.
+#[derive(Debug, Default)]
+pub(super) struct Unwritten {
+    pub(super) changes: Vec<(SpaceId, Change)>,
+    /// News to be told once the changes are durable.
+    news: Vec<(usize, News)>,
+    /// Writing will not be tried again by this process.
+    hopeless: bool,
+}
+
+/// Why a batch is not durable.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) why: String,
+    /// It is tried again.
+    waits: bool,
+}
+
+impl Keeper {
+    /// Make changes durable, unless earlier ones wait.
+    pub(super) fn commit(&mut self, changes: &[(SpaceId, Change)]) -> Result<(), Failure> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        if !self.unwritten.changes.is_empty() {
+            let why = "an earlier change could not be written".into();
+            return Err(Failure { why, waits: !self.unwritten.hopeless });
+        }
+        self.catalog.commit(changes).map_err(|error| {
+            let waits = is_of_the_disk(&error);
+            if waits {
+                self.say_unwritten(&error);
+            } else {
+                tracing::error!(%error, changes = changes.len(), "the catalog refuses a change");
+            }
+            Failure { why: error.to_string(), waits }
+        })
+    }
+
+    /// The batch was not made durable. What was to be lent with it stays here,
+    /// and a space whose changes wait is not lent: its record here may name a
+    /// run that a restart would not know, and bytes acknowledged in such a run
+    /// would be lost.
+    pub(super) fn withdraw(
+        &mut self,
+        changes: Vec<(SpaceId, Change)>,
+        lending: Vec<SpaceId>,
+        failure: &Failure,
+    ) {
+        let why = &failure.why;
+        for (space, change) in &changes {
+            if !failure.waits && matches!(change, Change::Create { role: Role::Primary, .. }) {
+                // Nobody has heard of it: it can be drawn anew.
+                self.spaces.remove(space);
+            }
+            self.unrecorded.entry(space.clone()).or_insert_with(|| {
+                let then = if failure.waits { "it is tried again" } else { "restart this node" };
+                format!("the catalog could not be written: {why}; {then}")
+            });
+        }
+        for space in lending {
+            if let Some(entry) = self.spaces.get_mut(&space) {
+                entry.lease = Lease::Broken(format!("the catalog could not be written: {why}"));
+            }
+        }
+        if !failure.waits {
+            return;
+        }
+        self.unwritten.changes.extend(changes);
+        if self.unwritten.changes.len() > MAX_UNWRITTEN_CHANGES {
+            self.give_up("too many changes wait for it");
+        }
+    }
+
+    /// What becomes of news whose batch was not made durable: bad news at
+    /// once, or good news later.
+    pub(super) fn withhold(&mut self, shard: usize, news: News, failure: &Failure) -> Option<News> {
+        match news {
+            News::Committed { .. } | News::Space { .. } | News::EpochBegun { .. }
+                if failure.waits && !self.unwritten.hopeless =>
+            {
+                self.unwritten.news.push((shard, news));
+                None
+            }
+            news => Some(spoil(news, &failure.why)),
+        }
+    }
+
+    /// True while changes wait that may be written yet.
+    #[must_use]
+    pub fn needs_mending(&self) -> bool {
+        !self.unwritten.changes.is_empty() && !self.unwritten.hopeless
+    }
+
+    /// Try to write what waits; to be called every [`CATALOG_RETRY_DELAY`] as
+    /// long as it is [needed](Keeper::needs_mending).
+    pub fn mend(&mut self) {
+        if !self.needs_mending() {
+            return;
+        }
+        match self.write_again() {
+            Ok(there) => {
+                let changes = std::mem::take(&mut self.unwritten.changes);
+                tracing::info!(changes = changes.len(), "the catalog can be written again");
+                let spaces = &self.spaces;
+                self.unrecorded.retain(|space, _| {
+                    spaces.get(space).is_some_and(|entry| there.get(space) != Some(&entry.record))
+                });
+                self.received.set_problem(None);
+                for (shard, news) in std::mem::take(&mut self.unwritten.news) {
+                    self.tell(shard, news);
+                }
+            }
+            Err(error) if is_of_the_disk(&error) => self.say_unwritten(&error),
+            Err(error) => self.give_up(&error.to_string()),
+        }
+    }
+
+    /// What the catalog holds when all is written.
+    fn write_again(&self) -> Result<BTreeMap<SpaceId, SpaceRecord>, CatalogError> {
+        self.catalog.reopen(&|file| bulk::forget(file, 0, 0))?;
+        // If it was the last sync that failed, they may be there.
+        let there = self.catalog.load()?;
+        let changes = &self.unwritten.changes;
+        let known = changes.iter().all(|(space, _)| {
+            self.spaces.get(space).is_some_and(|entry| there.get(space) == Some(&entry.record))
+        });
+        if known {
+            return Ok(there);
+        }
+        self.catalog.commit(changes)?;
+        self.catalog.load()
+    }
+
+    /// This process cannot bring the catalog in order.
+    fn give_up(&mut self, why: &str) {
+        self.unwritten.hopeless = true;
+        tracing::error!("the catalog can no longer be written: {why}; restart this node");
+        self.received.set_problem(Some(format!(
+            "the catalog can no longer be written: {why}; restart this node"
+        )));
+        for (shard, news) in std::mem::take(&mut self.unwritten.news) {
+            self.tell(shard, spoil(news, why));
+        }
+    }
+
+    fn say_unwritten(&mut self, error: &CatalogError) {
+        let problem = format!(
+            "{error}; nothing new can be recorded, and it is tried again every \
+             {CATALOG_RETRY_DELAY:?}"
+        );
+        // The same again is no news.
+        if self.received.set_problem(Some(problem.clone())) {
+            tracing::error!("{problem}");
+        }
+    }
+}
+
+/// The disk, or the way to it, may be well again some day, and whoever reads
+/// the old database is done soon; a change that the catalog refuses is refused
+/// for ever.
+fn is_of_the_disk(error: &CatalogError) -> bool {
+    matches!(
+        error,
+        CatalogError::Storage { .. }
+            | CatalogError::Directory { .. }
+            | CatalogError::AlreadyOpen { .. }
+    )
+}

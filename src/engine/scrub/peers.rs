@@ -1,0 +1,186 @@
+//! Whom the scrubber asks: where a stream stands, for its files, and for bytes
+//! of it from the other end.
+//!
+//! ```text
+//!   scrubber --- Standing, Fetch, Yield ---> shards --- Fetch ---> the peer
+//!        `------ Standing, OpenRun, Adopt -> keeper
+//! ```
+//!
+//! Every answer is awaited by looking, not by blocking: the scrubber's thread
+//! belongs to a runtime, and a stop must not wait for a peer.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
+
+use super::{Pass, Stopped};
+use crate::engine::keeper::{AtRest, Job, Received};
+use crate::engine::shard::{Command, Standing};
+use crate::ids::{NodeId, SpaceId};
+use crate::io::Waker;
+use crate::limits::{FETCH_PATIENCE, FETCH_TIMEOUT};
+use crate::protocol::message::Fetch;
+use crate::state::host::Host;
+use crate::state::runs::Run;
+
+/// How long a shard or the keeper may take to say where a stream stands.
+const STANDING_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The pause between two looks for an answer.
+const LOOK_INTERVAL: Duration = Duration::from_millis(1);
+
+/// The pause before somebody is asked again who was not there.
+const ASK_AGAIN_DELAY: Duration = Duration::from_millis(50);
+
+/// What the scrubber needs in order to mend.
+#[derive(Clone, Debug)]
+pub struct Mender {
+    /// The shards, and how they are woken.
+    pub shards: Vec<(Sender<Command>, Waker)>,
+    /// The keeper.
+    pub keeper: Sender<Job>,
+    /// Where received spaces are known to be damaged.
+    pub received: Received,
+    /// The state directory.
+    pub state_dir: PathBuf,
+    /// The host it is on.
+    pub host: Arc<dyn Host>,
+}
+
+impl Pass {
+    /// Wait for an answer; nothing if who was asked has none, or is late.
+    async fn answer<T>(
+        &mut self,
+        answers: &Receiver<T>,
+        patience: Duration,
+    ) -> Result<Option<T>, Stopped> {
+        let deadline = Instant::now() + patience;
+        loop {
+            match answers.try_recv() {
+                Ok(answer) => return Ok(Some(answer)),
+                Err(TryRecvError::Disconnected) => return Ok(None),
+                Err(TryRecvError::Empty) if Instant::now() >= deadline => return Ok(None),
+                Err(TryRecvError::Empty) => self.sleep(LOOK_INTERVAL).await?,
+            }
+        }
+    }
+
+    /// Ask one shard after the other until one has an answer.
+    async fn ask_shards<T>(
+        &mut self,
+        patience: Duration,
+        command: impl Fn(Sender<T>) -> Command,
+    ) -> Result<Option<T>, Stopped> {
+        let shards = self.mender.as_ref().map_or_else(Vec::new, |mender| mender.shards.clone());
+        for (commands, waker) in shards {
+            let (reply, answers) = bounded(1);
+            // A shard that is overloaded, or gone, has no answer.
+            if commands.try_send(command(reply)).is_ok() {
+                waker.wake();
+                if let Some(answer) = self.answer(&answers, patience).await? {
+                    return Ok(Some(answer));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    async fn ask_keeper<T>(
+        &mut self,
+        patience: Duration,
+        job: impl FnOnce(Sender<T>) -> Job,
+    ) -> Result<Option<T>, Stopped> {
+        let Some(mender) = &self.mender else { return Ok(None) };
+        let (reply, answers) = bounded(1);
+        if mender.keeper.try_send(job(reply)).is_err() {
+            return Ok(None);
+        }
+        self.answer(&answers, patience).await
+    }
+
+    /// Where a space stands; nothing if it is in no catalog.
+    pub(super) async fn standing(&mut self, space: &SpaceId) -> Result<Option<Standing>, Stopped> {
+        let ask = |reply| Command::Standing(space.clone(), reply);
+        if let Some(standing) = self.ask_shards(STANDING_TIMEOUT, ask).await? {
+            return Ok(Some(standing));
+        }
+        let space = space.clone();
+        self.ask_keeper(STANDING_TIMEOUT, |reply| Job::Standing { space, reply }).await
+    }
+
+    /// The file that holds a run.
+    pub(super) async fn at_rest(
+        &mut self,
+        space: &SpaceId,
+        run: Run,
+    ) -> Result<Option<AtRest>, Stopped> {
+        let space = space.clone();
+        self.ask_keeper(STANDING_TIMEOUT, |reply| Job::OpenAtRest { space, run, reply }).await
+    }
+
+    /// Bytes of a stream from the other end. Nothing if nobody is there who
+    /// could be asked, or who was asked has them no more.
+    pub(super) async fn fetch(
+        &mut self,
+        space: &SpaceId,
+        from: Option<&NodeId>,
+        fetch: Fetch,
+    ) -> Result<Option<Vec<u8>>, Stopped> {
+        let deadline = Instant::now() + FETCH_PATIENCE;
+        loop {
+            let ask = |reply| Command::Fetch(space.clone(), from.cloned(), fetch, reply);
+            if let Some(bytes) = self.ask_shards(FETCH_TIMEOUT, ask).await? {
+                return Ok(Some(bytes));
+            }
+            if Instant::now() >= deadline {
+                return Ok(None);
+            }
+            // A connection that was lost comes back.
+            self.sleep(ASK_AGAIN_DELAY).await?;
+        }
+    }
+
+    /// Put a file that was built in the place of the one of that number, as
+    /// soon as nobody writes to it. The answer is where the old one is.
+    pub(super) async fn adopt(
+        &mut self,
+        space: &SpaceId,
+        built: Vec<(u64, PathBuf, u64)>,
+    ) -> Result<Result<Vec<PathBuf>, String>, Stopped> {
+        let Some(mender) = &self.mender else { return Ok(Err("nothing mends here".into())) };
+        let (reply, answers) = bounded(1);
+        let job = Job::Adopt { space: space.clone(), built, reply };
+        if mender.keeper.try_send(job).is_err() {
+            return Ok(Err("the keeper is overloaded or gone".into()));
+        }
+        let deadline = Instant::now() + FETCH_TIMEOUT;
+        loop {
+            // Whoever receives it now must let go of it first.
+            for (commands, waker) in
+                self.mender.as_ref().map_or_else(Vec::new, |mender| mender.shards.clone())
+            {
+                if commands.try_send(Command::Yield(space.clone())).is_ok() {
+                    waker.wake();
+                }
+            }
+            let begun = Instant::now();
+            loop {
+                match answers.try_recv() {
+                    Ok(outcome) => return Ok(outcome),
+                    Err(TryRecvError::Disconnected) => {
+                        return Ok(Err("the keeper has no answer".into()));
+                    }
+                    Err(TryRecvError::Empty) if begun.elapsed() > STANDING_TIMEOUT => break,
+                    Err(TryRecvError::Empty) => self.sleep(LOOK_INTERVAL).await?,
+                }
+            }
+            if Instant::now() >= deadline {
+                return Ok(Err(format!(
+                    "the session that receives the space did not end within {FETCH_TIMEOUT:?}"
+                )));
+            }
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! Putting a damaged file right: a new one is built beside it, verified, made
+//! durable, and takes its name. The damaged one goes to the quarantine.
+//!
+//! ```text
+//!   old      ========#####=========|.... still growing
+//!   new      ========fetched=======|     copied, verified, synced
+//!                                   `---- the keeper copies the rest, once the
+//!                                         session has ended, and renames
+//! ```
+//!
+//! Good bytes are copied and never touched in place: a mistake here could not
+//! destroy what is right.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use super::stream::{Damage, Survey};
+use super::{BadRange, Pass, Stopped};
+use crate::engine::status::RepairedFile;
+use crate::engine::verifier::Verifier;
+use crate::lsn::Mark;
+use crate::state::host::make_directories;
+use crate::wal::search::read_up_to;
+
+impl Pass {
+    /// Put right what can be, and report all of it.
+    pub(super) async fn mend(&mut self, survey: Survey, piece: &mut [u8]) -> Result<(), Stopped> {
+        let space = survey.space.clone();
+        let mut files: BTreeMap<u64, Vec<&Damage>> = BTreeMap::new();
+        for damage in survey.damages.iter().filter(|damage| damage.fetched.is_ok()) {
+            files.entry(damage.run.file).or_default().push(damage);
+        }
+        let mut built = Vec::new();
+        let mut failures = BTreeMap::new();
+        for (file, damages) in &files {
+            let path = self.scratch_directory(&space).join(format!("{file:016x}.new"));
+            match self.build(&survey, damages, &path, piece)? {
+                Ok(bytes) => built.push((*file, path, bytes)),
+                Err(error) => {
+                    failures.insert(*file, format!("a new file cannot be built: {error}"));
+                }
+            }
+        }
+        if !built.is_empty() {
+            let adopting: Vec<u64> = built.iter().map(|(file, ..)| *file).collect();
+            match self.adopt(&space, built).await? {
+                Ok(kept) => {
+                    for path in kept {
+                        tracing::warn!(%space, kept = %path.display(), "the damaged file was replaced");
+                    }
+                }
+                Err(why) => {
+                    failures.extend(adopting.into_iter().map(|file| (file, why.clone())));
+                }
+            }
+        }
+        let mut healthy = true;
+        for damage in &survey.damages {
+            let failure = failures.get(&damage.run.file).or(damage.fetched.as_ref().err());
+            if let Some(why) = failure {
+                healthy = false;
+                let reason = format!("{}; not mended: {why}", damage.reason);
+                let range = (damage.offset, damage.offset + damage.bytes);
+                self.bad(&space, &damage.path, range, Some(damage.lsn), &reason);
+            } else {
+                self.mended(&space, damage);
+            }
+        }
+        if healthy && let Some(mender) = &self.mender {
+            mender.received.mended(&space);
+        }
+        // Bytes of no stream: they were fetched, or copied.
+        if let Some(mender) = &self.mender
+            && survey.scratch().is_some()
+            && let Err(error) = mender.host.remove(&self.scratch_directory(&space).join("fetched"))
+        {
+            tracing::warn!(%space, %error, "a scratch file is left behind");
+        }
+        Ok(())
+    }
+
+    /// Say that a range holds again.
+    fn mended(&mut self, space: &crate::ids::SpaceId, damage: &Damage) {
+        tracing::warn!(
+            %space, path = %damage.path.display(), offset = damage.offset, bytes = damage.bytes,
+            lsn = %damage.lsn, "mended: fetched from the primary, verified, and put in its place"
+        );
+        self.tally.found += 1;
+        self.tally.healed += 1;
+        let mut report = self.shared.report();
+        let pass = report.passes + 1;
+        report.bad.retain(|bad| bad.path != damage.path || bad.offset != damage.offset);
+        report.mended(BadRange {
+            space: space.clone(),
+            path: damage.path.clone(),
+            offset: damage.offset,
+            bytes: damage.bytes,
+            reason: damage.reason.clone(),
+            lsn: Some(damage.lsn),
+            pass,
+        });
+    }
+
+    /// Build good copies of damaged files that the database owns: an operator
+    /// takes them over, this process never writes there.
+    pub(super) fn repair(&mut self, survey: &Survey, piece: &mut [u8]) -> Result<(), Stopped> {
+        let space = survey.space.clone();
+        let Some(mender) = self.mender.clone() else { return Ok(()) };
+        let directory = mender.state_dir.join("repaired").join(space.as_str());
+        let mut files: BTreeMap<u64, Vec<&Damage>> = BTreeMap::new();
+        for damage in &survey.damages {
+            files.entry(damage.run.file).or_default().push(damage);
+        }
+        for damages in files.values() {
+            let Some(first) = damages.first() else { continue };
+            let path = directory.join(first.run.segment.to_string());
+            let missing = damages.iter().find_map(|damage| damage.fetched.as_ref().err());
+            let built = match missing {
+                Some(why) => Err(io::Error::other(why.clone())),
+                None => self
+                    .build(survey, damages, &path, piece)?
+                    .and_then(|_| mender.host.sync_directory(&directory)),
+            };
+            if let Err(why) = &built {
+                for damage in damages {
+                    let reason = format!("{}; no good copy: {why}", damage.reason);
+                    let range = (damage.offset, damage.offset + damage.bytes);
+                    self.bad(&space, &damage.path, range, Some(damage.lsn), &reason);
+                }
+                continue;
+            }
+            self.tally.found += damages.len() as u64;
+            self.tally.healed += damages.len() as u64;
+            tracing::warn!(%space, repaired = %path.display(), "a good copy was built");
+            self.tally.repaired.push(RepairedFile {
+                damaged: first.path.clone(),
+                repaired: path,
+                ranges: damages.iter().map(|damage| (damage.offset, damage.bytes)).collect(),
+            });
+        }
+        if survey.scratch().is_some()
+            && let Err(error) = mender.host.remove(&self.scratch_directory(&space).join("fetched"))
+        {
+            tracing::warn!(%space, %error, "a scratch file is left behind");
+        }
+        Ok(())
+    }
+
+    /// Build a new file for one that is damaged. Returns how much of the old one
+    /// it covers.
+    fn build(
+        &mut self,
+        survey: &Survey,
+        damages: &[&Damage],
+        path: &Path,
+        piece: &mut [u8],
+    ) -> Result<io::Result<u64>, Stopped> {
+        let (Some(mender), Some(first)) = (self.mender.clone(), damages.first()) else {
+            return Ok(Err(io::Error::other("nothing to build")));
+        };
+        let directory = path.parent().unwrap_or(Path::new("/"));
+        let open = || -> io::Result<(Option<File>, File)> {
+            make_directories(&*mender.host, &mender.state_dir, directory)?;
+            let old = match File::open(&first.path) {
+                Ok(file) => Some(file),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                Err(error) => return Err(error),
+            };
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(true).truncate(true).mode(0o600);
+            Ok((old, mender.host.open(&options, path)?))
+        };
+        let (old, new) = match open() {
+            Ok(files) => files,
+            Err(error) => return Ok(Err(error)),
+        };
+        let last = damages.iter().map(|damage| damage.offset + damage.bytes).max().unwrap_or(0);
+        let size = old.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |data| data.len());
+        let covered = last.max(size);
+        let host = &*mender.host;
+        let mut copy = |from: &File, at: u64, end: u64, to: u64| -> io::Result<()> {
+            let mut done = 0;
+            while at + done < end {
+                let most = usize::try_from(end - at - done).unwrap_or(usize::MAX).min(piece.len());
+                let count = read_up_to(from, &mut piece[..most], at + done)?;
+                if count == 0 {
+                    break;
+                }
+                // A gap between two runs stays one.
+                if piece[..count].iter().any(|byte| *byte != 0) {
+                    host.write_at(&new, &piece[..count], to + done)?;
+                }
+                done += count as u64;
+            }
+            Ok(())
+        };
+        let mut build = || -> io::Result<()> {
+            let mut at = 0;
+            for damage in damages {
+                if let Some(old) = &old {
+                    copy(old, at, damage.offset, at)?;
+                }
+                let (Some(scratch), Ok(place)) = (survey.scratch(), &damage.fetched) else {
+                    return Err(io::Error::other("what was fetched is gone"));
+                };
+                copy(scratch, *place, place + damage.bytes, damage.offset)?;
+                at = damage.offset + damage.bytes;
+            }
+            if let Some(old) = &old {
+                copy(old, at, covered, at)?;
+            }
+            host.set_len(&new, covered)
+        };
+        if let Err(error) = build() {
+            return Ok(Err(error));
+        }
+        for damage in damages {
+            if let Err(error) = self.check(&new, damage, piece) {
+                return Ok(Err(error));
+            }
+        }
+        if let Err(error) = mender.host.sync_all(&new) {
+            return Ok(Err(error));
+        }
+        if self.signals.borrow().stop {
+            return Err(Stopped);
+        }
+        Ok(Ok(covered))
+    }
+
+    /// Verify what was put into a new file, where it lies now.
+    fn check(&self, new: &File, damage: &Damage, piece: &mut [u8]) -> io::Result<()> {
+        let mut verifier = Verifier::new(Mark::START, self.options.checksums);
+        let mut done = 0;
+        while done < damage.bytes {
+            let most = usize::try_from(damage.bytes - done).unwrap_or(usize::MAX).min(piece.len());
+            let count = read_up_to(new, &mut piece[..most], damage.offset + done)?;
+            if count == 0 {
+                break;
+            }
+            verifier.feed(&piece[..count]).map_err(io::Error::other)?;
+            done += count as u64;
+        }
+        if verifier.mark().lsn.0 == damage.bytes {
+            Ok(())
+        } else {
+            Err(io::Error::other(format!(
+                "the new file has {} good bytes at {}, expected {}",
+                verifier.mark().lsn,
+                damage.offset,
+                damage.bytes
+            )))
+        }
+    }
+}
