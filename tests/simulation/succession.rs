@@ -20,12 +20,59 @@ pub enum Succession {
     /// A new epoch has begun in these spaces; the catalog before it is kept.
     Second { old: Vec<u8>, spaces: Vec<(SpaceId, Epoch)> },
     /// The old catalog is in place, the right one is kept.
-    Back { right: Vec<u8> },
+    Back { right: Vec<u8>, pins: Vec<Kept> },
     /// The right one is in place again.
     Over,
 }
 
+/// A pin, and the name under which it is kept meanwhile: the right catalog and
+/// its pins belong together.
+#[derive(Debug)]
+pub struct Kept {
+    pin: PathBuf,
+    kept: PathBuf,
+}
+
 impl World {
+    fn keep_pins(&mut self) -> Vec<Kept> {
+        let root = self.machines[0].data_root();
+        let directory = root.join(".kept");
+        let mut pins = Vec::new();
+        let spaces = self.databases.iter().map(|database| database.space.clone());
+        for space in spaces {
+            let entries = fs::read_dir(root.join(".saltus/pins").join(space.as_str()));
+            for entry in entries.into_iter().flatten() {
+                let pin = entry.unwrap().path();
+                let number = pin.file_name().unwrap().to_str().unwrap().to_owned();
+                pins.push(Kept { pin, kept: directory.join(format!("{space}.{number}")) });
+            }
+        }
+        pins.sort_by(|a, b| a.pin.cmp(&b.pin));
+        self.machines[0].disk.lock().unhindered(|disk| {
+            disk.make_directory(&directory).unwrap();
+            for Kept { pin, kept } in &pins {
+                disk.link(pin, kept).unwrap();
+            }
+            disk.sync_directory(&root).unwrap();
+            disk.sync_directory(&directory).unwrap();
+        });
+        pins
+    }
+
+    fn give_pins_back(&mut self, pins: &[Kept]) {
+        self.machines[0].disk.lock().unhindered(|disk| {
+            for Kept { pin, kept } in pins {
+                if pin.exists() {
+                    disk.remove(pin).unwrap();
+                }
+                disk.rename(kept, pin).unwrap();
+            }
+            for Kept { pin, .. } in pins {
+                disk.sync_directory(pin.parent().unwrap()).unwrap();
+            }
+        });
+    }
+
     /// The next step of the succession, if it is time for it.
     pub fn old_catalog(&mut self) {
         match &self.succession {
@@ -45,7 +92,8 @@ impl World {
                     self.kill(0);
                     let right = self.exchange_catalog(&old);
                     self.say(|| "the primary's catalog is of the epoch before".into());
-                    self.succession = Succession::Back { right };
+                    let pins = self.keep_pins();
+                    self.succession = Succession::Back { right, pins };
                 }
             }
             Succession::Back { .. } => self.right_catalog(),
@@ -55,8 +103,9 @@ impl World {
 
     /// The right catalog is in place from now on.
     pub fn right_catalog(&mut self) {
-        if let Succession::Back { right } = std::mem::take(&mut self.succession) {
+        if let Succession::Back { right, pins } = std::mem::take(&mut self.succession) {
             self.kill(0);
+            self.give_pins_back(&pins);
             self.exchange_catalog(&right);
             self.say(|| "the primary's catalog is the right one again".into());
         }
@@ -87,6 +136,7 @@ impl World {
         }
         self.kill(0);
         let old = fs::read(self.catalog_path()).unwrap();
+        self.machines[0].disk.lock().thaw();
         let trouble = std::mem::take(&mut self.machines[0].disk.lock().trouble);
         let host: Arc<dyn Host> = self.machines[0].host();
         let catalog = Catalog::open_on(&host, self.catalog_path().parent().unwrap()).unwrap();
