@@ -90,8 +90,10 @@ impl Plan {
         }
         let flips = chance.one_in(6);
         let weather = Weather {
-            latency: Duration::from_micros(*chance.pick(&[20, 200, 2_000, 30_000])),
-            room: usize::try_from(*chance.pick(&[700, 4_000, 64_000])).unwrap(),
+            // With little room, more would be slower than any link that carries
+            // a log, and such a peer is refused.
+            latency: Duration::from_micros(*chance.pick(&[20, 200, 2_000, 10_000])),
+            room: usize::try_from(*chance.pick(&[1_500, 4_000, 64_000])).unwrap(),
             flip_one_in: if flips { chance.within(20, 300) } else { 0 },
         };
         let trouble = Trouble {
