@@ -40,8 +40,13 @@ mod operations;
 mod oracle;
 #[path = "simulation/plan.rs"]
 mod plan;
+#[cfg(feature = "planted-bugs")]
+#[path = "simulation/planted.rs"]
+mod planted;
 #[path = "simulation/seeds.rs"]
 mod seeds;
+#[path = "simulation/succession.rs"]
+mod succession;
 #[path = "simulation/trace.rs"]
 mod trace;
 #[path = "simulation/world.rs"]
