@@ -107,7 +107,7 @@ impl Seeds {
         }
         panic!(
             "seed {seed}: {violation}\nsee it with: SALTUS_SEED={seed} cargo test --test simulation \
-             one_seed -- --ignored --nocapture"
+             every_invariant -- --nocapture"
         );
     }
 
