@@ -23,6 +23,8 @@ pub struct Stream {
     marks: BTreeMap<u64, Mark>,
     pub runs: Vec<SegmentOpen>,
     epoch: Option<Epoch>,
+    /// That epoch, and where it began.
+    began: Option<(Epoch, Lsn)>,
 }
 
 /// What one replica has said of one space.
@@ -142,7 +144,10 @@ impl Oracle {
         let stream = self.streams.entry(open.space.clone()).or_default();
         let known = *stream.stream.get_or_insert(open.stream);
         assert_eq!(known, open.stream, "{} has become another stream", open.space);
-        stream.epoch = stream.epoch.max(Some(header.epoch));
+        if stream.epoch < Some(header.epoch) {
+            stream.epoch = Some(header.epoch);
+            stream.began = open.history.last().copied();
+        }
     }
 
     fn run_opened(&mut self, connection: usize, header: &FrameHeader, run: SegmentOpen) {
@@ -153,7 +158,14 @@ impl Oracle {
             return;
         }
         let ordinal = usize::try_from(run.ordinal).unwrap();
+        let end = stream.bytes.len() as u64;
         match stream.runs.get(ordinal) {
+            // A new reign may leave out runs in which nothing was shipped.
+            Some(known) if *known != run && stream.began == Some((header.epoch, run.start)) => {
+                assert_eq!(known.start.0, end, "Prefix: a run of {space} with bytes has changed");
+                stream.runs.truncate(ordinal);
+                stream.runs.push(run);
+            }
             Some(known) => assert_eq!(*known, run, "Prefix: a run of {space} has changed"),
             None => {
                 assert_eq!(stream.runs.len(), ordinal, "Prefix: {space} leaves out a run");
