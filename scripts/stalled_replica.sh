@@ -28,4 +28,4 @@ done
 export SALTUS_SECONDS SALTUS_MIB_PER_S
 
 cd "$(dirname "$0")/.."
-exec cargo test --release --test faults -- --ignored --nocapture stopped_reading
+exec cargo test --release --test faults -- --nocapture stopped_reading

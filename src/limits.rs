@@ -187,6 +187,11 @@ pub const SCAN_INTERVAL: Duration = Duration::from_secs(1);
 /// the disk.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a file that was left for a later one, and ends in a record that is
+/// not whole, must have stayed as it is before that is named. A write in flight
+/// ends within milliseconds; a host under load may stall one for seconds.
+pub const UNFINISHED_AFTER: Duration = Duration::from_secs(10);
+
 /// How long written bytes wait for a flush at durability level `written`.
 pub const WRITTEN_FLUSH_DELAY: Duration = Duration::from_secs(1);
 

@@ -5,6 +5,7 @@
 //! found something, under the name of what it found.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, unreachable_pub)]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
@@ -126,15 +127,40 @@ fn what_is_kept_is_small() {
     assert!(bytes < 1 << 20, "{bytes} bytes are kept");
 }
 
-/// Writes the seeds anew. Run it when a format has changed:
-/// `cargo test --test fuzz_corpus -- --ignored`.
+/// The kept seeds are what the code makes of real nodes today: a format that has
+/// changed would leave inputs that end at the first byte.
+///
+/// `SALTUS_WRITE_SEEDS=1 cargo test --test fuzz_corpus seeds` writes them anew,
+/// and takes away those that nothing makes any more.
 #[test]
-#[ignore = "writes to the source tree"]
-fn write_the_seeds() {
+fn the_kept_seeds_are_what_the_code_writes_today() {
+    let writes = std::env::var_os("SALTUS_WRITE_SEEDS").is_some_and(|value| value == "1");
     for (target, _) in targets::TARGETS {
-        fs::create_dir_all(corpus(target)).unwrap();
-        for (name, bytes) in seeds::of(target) {
-            fs::write(corpus(target).join(format!("seed-{name}")), bytes).unwrap();
+        let seeds: BTreeMap<_, _> = seeds::of(target)
+            .into_iter()
+            .map(|(name, bytes)| (format!("seed-{name}"), bytes))
+            .collect();
+        assert!(!seeds.is_empty(), "there are no seeds for {target}");
+        let directory = corpus(target);
+        fs::create_dir_all(&directory).unwrap();
+        let kept = fs::read_dir(&directory).unwrap().filter_map(|entry| {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            name.starts_with("seed-").then_some(name)
+        });
+        for name in kept.filter(|name| !seeds.contains_key(name)) {
+            assert!(writes, "{target}/{name} is written by nothing: {ANEW}");
+            fs::remove_file(directory.join(name)).unwrap();
+        }
+        for (name, bytes) in seeds {
+            let path = directory.join(&name);
+            if fs::read(&path).is_ok_and(|kept| kept == bytes) {
+                continue;
+            }
+            assert!(writes, "{target}/{name} is not what the code writes today: {ANEW}");
+            fs::write(path, bytes).unwrap();
         }
     }
 }
+
+/// What to do about a seed that is not what it should be.
+const ANEW: &str = "SALTUS_WRITE_SEEDS=1 cargo test --test fuzz_corpus seeds writes them anew";

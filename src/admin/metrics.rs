@@ -65,6 +65,14 @@ fn of_spaces<'a, V: Into<Value>>(
     })
 }
 
+/// One sample for each space that this node ships.
+fn of_primaries(
+    status: &NodeStatus,
+    value: impl Fn(&SpaceStatus) -> u64,
+) -> impl Iterator<Item = Sample<'_, 2>> {
+    of_spaces(status, move |space| (space.role == Role::Primary).then(|| value(space)))
+}
+
 fn node(exposition: &mut Exposition, status: &NodeStatus) {
     let labels = [
         ("node", status.node.as_str()),
@@ -133,6 +141,18 @@ fn spaces(exposition: &mut Exposition, status: &NodeStatus) {
         Kind::Gauge,
         "Bytes that were taken out of the stream and kept.",
         of_spaces(status, |space| Some(space.quarantine.bytes)),
+    );
+    exposition.family(
+        "saltus_holes",
+        Kind::Gauge,
+        "Ranges of the primary's files that were left out of the stream for good.",
+        of_primaries(status, |space| space.holes.len() as u64),
+    );
+    exposition.family(
+        "saltus_hole_bytes",
+        Kind::Gauge,
+        "Bytes of the primary's files that were left out of the stream for good.",
+        of_primaries(status, |space| space.holes.iter().map(|hole| hole.bytes).sum()),
     );
     exposition.family(
         "saltus_replica_connected",
@@ -268,6 +288,14 @@ fn traffic(exposition: &mut Exposition, status: &NodeStatus) {
         "Bytes of records shipped, by the way from file to socket that carried them.",
         strategies,
     );
+    let corrupt = (status.corrupt_frames.iter())
+        .map(|(peer, frames)| ([("peer", peer.as_str())], Value::from(*frames)));
+    exposition.family(
+        "saltus_corrupt_frames_total",
+        Kind::Counter,
+        "Frames that came damaged, by the node at the other end; each was refused and sent again.",
+        corrupt,
+    );
 }
 
 fn scrub(exposition: &mut Exposition, scrub: &ScrubStatus) {
@@ -281,6 +309,11 @@ fn scrub(exposition: &mut Exposition, scrub: &ScrubStatus) {
     );
     counter("saltus_scrub_segments_total", "Segments verified at rest.", scrub.segments);
     counter("saltus_scrub_bytes_total", "Bytes verified at rest.", scrub.bytes);
+    counter(
+        "saltus_scrub_healed_ranges_total",
+        "Ranges of received spaces that were fetched again and put in their place.",
+        scrub.healed_ranges,
+    );
     exposition.family(
         "saltus_scrub_bad_ranges",
         Kind::Gauge,

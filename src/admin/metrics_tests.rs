@@ -11,7 +11,12 @@ const STATUS: &str = r#"{
     "backend": "uring", "replication_address": null, "problem": "a \"shard\"\ndied \\",
     "spaces": [
       {"space": "default", "role": "primary", "epoch": 3, "head_lsn": 9007199254740993,
-       "head_sequence": 7, "replicas": [
+       "head_sequence": 7, "holes": [
+         {"segment": "wal-0000000000000001.log", "offset": 64, "bytes": 510, "lsn": 64,
+          "reason": "no magic", "unix_ns": 7},
+         {"segment": "wal-0000000000000001.log", "offset": 900, "bytes": 333, "lsn": 390,
+          "reason": "no magic", "unix_ns": 8}],
+       "replicas": [
          {"id": "beta", "state": "connecting", "sent_lsn": 0, "received_lsn": 0,
           "written_lsn": 0, "flushed_lsn": 0,
           "lag": {"bytes": 9007199254740993, "records": 12, "seconds": null},
@@ -28,7 +33,8 @@ const STATUS: &str = r#"{
       {"space": "other", "role": "replica", "epoch": 1, "head_lsn": 64, "head_sequence": 0,
        "flushed_lsn": 64, "primary": "delta", "highest_epoch": 2,
        "quarantine": {"pieces": 3, "bytes": 4096}}],
-    "scrub": {"segments": 4, "bytes": 1000, "passes": 1, "bad_ranges": [
+    "corrupt_frames": {"beta": 2, "unknown": 5},
+    "scrub": {"segments": 4, "bytes": 1000, "passes": 1, "healed_ranges": 6, "bad_ranges": [
        {"space": "other", "segment": "wal-0000000000000001.log", "offset": 64, "bytes": 80,
         "problem": "payload"}]}
 }"#;
@@ -128,6 +134,11 @@ fn every_line_is_what_prometheus_reads() {
         (r#"saltus_space_highest_epoch{space="other",role="replica"}"#.to_owned(), 2.0),
         (format!("saltus_replica_connected{{{gamma}}}"), 1.0),
         ("saltus_scrub_bad_ranges".to_owned(), 1.0),
+        ("saltus_scrub_healed_ranges_total".to_owned(), 6.0),
+        (r#"saltus_corrupt_frames_total{peer="beta"}"#.to_owned(), 2.0),
+        (r#"saltus_corrupt_frames_total{peer="unknown"}"#.to_owned(), 5.0),
+        (r#"saltus_holes{space="default",role="primary"}"#.to_owned(), 2.0),
+        (r#"saltus_hole_bytes{space="default",role="primary"}"#.to_owned(), 843.0),
     ] {
         assert_eq!(value(&series), Some(expected), "{series}");
     }
@@ -144,6 +155,8 @@ fn what_is_unknown_is_absent_and_not_zero() {
     assert!(!of_beta("saltus_append_to_flushed_seconds"));
     assert!(!text.contains(r#"saltus_flushed_lsn{space="default""#));
     assert!(!text.contains(r#"saltus_space_highest_epoch{space="default""#));
+    // A replica does not know what its primary left out.
+    assert!(!text.contains(r#"saltus_holes{space="other""#));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Random bytes, random frames, random schedules.
 
+use std::collections::HashMap;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 use saltus::ids::{Epoch, SegmentName, StreamId};
@@ -109,6 +111,16 @@ fn frame() -> impl Strategy<Value = Frame> {
         1 => data(),
     ]
 }
+
+/// How a space that the pair opened by itself stands: nothing is in it.
+const EMPTY: Standing = Standing {
+    flushed: Lsn::ZERO,
+    chain: Chain::START,
+    records: 0,
+    highest_epoch: Epoch(1),
+    runs: 0,
+    common: Lsn::ZERO,
+};
 
 /// What happens next in a random run.
 #[derive(Clone, Debug)]
@@ -256,6 +268,8 @@ proptest! {
     #[test]
     fn random_frames_never_panic_a_replica(frames in vec(frame(), 1..40), streaming in any::<bool>()) {
         let mut pair = if streaming { Pair::streaming(2) } else { Pair::new() };
+        // What the replica was last told that it has, by space.
+        let mut opened: HashMap<Handle, Standing> = HashMap::new();
         for frame in frames {
             let admitted = pair.receiver.admit(&frame.header).is_ok();
             let body = if admitted { &frame.body[..] } else { &[] };
@@ -268,11 +282,21 @@ proptest! {
                 Some(Intent::Open { handle, open }) => {
                     let common = if open.head.0 % 200 == 0 { standing.flushed } else { standing.common };
                     let known = Standing { common, ..standing };
+                    opened.insert(handle, known);
                     pair.receiver.handle_opened(pair.now, handle, Ok(known));
                 }
                 Some(Intent::Truncate { handle, to }) => {
-                    prop_assert!((standing.common..=standing.flushed).contains(&to.lsn));
-                    let cut = Standing { flushed: to.lsn, common: to.lsn, ..standing };
+                    // Never below what both have in common, as this space was
+                    // opened, and never beyond what is durable. What the pair
+                    // opened by itself stands at the beginning and has nothing
+                    // that could be cut.
+                    let known = opened.get(&handle).copied().unwrap_or(EMPTY);
+                    prop_assert!(
+                        (known.common..=known.flushed).contains(&to.lsn),
+                        "{to:?} of {known:?}"
+                    );
+                    let cut = Standing { flushed: to.lsn, common: to.lsn, ..known };
+                    opened.insert(handle, cut);
                     pair.receiver.handle_opened(pair.now, handle, Ok(cut));
                 }
                 Some(Intent::Match { handle, lsn }) => {

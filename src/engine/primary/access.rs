@@ -80,7 +80,10 @@ impl Space {
     /// that must be seen.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
-        let notice = || self.unopened.first().or(self.notices.first()).cloned();
+        let notice = || {
+            let first = self.unopened.first().or(self.notices.first());
+            first.or_else(|| self.unfinished_end()).cloned()
+        };
         self.blocked().or_else(notice)
     }
 

@@ -56,7 +56,7 @@ impl Space {
     /// Something is to be looked at again in a moment.
     #[must_use]
     pub fn needs_attention(&self) -> bool {
-        self.debris.is_some() || !self.blocks.is_empty()
+        self.debris.is_some() || !self.blocks.is_empty() || self.has_unfinished()
     }
 
     /// Go on behind debris that has not changed for a while. The run ends
@@ -122,10 +122,8 @@ impl Space {
         let BadRecord { segment, offset, error, .. } = bad;
         let text = format!(
             "{segment} is damaged at offset {offset}, lsn {at}: {error}; nothing from there on is \
-             shipped to a replica that does not have it. Either mend the file: saltus repair \
-             --space {space} gets the bytes from a replica that has them; or, if nobody has them, take \
-             the record out of the file by overwriting its header with zeroes while the database is \
-             stopped: then wal.on_corrupt_source = \"skip\" leaves it out of the stream",
+             shipped to a replica that does not have it. To mend the file: saltus repair --space \
+             {space} gets the bytes from a replica that has them",
             space = self.id
         );
         if self.blocks.get(&at).is_none_or(|known| known.text != text) {

@@ -20,6 +20,7 @@ mod resume;
 mod retention;
 mod source;
 pub mod space;
+mod unfinished;
 mod walk;
 
 pub use past::Verdict;

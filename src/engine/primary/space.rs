@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use super::damage::{Block, Debris};
 use super::past::Past;
+use super::unfinished::Unfinished;
 use super::walk::Tail;
 use crate::engine::keeper::{Gone, Job};
 use crate::ids::{SegmentName, SpaceId, StreamId};
@@ -131,6 +132,8 @@ pub struct Space {
     pub(super) blocks: BTreeMap<Lsn, Block>,
     /// Bytes that were left out of the stream.
     pub(super) holes: Vec<Hole>,
+    /// Files that were left at a record that is not whole.
+    pub(super) unfinished: BTreeMap<u64, Unfinished>,
     /// What keeps the directory or a segment from being read.
     pub(super) obstacle: Option<String>,
     /// The keeper has looked for it.
@@ -175,6 +178,7 @@ impl Space {
             debris: None,
             blocks: BTreeMap::new(),
             holes: Vec::new(),
+            unfinished: BTreeMap::new(),
             obstacle: None,
             looked_for: false,
             first_end: None,

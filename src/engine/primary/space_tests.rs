@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::engine::primary::Verdict;
 use crate::ids::Epoch;
-use crate::limits::RELEASE_AFTER;
+use crate::limits::{RELEASE_AFTER, UNFINISHED_AFTER};
 use crate::protocol::sender::Found;
 use crate::state::catalog::{FileRecord, Role};
 use crate::wal::record::Header;
@@ -373,4 +373,54 @@ fn a_start_looks_at_what_lies_before_the_last_saved_boundary() {
             assert_eq!(bed.space.head(), marks[2]);
         }
     }
+}
+
+#[test]
+fn an_unfinished_record_in_a_file_that_was_left_is_named_after_a_while() {
+    let (one, two) = (record(0, &[1; 200]), record(1, &[2; 200]));
+    let mut bed = Bed::new(&[]);
+    bed.write(1, &one);
+    bed.write(1, &two[..100]);
+    bed.found(1);
+    bed.walk();
+    assert!(!bed.space.needs_attention(), "the file that grows is waited for");
+    bed.write(2, &one);
+    bed.found(2);
+    bed.walk();
+    assert!(bed.space.needs_attention() && bed.space.problem().is_none());
+    bed.now += UNFINISHED_AFTER / 2;
+    bed.space.look_at_unfinished(bed.now);
+    // It grows once more, also without anybody's noticing: the time begins anew.
+    bed.write(1, &two[100..150]);
+    bed.now += UNFINISHED_AFTER / 2;
+    bed.space.look_at_unfinished(bed.now);
+    assert_eq!(bed.space.problem(), None);
+    bed.now += UNFINISHED_AFTER;
+    bed.space.look_at_unfinished(bed.now);
+    let problem = bed.space.problem().unwrap();
+    for part in [name(1).to_string().as_str(), "ends in 150 bytes", "offset 264"] {
+        assert!(problem.contains(part), "{part} in {problem}");
+    }
+    assert!(bed.space.blocked().is_none() && bed.space.is_head_known());
+    assert!(!bed.space.needs_attention(), "it is said once");
+
+    // A restart comes upon it as well.
+    let mut known = fresh();
+    known.runs = bed.space.runs.clone();
+    let mut again = Space::new("alpha".parse().unwrap(), Handle(0), 0, Checksums::Required);
+    again.learn(known);
+    std::mem::swap(&mut bed.space, &mut again);
+    bed.found(1);
+    bed.found(2);
+    bed.walk();
+    assert_eq!(bed.space.problem(), None);
+    bed.now += UNFINISHED_AFTER;
+    bed.space.look_at_unfinished(bed.now);
+    assert_eq!(bed.space.problem(), Some(problem));
+
+    // The file goes on after all.
+    bed.write(1, &two[150..]);
+    bed.space.touch(Some(name(1)));
+    bed.walk();
+    assert_eq!((bed.space.problem(), bed.space.head().records), (None, 3));
 }

@@ -40,7 +40,7 @@ impl Space {
                     break;
                 }
             }
-            if self.cursor.is_none() && !self.enter(&mut turn) {
+            if self.cursor.is_none() && !self.enter(now, &mut turn) {
                 break;
             }
             if self.prefetch(&mut turn) {
@@ -70,7 +70,7 @@ impl Space {
 
     /// Set the cursor where the walk goes on. False when there is nothing to
     /// walk now.
-    fn enter(&mut self, turn: &mut Turn) -> bool {
+    fn enter(&mut self, now: Instant, turn: &mut Turn) -> bool {
         let at = self.index.head();
         let live = self.ordinal + 1 >= self.runs.len();
         let current = self.runs.get(self.ordinal).copied();
@@ -135,6 +135,7 @@ impl Space {
             };
             if in_stream && length == tracked.walked {
                 tracked.touched = false;
+                self.unfinished.remove(&file);
                 return true;
             }
             let run = Run {
@@ -150,7 +151,12 @@ impl Space {
                 if let Some(tracked) = self.files.get_mut(&file) {
                     tracked.touched = false;
                 }
+                self.left(file, now);
                 return true;
+            }
+            self.unfinished.remove(&file);
+            if let Some(current) = current_file {
+                self.left(current, now);
             }
             self.index.push_boundary();
             self.ordinal = self.runs.open(run);
@@ -172,7 +178,7 @@ impl Space {
     }
 
     /// True if a whole record lies there.
-    fn has_record(&self, segment: &Arc<Segment>, offset: u64, at: Mark) -> bool {
+    pub(super) fn has_record(&self, segment: &Arc<Segment>, offset: u64, at: Mark) -> bool {
         let mut found = false;
         let mut cursor = Cursor::new(segment.clone(), offset, at, self.checksums);
         let stop = cursor.advance(1, &mut |_| found = true).stop;

@@ -136,6 +136,7 @@ impl Shard {
             let skips = self.setup.skips_damage;
             let (id, blocks, jobs) = {
                 let mut space = space.borrow_mut();
+                space.look_at_unfinished(now);
                 let jobs = if skips { space.skip_debris(clock) } else { Vec::new() };
                 (space.id.clone(), space.blocks(), jobs)
             };
