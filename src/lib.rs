@@ -51,6 +51,8 @@ pub mod ids;
 pub mod io;
 pub mod limits;
 pub mod lsn;
+#[doc(hidden)]
+pub mod planted;
 pub mod protocol;
 pub mod state;
 pub mod wal;

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! The same seed takes the same course. One that fails says how to see it
-//! again: `SALTUS_SEED=7 cargo test --test simulation one_seed -- --nocapture`.
+//! again: `SALTUS_SEED=7 cargo test --test simulation every_invariant -- --nocapture`.
 #![allow(clippy::unwrap_used, unreachable_pub, missing_debug_implementations)]
 
 #[path = "simulation/backend.rs"]
@@ -40,8 +40,13 @@ mod operations;
 mod oracle;
 #[path = "simulation/plan.rs"]
 mod plan;
+#[cfg(feature = "planted-bugs")]
+#[path = "simulation/planted.rs"]
+mod planted;
 #[path = "simulation/seeds.rs"]
 mod seeds;
+#[path = "simulation/succession.rs"]
+mod succession;
 #[path = "simulation/trace.rs"]
 mod trace;
 #[path = "simulation/world.rs"]
@@ -55,26 +60,23 @@ use trace::Mode;
 /// Seeds of an ordinary test run.
 const SEEDS: u64 = 300;
 
+/// The first [`SEEDS`], or as the environment says: `SALTUS_FIRST_SEED`,
+/// `SALTUS_SEEDS` and `SALTUS_SECONDS` for a longer run, or `SALTUS_SEED` for
+/// one that is told in full.
 #[test]
 fn every_invariant_holds_in_every_seed() {
-    Seeds { first: 1, count: SEEDS, time: Duration::MAX }.run();
-}
-
-#[test]
-fn a_seed_takes_the_same_course_again() {
-    for seed in 1..=5 {
-        let course = || Course::of(seed, Mode::Keep);
-        let (first, second) = (course(), course());
-        assert_eq!(first.digest, second.digest, "seed {seed}");
-        assert_eq!(first.steps, second.steps, "seed {seed}");
+    if let Some(seed) = number("SALTUS_SEED") {
+        return tell(seed);
     }
+    let first = number("SALTUS_FIRST_SEED").unwrap_or(1);
+    let time = number("SALTUS_SECONDS").map_or(Duration::MAX, Duration::from_secs);
+    let endless = if time == Duration::MAX { SEEDS } else { u64::MAX };
+    let count = number("SALTUS_SEEDS").unwrap_or(endless);
+    Seeds { first, count, time }.run();
 }
 
-/// One seed, told in full: `SALTUS_SEED`.
-#[test]
-#[ignore = "to look at one seed"]
-fn one_seed() {
-    let seed = number("SALTUS_SEED").expect("SALTUS_SEED is the seed");
+/// One seed, step by step.
+fn tell(seed: u64) {
     if std::env::var_os("SALTUS_LOG").is_some() {
         let subscriber = tracing_subscriber::fmt().without_time().with_writer(std::io::stderr);
         tracing::subscriber::set_global_default(subscriber.finish()).unwrap();
@@ -85,12 +87,12 @@ fn one_seed() {
     }
 }
 
-/// Seeds for as long as wanted; see `scripts/simulate.sh`.
 #[test]
-#[ignore = "runs for as long as it is told to"]
-fn soak() {
-    let seconds = number("SALTUS_SECONDS").map_or(Duration::MAX, Duration::from_secs);
-    let first = number("SALTUS_FIRST_SEED").unwrap_or(1);
-    let count = number("SALTUS_SEEDS").unwrap_or(u64::MAX);
-    Seeds { first, count, time: seconds }.run();
+fn a_seed_takes_the_same_course_again() {
+    for seed in 1..=5 {
+        let course = || Course::of(seed, Mode::Keep);
+        let (first, second) = (course(), course());
+        assert_eq!(first.digest, second.digest, "seed {seed}");
+        assert_eq!(first.steps, second.steps, "seed {seed}");
+    }
 }

@@ -268,7 +268,9 @@ fn reader_of_the_log_may_go_away() {
     let Running { child, log } = &mut node;
     drop(std::mem::replace(log, BufReader::new(dummy())));
     kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGHUP).unwrap();
-    fs::create_dir_all(directory.path().join("alpha/beta/wal")).unwrap();
+    let log = directory.path().join("alpha/beta/wal");
+    fs::create_dir_all(&log).unwrap();
+    fs::write(log.join("wal-0000000000000001.log"), b"").unwrap();
     let client = Client::new(told.admin).unwrap();
     let deadline = Instant::now() + DEADLINE;
     while client.status().unwrap().spaces.is_empty() {

@@ -23,9 +23,9 @@ const LAYERS: &[(&str, &[&str])] = &[
         &["admin", "engine", "config", "protocol", "wal", "io", "state", "lsn", "ids", "limits"],
     ),
     ("admin", &["engine", "config", "lsn", "ids", "limits"]),
-    ("engine", &["protocol", "wal", "io", "state", "config", "lsn", "ids", "limits"]),
+    ("engine", &["protocol", "wal", "io", "state", "config", "lsn", "ids", "limits", "planted"]),
     ("protocol", &["lsn", "ids", "limits"]),
-    ("wal", &["lsn", "ids", "limits"]),
+    ("wal", &["lsn", "ids", "limits", "planted"]),
     ("io", &["lsn", "ids", "limits"]),
     ("state", &["lsn", "ids", "limits"]),
     // A leaf but for the choices that the io layer offers.
@@ -33,6 +33,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("lsn", &["ids", "limits"]),
     ("ids", &["limits"]),
     ("limits", &[]),
+    // A leaf: bugs to be put back in for a test of the simulator.
+    ("planted", &[]),
 ];
 
 /// External crates that have a home, and which layers that is.

@@ -26,7 +26,7 @@ pub use piece::{Extent, Manifest, Piece, Reason, find, list, tally};
 
 use crate::ids::SpaceId;
 use crate::limits::VERIFY_PIECE_BYTES;
-use crate::state::host::Host;
+use crate::state::host::{Host, ensure_directory};
 use crate::wal::search::read_up_to;
 
 /// The quarantine of one space.
@@ -110,13 +110,7 @@ impl Quarantine {
     /// A new, empty file of the first free name.
     fn reserve(&self, manifest: &Manifest) -> io::Result<(PathBuf, File)> {
         for directory in [&self.root, &self.directory] {
-            match self.host.make_directory(directory) {
-                Ok(()) => {
-                    self.host.sync_directory(directory.parent().unwrap_or(Path::new("/")))?;
-                }
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error),
-            }
+            ensure_directory(&*self.host, directory)?;
         }
         let mut number = 0_u64;
         loop {

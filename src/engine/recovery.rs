@@ -50,6 +50,7 @@ use crate::ids::{Epoch, SegmentName, SpaceId};
 use crate::io::bulk;
 use crate::limits::{MAX_NAMED_FILES, MAX_RECORD_BYTES, RECORD_HEADER_BYTES, VERIFY_PIECE_BYTES};
 use crate::lsn::{Lsn, Mark};
+use crate::planted::{self, Bug};
 use crate::state::catalog::{Change, SpaceRecord};
 use crate::state::host::{Host, make_directories};
 use crate::state::runs::Run;
@@ -405,6 +406,7 @@ impl Recovery<'_> {
                     self.notices.push(Notice::Moved { path: path.clone(), to });
                 }
                 Some(&offset) if found > offset => {
+                    let offset = offset + u64::from(planted::is(Bug::OneByteTooMany));
                     let manifest = self.manifest(*number, place.segment, offset, found);
                     let torn = |notice: &Notice| matches!(notice, Notice::TornTail { path: of, .. } if of == path);
                     let torn = self.notices.iter().any(torn);

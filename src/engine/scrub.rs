@@ -17,7 +17,7 @@
 //!
 //! A space that is received is read along its stream instead, run by run, up to
 //! what is durable: there, nothing may be missing. What is, is asked for again
-//! from the primary and put in its place ([`stream`], [`rebuild`]).
+//! from the primary and put in its place (`stream`, `rebuild`).
 
 #![forbid(unsafe_code)]
 

@@ -33,6 +33,7 @@ use super::history::{continues, cut_history, is_history};
 pub use super::holes::Hole;
 use super::host::{Host, ThisHost};
 use super::layout;
+use super::opening::make_if_missing;
 use super::runs::{Run, RunError, Runs};
 use super::thinning::thin;
 use crate::ids::{Epoch, NodeUuid, SpaceId, StreamId};
@@ -369,14 +370,19 @@ impl Catalog {
     /// See [`CatalogError`].
     pub fn open_on(host: &Arc<dyn Host>, state_dir: &Path) -> Result<Self, CatalogError> {
         let path = state_dir.join(CATALOG_FILE);
-        let (host, database) = (host.clone(), Mutex::new(None));
-        let mut catalog = Self { host, database, path, node: NodeUuid::default() };
-        let place = catalog.path.clone();
-        guarded(&place, || {
-            catalog.open_or_make()?;
-            catalog.node = catalog.identify()?;
-            Ok(catalog)
+        guarded(&path, || {
+            make_if_missing(host, &path)?;
+            Self::at(host, &path)
         })
+    }
+
+    /// The catalog at `path`, which is made if it is not there.
+    pub(super) fn at(host: &Arc<dyn Host>, path: &Path) -> Result<Self, CatalogError> {
+        let (host, database, path) = (host.clone(), Mutex::new(None), path.to_path_buf());
+        let mut catalog = Self { host, database, path, node: NodeUuid::default() };
+        catalog.open_or_make()?;
+        catalog.node = catalog.identify()?;
+        Ok(catalog)
     }
 
     /// This node's number.

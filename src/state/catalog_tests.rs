@@ -1,6 +1,8 @@
 //! The catalog on real files.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
+use std::path::Path;
+
 use super::*;
 use crate::ids::SegmentName;
 use crate::limits::MAX_SAVED_MARKS_PER_SPACE;
@@ -248,6 +250,22 @@ fn a_damaged_catalog_says_what_to_do() {
     expect_damage(&whole[..100], "the first bytes");
     std::fs::write(&path, &whole).unwrap();
     Catalog::open(directory.path()).unwrap();
+}
+
+/// The power went while the very first catalog was written: its file was there,
+/// without what makes it a database, and no start was possible until somebody
+/// moved it away.
+#[test]
+fn a_catalog_that_was_never_finished_is_made_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let unfinished = directory.path().join("catalog.redb.new");
+    for left in [vec![], vec![0; 4096], vec![7; 70_000]] {
+        std::fs::write(&unfinished, left).unwrap();
+        let node = Catalog::open(directory.path()).unwrap().node();
+        assert!(!unfinished.exists());
+        assert_eq!(Catalog::open(directory.path()).unwrap().node(), node);
+        std::fs::remove_file(directory.path().join(CATALOG_FILE)).unwrap();
+    }
 }
 
 #[test]

@@ -158,8 +158,30 @@ impl Host for ThisHost {
     }
 }
 
-/// Make a directory and its parents below `root`, each name durable. One that
-/// is there already is fine.
+/// Have a directory that only this user may enter, its name durable.
+///
+/// One that is there already may have been made by a process that was killed
+/// before it synced the name, or whose sync failed; so that is done here.
+///
+/// # Errors
+///
+/// The system's. The directory may be there all the same.
+pub fn ensure_directory(host: &dyn Host, directory: &Path) -> io::Result<()> {
+    let parent = directory.parent().unwrap_or(Path::new("/"));
+    match host.make_directory(directory) {
+        Ok(()) => host.sync_directory(parent),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => {
+            match host.sync_directory(parent) {
+                // Made by somebody who may, and who saw to it.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+                other => other,
+            }
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// As [`ensure_directory`], with the parents below `root`.
 ///
 /// # Errors
 ///
@@ -169,13 +191,8 @@ pub fn make_directories(host: &dyn Host, root: &Path, directory: &Path) -> io::R
     let below = directory.strip_prefix(root).map_err(io::Error::other)?;
     let mut path = root.to_path_buf();
     for part in below.components() {
-        let parent = path.clone();
         path.push(part);
-        match host.make_directory(&path) {
-            Ok(()) => host.sync_directory(&parent)?,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-        }
+        ensure_directory(host, &path)?;
     }
     Ok(())
 }
@@ -183,11 +200,87 @@ pub fn make_directories(host: &dyn Host, root: &Path, directory: &Path) -> io::R
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+
+    use std::path::PathBuf;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     #[test]
     fn two_random_numbers_differ() {
         assert_ne!(ThisHost.random_u128().unwrap(), ThisHost.random_u128().unwrap());
+    }
+
+    /// A host whose disk fails at the next sync of a directory.
+    #[derive(Debug, Default)]
+    struct FailsOnce {
+        failed: AtomicBool,
+        synced: Mutex<Vec<PathBuf>>,
+    }
+
+    impl Host for FailsOnce {
+        fn sync_directory(&self, directory: &Path) -> io::Result<()> {
+            if !self.failed.swap(true, Ordering::Relaxed) {
+                return Err(io::Error::from_raw_os_error(libc::EIO));
+            }
+            self.synced.lock().unwrap().push(directory.to_path_buf());
+            ThisHost.sync_directory(directory)
+        }
+
+        fn make_directory(&self, directory: &Path) -> io::Result<()> {
+            ThisHost.make_directory(directory)
+        }
+
+        fn sync_data(&self, file: &File) -> io::Result<()> {
+            ThisHost.sync_data(file)
+        }
+
+        fn sync_all(&self, file: &File) -> io::Result<()> {
+            ThisHost.sync_all(file)
+        }
+
+        fn open(&self, options: &OpenOptions, path: &Path) -> io::Result<File> {
+            ThisHost.open(options, path)
+        }
+
+        fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+            ThisHost.write_at(file, bytes, offset)
+        }
+
+        fn set_len(&self, file: &File, bytes: u64) -> io::Result<()> {
+            ThisHost.set_len(file, bytes)
+        }
+
+        fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+            ThisHost.rename(from, to)
+        }
+
+        fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+            ThisHost.link(from, to)
+        }
+
+        fn remove(&self, path: &Path) -> io::Result<()> {
+            ThisHost.remove(path)
+        }
+
+        fn random_u128(&self) -> io::Result<u128> {
+            ThisHost.random_u128()
+        }
+    }
+
+    /// A replica made the directory of a space, and the sync of its name
+    /// failed. The next attempt found the directory there, took its name for
+    /// durable, and acknowledged records in it that a crash could take.
+    #[test]
+    fn a_directory_that_is_there_is_not_taken_for_durable() {
+        let root = tempfile::tempdir().unwrap();
+        let host = FailsOnce::default();
+        let wal = root.path().join("alpha/wal");
+        make_directories(&host, root.path(), &wal).unwrap_err();
+        assert!(root.path().join("alpha").is_dir());
+        make_directories(&host, root.path(), &wal).unwrap();
+        assert_eq!(*host.synced.lock().unwrap(), [root.path(), &root.path().join("alpha")]);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use redb::{Builder, Database, DatabaseError, StorageError};
 
 use super::access::guarded;
 use super::catalog::{Catalog, CatalogError};
-use super::host::Host;
+use super::host::{Host, ensure_directory};
 use super::storage::Storage;
 use crate::limits::CATALOG_CACHE_BYTES;
 
@@ -46,7 +46,7 @@ impl Catalog {
     /// Open the database for the first time, making it if need be.
     pub(super) fn open_or_make(&self) -> Result<(), CatalogError> {
         let directory = self.path.parent().unwrap_or(Path::new("/"));
-        make_directory(&*self.host, directory)
+        ensure_directory(&*self.host, directory)
             .map_err(|source| CatalogError::Directory { path: directory.to_path_buf(), source })?;
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
@@ -90,13 +90,25 @@ impl Catalog {
     }
 }
 
-/// Create the directory, private to this user, and make its name durable.
-fn make_directory(host: &dyn Host, directory: &Path) -> io::Result<()> {
-    match host.make_directory(directory) {
-        Ok(()) => host.sync_directory(directory.parent().unwrap_or(Path::new("/"))),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => Ok(()),
-        Err(error) => Err(error),
+/// Make the catalog at `path`, if there is none. It comes into being under
+/// another name and gets its own when it is whole, so that a stop in between
+/// leaves none, never half of one. The name is durable once the catalog has
+/// been opened.
+pub(super) fn make_if_missing(host: &Arc<dyn Host>, path: &Path) -> Result<(), CatalogError> {
+    let failed = |source| CatalogError::Directory { path: path.to_path_buf(), source };
+    if path.try_exists().map_err(failed)? {
+        return Ok(());
     }
+    let unfinished = path.with_extension("redb.new");
+    drop(match Catalog::at(host, &unfinished) {
+        Err(CatalogError::Damaged { .. }) => {
+            // Of a start that was cut off; nothing was ever kept in it.
+            host.remove(&unfinished).map_err(failed)?;
+            Catalog::at(host, &unfinished)?
+        }
+        other => other?,
+    });
+    host.rename(&unfinished, path).map_err(failed)
 }
 
 /// What redb's refusal to open means.

@@ -21,7 +21,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::host::{Host, ThisHost};
+use super::host::{Host, ThisHost, ensure_directory};
 use crate::ids::SpaceId;
 
 /// One pinned file.
@@ -65,7 +65,7 @@ impl Pins {
     /// The system's, with the name of the directory.
     pub fn open_on(host: &Arc<dyn Host>, state_dir: &Path) -> io::Result<Self> {
         let root = state_dir.join("pins");
-        make_directory(&**host, &root)?;
+        ensure_directory(&**host, &root).map_err(|e| named(&e, &root))?;
         Ok(Self { root, host: host.clone() })
     }
 
@@ -98,12 +98,14 @@ impl Pins {
     ) -> io::Result<PathBuf> {
         let path = self.path(space, file);
         let directory = self.root.join(space.as_str());
-        make_directory(&*self.host, &directory)?;
+        ensure_directory(&*self.host, &directory).map_err(|e| named(&e, &directory))?;
         match self.host.link(source, &path) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 let found = identity(&path.symlink_metadata()?);
                 if found == expected {
+                    // Who made it may not have lived to sync its name.
+                    self.host.sync_directory(&directory)?;
                     return Ok(path);
                 }
                 return Err(io::Error::new(
@@ -215,15 +217,6 @@ fn file_number(name: &str) -> Option<u64> {
 
 fn identity(metadata: &Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
-}
-
-/// Create a private directory and make its name durable, unless it is there.
-fn make_directory(host: &dyn Host, directory: &Path) -> io::Result<()> {
-    match host.make_directory(directory) {
-        Ok(()) => host.sync_directory(directory.parent().unwrap_or(Path::new("/"))),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(named(&error, directory)),
-    }
 }
 
 /// The same error, with the name of what it is about.

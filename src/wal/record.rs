@@ -29,6 +29,7 @@ use crc32c::crc32c;
 
 use crate::limits::{MAX_RECORD_PAYLOAD_BYTES, RECORD_HEADER_BYTES};
 use crate::lsn::Mark;
+use crate::planted::{self, Bug};
 
 /// The first four bytes of every record, as a little-endian number.
 pub const MAGIC: u32 = 0xDEAD_BEEF;
@@ -356,7 +357,10 @@ pub fn verify(from: &Mark, bytes: &[u8], checksums: Checksums) -> Result<Mark, (
             let (need, have) = (header.record_bytes(), rest.len() as u64);
             return Err((at, RecordError::Truncated { need, have }));
         };
-        header.check_payload_crc(crc32c(payload)).map_err(|error| (at, error))?;
+        let skipped = planted::is(Bug::SkippedChecksum) && mark.records % 8 == 7;
+        if !skipped {
+            header.check_payload_crc(crc32c(payload)).map_err(|error| (at, error))?;
+        }
         mark = step(&mark, raw, &header);
         rest = next;
     }

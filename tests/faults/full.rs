@@ -31,7 +31,7 @@ fn a_replica_whose_disk_is_full_says_so_and_goes_on_when_there_is_room() {
     if !own_mounts() {
         return;
     }
-    let Some((mut cluster, disk)) = cluster("replica-1", 48) else { return };
+    let Some((mut cluster, disk)) = cluster("replica-1", 80) else { return };
     let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
     segment.records(3, 1000);
     cluster.await_flushed("alpha", segment.len());
@@ -44,9 +44,9 @@ fn a_replica_whose_disk_is_full_says_so_and_goes_on_when_there_is_room() {
     until("the torn end is gone although there was no room to keep it", || {
         cluster.replicas[0].log().contains("as the disk is full").then_some(())
     });
-    // A space that is new cannot even get its directory.
+    // Nor is there room for a space that is new.
     let mut other = Segment::create(&cluster.primary.wal("beta"), 1);
-    other.records(3, 1000);
+    other.records(20, 1 << 20);
     cluster.primary.await_problem("beta", "No space left on device");
     // With its primary held still, nothing is tried any more.
     cluster.primary.signal(Signal::SIGSTOP);

@@ -116,6 +116,10 @@ impl Machine {
         self.disk.lock().data_root()
     }
 
+    pub fn host(&self) -> Arc<SimulatedHost> {
+        self.host.clone()
+    }
+
     /// Start the node: the catalog is opened, what is received is recovered.
     pub fn start(&mut self, chance: &mut Chance) -> Result<(), String> {
         assert!(self.running.is_none(), "it runs already");

@@ -23,6 +23,8 @@ pub struct Stream {
     marks: BTreeMap<u64, Mark>,
     pub runs: Vec<SegmentOpen>,
     epoch: Option<Epoch>,
+    /// That epoch, and where it began.
+    began: Option<(Epoch, Lsn)>,
 }
 
 /// What one replica has said of one space.
@@ -30,7 +32,7 @@ pub struct Stream {
 pub struct Said {
     /// Acknowledged as flushed, ever.
     pub flushed: u64,
-    highest_epoch: Option<Epoch>,
+    pub highest_epoch: Option<Epoch>,
 }
 
 /// What is open on one connection.
@@ -142,15 +144,28 @@ impl Oracle {
         let stream = self.streams.entry(open.space.clone()).or_default();
         let known = *stream.stream.get_or_insert(open.stream);
         assert_eq!(known, open.stream, "{} has become another stream", open.space);
-        assert!(stream.epoch <= Some(header.epoch), "Epochs: {} goes back", open.space);
-        stream.epoch = Some(header.epoch);
+        if stream.epoch < Some(header.epoch) {
+            stream.epoch = Some(header.epoch);
+            stream.began = open.history.last().copied();
+        }
     }
 
     fn run_opened(&mut self, connection: usize, header: &FrameHeader, run: SegmentOpen) {
         let (space, _) = self.space_of(connection, header.handle);
         let stream = self.streams.get_mut(&space).unwrap();
+        if stream.epoch > Some(header.epoch) {
+            // What a primary says whose reign is over is no part of the stream.
+            return;
+        }
         let ordinal = usize::try_from(run.ordinal).unwrap();
+        let end = stream.bytes.len() as u64;
         match stream.runs.get(ordinal) {
+            // A new reign may leave out runs in which nothing was shipped.
+            Some(known) if *known != run && stream.began == Some((header.epoch, run.start)) => {
+                assert_eq!(known.start.0, end, "Prefix: a run of {space} with bytes has changed");
+                stream.runs.truncate(ordinal);
+                stream.runs.push(run);
+            }
             Some(known) => assert_eq!(*known, run, "Prefix: a run of {space} has changed"),
             None => {
                 assert_eq!(stream.runs.len(), ordinal, "Prefix: {space} leaves out a run");
@@ -172,6 +187,9 @@ impl Oracle {
         let (space, epoch) = self.space_of(connection, header.handle);
         assert_eq!(header.epoch, epoch, "Epochs: data of another epoch than its space's");
         let stream = self.streams.get_mut(&space).unwrap();
+        if stream.epoch > Some(epoch) {
+            return;
+        }
         let known = stream.bytes.len() as u64;
         stream.take(header.start, bytes);
         // What is new must be what the database wrote at that place.
@@ -225,6 +243,12 @@ impl Oracle {
     ) {
         let (space, epoch) = self.space_of(connection, header.handle);
         assert_eq!(header.epoch, epoch, "Epochs: an ack of another epoch");
+        let said = self.said.get(&(replica, space.clone())).copied().unwrap_or_default();
+        assert!(
+            said.highest_epoch <= Some(epoch),
+            "Epochs: replica {replica} obeys epoch {epoch} of {space}, and has seen {:?}",
+            said.highest_epoch
+        );
         assert!(ack.flushed <= ack.written && ack.written <= ack.received);
         self.claims(replica, &space, ack.flushed, ack.chain, disk);
     }

@@ -39,9 +39,12 @@ pub enum Fault {
     LostEvents,
     /// A clock on the wall is set.
     ClockStep,
+    /// A new epoch begins; later the primary's catalog is replaced by one of
+    /// the epoch before, and later still by the right one.
+    OldCatalog,
 }
 
-const ALL: [Fault; 14] = [
+const ALL: [Fault; 15] = [
     Fault::Kill,
     Fault::KillMidway,
     Fault::PowerLoss,
@@ -56,6 +59,7 @@ const ALL: [Fault; 14] = [
     Fault::Restart,
     Fault::LostEvents,
     Fault::ClockStep,
+    Fault::OldCatalog,
 ];
 
 /// The course of one seed.
@@ -86,8 +90,10 @@ impl Plan {
         }
         let flips = chance.one_in(6);
         let weather = Weather {
-            latency: Duration::from_micros(*chance.pick(&[20, 200, 2_000, 30_000])),
-            room: usize::try_from(*chance.pick(&[700, 4_000, 64_000])).unwrap(),
+            // With little room, more would be slower than any link that carries
+            // a log, and such a peer is refused.
+            latency: Duration::from_micros(*chance.pick(&[20, 200, 2_000, 10_000])),
+            room: usize::try_from(*chance.pick(&[1_500, 4_000, 64_000])).unwrap(),
             flip_one_in: if flips { chance.within(20, 300) } else { 0 },
         };
         let trouble = Trouble {

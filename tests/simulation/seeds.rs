@@ -7,6 +7,13 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+/// In this build there is none.
+#[cfg(not(feature = "planted-bugs"))]
+use std::convert::Infallible as Bug;
+
+#[cfg(feature = "planted-bugs")]
+use saltus::planted::{Bug, plant};
+
 use super::trace::{Mode, Trace};
 use super::world::World;
 
@@ -28,6 +35,9 @@ pub fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
 }
+
+#[cfg(not(feature = "planted-bugs"))]
+fn plant(_none: Option<Bug>) {}
 
 /// What became of one seed.
 #[derive(Debug)]
@@ -82,7 +92,7 @@ impl Seeds {
     /// Run them all; fail with the first that does not hold.
     pub fn run(self) {
         let begun = Instant::now();
-        let (run, found) = self.look();
+        let (run, found) = self.look(None);
         let seconds = begun.elapsed().as_secs_f64();
         eprintln!(
             "{run} seeds from {} on in {seconds:.1} s, {:.1} a second",
@@ -97,17 +107,18 @@ impl Seeds {
         }
         panic!(
             "seed {seed}: {violation}\nsee it with: SALTUS_SEED={seed} cargo test --test simulation \
-             one_seed -- --ignored --nocapture"
+             every_invariant -- --nocapture"
         );
     }
 
     /// How many were run, and the least that failed.
-    pub fn look(self) -> (u64, Option<(u64, String)>) {
+    pub fn look(self, bug: Option<Bug>) -> (u64, Option<(u64, String)>) {
         let begun = Instant::now();
         let next = AtomicU64::new(0);
         let run = AtomicU64::new(0);
         let found: Mutex<Option<(u64, String)>> = Mutex::new(None);
         let worker = || {
+            plant(bug);
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 let over = index >= self.count || begun.elapsed() >= self.time;

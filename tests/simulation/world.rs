@@ -1,12 +1,13 @@
 //! The world of one seed: machines, a network, databases, and what happens to
 //! them, one event after the other in virtual time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crossbeam::channel::Receiver;
 use saltus::engine::keeper::Job;
 use saltus::engine::report::ShardReport;
+use saltus::ids::SpaceId;
 use saltus::protocol::frame::{FrameHeader, Kind};
 use saltus::protocol::message::Message;
 
@@ -21,6 +22,7 @@ use super::network::{Effect, Network, Process};
 use super::operations::Operation;
 use super::oracle::Oracle;
 use super::plan::Plan;
+use super::succession::Succession;
 use super::trace::Trace;
 
 /// Steps after which a seed must have come to its end: a node that never
@@ -74,9 +76,12 @@ pub struct World {
     pub oracle: Oracle,
     pub trace: Trace,
     pub calm: bool,
+    pub succession: Succession,
     pub ended: bool,
     /// One replica is held still until the others have everything.
     pub held: Option<usize>,
+    /// Spaces whose status names what was lost for good.
+    pub excused: BTreeSet<SpaceId>,
     /// The primary's status, once it has told.
     pub told: Option<Receiver<ShardReport>>,
     pub calm_since: u64,
@@ -134,8 +139,10 @@ impl World {
             oracle: Oracle::default(),
             trace,
             calm: false,
+            succession: Succession::default(),
             ended: false,
             held: None,
+            excused: BTreeSet::new(),
             told: None,
             calm_since: 0,
             steps: 0,

@@ -26,6 +26,8 @@ pub(super) struct Unwritten {
     pub(super) changes: Vec<(SpaceId, Change)>,
     /// News to be told once the changes are durable.
     news: Vec<(usize, News)>,
+    /// Why the first of them is not durable.
+    cause: String,
     /// Writing will not be tried again by this process.
     hopeless: bool,
 }
@@ -45,7 +47,7 @@ impl Keeper {
             return Ok(());
         }
         if !self.unwritten.changes.is_empty() {
-            let why = "an earlier change could not be written".into();
+            let why = format!("an earlier change waits: {}", self.unwritten.cause);
             return Err(Failure { why, waits: !self.unwritten.hopeless });
         }
         self.catalog.commit(changes).map_err(|error| {
@@ -87,6 +89,9 @@ impl Keeper {
         }
         if !failure.waits {
             return;
+        }
+        if self.unwritten.changes.is_empty() {
+            self.unwritten.cause.clone_from(why);
         }
         self.unwritten.changes.extend(changes);
         if self.unwritten.changes.len() > MAX_UNWRITTEN_CHANGES {

@@ -12,6 +12,7 @@ use crate::engine::scrub::ScrubAsk;
 use crate::ids::{Epoch, SpaceId};
 use crate::limits::MAX_SPACES;
 use crate::lsn::Mark;
+use crate::planted::{self, Bug};
 use crate::protocol::message::{ErrorCode, OpenSpace};
 use crate::state::catalog::{Change, Role, SpaceRecord};
 use crate::state::host::make_directories;
@@ -88,7 +89,8 @@ impl Keeper {
                 .into());
         }
         let epoch = open.epoch().unwrap_or(Epoch::FIRST);
-        let highest = entry.record.highest_epoch;
+        let stale = planted::is(Bug::StaleEpochObeyed);
+        let highest = if stale { epoch } else { entry.record.highest_epoch };
         if epoch < highest {
             return Err(Denial {
                 code: ErrorCode::Fenced,
@@ -284,7 +286,9 @@ impl Keeper {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let buffered = self.places.host.open(&options, &named)?;
-        self.places.host.sync_directory(&directory)?;
+        if !planted::is(Bug::NameNotSynced) {
+            self.places.host.sync_directory(&directory)?;
+        }
         let direct = crate::io::open_direct(&named).map(Arc::new);
         Ok(SegmentFiles { buffered: Arc::new(buffered), direct })
     }

@@ -14,7 +14,7 @@
 //!
 //! The space never guesses: bytes that are no record stop it where it is, by
 //! name. A file that no longer holds what was walked of it begins a new epoch;
-//! see [`past`](super::past).
+//! see `past`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;

@@ -28,6 +28,7 @@ use crate::ids::{Epoch, SpaceId};
 use crate::io::{Op, Slice};
 use crate::limits::{CHECKPOINT_BYTES, DIRECT_BLOCK_BYTES, MIN_DIRECT_BYTES};
 use crate::lsn::{Lsn, Mark};
+use crate::planted::{self, Bug};
 use crate::protocol::message::SegmentOpen;
 use crate::state::catalog::SpaceRecord;
 use crate::state::runs::{Run, RunError};
@@ -423,7 +424,14 @@ impl Log {
             self.fail(format!("{what} of space {} failed: {error}", self.space));
         }
         match op {
-            LogOp::Write(id) => Moved { written: self.write_done(id), flushed: false },
+            LogOp::Write(id) => {
+                let written = self.write_done(id);
+                if planted::is(Bug::AckBeforeSync) && written {
+                    self.flushed = self.written;
+                    return Moved { written, flushed: true };
+                }
+                Moved { written, flushed: false }
+            }
             LogOp::Flush => Moved { written: false, flushed: self.flush_done() },
             LogOp::WriteFlush(id) => {
                 Moved { written: self.write_done(id), flushed: self.flush_done() }

@@ -5,6 +5,7 @@ use super::{Action, Peer};
 use crate::engine::keeper::{Denial, Loan};
 use crate::engine::replica::log::Log;
 use crate::ids::{Epoch, SpaceId};
+use crate::planted::{self, Bug};
 use crate::protocol::Now;
 use crate::protocol::frame::Handle;
 use crate::protocol::message::{Boundary, ErrorCode, Standing, Truncate};
@@ -27,7 +28,10 @@ impl Peer {
                     flushed: flushed.lsn,
                     chain: flushed.chain,
                     records: flushed.records,
-                    highest_epoch: record.highest_epoch,
+                    highest_epoch: match planted::is(Bug::StaleEpochObeyed) {
+                        true => epoch,
+                        false => record.highest_epoch,
+                    },
                     runs: record.runs.len(),
                     common,
                 };
