@@ -17,6 +17,7 @@ use crate::lsn::Mark;
 use crate::wal::cursor::{Advance, Cursor, Stop};
 use crate::wal::discover::{self, Kind};
 use crate::wal::record::Checksums;
+use crate::wal::scan::{Item, explain_zeroes, scan};
 use crate::wal::search;
 use crate::wal::segment::{Segment, SegmentError};
 
@@ -56,6 +57,8 @@ pub enum Difference {
         record: u64,
         /// Sizes of the two files.
         bytes: (u64, u64),
+        /// Who has nothing but zeroes there that are no record, and how many.
+        zeroes: Option<(Side, u64)>,
     },
 }
 
@@ -67,13 +70,19 @@ impl Difference {
                 let holder = if side == Side::First { first } else { second };
                 format!("{segment}: only in {holder}, {bytes} bytes")
             }
-            Self::Content { segment, offset, record, bytes: (one, two) } => {
+            Self::Content { segment, offset, record, bytes: (one, two), zeroes } => {
                 let sizes = if one == two {
                     String::new()
                 } else {
                     format!(" ({one} bytes against {two})")
                 };
-                format!("{segment}: differs from byte {offset} on, in record {record}{sizes}")
+                let zeroes = zeroes.map_or_else(String::new, |(side, bytes)| {
+                    let holder = if side == Side::First { first } else { second };
+                    format!("; in {holder} there are {}", explain_zeroes(bytes))
+                });
+                format!(
+                    "{segment}: differs from byte {offset} on, in record {record}{sizes}{zeroes}"
+                )
             }
         }
     }
@@ -176,14 +185,36 @@ fn compare_segment(
     let (before, all) = count_records(&one, differs_at).map_err(failed)?;
     comparison.records += all;
     if let Some(offset) = differs_at {
+        let mut zeroes = None;
+        for (side, segment) in [(Side::First, &*one), (Side::Second, &two)] {
+            let found = zeroes_around(&segment.file, offset).map_err(failed)?;
+            zeroes = zeroes.or(found.map(|bytes| (side, bytes)));
+        }
         comparison.differences.push(Difference::Content {
             segment: name,
             offset,
             record: before,
             bytes,
+            zeroes,
         });
     }
     Ok(())
+}
+
+/// How long the range of zeroes is that holds this offset and is no record.
+fn zeroes_around(file: &File, offset: u64) -> io::Result<Option<u64>> {
+    let mut found = None;
+    scan(file, Checksums::Optional, &mut |item| match item {
+        Item::Bad(range) => {
+            let behind = range.offset + range.bytes;
+            found = found
+                .or((range.zeroes && (range.offset..behind).contains(&offset))
+                    .then_some(range.bytes));
+            behind <= offset
+        }
+        Item::Record { offset: at, .. } => at <= offset,
+    })?;
+    Ok(found)
 }
 
 /// The offset of the first byte that is not the same in both files.
@@ -291,8 +322,26 @@ mod tests {
                 offset: 2_000_070,
                 record: 20_000,
                 bytes: (3_000_000, 3_000_000),
+                zeroes: None,
             }]
         );
+    }
+
+    #[test]
+    fn zeroes_in_place_of_debris_are_explained_on_the_side_that_has_them() {
+        let with = |gap: u8| [records(3), vec![gap; 333], records(2)].concat();
+        for (one, other, holder) in [(7, 0, Side::Second), (0, 7, Side::First)] {
+            let (_root, found) = pair(&[(1, with(one))], &[(1, with(other))]);
+            let [difference @ Difference::Content { offset: 300, zeroes, .. }] =
+                found.differences[..]
+            else {
+                panic!("{found:?}")
+            };
+            assert_eq!(zeroes, Some((holder, 333)));
+            let text = difference.describe(&"a", &"b");
+            let name = if holder == Side::First { "a" } else { "b" };
+            assert!(text.contains(&format!("in {name} there are 333 zero bytes: on a replica")));
+        }
     }
 
     #[test]
@@ -305,6 +354,7 @@ mod tests {
                 offset: 700,
                 record: 7,
                 bytes: (1000, 700),
+                zeroes: None,
             }]
         );
     }

@@ -32,6 +32,20 @@ pub struct BadRange {
     /// True if the segment ends in it and it may be a record whose writing
     /// did not finish: a beginning without an end, or zeroes.
     pub torn_tail: bool,
+    /// True if every byte of it is zero. A file that a replica mirrors has such
+    /// a range where its primary has left debris out of the stream; the file
+    /// alone cannot say whether it is that.
+    pub zeroes: bool,
+}
+
+/// What a range of zero bytes that is no record can be, in words for a person
+/// who sees the files and not the catalog.
+#[must_use]
+pub fn explain_zeroes(bytes: u64) -> String {
+    format!(
+        "{bytes} zero bytes: on a replica this can be debris that was left out on the primary, see \
+         `saltus status`"
+    )
 }
 
 impl BadRange {
@@ -210,7 +224,7 @@ fn measure(
         let behind = offset + header.record_bytes();
         if behind == end || reader.record(behind, checksums)?.is_ok() {
             let bytes = header.record_bytes();
-            return Ok(BadRange { offset, bytes, error, torn_tail: false });
+            return Ok(BadRange { offset, bytes, error, torn_tail: false, zeroes: false });
         }
     }
     let behind = match search::find_record(reader.file, offset + 1, u64::MAX, end, checksums)? {
@@ -218,10 +232,9 @@ fn measure(
         Found::Record(at) if at < end => at,
         Found::Record(_) | Found::NoneBefore(_) => end,
     };
-    let torn_tail = behind == end
-        && (matches!(error, RecordError::Truncated { .. })
-            || search::first_nonzero(reader.file, offset, end)?.is_none());
-    Ok(BadRange { offset, bytes: behind - offset, error, torn_tail })
+    let zeroes = search::first_nonzero(reader.file, offset, behind)?.is_none();
+    let torn_tail = behind == end && (matches!(error, RecordError::Truncated { .. }) || zeroes);
+    Ok(BadRange { offset, bytes: behind - offset, error, torn_tail, zeroes })
 }
 
 #[cfg(test)]
@@ -291,8 +304,18 @@ mod tests {
         assert_eq!(sequences, [1, 3, 4, 6]);
         let ranges: Vec<_> = bad.iter().map(|range| (range.offset, range.bytes)).collect();
         assert_eq!(ranges, [(67, 164), (67 + 164 + 69, 33), (67 + 164 + 69 + 33 + 68, 200)]);
-        assert!(bad.iter().all(|range| !range.torn_tail));
+        assert!(bad.iter().all(|range| !range.torn_tail && !range.zeroes));
         assert_eq!(bad[2].next_record(bytes.len() as u64), Some(bytes.len() as u64 - 67));
+    }
+
+    #[test]
+    fn a_range_of_zeroes_is_told_from_other_damage() {
+        let (one, two) = (record(1, b"one"), record(2, b"two"));
+        for (gap, zeroes) in [(vec![0; 333], true), ([vec![0; 332], vec![7]].concat(), false)] {
+            let (_, sequences, bad) = scan_of(&[&one[..], &gap, &two].concat());
+            assert_eq!(sequences, [1, 2]);
+            assert_eq!((bad[0].bytes, bad[0].zeroes, bad[0].torn_tail), (333, zeroes, false));
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 
+use saltus::cli::node::NodeSpec;
 use serde_json::Value;
 
 use crate::cluster::{BACKENDS, Cluster};
@@ -190,6 +191,63 @@ fn the_front_that_a_database_removed_is_named_and_proves_nothing_against_equalit
     let (code, answer) = verify(&mut cluster, &[]);
     assert_eq!(code, Some(3), "{answer:#}");
     assert_eq!(only_space(&answer)["verdict"], "not_compared");
+}
+
+#[test]
+fn copies_with_a_hole_are_equal_and_rot_beside_it_is_a_difference() {
+    let skips = |spec: &mut NodeSpec| {
+        spec.more = "[wal]\non_corrupt_source = \"skip\"\n".into();
+    };
+    let mut cluster = Cluster::with(1, skips, |_| {});
+    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 100);
+    segment.records(5, 400);
+    segment.raw(&[0xab; 333]);
+    segment.records(5, 400);
+    cluster.await_flushed("alpha", 10 * 464);
+    assert_eq!(cluster.primary.space("alpha").unwrap().holes.len(), 1);
+    // Right behind the skip, and once both know it from their catalogs alone.
+    for round in 0..2 {
+        for more in [&[][..], &["--headers"]] {
+            let (code, answer) = verify(&mut cluster, more);
+            let space = only_space(&answer);
+            assert_eq!((code, &space["verdict"]), (Some(0), &"equal".into()), "{answer:#}");
+            assert_eq!(
+                (&space["to_lsn"], &space["not_compared"]),
+                (&((10 + round) * 464).into(), &serde_json::json!([]),)
+            );
+        }
+        if round == 0 {
+            cluster.primary.kill();
+            cluster.replicas[0].kill();
+            cluster.replicas[0].restart();
+            cluster.primary.restart();
+            segment.records(1, 400);
+            cluster.await_flushed("alpha", 11 * 464);
+        }
+    }
+
+    // The files alone cannot say it: they differ, and so they are told to.
+    let copy = cluster.replicas[0].wal("alpha").join(segment.path.file_name().unwrap());
+    let wal = |arguments: &[&Path]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_saltus"));
+        let output = command.arg("wal").args(arguments).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let explained = "333 zero bytes: on a replica this can be debris that was left out";
+    let (code, text) = wal(&[Path::new("verify"), &copy]);
+    assert!(code == Some(1) && text.contains(explained), "{text}");
+    let (code, text) = wal(&[Path::new("verify"), &segment.path]);
+    assert!(code == Some(1) && !text.contains(explained), "{text}");
+    let directories = [segment.path.parent().unwrap(), copy.parent().unwrap()];
+    let (code, text) = wal(&[Path::new("compare"), directories[0], directories[1]]);
+    assert!(code == Some(1) && text.contains(explained), "{text}");
+
+    flip(&copy, 5 * 464 + 333 + 100);
+    let (code, answer) = verify(&mut cluster, &[]);
+    assert_eq!(code, Some(1), "{answer:#}");
+    let difference = &only_space(&answer)["differences"][0];
+    assert_eq!(difference["lsn"], 5 * 464, "{answer:#}");
+    assert_eq!(difference["sides"][1]["record"]["offset"], 5 * 464 + 333, "{answer:#}");
 }
 
 #[test]

@@ -216,6 +216,33 @@ fn t5_what_looks_like_damage_is_shipped_once_the_writer_has_finished() {
 }
 
 #[test]
+fn t5_a_record_that_was_never_finished_is_named_once_a_later_segment_is_written() {
+    let mut cluster = Cluster::with(1, plain, |_| {});
+    let wal = cluster.primary.wal("alpha");
+    let mut old = Segment::create(&wal, 1);
+    old.records(5, 400);
+    old.raw(&record(5, 400)[..300]);
+    cluster.await_flushed("alpha", 5 * 464);
+    let mut new = Segment::create(&wal, 2);
+    new.records(3, 400);
+    cluster.await_flushed("alpha", 8 * 464);
+    let status = cluster.primary.await_problem("alpha", "ends in 300 bytes at offset 2320");
+    assert!(!status.blocked && status.head_known);
+    assert!(status.problem.unwrap().starts_with(&SegmentName(1).to_string()));
+    let log = cluster.primary.log();
+    assert_eq!(log.matches("ends in 300 bytes at offset 2320").count(), 1, "{log}");
+    // Nothing waits for it, and it is shipped if it goes on after all.
+    new.records(1, 400);
+    cluster.await_flushed("alpha", 9 * 464);
+    old.raw(&record(5, 400)[300..]);
+    cluster.await_flushed("alpha", 10 * 464);
+    until("the notice is taken back", || {
+        cluster.primary.space("alpha")?.problem.is_none().then_some(())
+    });
+    cluster.assert_identical("alpha");
+}
+
+#[test]
 fn t7_damage_is_named_and_nothing_behind_it_is_shipped() {
     for (within, large) in [(20, false), (100, false), (20, true), (100, true)] {
         let mut whole = 0;

@@ -137,11 +137,12 @@ fn document(found: &Comparison, first: &Path, second: &Path) -> Value {
                 "only_in": side(which),
                 "bytes": bytes,
             }),
-            Difference::Content { segment, offset, record, bytes } => json!({
+            Difference::Content { segment, offset, record, bytes, zeroes } => json!({
                 "segment": segment.to_string(),
                 "offset": offset,
                 "record": record,
                 "bytes": [bytes.0, bytes.1],
+                "zeroes_in": zeroes.map(|(which, _)| side(which)),
             }),
         })
         .collect();

@@ -12,7 +12,7 @@ use crate::cli::output::count;
 use crate::ids::SegmentName;
 use crate::wal::discover::{self, Kind};
 use crate::wal::record::{Checksums, Header, entry_type_name};
-use crate::wal::scan::{BadRange, Item, Summary, scan};
+use crate::wal::scan::{BadRange, Item, Summary, explain_zeroes, scan};
 use crate::wal::segment::Segment;
 
 /// How much of a segment is shown.
@@ -267,7 +267,11 @@ fn bad_line(out: &mut impl Write, range: &BadRange) -> io::Result<()> {
     let what = if range.torn_tail { "torn tail" } else { "bad range" };
     let (from, to) = (range.offset, range.offset + range.bytes);
     writeln!(out, "  {what}: {} at {from}..{to}", count(range.bytes, "byte"))?;
-    writeln!(out, "    {}", range.error)
+    writeln!(out, "    {}", range.error)?;
+    if range.zeroes {
+        writeln!(out, "    {}", explain_zeroes(range.bytes))?;
+    }
+    Ok(())
 }
 
 fn record_heading(out: &mut impl Write, name: &str) -> io::Result<()> {
@@ -317,6 +321,7 @@ fn segment_document(name: &str, scanned: &Scanned) -> Value {
                 "offset": range.offset,
                 "bytes": range.bytes,
                 "torn_tail": range.torn_tail,
+                "zeroes": range.zeroes,
                 "what": range.error.to_string(),
                 "next_record": range.next_record(summary.bytes),
             })
