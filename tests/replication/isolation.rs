@@ -252,7 +252,10 @@ fn a_primary_that_is_stopped_does_not_speak_of_further_attempts() {
     let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
     segment.records(3, 100);
     cluster.await_flushed("alpha", segment.len());
+    // What a busy machine made it say before is no matter.
+    let before = cluster.primary.log().len();
     cluster.primary.terminate();
     let log = cluster.primary.log();
-    assert!(!log.contains("next attempt") && !log.contains("WARN"), "{log}");
+    let last = &log[before..];
+    assert!(!last.contains("next attempt") && !last.contains("WARN"), "{log}");
 }
