@@ -3,11 +3,11 @@
 #
 #   scripts/fuzz.sh [--seconds 20] [--target NAME] [--sanitizer address|none] [--quick]
 #
-# --quick builds within minutes from nothing, for .ci/run: no sanitizer, little
+# --quick builds within minutes from nothing: no sanitizer, little
 # optimisation, no debug information. The checks of a debug build stay in.
 #
 # Begins with the inputs in fuzz/corpus/ and writes nothing there: what is found
-# on the way is kept in fuzz/work/, what fails in fuzz/artifacts/. Exit 1 if
+# on the way is kept in fuzz/found/, what fails in fuzz/artifacts/. Exit 1 if
 # anything failed; the last lines then say which input, and the input, copied to
 # fuzz/corpus/NAME/, is a test. Exit 4 if the fuzzers cannot be built here, with
 # the reason.
@@ -61,10 +61,10 @@ fi
 failed=()
 for target in $targets; do
     echo "--- $target, $seconds s"
-    mkdir -p "fuzz/work/$target"
+    mkdir -p "fuzz/found/$target"
     # The log of the program under test is not of interest.
     SALTUS_LOG=off cargo fuzz run $profile --sanitizer "$sanitizer" "$target" \
-        "fuzz/work/$target" "fuzz/corpus/$target" -- \
+        "fuzz/found/$target" "fuzz/corpus/$target" -- \
         -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -malloc_limit_mb=256 \
         -max_len=32768 -print_final_stats=1 -verbosity=1 2>&1 |
         grep -v '^#[0-9]' | tail -25 || failed+=("$target")
