@@ -400,6 +400,10 @@ pub const MAX_PROOF_PARTS: usize = 64;
 /// the bytes; and a record has 64 of header anyway.
 pub const MIN_PROOF_PART_BYTES: u64 = 1 << 10;
 
+/// Runs in one part of a chart: about 400 KiB, well within an answer. Each run
+/// is a segment, as a rule, so nearly all charts have one part.
+pub const MAX_CHART_RUNS: usize = 4096;
+
 /// Records that one answer lists: more than a smallest part can hold.
 pub const MAX_PROOF_RECORDS: usize = 32;
 

@@ -73,11 +73,14 @@ impl<'t> Batch<'t> {
         if let Change::Create { role, stream, history } = change {
             return self.create(space, *role, *stream, history);
         }
+        if let Change::Forget = change {
+            return self.forget(space);
+        }
         if !self.hold(space)? {
             return Err(CatalogError::UnknownSpace { space: space.clone() });
         }
         match change {
-            Change::Create { .. } => Ok(()),
+            Change::Create { .. } | Change::Forget => Ok(()),
             Change::OpenRun(run) => self.open_run(space, run),
             Change::AddFile(file) => {
                 let value = layout::encode_file(file);
@@ -185,6 +188,17 @@ impl<'t> Batch<'t> {
         };
         self.held.insert(space.clone(), value);
         Ok(())
+    }
+
+    fn forget(&mut self, space: &SpaceId) -> Result<(), CatalogError> {
+        let storage = |e| self.catalog.storage(e);
+        let name = space.as_str();
+        self.held.remove(space);
+        self.spaces.remove(name).map_err(storage)?;
+        self.runs.retain_in(ordinals(name, 0), |_, _| false).map_err(storage)?;
+        self.files.retain_in(numbers(name), |_, _| false).map_err(storage)?;
+        self.marks.retain_in(numbers(name), |_, _| false).map_err(storage)?;
+        self.holes.retain_in(places(name), |_, _| false).map_err(storage)
     }
 
     fn open_run(&mut self, space: &SpaceId, run: &Run) -> Result<(), CatalogError> {

@@ -34,6 +34,7 @@ pub use super::holes::Hole;
 use super::host::{Host, ThisHost};
 use super::layout;
 use super::opening::make_if_missing;
+pub use super::opening::set_aside;
 use super::runs::{Run, RunError, Runs};
 use super::thinning::thin;
 use crate::ids::{Epoch, NodeUuid, SpaceId, StreamId};
@@ -100,7 +101,7 @@ impl SpaceRecord {
     /// commit names it.
     pub fn apply(&mut self, change: &Change) {
         match change {
-            Change::Create { .. } => {}
+            Change::Create { .. } | Change::Forget => {}
             Change::OpenRun(run) => {
                 // Only the last run can be meant again: of several empty ones,
                 // an earlier may lie where a later does.
@@ -173,6 +174,9 @@ pub enum Change {
         /// Its history, at least one epoch.
         history: Vec<(Epoch, Lsn)>,
     },
+    /// A space goes out of the catalog, with all that was remembered of it. Only
+    /// [`Change::Create`] may follow.
+    Forget,
     /// A run begins; the one before it ends there.
     OpenRun(Run),
     /// A file gets its number.
@@ -243,9 +247,9 @@ pub enum CatalogError {
     },
     /// The database is damaged. Nothing was opened or changed.
     #[error(
-        "the catalog {path} is damaged ({detail}); move the file away and start again: it is \
-         rebuilt from the segments and the peers, which costs a re-verification of all logs and \
-         loses no record"
+        "the catalog {path} is damaged ({detail}). It is made anew from the segments and the other \
+         node of the pair, which has it verify all logs and loses no record: saltus rebuild \
+         --config FILE --from ADDR, the other node's admin address; the damaged file is kept"
     )]
     Damaged {
         /// The database.
@@ -256,7 +260,7 @@ pub enum CatalogError {
     /// The database was written by another version. Nothing was changed.
     #[error(
         "the catalog {path} has schema {found}, this version reads {expected}; run the version \
-         that wrote it, or move the file away to have it rebuilt"
+         that wrote it, or move the file away and have it made anew with saltus rebuild"
     )]
     Schema {
         /// The database.
