@@ -125,6 +125,9 @@ impl SpaceRecord {
             Change::Truncate { end, runs } => {
                 self.runs.truncate(*runs);
                 self.marks.retain(|mark| mark.lsn <= *end);
+                let runs = &self.runs;
+                let stands = |hole: &Hole| runs.iter().any(|(_, run)| hole.ends_before(run));
+                self.holes.retain(|hole| hole.lsn < *end || stands(hole));
                 if self.checkpoint.lsn > *end {
                     self.checkpoint = self.marks.last().copied().unwrap_or(Mark::START);
                 }
@@ -182,7 +185,8 @@ pub enum Change {
     /// The stream was cut: runs from ordinal `runs` on are forgotten, the last
     /// one left is open again, and so are marks and epochs that begin behind
     /// `end`. A checkpoint behind `end` falls back to the last mark that is
-    /// left, or to the start; send a [`Change::Checkpoint`] along.
+    /// left, or to the start; send a [`Change::Checkpoint`] along. Holes whose
+    /// run behind is forgotten are holes no more.
     Truncate {
         /// New end.
         end: Lsn,

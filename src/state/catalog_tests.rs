@@ -355,3 +355,40 @@ fn a_thousand_spaces_are_one_commit_and_one_load() {
     assert_eq!(spaces.keys().cloned().collect::<Vec<_>>(), names);
     assert!(spaces.values().all(|record| record.runs.len() == 1 && record.files.len() == 1));
 }
+
+#[test]
+fn a_hole_is_one_as_long_as_the_run_behind_it_is_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let catalog = Catalog::open(&directory.path().join(".saltus")).unwrap();
+    let hole = |lsn: u64, offset: u64| Hole {
+        lsn: Lsn(lsn),
+        segment: SegmentName(100),
+        file: 0,
+        offset,
+        bytes: 50,
+        unix_ns: 1,
+        reason: "rot".into(),
+    };
+    let add = |lsn: u64, offset: u64| Change::AddHole {
+        hole: hole(lsn, offset),
+        run: run(lsn, 0, offset + 50),
+    };
+    let mut record = {
+        let first = [create(Role::Primary), Change::OpenRun(run(0, 0, 0))];
+        catalog.commit(&first.map(|change| (space("alpha"), change))).unwrap();
+        load(&catalog, "alpha")
+    };
+    let mut apply = |change: Change| {
+        record.apply(&change);
+        catalog.commit(&[(space("alpha"), change)]).unwrap();
+        assert_eq!(load(&catalog, "alpha"), record, "in memory as on the disk");
+        record.holes.iter().map(|hole| hole.offset).collect::<Vec<_>>()
+    };
+    assert_eq!(apply(add(100, 100)), [100]);
+    assert_eq!(apply(add(200, 250)), [100, 250]);
+    assert_eq!(apply(add(200, 300)), [100, 250, 300], "two of them, side by side");
+    assert_eq!(apply(add(900, 1050)).len(), 4);
+    assert_eq!(apply(Change::Truncate { end: Lsn(500), runs: 4 }), [100, 250, 300]);
+    assert_eq!(apply(Change::Truncate { end: Lsn(200), runs: 3 }), [100, 250]);
+    assert_eq!(apply(Change::Truncate { end: Lsn(200), runs: 2 }), [100]);
+}
