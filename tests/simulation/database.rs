@@ -279,6 +279,17 @@ impl Database {
         self.files.push(LogFile { name, file, bytes, whole, unlinked: false });
     }
 
+    /// How much of `wanted` a file of that name holds at an offset, if somebody
+    /// who begins now can still find it.
+    pub fn holds(&self, name: SegmentName, offset: u64, wanted: &[u8], disk: &Disk) -> u64 {
+        let there = |log: &&LogFile| log.name == name && !disk.names_of(&log.file).is_empty();
+        let same = |log: &LogFile| {
+            let found = log.bytes.get(usize::try_from(offset).unwrap()..).unwrap_or_default();
+            found.iter().zip(wanted).take_while(|(found, wanted)| found == wanted).count() as u64
+        };
+        self.files.iter().filter(there).map(same).max().unwrap_or(0)
+    }
+
     /// The machine went down and all that was written is there: the writer of
     /// a log that is synced before it is seen.
     pub fn sync_all(&self, disk: &mut Disk) {

@@ -328,8 +328,10 @@ impl World {
             let Some(stream) = self.oracle.streams.get(&database.space) else { continue };
             for replica in (1..self.machines.len()).filter(|replica| self.held != Some(*replica)) {
                 let said = self.oracle.said.get(&(replica, database.space.clone()));
-                let flushed = said.map_or(0, |said| said.flushed);
-                if flushed < stream.bytes.len() as u64 {
+                let end = stream.present().end();
+                let has_all = said
+                    .map_or(end == 0, |said| said.reign == stream.last() && said.flushed == end);
+                if !has_all {
                     let space = space.clone();
                     return Some(Missing { space, replica: Some(replica) });
                 }

@@ -91,6 +91,7 @@ impl World {
                     let old = old.clone();
                     self.kill(0);
                     let right = self.exchange_catalog(&old);
+                    self.oracle.stale = true;
                     self.say(|| "the primary's catalog is of the epoch before".into());
                     let pins = self.keep_pins();
                     self.succession = Succession::Back { right, pins };
@@ -107,6 +108,7 @@ impl World {
             self.kill(0);
             self.give_pins_back(&pins);
             self.exchange_catalog(&right);
+            self.oracle.stale = false;
             self.say(|| "the primary's catalog is the right one again".into());
         }
         self.succession = Succession::Over;
@@ -144,8 +146,12 @@ impl World {
         let mut changes = Vec::new();
         for (space, record) in catalog.load().unwrap() {
             let Some(stream) = self.oracle.streams.get(&space) else { continue };
+            if record.history != stream.history() {
+                // An epoch has begun here that nobody has heard of.
+                continue;
+            }
             let epoch = Epoch(record.highest_epoch.0 + 1);
-            let start = Lsn(stream.bytes.len() as u64);
+            let start = Lsn(stream.present().end());
             changes.push((space.clone(), Change::Epoch { epoch, start }));
             spaces.push((space, epoch));
         }

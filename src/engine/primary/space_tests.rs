@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::engine::primary::Verdict;
 use crate::ids::Epoch;
-use crate::limits::{RELEASE_AFTER, UNFINISHED_AFTER};
+use crate::limits::{PREFETCH_BYTES, RELEASE_AFTER, UNFINISHED_AFTER};
 use crate::protocol::sender::Found;
 use crate::state::catalog::{FileRecord, Role};
 use crate::wal::record::Header;
@@ -91,8 +91,8 @@ impl Bed {
                     .into_iter()
                     .filter(|job| !matches!(job, Job::Commit { change: Change::AddMark(_), .. })),
             );
-            for _ in turn.prefetch {
-                self.space.prefetched();
+            for (_, start, _) in turn.prefetch {
+                self.space.prefetched(start);
             }
         }
         jobs
@@ -122,6 +122,36 @@ fn two_segments_that_grow_in_turn_alternate_in_runs() {
     assert!(bed.space.run(0).is_none(), "no run is shipped before it is durable");
     bed.space.runs_durable(4);
     assert_eq!(bed.space.run(3).unwrap().offset, len);
+}
+
+#[test]
+fn the_walk_goes_on_in_what_has_come_while_more_is_on_its_way() {
+    let mut bed = Bed::new(&[]);
+    let mib = 1 << 20;
+    for sequence in 0..40 {
+        bed.write(1, &record(sequence, &vec![7; mib - 64]));
+    }
+    bed.found(1);
+    let starts = |turn: &Turn| turn.prefetch.iter().map(|(_, start, _)| *start).collect::<Vec<_>>();
+    let step = PREFETCH_BYTES;
+    let turn = bed.space.advance(bed.now);
+    assert_eq!(starts(&turn), [0, step, 2 * step, 3 * step], "as far ahead as it may");
+    assert!(!turn.moved && !turn.more && !bed.space.is_walked(), "nothing has come");
+    bed.space.prefetched(step);
+    assert!(!bed.space.advance(bed.now).moved, "what has come lies behind what has not");
+    bed.space.prefetched(0);
+    let mut asked = Vec::new();
+    while bed.space.wants_turn() {
+        asked.extend(starts(&bed.space.advance(bed.now)));
+    }
+    assert_eq!(bed.space.head().lsn, Lsn(2 * step), "up to where pages are still on their way");
+    assert_eq!(asked, [4 * step, 5 * step], "one for each that was walked");
+    for range in 2..6 {
+        bed.space.prefetched(range * step);
+    }
+    bed.walk();
+    assert_eq!(bed.space.head().lsn, Lsn(40 * mib as u64));
+    assert!(bed.space.is_walked());
 }
 
 #[test]
