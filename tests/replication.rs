@@ -26,6 +26,8 @@ mod hostile;
 mod identical;
 #[path = "replication/identity.rs"]
 mod identity;
+#[path = "replication/intruder.rs"]
+mod intruder;
 #[path = "replication/isolation.rs"]
 mod isolation;
 #[path = "replication/loss.rs"]

@@ -171,7 +171,7 @@ impl Keeper {
         }
     }
 
-    fn say_unwritten(&mut self, error: &CatalogError) {
+    pub(super) fn say_unwritten(&mut self, error: &CatalogError) {
         let problem = format!(
             "{error}; nothing new can be recorded, and it is tried again every \
              {CATALOG_RETRY_DELAY:?}"
@@ -190,6 +190,7 @@ fn is_of_the_disk(error: &CatalogError) -> bool {
     matches!(
         error,
         CatalogError::Storage { .. }
+            | CatalogError::Gone { .. }
             | CatalogError::Directory { .. }
             | CatalogError::AlreadyOpen { .. }
     )
