@@ -12,6 +12,8 @@
 mod answers;
 #[path = "replication/change.rs"]
 mod change;
+#[path = "replication/clones.rs"]
+mod clones;
 #[path = "replication/cluster.rs"]
 mod cluster;
 #[path = "replication/epochs.rs"]

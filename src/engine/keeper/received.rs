@@ -14,6 +14,7 @@ use crate::ids::{Epoch, SpaceId};
 use crate::limits::MAX_SPACES;
 use crate::lsn::Mark;
 use crate::planted::{self, Bug};
+use crate::protocol::matching::collision;
 use crate::protocol::message::{ErrorCode, OpenSpace};
 use crate::state::catalog::{Change, Role, SpaceRecord};
 use crate::state::host::make_directories;
@@ -103,6 +104,15 @@ impl Keeper {
                 ),
                 highest: Some(highest),
             });
+        }
+        if let Some((epoch, here, there)) = collision(&entry.record.history, &open.history) {
+            let why = format!(
+                "space {space}: epoch {epoch} begins at {here} here and at {there} there: two \
+                 primaries with copies of one catalog have each begun it, and neither has ended \
+                 the other's; nothing was cut. Decide which one goes on, and set the copy of the \
+                 other aside"
+            );
+            return Err((ErrorCode::Diverged, why).into());
         }
         if epoch > highest {
             // Durable before it is obeyed: the news wait for the commit.
