@@ -34,6 +34,7 @@ pub use super::holes::Hole;
 use super::host::{Host, ThisHost};
 use super::layout;
 use super::opening::make_if_missing;
+pub use super::opening::set_aside;
 use super::runs::{Run, RunError, Runs};
 use super::thinning::thin;
 use crate::ids::{Epoch, NodeUuid, SpaceId, StreamId};
@@ -100,7 +101,7 @@ impl SpaceRecord {
     /// commit names it.
     pub fn apply(&mut self, change: &Change) {
         match change {
-            Change::Create { .. } => {}
+            Change::Create { .. } | Change::Forget => {}
             Change::OpenRun(run) => {
                 // Only the last run can be meant again: of several empty ones,
                 // an earlier may lie where a later does.
@@ -125,6 +126,9 @@ impl SpaceRecord {
             Change::Truncate { end, runs } => {
                 self.runs.truncate(*runs);
                 self.marks.retain(|mark| mark.lsn <= *end);
+                let runs = &self.runs;
+                let stands = |hole: &Hole| runs.iter().any(|(_, run)| hole.ends_before(run));
+                self.holes.retain(|hole| hole.lsn < *end || stands(hole));
                 if self.checkpoint.lsn > *end {
                     self.checkpoint = self.marks.last().copied().unwrap_or(Mark::START);
                 }
@@ -170,6 +174,9 @@ pub enum Change {
         /// Its history, at least one epoch.
         history: Vec<(Epoch, Lsn)>,
     },
+    /// A space goes out of the catalog, with all that was remembered of it. Only
+    /// [`Change::Create`] may follow.
+    Forget,
     /// A run begins; the one before it ends there.
     OpenRun(Run),
     /// A file gets its number.
@@ -182,7 +189,8 @@ pub enum Change {
     /// The stream was cut: runs from ordinal `runs` on are forgotten, the last
     /// one left is open again, and so are marks and epochs that begin behind
     /// `end`. A checkpoint behind `end` falls back to the last mark that is
-    /// left, or to the start; send a [`Change::Checkpoint`] along.
+    /// left, or to the start; send a [`Change::Checkpoint`] along. Holes whose
+    /// run behind is forgotten are holes no more.
     Truncate {
         /// New end.
         end: Lsn,
@@ -237,11 +245,21 @@ pub enum CatalogError {
         /// The database.
         path: PathBuf,
     },
+    /// The database bears its name no more: what is written to it is gone with
+    /// this process. What was written is kept there as long as that runs.
+    #[error(
+        "the catalog {path} was removed or moved away, or another one is in its place; put it \
+         back where it was, or restart the node"
+    )]
+    Gone {
+        /// Where it should be.
+        path: PathBuf,
+    },
     /// The database is damaged. Nothing was opened or changed.
     #[error(
-        "the catalog {path} is damaged ({detail}); move the file away and start again: it is \
-         rebuilt from the segments and the peers, which costs a re-verification of all logs and \
-         loses no record"
+        "the catalog {path} is damaged ({detail}). It is made anew from the segments and the other \
+         node of the pair, which has it verify all logs and loses no record: saltus rebuild \
+         --config FILE --from ADDR, the other node's admin address; the damaged file is kept"
     )]
     Damaged {
         /// The database.
@@ -252,7 +270,7 @@ pub enum CatalogError {
     /// The database was written by another version. Nothing was changed.
     #[error(
         "the catalog {path} has schema {found}, this version reads {expected}; run the version \
-         that wrote it, or move the file away to have it rebuilt"
+         that wrote it, or move the file away and have it made anew with saltus rebuild"
     )]
     Schema {
         /// The database.
@@ -346,6 +364,8 @@ pub struct Catalog {
     pub(super) host: Arc<dyn Host>,
     /// Nothing between a failure and the next [`Catalog::reopen`].
     pub(super) database: Mutex<Option<Arc<Database>>>,
+    /// Device and inode of the open file.
+    pub(super) identity: Mutex<Option<(u64, u64)>>,
     pub(super) path: PathBuf,
     node: NodeUuid,
 }
@@ -379,7 +399,8 @@ impl Catalog {
     /// The catalog at `path`, which is made if it is not there.
     pub(super) fn at(host: &Arc<dyn Host>, path: &Path) -> Result<Self, CatalogError> {
         let (host, database, path) = (host.clone(), Mutex::new(None), path.to_path_buf());
-        let mut catalog = Self { host, database, path, node: NodeUuid::default() };
+        let (identity, node) = (Mutex::new(None), NodeUuid::default());
+        let mut catalog = Self { host, database, identity, path, node };
         catalog.open_or_make()?;
         catalog.node = catalog.identify()?;
         Ok(catalog)

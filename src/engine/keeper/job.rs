@@ -73,6 +73,20 @@ pub enum Job {
         /// How many runs remain.
         runs: u32,
     },
+    /// A record of a space that this node ships does not hold, and no replica
+    /// has it: leave it out of the stream, and begin a new epoch behind it.
+    LeaveOut {
+        /// Who asks.
+        shard: usize,
+        /// The space.
+        space: SpaceId,
+        /// The boundary before the record.
+        at: Mark,
+        /// How it was found. It is looked at once more.
+        bad: BadRecord,
+        /// The time, nanoseconds since the Unix epoch.
+        unix_ns: u64,
+    },
     /// Borrow a space in order to receive it.
     OpenReplica {
         /// Who asks.
@@ -128,6 +142,12 @@ pub enum Job {
         /// Its state: what is durable and verified; or the failure, and then
         /// the log is recovered from the disk before it is lent again.
         state: Result<Box<(SpaceRecord, Mark)>, String>,
+    },
+    /// Names have changed in the directory of a received space: look whether it
+    /// is still as it was left.
+    LookAt {
+        /// The space.
+        space: SpaceId,
     },
     /// Read a range of the stream, because the peer asks for it.
     ReadRange {
@@ -212,8 +232,10 @@ pub struct BadRecord {
     pub file: u64,
     /// Where in the file it begins.
     pub offset: u64,
-    /// Its length, as far as its header can be believed.
-    pub bytes: u64,
+    /// How many bytes do not hold, up to where the next record begins; nothing
+    /// while that is not known. More than one record if those behind are no
+    /// better.
+    pub span: Option<u64>,
     /// What is wrong with it.
     pub error: RecordError,
 }
@@ -272,6 +294,16 @@ pub enum News {
         /// The outcome.
         result: Result<Box<SpaceRecord>, String>,
     },
+    /// A record is left out, durably, with the space's record as it is now; or
+    /// why not, and nothing has changed.
+    LeftOut {
+        /// The space.
+        space: SpaceId,
+        /// Where the record begins.
+        at: Lsn,
+        /// The outcome.
+        result: Result<Box<SpaceRecord>, String>,
+    },
     /// A space is lent, also after a truncation; or why not.
     ReplicaOpened {
         /// As given.
@@ -294,6 +326,20 @@ pub enum News {
         /// The epoch.
         highest: Epoch,
     },
+    /// A borrowed space does not lie where it was left, or is not alone there:
+    /// whoever has it must end, and nothing more of it counts.
+    Evicted {
+        /// The space.
+        space: SpaceId,
+        /// What is wrong, in a sentence.
+        why: String,
+    },
+    /// Names have changed where a borrowed space lies: look whether what is
+    /// written to is still where it was.
+    Disturbed(SpaceId),
+    /// The directory of this space is received into: tell when names change in
+    /// it.
+    Received(SpaceId),
     /// What was read of a range: fewer bytes than asked for where a run ends,
     /// none if they cannot be had.
     RangeRead {

@@ -103,7 +103,10 @@ impl Keeper {
     /// once, or good news later.
     pub(super) fn withhold(&mut self, shard: usize, news: News, failure: &Failure) -> Option<News> {
         match news {
-            News::Committed { .. } | News::Space { .. } | News::EpochBegun { .. }
+            News::Committed { .. }
+            | News::Space { .. }
+            | News::EpochBegun { .. }
+            | News::LeftOut { .. }
                 if failure.waits && !self.unwritten.hopeless =>
             {
                 self.unwritten.news.push((shard, news));
@@ -171,7 +174,7 @@ impl Keeper {
         }
     }
 
-    fn say_unwritten(&mut self, error: &CatalogError) {
+    pub(super) fn say_unwritten(&mut self, error: &CatalogError) {
         let problem = format!(
             "{error}; nothing new can be recorded, and it is tried again every \
              {CATALOG_RETRY_DELAY:?}"
@@ -190,6 +193,7 @@ fn is_of_the_disk(error: &CatalogError) -> bool {
     matches!(
         error,
         CatalogError::Storage { .. }
+            | CatalogError::Gone { .. }
             | CatalogError::Directory { .. }
             | CatalogError::AlreadyOpen { .. }
     )

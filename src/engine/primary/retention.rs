@@ -53,7 +53,7 @@ impl Space {
             }
         }
         // The walk waits for the answers, as for those that it asks for itself.
-        self.prefetching += asked;
+        self.opening += asked;
         Ok(ready)
     }
 

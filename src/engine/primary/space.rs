@@ -16,7 +16,7 @@
 //! name. A file that no longer holds what was walked of it begins a new epoch;
 //! see `past`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -109,10 +109,14 @@ pub struct Space {
     /// The run that is being walked, and where.
     pub(super) ordinal: u32,
     pub(super) cursor: Option<Cursor>,
+    /// Up to where the cursor's file was asked into the cache.
     pub(super) prefetched: u64,
-    /// What the walk waits for: ranges on their way to the cache, and
-    /// segments that are being opened.
-    pub(super) prefetching: u32,
+    /// Where ranges of it begin that are on their way.
+    pub(super) reading: BTreeSet<u64>,
+    /// The walk waits for the first of them.
+    pub(super) awaits_pages: bool,
+    /// Segments that are being opened; the walk waits for all of them.
+    pub(super) opening: u32,
     pub(super) index: Index,
     /// Where the last walk began, and the sequence of the first record there:
     /// what a tail frame asks for, without another look.
@@ -166,7 +170,9 @@ impl Space {
             ordinal: 0,
             cursor: None,
             prefetched: 0,
-            prefetching: 0,
+            reading: BTreeSet::new(),
+            awaits_pages: false,
+            opening: 0,
             index: Index::new(Mark::START),
             first: None,
             head: Mark::START,
@@ -272,7 +278,7 @@ impl Space {
 
     /// A segment that was asked for is open again.
     pub fn reopened(&mut self, file: u64, result: Result<Arc<Segment>, Gone>) {
-        self.prefetched();
+        self.opening = self.opening.saturating_sub(1);
         match result {
             Ok(segment) => self.found(vec![(file, segment)]),
             Err(Gone { why, lost }) => {
@@ -323,7 +329,7 @@ impl Space {
     pub fn wants_turn(&self) -> bool {
         self.known
             && self.problem.is_none()
-            && self.prefetching == 0
+            && !self.is_waiting()
             && !self.past.is_turning()
             && !self.is_fenced()
             && (self.past.is_suspect() || self.ordinal + 1 < self.runs.len() || self.has_touched())
@@ -337,9 +343,17 @@ impl Space {
             .any(|(file, f)| f.touched && (self.damage.is_none() || Some(*file) == current))
     }
 
-    /// A range that was asked for is in the cache.
-    pub fn prefetched(&mut self) {
-        self.prefetching = self.prefetching.saturating_sub(1);
+    /// True while the walk waits for segments to be opened or pages to come.
+    fn is_waiting(&self) -> bool {
+        self.opening > 0 || self.awaits_pages
+    }
+
+    /// The range of the cursor's file that begins there is in the cache.
+    /// Of a file that was left, this may end a wait too soon: then the walk
+    /// touches a page or two that are not there yet.
+    pub fn prefetched(&mut self, start: u64) {
+        self.reading.remove(&start);
+        self.awaits_pages = false;
     }
 
     /// The stream, for `OpenSpace`; nothing until the catalog has answered.
@@ -386,7 +400,7 @@ impl Space {
     /// Everything that could be walked has been.
     #[must_use]
     pub fn is_walked(&self) -> bool {
-        let at_rest = self.known && self.prefetching == 0 && self.obstacle.is_none();
+        let at_rest = self.known && !self.is_waiting() && self.obstacle.is_none();
         at_rest && (self.problem.is_some() || !self.wants_turn())
     }
 
