@@ -5,9 +5,12 @@
 //! found something, under the name of what it found.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, unreachable_pub)]
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
+use std::panic::catch_unwind;
 use std::path::PathBuf;
+use std::sync::Once;
 
 #[path = "../fuzz/targets/mod.rs"]
 mod targets;
@@ -17,6 +20,40 @@ mod seeds;
 
 fn corpus(target: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target)
+}
+
+/// Panics of one thread: of the database, which the catalog answers for, and
+/// all others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Panics {
+    answered_for: u32,
+    ours: u32,
+}
+
+thread_local! {
+    static PANICS: Cell<Panics> = const { Cell::new(Panics { answered_for: 0, ours: 0 }) };
+}
+
+/// Count the panics of `work`, also those that are caught: the guard around the
+/// database would hide one of our own.
+fn panics_of(work: impl FnOnce()) -> Panics {
+    static COUNTED: Once = Once::new();
+    COUNTED.call_once(|| {
+        let tell = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            let mut panics = PANICS.get();
+            if targets::catalog::is_answered_for(panic.location()) {
+                panics.answered_for += 1;
+            } else {
+                panics.ours += 1;
+                tell(panic);
+            }
+            PANICS.set(panics);
+        }));
+    });
+    PANICS.set(Panics::default());
+    work();
+    PANICS.get()
 }
 
 /// Run every kept input of a target.
@@ -29,13 +66,30 @@ fn replay(target: &str) {
     for input in inputs {
         // The last line before a panic says which it was.
         println!("{}", input.display());
-        run(&fs::read(&input).unwrap());
+        let panics = panics_of(|| run(&fs::read(&input).unwrap()));
+        assert_eq!(panics.ours, 0, "caught, and ours all the same: {}", input.display());
     }
 }
 
 #[test]
 fn catalogs_of_any_content_are_refused_or_good() {
     replay("catalog");
+}
+
+#[test]
+fn what_the_database_asserts_is_told_from_what_we_do() {
+    // The first byte of a page says what it is; where they lie is the
+    // database's own business.
+    let rots = |page: u8| {
+        let at = u32::from(page) * 4096;
+        let change = [&[1][..], &at.to_le_bytes(), &[0]].concat();
+        panics_of(|| targets::catalog::run(&change))
+    };
+    let asserts: Vec<_> = (1..8).map(rots).filter(|panics| panics.answered_for > 0).collect();
+    assert!(!asserts.is_empty(), "it never asserts: the guard around it can go");
+    assert!(asserts.iter().all(|panics| panics.ours == 0), "{asserts:?}");
+    let fails = panics_of(|| drop(catch_unwind(|| panic!("for the test"))));
+    assert_eq!(fails, Panics { answered_for: 0, ours: 1 });
 }
 
 #[test]
@@ -105,8 +159,8 @@ fn kept_inputs_with_a_few_changes_do_no_harm_either() {
             let input = fs::read(&path).unwrap();
             for seed in 0..changes {
                 let mutated = mutate(&input, seed);
-                let outcome = std::panic::catch_unwind(|| run(&mutated));
-                if outcome.is_err() {
+                let panics = panics_of(|| drop(catch_unwind(|| run(&mutated))));
+                if panics.ours > 0 {
                     let kept = std::env::temp_dir().join(format!("saltus-{target}-{seed}"));
                     fs::write(&kept, &mutated).unwrap();
                     panic!("{} with seed {seed}: see {}", path.display(), kept.display());

@@ -12,6 +12,8 @@
 mod answers;
 #[path = "replication/change.rs"]
 mod change;
+#[path = "replication/clones.rs"]
+mod clones;
 #[path = "replication/cluster.rs"]
 mod cluster;
 #[path = "replication/epochs.rs"]
@@ -26,6 +28,8 @@ mod hostile;
 mod identical;
 #[path = "replication/identity.rs"]
 mod identity;
+#[path = "replication/intruder.rs"]
+mod intruder;
 #[path = "replication/isolation.rs"]
 mod isolation;
 #[path = "replication/loss.rs"]

@@ -25,4 +25,4 @@ pub use disk::{DiskThreads, Job};
 pub use readiness::{Direction, Readiness};
 pub use sending::{HAS_SEND_FILE, send, send_file};
 pub use sockets::{bound_unsent, spare_loopback};
-pub use watching::{Change, DirectoryWatch};
+pub use watching::{Change, DirectoryWatch, Interest};

@@ -1,10 +1,11 @@
 //! What happens in directories, told by whatever the system has for it.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 use notify::event::{ModifyKind, RenameMode};
@@ -29,13 +30,26 @@ pub enum Change {
     Lost,
 }
 
+/// What is to be told of a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interest {
+    /// Every change.
+    All,
+    /// What changes names; not what is written to an entry.
+    Names,
+}
+
 /// A watcher of directories.
 #[derive(Debug)]
 pub struct DirectoryWatch {
     watcher: RecommendedWatcher,
     changes: Receiver<Change>,
     lost: Arc<AtomicBool>,
+    /// Directories of which only names are told.
+    quiet: Quiet,
 }
+
+type Quiet = Arc<Mutex<HashSet<PathBuf>>>;
 
 impl DirectoryWatch {
     /// A watcher that calls `notify` from a thread of its own when there is
@@ -47,14 +61,15 @@ impl DirectoryWatch {
     pub fn new(notify: impl Fn() + Send + 'static) -> io::Result<Self> {
         let (sender, changes) = bounded(MOST_CHANGES);
         let lost = Arc::new(AtomicBool::new(false));
-        let sink = Sink { sender, lost: Arc::clone(&lost) };
+        let quiet = Quiet::default();
+        let sink = Sink { sender, lost: Arc::clone(&lost), quiet: Arc::clone(&quiet) };
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
             if sink.take_in(event) {
                 notify();
             }
         })
         .map_err(into_io)?;
-        Ok(Self { watcher, changes, lost })
+        Ok(Self { watcher, changes, lost, quiet })
     }
 
     /// Watch a directory, by its real path.
@@ -62,15 +77,22 @@ impl DirectoryWatch {
     /// # Errors
     ///
     /// It is not there, is no directory, or the watches are used up.
-    pub fn add(&mut self, directory: &Path) -> io::Result<()> {
+    pub fn add(&mut self, directory: &Path, interest: Interest) -> io::Result<()> {
         if !directory.metadata()?.is_dir() {
             return Err(io::ErrorKind::NotADirectory.into());
         }
+        let mut quiet = self.quiet.lock().unwrap_or_else(PoisonError::into_inner);
+        match interest {
+            Interest::All => drop(quiet.remove(directory)),
+            Interest::Names => drop(quiet.insert(directory.to_owned())),
+        }
+        drop(quiet);
         self.watcher.watch(directory, RecursiveMode::NonRecursive).map_err(into_io)
     }
 
     /// End a watch.
     pub fn remove(&mut self, directory: &Path) {
+        self.quiet.lock().unwrap_or_else(PoisonError::into_inner).remove(directory);
         // Fails only when the directory, and with it the watch, is gone.
         let _ = self.watcher.unwatch(directory);
     }
@@ -94,9 +116,15 @@ impl DirectoryWatch {
 struct Sink {
     sender: Sender<Change>,
     lost: Arc<AtomicBool>,
+    quiet: Quiet,
 }
 
 impl Sink {
+    fn is_told(&self, change: &Change) -> bool {
+        let Change::Modified(directory, _) = change else { return true };
+        !self.quiet.lock().unwrap_or_else(PoisonError::into_inner).contains(directory)
+    }
+
     /// True when there is news.
     fn take_in(&self, event: notify::Result<Event>) -> bool {
         let Ok(event) = event else {
@@ -109,7 +137,7 @@ impl Sink {
         }
         let mut news = false;
         for path in event.paths {
-            for change in changes(event.kind, &path) {
+            for change in changes(event.kind, &path).into_iter().filter(|c| self.is_told(c)) {
                 news = true;
                 if self.sender.try_send(change).is_err() {
                     self.lost.store(true, Ordering::Release);

@@ -323,6 +323,16 @@ pub trait Backend {
     /// then scan instead, and say so.
     fn watch(&mut self, directory: &Path) -> io::Result<WatchId>;
 
+    /// As [`Backend::watch`], for who writes there himself: of what is written
+    /// to an entry nothing need be told, where that can be asked for.
+    ///
+    /// # Errors
+    ///
+    /// As [`Backend::watch`].
+    fn watch_names(&mut self, directory: &Path) -> io::Result<WatchId> {
+        self.watch(directory)
+    }
+
     /// End a watch.
     fn unwatch(&mut self, id: WatchId);
 

@@ -51,6 +51,20 @@ pub fn common_point(here: &[(Epoch, Lsn)], flushed: Lsn, there: &[(Epoch, Lsn)])
     }
 }
 
+/// The first epoch that begins elsewhere in one history than in the other, with
+/// its beginning here and there.
+///
+/// A primary never gives a number twice, so two of them gave it: copies of one
+/// catalog, each of which has gone on by itself. Neither reign has ended the
+/// other, and nothing may be cut for either.
+#[must_use]
+pub fn collision(here: &[(Epoch, Lsn)], there: &[(Epoch, Lsn)]) -> Option<(Epoch, Lsn, Lsn)> {
+    here.iter().find_map(|(epoch, start)| {
+        let (_, other) = there.iter().find(|(known, _)| known == epoch)?;
+        (other != start).then_some((*epoch, *start, *other))
+    })
+}
+
 /// The search for the last boundary that two copies have in common.
 ///
 /// Ask the replica for its boundary at or before [`Search::probe`], compare it

@@ -8,6 +8,17 @@ fn epochs(entries: &[(u64, u64)]) -> Vec<(Epoch, Lsn)> {
 }
 
 #[test]
+fn one_epoch_with_two_beginnings_is_a_collision() {
+    let here = epochs(&[(1, 0), (2, 100), (4, 300)]);
+    for there in [&[(1, 0)][..], &[(1, 0), (2, 100)], &[(1, 0), (3, 90)], &[(2, 100), (5, 100)]] {
+        assert_eq!(collision(&here, &epochs(there)), None, "{there:?}");
+    }
+    let found = |there: &[(u64, u64)]| collision(&here, &epochs(there));
+    assert_eq!(found(&[(1, 0), (2, 90)]), Some((Epoch(2), Lsn(100), Lsn(90))));
+    assert_eq!(found(&[(1, 0), (4, 301), (5, 400)]), Some((Epoch(4), Lsn(300), Lsn(301))));
+}
+
+#[test]
 fn histories_are_common_up_to_the_end_of_the_last_epoch_that_both_have() {
     type Case = (&'static [(u64, u64)], u64, &'static [(u64, u64)], u64);
     let cases: [Case; 12] = [

@@ -39,12 +39,15 @@ impl Catalog {
     ///
     /// # Errors
     ///
-    /// See [`CatalogError`]; nothing was applied.
+    /// See [`CatalogError`]; nothing was applied, or it was to a database that
+    /// is [gone](CatalogError::Gone).
     pub fn commit(&self, changes: &[(SpaceId, Change)]) -> Result<(), CatalogError> {
         if changes.is_empty() {
             return Ok(());
         }
-        guarded(&self.path, || self.write(changes))
+        guarded(&self.path, || self.write(changes))?;
+        // Durable in a file that nobody finds again is not durable.
+        self.is_in_place()
     }
 }
 

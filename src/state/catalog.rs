@@ -254,6 +254,16 @@ pub enum CatalogError {
         /// The database.
         path: PathBuf,
     },
+    /// The database bears its name no more: what is written to it is gone with
+    /// this process. What was written is kept there as long as that runs.
+    #[error(
+        "the catalog {path} was removed or moved away, or another one is in its place; put it \
+         back where it was, or restart the node"
+    )]
+    Gone {
+        /// Where it should be.
+        path: PathBuf,
+    },
     /// The database is damaged. Nothing was opened or changed.
     #[error(
         "the catalog {path} is damaged ({detail}). It is made anew from the segments and the other \
@@ -363,6 +373,8 @@ pub struct Catalog {
     pub(super) host: Arc<dyn Host>,
     /// Nothing between a failure and the next [`Catalog::reopen`].
     pub(super) database: Mutex<Option<Arc<Database>>>,
+    /// Device and inode of the open file.
+    pub(super) identity: Mutex<Option<(u64, u64)>>,
     pub(super) path: PathBuf,
     node: NodeUuid,
 }
@@ -396,7 +408,8 @@ impl Catalog {
     /// The catalog at `path`, which is made if it is not there.
     pub(super) fn at(host: &Arc<dyn Host>, path: &Path) -> Result<Self, CatalogError> {
         let (host, database, path) = (host.clone(), Mutex::new(None), path.to_path_buf());
-        let mut catalog = Self { host, database, path, node: NodeUuid::default() };
+        let (identity, node) = (Mutex::new(None), NodeUuid::default());
+        let mut catalog = Self { host, database, identity, path, node };
         catalog.open_or_make()?;
         catalog.node = catalog.identify()?;
         Ok(catalog)

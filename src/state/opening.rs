@@ -7,7 +7,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
@@ -25,9 +25,11 @@ impl Catalog {
     ///
     /// # Errors
     ///
-    /// See [`CatalogError`]; a database that is gone is one. The catalog stays
-    /// closed; every use of it fails until it is reopened.
+    /// See [`CatalogError`]; a database that is gone is one, and then nothing has
+    /// changed. Otherwise the catalog stays closed; every use of it fails until it is reopened.
     pub fn reopen(&self, forget: &dyn Fn(&File)) -> Result<(), CatalogError> {
+        // What another file holds is not what this process remembers.
+        self.is_in_place()?;
         let mut place = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         // The old one holds the lock of the file.
         drop(place.take());
@@ -66,6 +68,11 @@ impl Catalog {
             .open(options, path)
             .and_then(|file| host.sync_directory(directory).map(|()| file))
             .map_err(|source| CatalogError::Directory { path: path.clone(), source })?;
+        let found = file
+            .metadata()
+            .map_err(|source| CatalogError::Directory { path: path.clone(), source })?;
+        *self.identity.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((found.dev(), found.ino()));
         forget(&file);
         let mut database = Storage::new(host.clone(), file)
             .and_then(|storage| {
@@ -81,6 +88,24 @@ impl Catalog {
             Err(error) => return Err(opening(path, error)),
         }
         Ok(Arc::new(database))
+    }
+
+    /// Whether the open database still bears its name. Blocks on a directory, at
+    /// most.
+    ///
+    /// # Errors
+    ///
+    /// [`CatalogError::Gone`].
+    pub fn is_in_place(&self) -> Result<(), CatalogError> {
+        let known = *self.identity.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone = || CatalogError::Gone { path: self.path.clone() };
+        match self.path.metadata() {
+            Ok(found) if known.is_none_or(|known| known == (found.dev(), found.ino())) => Ok(()),
+            Ok(_) => Err(gone()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(gone()),
+            // Who may not look cannot say that it is not there.
+            Err(_) => Ok(()),
+        }
     }
 
     /// The open database.

@@ -93,6 +93,24 @@ fn watches_are_told_apart_and_can_end() {
 }
 
 #[test]
+fn who_watches_names_is_not_told_what_is_written() {
+    on_every_backend(|mut rig| {
+        let root = directory();
+        let id = rig.backend.watch_names(root.path()).unwrap();
+        let mut file = File::create(root.path().join("a")).unwrap();
+        file.write_all(b"bytes").unwrap();
+        fs::rename(root.path().join("a"), root.path().join("b")).unwrap();
+        file.write_all(b"bytes").unwrap();
+        fs::remove_file(root.path().join("b")).unwrap();
+        let events = rig.events_until(|event| *event == WatchEvent::Vanished(id, name("b")));
+        let written = |event: &&WatchEvent| matches!(event, WatchEvent::Modified(..));
+        assert_eq!(events.iter().find(written), None);
+        assert!(events.contains(&WatchEvent::Appeared(id, name("a"))));
+        assert!(events.contains(&WatchEvent::Vanished(id, name("a"))));
+    });
+}
+
+#[test]
 fn what_is_no_directory_cannot_be_watched() {
     on_every_backend(|mut rig| {
         let root = directory();

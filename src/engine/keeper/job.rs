@@ -143,6 +143,12 @@ pub enum Job {
         /// the log is recovered from the disk before it is lent again.
         state: Result<Box<(SpaceRecord, Mark)>, String>,
     },
+    /// Names have changed in the directory of a received space: look whether it
+    /// is still as it was left.
+    LookAt {
+        /// The space.
+        space: SpaceId,
+    },
     /// Read a range of the stream, because the peer asks for it.
     ReadRange {
         /// Who asks.
@@ -320,6 +326,20 @@ pub enum News {
         /// The epoch.
         highest: Epoch,
     },
+    /// A borrowed space does not lie where it was left, or is not alone there:
+    /// whoever has it must end, and nothing more of it counts.
+    Evicted {
+        /// The space.
+        space: SpaceId,
+        /// What is wrong, in a sentence.
+        why: String,
+    },
+    /// Names have changed where a borrowed space lies: look whether what is
+    /// written to is still where it was.
+    Disturbed(SpaceId),
+    /// The directory of this space is received into: tell when names change in
+    /// it.
+    Received(SpaceId),
     /// What was read of a range: fewer bytes than asked for where a run ends,
     /// none if they cannot be had.
     RangeRead {

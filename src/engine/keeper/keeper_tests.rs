@@ -89,7 +89,7 @@ fn lent(news: &[News]) -> Result<(SpaceRecord, Mark), ErrorCode> {
 
 fn opened(news: &[News]) -> bool {
     match news {
-        [News::RunOpened { result, .. }] => result.is_ok(),
+        [News::RunOpened { result, .. }, ..] => result.is_ok(),
         other => panic!("{other:?}"),
     }
 }

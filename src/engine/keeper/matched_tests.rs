@@ -163,9 +163,8 @@ fn fill(root: &Path) -> (Vec<Mark>, Vec<u8>) {
     for (ordinal, (file, start, offset, end)) in (0..).zip(runs) {
         let run = Run { start, segment: SegmentName(file), file, offset, bytes: None };
         let job = Job::OpenRun { shard: 0, ticket: 2, space: space(), ordinal, run, known: false };
-        let Some(News::RunOpened { result: Ok(files), .. }) = rig.batch(vec![job]).pop() else {
-            panic!()
-        };
+        let news = rig.batch(vec![job]);
+        let [News::RunOpened { result: Ok(files), .. }, ..] = &news[..] else { panic!("{news:?}") };
         let range = usize::try_from(start.0).unwrap()..usize::try_from(end.0).unwrap();
         files.buffered.write_all_at(&stream[range], offset).unwrap();
     }

@@ -174,7 +174,7 @@ impl Keeper {
         }
     }
 
-    fn say_unwritten(&mut self, error: &CatalogError) {
+    pub(super) fn say_unwritten(&mut self, error: &CatalogError) {
         let problem = format!(
             "{error}; nothing new can be recorded, and it is tried again every \
              {CATALOG_RETRY_DELAY:?}"
@@ -193,6 +193,7 @@ fn is_of_the_disk(error: &CatalogError) -> bool {
     matches!(
         error,
         CatalogError::Storage { .. }
+            | CatalogError::Gone { .. }
             | CatalogError::Directory { .. }
             | CatalogError::AlreadyOpen { .. }
     )

@@ -19,6 +19,7 @@ mod ignored;
 mod job;
 mod matched;
 mod mending;
+mod presence;
 mod ranges;
 mod received;
 mod root;
@@ -232,6 +233,7 @@ pub struct Keeper {
     /// Where to ask for a look at a space that is damaged.
     scrub: Option<ScrubRequests>,
     unwritten: mending::Unwritten,
+    root: Root,
 }
 
 impl std::fmt::Debug for Keeper {
@@ -256,6 +258,7 @@ impl Keeper {
         received: Received,
     ) -> Result<Self, CatalogError> {
         let mut keeper = Self {
+            root: Root::new(places.data_root.clone()),
             places,
             catalog,
             pins,
@@ -354,9 +357,8 @@ impl Keeper {
     pub fn run(mut self, mailboxes: Vec<Mailbox>, jobs: &Receiver<Job>) {
         self.begin(mailboxes);
         let mut mend_at = None;
-        let mut root = Root::new(self.places.data_root.clone());
         loop {
-            let look_at = Instant::now() + root.next_look();
+            let look_at = Instant::now() + self.root.next_look();
             let wake_at =
                 mend_at.filter(|_| self.needs_mending()).map_or(look_at, |at| look_at.min(at));
             let goes_on = match jobs.recv_deadline(wake_at) {
@@ -375,13 +377,17 @@ impl Keeper {
             if !goes_on {
                 return;
             }
-            self.mind_root(&mut root);
+            self.mind_root();
         }
     }
 
     /// Before the first batch: where each shard takes its news.
     pub fn begin(&mut self, mailboxes: Vec<Mailbox>) {
         self.mailboxes = mailboxes;
+        let received = self.spaces.iter().filter(|(_, entry)| entry.record.role == Role::Replica);
+        let received: Vec<_> = received.map(|(space, _)| space.clone()).collect();
+        received.iter().for_each(|space| self.have_watched(space));
+        self.publish();
     }
 
     /// Do the next jobs, at most as many as share a commit, and tell the news.
@@ -487,6 +493,10 @@ impl Keeper {
                     .open_run(&space, ordinal, run, known)
                     .map_err(|error| format!("cannot open {} of {space}: {error}", run.segment));
                 self.waiting.push((shard, News::RunOpened { ticket, result }));
+                if known || ordinal == 0 {
+                    // A session begins; the directory may have been made just now.
+                    self.have_watched(&space);
+                }
             }
             Job::ReadRange { shard, ticket, space, fetch } => {
                 let bytes = self.read_range(&space, fetch).unwrap_or_else(|why| {
@@ -510,6 +520,7 @@ impl Keeper {
             }
             Job::Adopt { space, built, reply } => self.adopt(&space, built, reply),
             Job::CloseReplica { space, state } => self.close_replica(&space, state),
+            Job::LookAt { space } => self.look_at(&space),
             Job::Release { space, file } => self.releases.push((space, file)),
             Job::Stop => {}
         }
@@ -545,6 +556,9 @@ fn spoil(news: News, why: &str) -> News {
         | News::Segment { .. }
         | News::Matched { .. }
         | News::Recalled { .. }
+        | News::Evicted { .. }
+        | News::Disturbed(_)
+        | News::Received(_)
         | News::RangeRead { .. }
         | News::RecordChecked { .. }) => other,
     }

@@ -8,11 +8,13 @@ use std::sync::Arc;
 use super::{Denial, Keeper, Lease, Loan, News, remember};
 use crate::engine::recovery;
 use crate::engine::replica::log::SegmentFiles;
+use crate::engine::replica::names::Names;
 use crate::engine::scrub::ScrubAsk;
 use crate::ids::{Epoch, SpaceId};
 use crate::limits::MAX_SPACES;
 use crate::lsn::Mark;
 use crate::planted::{self, Bug};
+use crate::protocol::matching::collision;
 use crate::protocol::message::{ErrorCode, OpenSpace};
 use crate::state::catalog::{Change, Role, SpaceRecord};
 use crate::state::host::make_directories;
@@ -23,9 +25,11 @@ impl Keeper {
     /// Lend a received space, making it if need be.
     pub(super) fn open_replica(&mut self, shard: usize, open: &OpenSpace) -> Result<Loan, Denial> {
         let space = &open.space;
-        if let Some(why) = self.unrecorded.get(space) {
+        let unusable = self.root.look().or_else(|| self.unrecorded.get(space).cloned());
+        if let Some(why) = unusable {
             return Err((ErrorCode::Storage, format!("space {space}: {why}")).into());
         }
+        self.revisit(space);
         if !self.spaces.contains_key(space) {
             if self.spaces.len() >= MAX_SPACES {
                 let why = format!("this node holds {MAX_SPACES} spaces already");
@@ -104,6 +108,15 @@ impl Keeper {
                 highest: Some(highest),
             });
         }
+        if let Some((epoch, here, there)) = collision(&entry.record.history, &open.history) {
+            let why = format!(
+                "space {space}: epoch {epoch} begins at {here} here and at {there} there: two \
+                 primaries with copies of one catalog have each begun it, and neither has ended \
+                 the other's; nothing was cut. Decide which one goes on, and set the copy of the \
+                 other aside"
+            );
+            return Err((ErrorCode::Diverged, why).into());
+        }
         if epoch > highest {
             // Durable before it is obeyed: the news wait for the commit.
             let change = Change::SawEpoch(epoch);
@@ -172,6 +185,11 @@ impl Keeper {
 
     /// Verify what a received space has on disk and cut what is not whole.
     pub(super) fn recover(&mut self, space: &SpaceId, record: &mut SpaceRecord) -> Lease {
+        // Nothing below another root is this node's, and nothing beside a
+        // stranger's file may be cut.
+        if let Some(why) = self.root.look().or_else(|| self.stranger_in(space, record)) {
+            return self.unusable(space, why);
+        }
         let (host, data_root) = (self.places.host.clone(), self.places.data_root.clone());
         let (quarantine, checksums) = (self.places.quarantine(), self.checksums);
         let recovered =
@@ -201,16 +219,16 @@ impl Keeper {
                 }
                 Lease::Here(recovered.mark)
             }
-            Err(error) => {
-                let why = error.to_string();
-                // It is tried at every attempt of the primary; the same again
-                // is no news.
-                if self.received.problem_of(space).as_ref() != Some(&why) {
-                    tracing::error!(%space, "the space cannot be received: {why}");
-                }
-                Lease::Broken(why)
-            }
+            Err(error) => self.unusable(space, error.to_string()),
         }
+    }
+
+    fn unusable(&self, space: &SpaceId, why: String) -> Lease {
+        // It is tried at every attempt of the primary; the same again is no news.
+        if self.received.problem_of(space).as_ref() != Some(&why) {
+            tracing::error!(%space, "the space cannot be received: {why}");
+        }
+        Lease::Broken(why)
     }
 
     /// The file of a run, its name durable, its catalog entry in this batch.
@@ -293,6 +311,7 @@ impl Keeper {
             self.places.host.sync_directory(&directory)?;
         }
         let direct = crate::io::open_direct(&named).map(Arc::new);
-        Ok(SegmentFiles { buffered: Arc::new(buffered), direct })
+        let names = Names::of(&buffered, [named, retired])?;
+        Ok(SegmentFiles { buffered: Arc::new(buffered), direct, names })
     }
 }

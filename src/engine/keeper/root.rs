@@ -1,8 +1,10 @@
-//! Whether the data root is still there.
+//! Whether the data root is still there, and the catalog.
 //!
 //! A directory that is removed while files in it are open tells nobody: the
 //! kernel keeps it, without a name, and no watch on it ends. So the keeper
-//! looks, once a second.
+//! looks, once a second, and before it lends a space: what is received below
+//! another directory of the same name, or recorded in a catalog without a name,
+//! is gone with the process.
 
 use std::fs::Metadata;
 use std::io;
@@ -17,11 +19,14 @@ use crate::limits::SCAN_INTERVAL;
 use crate::state::catalog::Role;
 
 /// The data root as it was at the start, and what has become of it.
+#[derive(Debug)]
 pub(super) struct Root {
     path: PathBuf,
     /// Device and inode; `None` if it could not be looked at then.
     identity: Option<(u64, u64)>,
     problem: Option<String>,
+    /// The catalog was not where it belongs.
+    catalog_lost: bool,
     looked_at: Option<Instant>,
 }
 
@@ -32,7 +37,7 @@ fn identity(metadata: &Metadata) -> (u64, u64) {
 impl Root {
     pub(super) fn new(path: PathBuf) -> Self {
         let identity = path.metadata().ok().as_ref().map(identity);
-        Self { path, identity, problem: None, looked_at: None }
+        Self { path, identity, problem: None, catalog_lost: false, looked_at: None }
     }
 
     /// How long nobody need look.
@@ -41,8 +46,7 @@ impl Root {
     }
 
     /// Look, and say what is wrong, in a sentence.
-    fn look(&mut self) -> Option<String> {
-        self.looked_at = Some(Instant::now());
+    pub(super) fn look(&self) -> Option<String> {
         let path = self.path.display();
         let listed = || std::fs::read_dir(&self.path).map(drop);
         match self.path.metadata().and_then(|found| listed().map(|()| found)) {
@@ -60,22 +64,26 @@ impl Root {
 }
 
 impl Keeper {
-    /// Look after the data root, and tell the shards when it went or came.
-    pub(super) fn mind_root(&mut self, root: &mut Root) {
-        if !root.next_look().is_zero() {
+    /// Look after the data root and the catalog, and tell the shards when the
+    /// root went or came.
+    pub(super) fn mind_root(&mut self) {
+        if !self.root.next_look().is_zero() {
             return;
         }
-        let found = root.look();
-        if found == root.problem {
+        self.root.looked_at = Some(Instant::now());
+        self.mind_catalog();
+        let found = self.root.look();
+        if found == self.root.problem {
             return;
         }
         match &found {
             Some(why) => tracing::error!("{why}"),
-            None => tracing::warn!(path = %root.path.display(), "the data root is back"),
+            None => tracing::warn!(path = %self.root.path.display(), "the data root is back"),
         }
         self.received.set_root_problem(found.clone());
         let shards = self.mailboxes.len();
-        if found.is_some() {
+        if let Some(why) = &found {
+            self.evict_all(why);
             let shipped = (self.spaces.iter())
                 .filter(|(_, entry)| entry.record.role == Role::Primary)
                 .map(|(space, _)| space.clone());
@@ -86,8 +94,29 @@ impl Keeper {
             self.waiting.extend(shipped.map(told).collect::<Vec<_>>());
         } else {
             self.waiting.extend((0..shards).map(|shard| (shard, News::RootBack)));
+            let received = (self.spaces.iter())
+                .filter(|(_, entry)| entry.record.role == Role::Replica)
+                .map(|(space, _)| space.clone());
+            received.collect::<Vec<_>>().iter().for_each(|space| self.have_watched(space));
         }
-        root.problem = found;
+        self.root.problem = found;
         self.publish();
+    }
+
+    /// Say when the catalog has lost its name, also while nothing is recorded.
+    fn mind_catalog(&mut self) {
+        match self.catalog.is_in_place() {
+            Err(error) => {
+                self.root.catalog_lost = true;
+                self.say_unwritten(&error);
+            }
+            // What waits is written first, and then all is well.
+            Ok(()) if self.root.catalog_lost && !self.needs_mending() => {
+                self.root.catalog_lost = false;
+                self.received.set_problem(None);
+                tracing::warn!("the catalog is back");
+            }
+            Ok(()) => {}
+        }
     }
 }

@@ -143,6 +143,7 @@ impl Log {
     pub(super) fn number(&mut self, end: Lsn) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
+        self.reached(self.file_offset(end));
         if let Some(writing) = &self.writing {
             // Synced through the buffered descriptor whichever lane wrote.
             let file = writing.files.buffered.clone();

@@ -15,15 +15,15 @@
 //! Invariants: nothing is written that was not verified; no byte is written
 //! beyond a whole record's end; a block is written by one lane only (so the
 //! page cache and the disk cannot disagree about it); `flushed` moves only
-//! after every file touched since the last flush has been synced; after the
-//! first failure nothing moves any more, and the log must be recovered.
+//! after every file touched since the last flush has been synced, and is found
+//! where it was; after the first failure nothing moves any more, and the log must be recovered.
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::names::{Held, Names};
 use crate::ids::{Epoch, SpaceId};
 use crate::io::{Op, Slice};
 use crate::limits::{CHECKPOINT_BYTES, DIRECT_BLOCK_BYTES, MIN_DIRECT_BYTES};
@@ -43,6 +43,8 @@ pub struct SegmentFiles {
     pub buffered: Arc<File>,
     /// Past the page cache, where the file system can.
     pub direct: Option<Arc<File>>,
+    /// What it is called.
+    pub names: Names,
 }
 
 /// Where the run that is being written lies.
@@ -51,8 +53,6 @@ pub(super) struct Writing {
     pub(super) start: Lsn,
     pub(super) offset: u64,
     pub(super) files: SegmentFiles,
-    /// The file had a name when it was opened.
-    pub(super) named: bool,
 }
 
 /// A verified frame that is not yet submitted.
@@ -132,6 +132,9 @@ pub struct Log {
     pub(super) flushed: Mark,
     pub(super) checkpoint: Lsn,
     pub(super) writing: Option<Writing>,
+    /// The file that is written to, and before it those of which something is
+    /// not flushed yet.
+    pub(super) held: Vec<Held>,
     /// Files written to since the last flush began.
     pub(super) dirty: Vec<Arc<File>>,
     pub(super) queue: VecDeque<Next>,
@@ -169,6 +172,7 @@ impl Log {
             checkpoint: record.checkpoint.lsn,
             record,
             writing: None,
+            held: Vec::new(),
             dirty: Vec::new(),
             queue: VecDeque::new(),
             ready: VecDeque::new(),
@@ -350,8 +354,12 @@ impl Log {
                     if self.writing.is_none() {
                         break;
                     }
-                    let direct = piece.placed
-                        && self.writing.as_ref().is_some_and(|w| w.files.direct.is_some());
+                    let placed = piece.placed;
+                    if self.is_idle() && !self.is_undisturbed() {
+                        return;
+                    }
+                    let direct =
+                        placed && self.writing.as_ref().is_some_and(|w| w.files.direct.is_some());
                     if direct {
                         if let Some(Next::Piece(piece)) = self.queue.pop_front() {
                             self.submit_direct(&piece, submit);
@@ -373,8 +381,9 @@ impl Log {
         let Some((ordinal, files)) = self.ready.pop_front() else { return };
         self.writing = None;
         if let Some(run) = self.record.runs.get(ordinal) {
-            let named = files.buffered.metadata().is_ok_and(|found| found.nlink() > 0);
-            self.writing = Some(Writing { start: run.start, offset: run.offset, files, named });
+            let (file, names) = (files.buffered.clone(), files.names.clone());
+            self.writing = Some(Writing { start: run.start, offset: run.offset, files });
+            self.hold(file, names, self.file_offset(self.written.lsn.max(run.start)));
         }
     }
 
@@ -461,25 +470,6 @@ impl Log {
         moved
     }
 
-    /// True, and the log has failed, if the file that is being written has
-    /// lost its name: what was synced is durable, and gone with the process.
-    fn is_nameless(&mut self) -> bool {
-        let Some(writing) = self.writing.as_ref().filter(|writing| writing.named) else {
-            return false;
-        };
-        // In memory as long as the file is open: this waits for no disk.
-        let nameless = writing.files.buffered.metadata().is_ok_and(|found| found.nlink() == 0);
-        if nameless {
-            let segment = self.record.runs.last().map(|run| run.segment.to_string());
-            self.fail(format!(
-                "{} of space {} was removed while it was being received",
-                segment.unwrap_or_default(),
-                self.space
-            ));
-        }
-        nameless
-    }
-
     fn flush_done(&mut self) -> bool {
         let Some(flushing) = &mut self.flushing else { return false };
         flushing.files_left -= 1;
@@ -488,9 +478,10 @@ impl Log {
         }
         let to = flushing.to;
         self.flushing = None;
-        if self.failed.is_some() || self.is_nameless() {
+        if self.failed.is_some() || !self.look() {
             return false;
         }
+        self.let_go();
         self.flushed = to;
         while self.ends.front().is_some_and(|mark| mark.lsn <= to.lsn) {
             self.ends.pop_front();

@@ -80,7 +80,9 @@ impl Disk {
             self.descriptors.push(Descriptor { file: file.clone(), image, direct });
             file
         };
-        SegmentFiles { buffered: descriptor(false), direct: direct.then(|| descriptor(true)) }
+        let names = Names::default();
+        let direct = direct.then(|| descriptor(true));
+        SegmentFiles { buffered: descriptor(false), direct, names }
     }
 
     fn descriptor(&self, file: &Arc<File>) -> &Descriptor {

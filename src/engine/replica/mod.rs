@@ -6,5 +6,6 @@
 mod lanes;
 pub mod log;
 mod mending;
+pub mod names;
 pub mod peer;
 pub mod primaries;

@@ -216,12 +216,8 @@ impl Peer {
         if moved.flushed {
             self.machine.handle_flushed(now, handle, *log.flushed());
         }
-        if let Some(why) = log.failed()
-            && !failed
-        {
-            tracing::error!(space = %log.space, "{why}; nothing more of it is acknowledged");
-            self.ended.insert(handle);
-            self.machine.stop_space(now, handle, ErrorCode::Storage, why.to_owned());
+        if log.failed().is_some() && !failed {
+            self.poisoned(now, handle);
         }
     }
 
@@ -239,10 +235,8 @@ impl Peer {
         match result {
             Ok(files) => log.run_ready(ordinal, files),
             Err(why) => {
-                tracing::error!(space = %log.space, "{why}");
-                log.fail(why.clone());
-                self.ended.insert(handle);
-                self.machine.stop_space(now, handle, ErrorCode::Storage, why);
+                log.fail(why);
+                self.poisoned(now, handle);
             }
         }
     }
@@ -470,12 +464,17 @@ impl Peer {
         let closing = self.closing.is_some();
         let logs = &mut self.logs;
         let shard = self.shard;
+        let mut poisoned = Vec::new();
         self.active.retain(|handle| {
             let Some(log) = logs.get_mut(handle) else { return false };
             let settle = coming != Some(*handle) || closing;
+            let failed = log.failed().is_some();
             log.submit(now.instant, settle, &mut |op, io| {
                 actions.push(Action::Disk(*handle, op, io));
             });
+            if log.failed().is_some() && !failed {
+                poisoned.push(*handle);
+            }
             if let Some(mark) = log.checkpoint(false) {
                 // As a boundary, too: positions are compared from there.
                 for change in [Change::Checkpoint(mark), Change::AddMark(mark)] {
@@ -488,6 +487,9 @@ impl Peer {
         });
         let disk = actions[before..].iter().filter(|a| matches!(a, Action::Disk(..))).count();
         self.in_flight += u32::try_from(disk).unwrap_or(u32::MAX);
+        for handle in poisoned {
+            self.poisoned(now, handle);
+        }
     }
 
     fn send(&mut self, now: Now, actions: &mut Vec<Action>) {

@@ -95,6 +95,8 @@ enum Watched {
     /// A directory that can be no space: waits for a `wal/` to warn of.
     Stranger(OsString),
     Wal(SpaceId),
+    /// The log of a space that is received: names only.
+    Received(SpaceId),
 }
 
 /// Whom an answer of the keeper goes to.

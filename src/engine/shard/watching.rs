@@ -99,6 +99,10 @@ impl Shard {
     /// A name that is gone, or whose directory is: the keeper says what is
     /// left of the space.
     fn look_for(&mut self, space: SpaceId) {
+        let received = |what: &Watched| matches!(what, Watched::Received(other) if *other == space);
+        if self.watches.values().any(received) {
+            return self.job(Job::LookAt { space });
+        }
         if self.spaces.handles.contains_key(&space) {
             self.job(Job::ScanSpace { shard: self.setup.shard, space });
         }
@@ -154,6 +158,39 @@ impl Shard {
             }
         }
         self.job(Job::ScanSpace { shard: self.setup.shard, space: id.clone() });
+    }
+
+    /// Learn when names change where a space is received. Without a watch that
+    /// is found when something is received, or the node is started again.
+    fn watch_received(&mut self, id: SpaceId) {
+        let wal = discover::wal_directory(&self.setup.data_root, &id);
+        match self.backend.watch_names(&wal) {
+            Ok(watch) => {
+                let known = self.watches.insert(watch, Watched::Received(id.clone()));
+                if known.is_none() {
+                    // What appeared just before the watch.
+                    self.job(Job::LookAt { space: id });
+                }
+            }
+            // The first run makes it, and then it is asked for again.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => tracing::warn!(
+                space = %id,
+                "{} cannot be watched: {error}; what others do there is noticed when something is \
+                 received. If watches have run out, raise fs.inotify.max_user_watches",
+                wal.display()
+            ),
+        }
+    }
+
+    /// Whoever receives a space lets go of it for that reason, or if it finds one
+    /// itself.
+    fn evict(&mut self, now: Now, space: &SpaceId, why: Option<&str>) {
+        for (id, peer) in &mut self.peers {
+            if peer.evict(now, space, why) {
+                self.busy_peers.insert(*id);
+            }
+        }
     }
 
     /// The directory of this watch is the log of another space as well, which
@@ -224,6 +261,11 @@ impl Shard {
                     self.touch(&space, None);
                     self.job(Job::ScanSpace { shard: self.setup.shard, space });
                 }
+                for what in self.watches.values() {
+                    if let Watched::Received(space) = what {
+                        self.job(Job::LookAt { space: space.clone() });
+                    }
+                }
             }
             WatchEvent::Appeared(watch, name) => match self.watches.get(watch).cloned() {
                 Some(Watched::Root) => {
@@ -256,6 +298,7 @@ impl Shard {
                 {
                     self.job(Job::ScanSpace { shard: self.setup.shard, space });
                 }
+                Some(Watched::Received(space)) => self.job(Job::LookAt { space }),
                 _ => {}
             },
             WatchEvent::Modified(watch, name) => {
@@ -273,6 +316,7 @@ impl Shard {
                     }
                 }
                 Some(Watched::Space(space)) if name == "wal" => self.look_for(space),
+                Some(Watched::Received(space)) => self.job(Job::LookAt { space }),
                 Some(Watched::Root) => {
                     // It may have been listed as one that is left alone.
                     self.look_again(name);
@@ -284,6 +328,7 @@ impl Shard {
             },
             WatchEvent::Ended(watch) => match self.watches.remove(watch) {
                 Some(Watched::Wal(id) | Watched::Space(id)) => self.watch_space(&id),
+                Some(Watched::Received(space)) => self.job(Job::LookAt { space }),
                 // The keeper looks after it, and says when it is back.
                 Some(Watched::Root | Watched::Stranger(_)) | None => {}
             },
@@ -380,6 +425,9 @@ impl Shard {
                         self.peer(now, id, |peer, _| peer.matched(now, handle, result));
                     }
                 }
+                News::Received(space) => self.watch_received(space),
+                News::Evicted { space, why } => self.evict(now, &space, Some(&why)),
+                News::Disturbed(space) => self.evict(now, &space, None),
                 News::Recalled { space, highest } => {
                     for (id, peer) in &mut self.peers {
                         if peer.recall(now, &space, highest) {

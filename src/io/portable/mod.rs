@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use saltus_fallback::{Change, DirectoryWatch, DiskThreads, Readiness};
+use saltus_fallback::{Change, DirectoryWatch, DiskThreads, Interest, Readiness};
 
 use super::sockets::LowWater;
 use super::{Backend, Completion, Op, Outcome, Token, Waker, WatchEvent, WatchId};
@@ -117,6 +117,36 @@ impl Portable {
         Ok(())
     }
 
+    fn watch_for(&mut self, directory: &Path, interest: Interest) -> io::Result<WatchId> {
+        // Some systems name what changed by its real path only.
+        let directory = directory.canonicalize()?;
+        let watching = match &mut self.watching {
+            Some(watching) => watching,
+            none => none.insert(Watching {
+                watch: DirectoryWatch::new(self.readiness.notifier())?,
+                ids: HashMap::new(),
+                inodes: HashMap::new(),
+                next_id: 0,
+            }),
+        };
+        let inode = directory.metadata()?.ino();
+        let before = watching.inodes.insert(directory.clone(), inode);
+        if let Some(id) = watching.ids.get(&directory) {
+            if before != Some(inode) {
+                // The name means another directory now; the watch is still on
+                // the one that is gone.
+                watching.watch.remove(&directory);
+                watching.watch.add(&directory, interest)?;
+            }
+            return Ok(*id);
+        }
+        watching.watch.add(&directory, interest)?;
+        let id = WatchId(watching.next_id);
+        watching.next_id += 1;
+        watching.ids.insert(directory, id);
+        Ok(id)
+    }
+
     fn has_news(&self) -> bool {
         let changed = |watching: &Watching| watching.watch.has_changes();
         !self.ready.is_empty()
@@ -185,33 +215,11 @@ impl Backend for Portable {
     }
 
     fn watch(&mut self, directory: &Path) -> io::Result<WatchId> {
-        // Some systems name what changed by its real path only.
-        let directory = directory.canonicalize()?;
-        let watching = match &mut self.watching {
-            Some(watching) => watching,
-            none => none.insert(Watching {
-                watch: DirectoryWatch::new(self.readiness.notifier())?,
-                ids: HashMap::new(),
-                inodes: HashMap::new(),
-                next_id: 0,
-            }),
-        };
-        let inode = directory.metadata()?.ino();
-        let before = watching.inodes.insert(directory.clone(), inode);
-        if let Some(id) = watching.ids.get(&directory) {
-            if before != Some(inode) {
-                // The name means another directory now; the watch is still on
-                // the one that is gone.
-                watching.watch.remove(&directory);
-                watching.watch.add(&directory)?;
-            }
-            return Ok(*id);
-        }
-        watching.watch.add(&directory)?;
-        let id = WatchId(watching.next_id);
-        watching.next_id += 1;
-        watching.ids.insert(directory, id);
-        Ok(id)
+        self.watch_for(directory, Interest::All)
+    }
+
+    fn watch_names(&mut self, directory: &Path) -> io::Result<WatchId> {
+        self.watch_for(directory, Interest::Names)
     }
 
     fn unwatch(&mut self, id: WatchId) {

@@ -204,6 +204,13 @@ impl Uring {
         !self.ready.is_empty() || self.woken || self.watcher.as_ref().is_some_and(Watcher::has_news)
     }
 
+    fn watcher(&mut self) -> io::Result<&mut Watcher> {
+        Ok(match &mut self.watcher {
+            Some(watcher) => watcher,
+            none => none.insert(Watcher::new()?),
+        })
+    }
+
     /// Read the watcher's descriptor, unless that is under way.
     fn arm_watcher(&mut self) {
         if let Some(reading) = self.watcher.as_mut().and_then(Watcher::arm) {
@@ -256,11 +263,13 @@ impl Backend for Uring {
     }
 
     fn watch(&mut self, directory: &Path) -> io::Result<WatchId> {
-        let watcher = match &mut self.watcher {
-            Some(watcher) => watcher,
-            none => none.insert(Watcher::new()?),
-        };
-        let id = watcher.add(directory)?;
+        let id = self.watcher()?.add(directory)?;
+        self.arm_watcher();
+        Ok(id)
+    }
+
+    fn watch_names(&mut self, directory: &Path) -> io::Result<WatchId> {
+        let id = self.watcher()?.add_names(directory)?;
         self.arm_watcher();
         Ok(id)
     }

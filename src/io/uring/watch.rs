@@ -71,9 +71,18 @@ impl Watcher {
     }
 
     pub(super) fn add(&mut self, directory: &Path) -> io::Result<WatchId> {
-        let flags = AddWatchFlags::IN_CREATE
+        self.add_for(directory, AddWatchFlags::IN_MODIFY)
+    }
+
+    pub(super) fn add_names(&mut self, directory: &Path) -> io::Result<WatchId> {
+        // It may be watched for more already.
+        self.add_for(directory, AddWatchFlags::from_bits_retain(libc::IN_MASK_ADD))
+    }
+
+    fn add_for(&mut self, directory: &Path, more: AddWatchFlags) -> io::Result<WatchId> {
+        let flags = more
+            | AddWatchFlags::IN_CREATE
             | AddWatchFlags::IN_MOVED_TO
-            | AddWatchFlags::IN_MODIFY
             | AddWatchFlags::IN_DELETE
             | AddWatchFlags::IN_MOVED_FROM
             | AddWatchFlags::IN_DELETE_SELF

@@ -11,8 +11,10 @@ use std::time::Instant;
 use super::{Action, Peer};
 use crate::engine::keeper::Job;
 use crate::engine::replica::log::Log;
+use crate::ids::SpaceId;
 use crate::limits::FAREWELL_TIMEOUT;
 use crate::protocol::Now;
+use crate::protocol::frame::Handle;
 use crate::protocol::message::ErrorCode;
 
 impl Peer {
@@ -61,6 +63,38 @@ impl Peer {
         self.farewell = None;
         // Ends what is in flight; already closed is as good.
         let _ = self.socket.shutdown(std::net::Shutdown::Both);
+    }
+
+    /// The log of a space has just failed: it goes back, and its primary is told.
+    pub(super) fn poisoned(&mut self, now: Now, handle: Handle) {
+        let Some(log) = self.logs.get(&handle) else { return };
+        let why = log.failed().unwrap_or_default().to_owned();
+        tracing::error!(space = %log.space, "{why}; nothing more of it is acknowledged");
+        self.ended.insert(handle);
+        self.active.insert(handle);
+        self.machine.stop_space(now, handle, ErrorCode::Storage, why);
+    }
+
+    /// What lies where this space is received is not as it was left, or may not
+    /// be: look, or take somebody's word. Nothing more of it counts then. False
+    /// if the space is not here, or nothing is wrong.
+    pub fn evict(&mut self, now: Now, space: &SpaceId, why: Option<&str>) -> bool {
+        let found = self.logs.iter_mut().find(|(_, log)| log.space == *space);
+        let Some((handle, log)) = found.filter(|(_, log)| log.failed().is_none()) else {
+            return false;
+        };
+        let handle = *handle;
+        match why {
+            Some(why) => log.fail(why.to_owned()),
+            None => {
+                log.look();
+            }
+        }
+        if log.failed().is_none() {
+            return false;
+        }
+        self.poisoned(now, handle);
+        true
     }
 
     /// When to call [`Peer::pump`] without an event.
