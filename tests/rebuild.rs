@@ -12,6 +12,8 @@ mod feed;
 mod received;
 #[path = "rebuild/refused.rs"]
 mod refused;
+#[path = "rebuild/shipped.rs"]
+mod shipped;
 
 use std::fs::{self, File};
 use std::net::SocketAddr;

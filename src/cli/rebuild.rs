@@ -1,8 +1,9 @@
 //! `saltus rebuild`: a new catalog for a stopped node that has lost its own.
 //!
 //! What is in the files is read here and verified, record by record; where it
-//! lies in the stream, the other node of the pair says. Nothing is believed:
-//! the chain over all headers must be the other node's.
+//! lies in the stream, the other node of the pair says: of a space that is
+//! received here the primary, of one that is shipped from here a replica.
+//! Nothing is believed: the chain over all headers must be the other node's.
 //!
 //! | exit code | meaning |
 //! |---|---|
@@ -12,27 +13,27 @@
 //! | 3 | it failed, or was interrupted; it can be begun again |
 
 mod asking;
+mod report;
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
-use serde::Serialize;
 
 use self::asking::Asked;
+use self::report::{Report, SpaceReport, Verdict, render};
 use super::interrupt::Interrupt;
 use super::{EXIT_NO, NotPermitted, UsageError, output, parse_admin};
 use crate::admin::Client;
 use crate::config::{self, Config};
 use crate::engine::keeper::Places;
-use crate::engine::rebuild::{Finding, Rebuild, RebuildError};
-use crate::engine::status::{NodeStatus, Role};
+use crate::engine::rebuild::{Rebuild, RebuildError};
+use crate::engine::status::{NodeStatus, Role, SpaceStatus};
 use crate::ids::{NodeId, SpaceId};
 use crate::state::catalog::{self, Catalog, CatalogError, Change, SpaceRecord};
 use crate::state::host::ThisHost;
@@ -45,76 +46,17 @@ pub(super) struct RebuildArgs {
     /// The configuration file of this node, which must be stopped
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// The admin address of the primary that ships to this node
+    /// The admin address of the other node: the primary that ships to this one,
+    /// or, for the spaces that this one ships, the replica that has most of them
     #[arg(long, value_name = "ADDR", value_parser = parse_admin)]
     from: SocketAddr,
-    /// Only this space, also if the catalog has it as one of this node's own;
-    /// may be given several times
+    /// Only this space, also if the catalog has it as one that began here, as a
+    /// start without a catalog leaves it; may be given several times
     #[arg(long)]
     space: Vec<SpaceId>,
     /// Read and compare only; change nothing
     #[arg(long)]
     check: bool,
-}
-
-/// What became of a space.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Verdict {
-    /// It is in the catalog now.
-    Rebuilt,
-    /// It could be.
-    Possible,
-    /// It was in the catalog.
-    Known,
-    /// Nothing of it is here.
-    Empty,
-    /// It is not in the catalog.
-    Refused,
-}
-
-/// A record that does not hold.
-#[derive(Debug, Serialize)]
-struct Rotten {
-    segment: String,
-    offset: u64,
-    bytes: u64,
-    lsn: u64,
-    problem: String,
-}
-
-/// One space, as JSON.
-#[derive(Debug, Serialize)]
-struct SpaceReport {
-    space: SpaceId,
-    verdict: Verdict,
-    /// Up to here this node has the stream.
-    lsn: u64,
-    records: u64,
-    /// Up to here the other node has it; the rest is shipped.
-    head_lsn: u64,
-    /// Bytes that were read and verified.
-    read_bytes: u64,
-    /// Bytes that are not the other node's, an unfinished record excepted.
-    unmatched_bytes: u64,
-    /// Whole segments of which nothing is.
-    unmatched_segments: Vec<String>,
-    rotten: Vec<Rotten>,
-    /// What was found, and what was moved where.
-    notices: Vec<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    problem: Option<String>,
-}
-
-/// The result, as JSON.
-#[derive(Debug, Serialize)]
-struct Report {
-    node: NodeId,
-    from: NodeId,
-    /// The catalog was damaged, and is kept here.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    set_aside: Option<PathBuf>,
-    spaces: Vec<SpaceReport>,
 }
 
 /// What everything is done with.
@@ -124,6 +66,8 @@ struct Work<'a> {
     checksums: Checksums,
     client: Client,
     from: NodeId,
+    /// The other node is one that this one ships to.
+    to_replica: bool,
     interrupt: Interrupt,
     shows: bool,
 }
@@ -146,6 +90,7 @@ pub(super) fn run(args: &RebuildArgs, json: bool) -> anyhow::Result<ExitCode> {
         },
         client,
         from: status.node.clone(),
+        to_replica: config.replicas.iter().any(|replica| replica.id == status.node),
         interrupt: Interrupt::install().context("cannot take over signals")?,
         shows: !json && std::io::stderr().is_terminal(),
     };
@@ -153,7 +98,8 @@ pub(super) fn run(args: &RebuildArgs, json: bool) -> anyhow::Result<ExitCode> {
     if names.is_empty() {
         let (from, node) = (&status.node, &config.node.id);
         output::error(&format!(
-            "saltus: {from} ships no space to {node} of which a segment is here; --space names one"
+            "saltus: {from} ships no space to {node} of which a segment is here, and receives none \
+             from it; --space names one"
         ));
         return Ok(ExitCode::from(EXIT_NO));
     }
@@ -196,49 +142,6 @@ fn check_other(config: &Config, status: &NodeStatus, from: SocketAddr) -> Result
     Ok(())
 }
 
-impl SpaceReport {
-    fn new(space: &SpaceId, head_lsn: u64) -> Self {
-        Self {
-            space: space.clone(),
-            verdict: Verdict::Refused,
-            lsn: 0,
-            records: 0,
-            head_lsn,
-            read_bytes: 0,
-            unmatched_bytes: 0,
-            unmatched_segments: Vec::new(),
-            rotten: Vec::new(),
-            notices: Vec::new(),
-            problem: None,
-        }
-    }
-
-    fn refuse(&mut self, why: String) {
-        self.verdict = Verdict::Refused;
-        self.problem = Some(why);
-    }
-
-    fn note(&mut self, finding: &Finding) {
-        let survey = &finding.survey;
-        self.lsn = finding.common.lsn.0;
-        self.records = finding.common.records;
-        self.read_bytes = survey.bytes;
-        self.unmatched_bytes = finding.unmatched_bytes;
-        self.unmatched_segments = finding.strangers.iter().map(ToString::to_string).collect();
-        self.notices.extend(survey.trouble.iter().map(ToString::to_string));
-        let here = survey.rotten.iter().filter(|rotten| rotten.before.lsn < finding.common.lsn);
-        self.rotten = here
-            .map(|rotten| Rotten {
-                segment: rotten.segment.to_string(),
-                offset: rotten.offset,
-                bytes: rotten.bytes,
-                lsn: rotten.before.lsn.0,
-                problem: rotten.error.to_string(),
-            })
-            .collect();
-    }
-}
-
 impl Work<'_> {
     /// The spaces to look at: those that were named, or those that the other
     /// node ships to this one and of which something is here.
@@ -246,11 +149,12 @@ impl Work<'_> {
         if !self.args.space.is_empty() {
             return self.args.space.clone();
         }
-        let ships = |space: &&crate::engine::status::SpaceStatus| {
-            space.role == Role::Primary && space.replicas.iter().any(|it| it.id == *node)
+        let concerns = |space: &&SpaceStatus| match space.role {
+            Role::Primary => space.replicas.iter().any(|replica| replica.id == *node),
+            Role::Replica => self.to_replica,
         };
-        let shipped = status.spaces.iter().filter(ships).map(|space| space.space.clone());
-        shipped.filter(|space| self.is_here(space)).collect()
+        let both = status.spaces.iter().filter(concerns).map(|space| space.space.clone());
+        both.filter(|space| self.is_here(space)).collect()
     }
 
     /// Whether a segment of it is here.
@@ -283,53 +187,173 @@ impl Work<'_> {
         catalog: Option<&Catalog>,
         report: &mut SpaceReport,
     ) -> anyhow::Result<()> {
-        let ships = status.spaces.iter().find(|found| found.space == *space);
+        let found = status.spaces.iter().find(|found| found.space == *space);
         let from = &self.from;
-        match ships.map(|found| found.role) {
-            Some(Role::Primary) => {}
-            Some(_) => report.refuse(format!("{from} receives it, and does not ship it")),
-            None => report.refuse(format!("{from} has no such space")),
-        }
-        if report.problem.is_some() {
-            return Ok(());
-        }
-        let own = match known.map(|record| record.role) {
-            Some(catalog::Role::Replica) => {
-                report.verdict = Verdict::Known;
-                report.lsn = known.map_or(0, |record| record.checkpoint.lsn.0);
-                return Ok(());
-            }
-            Some(catalog::Role::Primary) if self.args.space.is_empty() => {
+        let role = match found.map(|found| found.role) {
+            Some(Role::Primary) => catalog::Role::Replica,
+            Some(Role::Replica) if self.to_replica => catalog::Role::Primary,
+            Some(_) => {
                 report.refuse(format!(
-                    "the catalog has it as a space that is written on this node, which is how a \
-                     start without a catalog enters what it finds. If it was received: \
-                     --space {space}"
+                    "{from} receives it, and is no [[replica]] of this node's configuration"
                 ));
                 return Ok(());
             }
-            role => role.is_some(),
+            None => {
+                report.refuse(format!("{from} has no such space"));
+                return Ok(());
+            }
         };
-        if !self.is_here(space) {
-            report.verdict = Verdict::Empty;
-            return Ok(());
-        }
         let chart = asking::chart(&self.client, space)?;
-        let record = match chart.record(catalog::Role::Replica) {
+        let record = match chart.record(role) {
             Ok(record) => record,
             Err(why) => {
                 report.refuse(format!("what {from} says of it cannot be used: {why}"));
                 return Ok(());
             }
         };
-        let mut other = Asked {
+        if let Some(known) = known
+            && !self.may_replace(known, &record, report)
+        {
+            return Ok(());
+        }
+        if !self.is_here(space) {
+            report.verdict = Verdict::Empty;
+            return Ok(());
+        }
+        let other = Asked {
             client: &self.client,
             space,
             stream: &chart.stream,
             marks: record.marks.clone(),
         };
-        let rebuild = Rebuild { places: &self.places, checksums: self.checksums, space };
+        let changes = match role {
+            catalog::Role::Replica => {
+                self.received(space, record, other, known.is_some(), catalog.is_some(), report)
+            }
+            catalog::Role::Primary => self.shipped(space, record, other, report),
+        };
+        let changes = match changes {
+            Ok(changes) => changes,
+            Err(_) if self.interrupt.requested() => {
+                return Err(anyhow::anyhow!("interrupted; space {space} is not in the catalog"));
+            }
+            Err(
+                error @ (RebuildError::Foreign { .. }
+                | RebuildError::Gone { .. }
+                | RebuildError::Epochs),
+            ) => {
+                report.refuse(error.to_string());
+                return Ok(());
+            }
+            Err(error) => return Err(error).context(format!("space {space}")),
+        };
+        if report.problem.is_some() {
+            return Ok(());
+        }
+        let Some(catalog) = catalog else {
+            report.verdict = Verdict::Possible;
+            return Ok(());
+        };
+        let forget = known.map(|_| Change::Forget);
+        let changes: Vec<_> =
+            forget.into_iter().chain(changes).map(|change| (space.clone(), change)).collect();
+        catalog.commit(&changes)?;
+        // Those that are there bear other numbers.
+        self.unpin(space, report);
+        report.verdict = Verdict::Rebuilt;
+        Ok(())
+    }
+
+    /// Whether what the catalog has of a space may give way.
+    fn may_replace(
+        &self,
+        known: &SpaceRecord,
+        wanted: &SpaceRecord,
+        report: &mut SpaceReport,
+    ) -> bool {
+        let SpaceReport { space, .. } = report;
+        if (known.role, known.stream) == (wanted.role, wanted.stream)
+            || known.role == catalog::Role::Replica
+        {
+            report.verdict = Verdict::Known;
+            report.lsn = known.checkpoint.lsn.max(known.runs.end()).0;
+            return false;
+        }
+        if self.args.space.is_empty() {
+            let why = match wanted.role {
+                catalog::Role::Replica => format!(
+                    "the catalog has it as a space that is written on this node, which is how a \
+                     start without a catalog enters what it finds. If it was received: \
+                     --space {space}"
+                ),
+                catalog::Role::Primary => format!(
+                    "the catalog has another stream of it, as a start without a catalog begins \
+                     one. To go on with the one that {} has: --space {space}. Who has received \
+                     the other one since must be emptied then",
+                    self.from
+                ),
+            };
+            report.refuse(why);
+            return false;
+        }
+        true
+    }
+
+    /// What to tell the catalog of a space that is received here. Files are
+    /// changed only if it `may_change` them.
+    fn received(
+        &self,
+        space: &SpaceId,
+        record: SpaceRecord,
+        mut other: Asked<'_>,
+        own: bool,
+        may_change: bool,
+        report: &mut SpaceReport,
+    ) -> Result<Vec<Change>, RebuildError> {
+        let rebuild = self.rebuild(space);
+        let finding = rebuild.examine(record, &mut other, &mut self.progress(space))?;
+        report.note(&finding);
+        if own && finding.unmatched_bytes > 0 {
+            report.refuse(format!(
+                "the catalog has it as a space that is written on this node, and {} of it are not \
+                 in the stream of {}: if they were written here, this node is its primary. If not, \
+                 move the catalog away first",
+                output::bytes(report.unmatched_bytes),
+                self.from
+            ));
+            return Ok(Vec::new());
+        }
+        if !may_change {
+            return Ok(Vec::new());
+        }
+        let (changes, notices) = rebuild.settle(&finding)?;
+        report.notices.extend(notices.iter().map(ToString::to_string));
+        Ok(changes)
+    }
+
+    /// What to tell the catalog of a space that is shipped from here.
+    fn shipped(
+        &self,
+        space: &SpaceId,
+        record: SpaceRecord,
+        mut other: Asked<'_>,
+        report: &mut SpaceReport,
+    ) -> Result<Vec<Change>, RebuildError> {
+        report.role = Role::Primary;
+        let rebuild = self.rebuild(space);
+        let finding = rebuild.examine_shipped(record, &mut other, &mut self.progress(space))?;
+        report.note_shipped(&finding);
+        Ok(finding.changes())
+    }
+
+    fn rebuild<'a>(&'a self, space: &'a SpaceId) -> Rebuild<'a> {
+        Rebuild { places: &self.places, checksums: self.checksums, space }
+    }
+
+    /// Shows how far it is. False once it is to stop.
+    fn progress(&self, space: &SpaceId) -> impl FnMut(u64) -> bool {
         let mut read = 0;
-        let mut go_on = |bytes| {
+        move |bytes| {
             read += bytes;
             if self.shows {
                 // Whoever closed standard error does not want to see it.
@@ -337,48 +361,11 @@ impl Work<'_> {
                 let _ = write!(std::io::stderr(), "\r\x1b[K{space}: verified {text}");
             }
             !self.interrupt.requested()
-        };
-        let finding = match rebuild.examine(record, &mut other, &mut go_on) {
-            Ok(finding) => finding,
-            Err(_) if self.interrupt.requested() => {
-                return Err(anyhow::anyhow!("interrupted; nothing of {space} was changed"));
-            }
-            Err(error @ RebuildError::Foreign { .. }) => {
-                report.refuse(error.to_string());
-                return Ok(());
-            }
-            Err(error) => return Err(error).context(format!("space {space}")),
-        };
-        report.note(&finding);
-        if own && report.unmatched_bytes > 0 {
-            report.refuse(format!(
-                "the catalog has it as a space that is written on this node, and {} of it are not \
-                 in the stream of {from}: if they were written here, this node is its primary. If \
-                 not, move the catalog away first",
-                output::bytes(report.unmatched_bytes)
-            ));
-            return Ok(());
         }
-        let Some(catalog) = catalog else {
-            report.verdict = Verdict::Possible;
-            return Ok(());
-        };
-        let (changes, notices) =
-            rebuild.settle(&finding).with_context(|| format!("space {space}"))?;
-        report.notices.extend(notices.iter().map(ToString::to_string));
-        let forget = own.then_some(Change::Forget);
-        let changes: Vec<_> =
-            forget.into_iter().chain(changes).map(|change| (space.clone(), change)).collect();
-        catalog.commit(&changes)?;
-        if own {
-            self.unpin(space, report);
-        }
-        report.verdict = Verdict::Rebuilt;
-        Ok(())
     }
 
-    /// Let go of the pins that this node made while it took the space for its
-    /// own. One that is the last name of a file stays.
+    /// Let go of pins: the node makes those that it needs when it starts. One
+    /// that is the last name of a file stays, and the node names it.
     fn unpin(&self, space: &SpaceId, report: &mut SpaceReport) {
         let released = Pins::open(&self.places.state_dir).and_then(|pins| {
             for pin in pins.of(space)?.iter().filter(|pin| !pin.last_name) {
@@ -389,70 +376,5 @@ impl Work<'_> {
         if let Err(error) = released {
             report.notices.push(format!("its pins are left over: {error}"));
         }
-    }
-}
-
-/// The result for a person. Writing to a `String` cannot fail.
-fn render(report: &Report) -> String {
-    let mut text = String::new();
-    if let Some(path) = &report.set_aside {
-        let path = shown(path);
-        let _ = writeln!(text, "the damaged catalog is kept as {path}; a new one was begun");
-    }
-    for space in &report.spaces {
-        render_space(&mut text, space, &report.from);
-    }
-    text
-}
-
-fn shown(path: &Path) -> String {
-    output::printable(&path.display().to_string())
-}
-
-fn render_space(text: &mut String, space: &SpaceReport, from: &NodeId) {
-    let SpaceReport { space: name, lsn, head_lsn, .. } = space;
-    let left = output::bytes(head_lsn.saturating_sub(*lsn));
-    let records = output::grouped(space.records);
-    let _ = match space.verdict {
-        Verdict::Rebuilt => writeln!(
-            text,
-            "{name}: REBUILT up to lsn {lsn}: {records} records are the stream of {from}, proven \
-             by the chain; {left} are still to be shipped"
-        ),
-        Verdict::Possible => writeln!(
-            text,
-            "{name}: can be rebuilt up to lsn {lsn}: {records} records are the stream of {from}, \
-             proven by the chain; {left} would be shipped"
-        ),
-        Verdict::Known => {
-            writeln!(text, "{name}: in the catalog already, up to lsn {lsn}; nothing was done")
-        }
-        Verdict::Empty => writeln!(text, "{name}: no segment of it is here; it is shipped anew"),
-        Verdict::Refused => writeln!(text, "{name}: NOT REBUILT"),
-    };
-    if let Some(problem) = &space.problem {
-        let _ = writeln!(text, "  {}", output::printable(problem));
-    }
-    if space.unmatched_bytes > 0 {
-        let what = match space.verdict {
-            Verdict::Rebuilt => "in the quarantine now",
-            Verdict::Possible => "it would go to the quarantine",
-            _ => "untouched",
-        };
-        let bytes = output::bytes(space.unmatched_bytes);
-        let _ = writeln!(text, "  {bytes} behind that are not the stream of {from}: {what}");
-        for segment in &space.unmatched_segments {
-            let _ = writeln!(text, "    {segment}, all of it");
-        }
-    }
-    for Rotten { segment, offset, bytes, lsn, problem } in &space.rotten {
-        let _ = writeln!(
-            text,
-            "  ROTTEN: {segment} at {offset}, lsn {lsn}, {bytes} bytes: {problem}; start the node, \
-             and mend it with saltus scrub --space {name}"
-        );
-    }
-    for notice in &space.notices {
-        let _ = writeln!(text, "  {}", output::printable(notice));
     }
 }

@@ -1,5 +1,6 @@
 //! A node that has lost its catalog gets a new one: from the bytes that it has,
-//! and from the [chart](super::proof::chart) of the other node of the pair.
+//! and from the [chart](super::proof::chart) of the other node of the pair. A
+//! replica asks its primary; a primary, in [`Shipped`], a replica.
 //!
 //! ```text
 //!   chart     runs, epochs, stream: which bytes of which file are which LSN
@@ -24,15 +25,19 @@
 
 #![forbid(unsafe_code)]
 
+mod shipped;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+pub use self::shipped::Shipped;
 use super::keeper::Places;
 use super::quarantine::{Manifest, Quarantine, Reason};
 use super::recovery::{self, Notice, RecoveryError, Survey};
 use crate::ids::{SegmentName, SpaceId};
+use crate::limits::MAX_EPOCHS_PER_SPACE;
 use crate::lsn::{Chain, Lsn, Mark};
 use crate::protocol::matching::Search;
 use crate::protocol::message::Boundary;
@@ -67,11 +72,25 @@ pub enum RebuildError {
         /// Why not.
         why: String,
     },
+    /// Of a space that this node ships, nothing is left that the other node has:
+    /// the segments in which that lay are gone. A new stream has to begin.
+    #[error(
+        "no segment is left in {} of what the other node has of the space: nothing proves where it \
+         lay. Nothing was changed",
+        directory.display()
+    )]
+    Gone {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// There have been as many epochs as there may be.
+    #[error("the space has had {MAX_EPOCHS_PER_SPACE} epochs, the most there are")]
+    Epochs,
     /// What is here is not the stream that the other node has. The directory is
     /// of another history: look at both, and set the wrong one aside.
     #[error(
-        "{} holds {records} records, and not even the first is the other node's: it is another \
-         log. Nothing was changed; set it aside to have the space shipped anew",
+        "{} holds {records} records, and not even the first that could be compared is the other \
+         node's: it is another log. Nothing was changed",
         directory.display()
     )]
     Foreign {
@@ -139,10 +158,9 @@ impl Rebuild<'_> {
         let locate = |run: &Run| recovery::path_of(data_root, state_dir, self.space, &map, run);
         let survey = recovery::survey(&**host, &map, Mark::START, self.checksums, &locate, go_on)?;
         record.marks.clone_from(&survey.marks);
-        let common = self.common(&record, &survey.mark, other)?;
+        let common = self.common(&record, (&Mark::START, &survey.mark), &locate, other)?;
         if common.lsn == Lsn::ZERO && survey.mark.lsn > Lsn::ZERO {
-            let directory = self.places.wal(self.space);
-            return Err(RebuildError::Foreign { directory, records: survey.mark.records });
+            return Err(self.foreign(&survey));
         }
         // Of several runs that begin there, none has anything yet; the last is
         // the one that goes on.
@@ -199,11 +217,13 @@ impl Rebuild<'_> {
         }
     }
 
-    /// The last boundary that both have.
+    /// The last boundary that both have, at or behind the one from which the
+    /// records here were read.
     fn common(
         &self,
         record: &SpaceRecord,
-        end: &Mark,
+        (from, end): (&Mark, &Mark),
+        locate: &dyn Fn(&Run) -> PathBuf,
         other: &mut dyn Other,
     ) -> Result<Mark, RebuildError> {
         let mut theirs = |lsn: Lsn| match lsn {
@@ -213,18 +233,11 @@ impl Rebuild<'_> {
         if theirs(end.lsn)? == Some(end.chain) {
             return Ok(*end);
         }
-        let Places { data_root, state_dir, .. } = self.places;
         let mut search = Search::below(end.lsn);
         while let Some(probe) = search.probe() {
-            let mark = recovery::boundary(
-                data_root,
-                state_dir,
-                self.space,
-                record,
-                end,
-                probe,
-                self.checksums,
-            )?;
+            // Nothing is known of what lies before.
+            let probe = probe.max(from.lsn.advance(1));
+            let mark = recovery::boundary_along(record, end, probe, self.checksums, locate)?;
             if theirs(mark.lsn)? == Some(mark.chain) {
                 search.same(probe, mark);
             } else {
@@ -232,7 +245,13 @@ impl Rebuild<'_> {
                 search.differs(&Boundary { lsn, chain, records });
             }
         }
-        Ok(search.common())
+        let common = search.common();
+        Ok(if common.lsn > from.lsn { common } else { *from })
+    }
+
+    fn foreign(&self, survey: &Survey) -> RebuildError {
+        let directory = self.places.wal(self.space);
+        RebuildError::Foreign { directory, records: survey.mark.records }
     }
 
     /// Segments in the directory that no run lies in.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::*;
 use crate::ids::{Epoch, StreamId};
 use crate::limits::RECORD_HEADER_BYTES;
+use crate::state::catalog::FileRecord;
 use crate::state::host::ThisHost;
 use crate::state::runs::Runs;
 use crate::wal::record::{Header, step};
@@ -242,4 +243,86 @@ fn who_cannot_be_asked_or_says_no_changes_nothing() {
     let stopped = bed.rebuild().examine(chart(&[(0, 1, 0)]), &mut other, &mut |_| false);
     assert!(matches!(stopped, Err(RebuildError::Recovery(_))));
     assert_eq!(fs::metadata(bed.path(1)).unwrap().len(), 3 * RECORD);
+}
+
+mod shipped {
+    use super::*;
+    use crate::state::catalog::Catalog;
+
+    fn shipped(
+        bed: &Bed,
+        record: SpaceRecord,
+        other: &mut Primary,
+    ) -> Result<Shipped, RebuildError> {
+        bed.rebuild().examine_shipped(record, other, &mut |_| true)
+    }
+
+    fn entered(bed: &Bed, found: &Shipped) -> SpaceRecord {
+        let catalog = Catalog::open(&bed.places.state_dir).unwrap();
+        let changes = found.changes().into_iter().map(|change| (bed.space.clone(), change));
+        catalog.commit(&changes.collect::<Vec<_>>()).unwrap();
+        catalog.space(&bed.space).unwrap().unwrap()
+    }
+
+    /// The mark behind so many records of the test.
+    fn mark_behind(records: u64) -> Mark {
+        let mut mark = Mark::START;
+        for sequence in 0..records {
+            let bytes = record_of(sequence);
+            let raw = bytes.first_chunk::<RECORD_HEADER_BYTES>().unwrap();
+            mark = step(&mark, raw, &Header::parse(raw, Checksums::Required).unwrap());
+        }
+        mark
+    }
+
+    #[test]
+    fn the_stream_goes_on_in_a_new_epoch_where_the_replica_ends() {
+        let bed = Bed::new();
+        // The second run of segment 8 lies behind a hole, and goes on unshipped.
+        bed.write(8, (0..3).chain([99]).chain(5..9));
+        bed.write(2, [3, 4]);
+        let runs = [(0, 8, 0), (3, 2, 0), (5, 8, 4)];
+        let found = shipped(&bed, chart(&runs), &mut Primary::new(0..7)).unwrap();
+        assert_eq!((found.common, found.epoch()), (mark_behind(7), Epoch(6)));
+        let record = entered(&bed, &found);
+        assert_eq!((record.role, record.stream), (Role::Primary, StreamId(9)));
+        let last = [(Epoch(1), Lsn::ZERO), (Epoch(2), Lsn(RECORD)), (Epoch(6), Lsn(7 * RECORD))];
+        assert_eq!(record.history, last);
+        assert_eq!(record.runs, chart(&runs).runs);
+        assert_eq!(record.marks.last(), Some(&mark_behind(7)));
+        let holes: Vec<_> = record.holes.iter().map(|hole| (hole.offset, hole.bytes)).collect();
+        assert_eq!(holes, [(3 * RECORD, RECORD)]);
+        assert!(record.files.iter().all(|file| !file.is_gone()) && record.files.len() == 2);
+    }
+
+    #[test]
+    fn what_is_gone_is_numbered_and_the_rest_proven_from_a_mark_on() {
+        let bed = Bed::new();
+        bed.write(2, 3..9);
+        let mut record = chart(&[(0, 1, 0), (3, 2, 0)]);
+        record.marks = vec![mark_behind(1), mark_behind(4)];
+        let found = shipped(&bed, record.clone(), &mut Primary::new(0..7)).unwrap();
+        assert_eq!((found.common, found.removed.len()), (mark_behind(7), 1));
+        let files = entered(&bed, &found).files;
+        assert_eq!(files.iter().map(FileRecord::is_gone).collect::<Vec<_>>(), [true, false]);
+        // Nothing behind the mark, and the record before it: it is the same log.
+        let found = shipped(&bed, record.clone(), &mut Primary::new(0..4)).unwrap();
+        assert_eq!(found.common, mark_behind(4));
+        // Another one there: it is not.
+        bed.write(2, (103..104).chain(200..204));
+        let refused = shipped(&bed, record.clone(), &mut Primary::new(0..7)).unwrap_err();
+        assert!(matches!(refused, RebuildError::Foreign { .. }), "{refused}");
+        fs::remove_file(bed.path(2)).unwrap();
+        let refused = shipped(&bed, record, &mut Primary::new(0..7)).unwrap_err();
+        assert!(matches!(refused, RebuildError::Gone { .. }), "{refused}");
+    }
+
+    #[test]
+    fn a_source_that_lost_its_end_is_shipped_up_to_there() {
+        let bed = Bed::new();
+        bed.write(1, 0..5);
+        let found = shipped(&bed, chart(&[(0, 1, 0), (8, 2, 0)]), &mut Primary::new(0..9)).unwrap();
+        assert_eq!(found.common, mark_behind(5));
+        assert_eq!(entered(&bed, &found).runs, chart(&[(0, 1, 0)]).runs);
+    }
 }

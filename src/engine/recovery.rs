@@ -39,11 +39,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use boundary::boundary;
+pub use boundary::{boundary, boundary_along};
 pub use error::RecoveryError;
 pub use notice::Notice;
 pub(super) use place::bearer;
 pub use place::{path_of, retired_path};
+pub use reading::ends_with;
 pub use survey::{Rotten, Survey, survey};
 
 use self::place::{Place, locate_files, wal_directory};

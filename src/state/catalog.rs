@@ -70,6 +70,15 @@ pub struct FileRecord {
     pub birth_ns: u64,
 }
 
+impl FileRecord {
+    /// True of a file of which nothing was left when the catalog was made anew:
+    /// it is numbered by its runs, and was never seen.
+    #[must_use]
+    pub const fn is_gone(&self) -> bool {
+        self.device == 0 && self.inode == 0
+    }
+}
+
 /// Everything remembered of one space.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SpaceRecord {

@@ -200,7 +200,7 @@ impl Space {
         self.durable_runs = record.runs.len();
         self.runs = record.runs;
         for file in record.files {
-            self.track(file.file, file.segment);
+            self.track(file.file, file.segment).gone = file.is_gone();
         }
         self.saved = record.marks;
         self.holes = record.holes;

@@ -62,7 +62,7 @@ impl Bed {
             file: number,
             segment: name(number),
             device: 0,
-            inode: 0,
+            inode: number,
             birth_ns: 0,
         };
         space.learn(SpaceRecord { files: files.iter().map(known).collect(), ..fresh() });

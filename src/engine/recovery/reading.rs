@@ -3,13 +3,14 @@
 
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{Notice, RecoveryError, io_error};
 use crate::engine::verifier::Verifier;
 use crate::io::bulk;
 use crate::limits::{MAX_RECORD_BYTES, RECORD_HEADER_BYTES, VERIFY_PIECE_BYTES};
-use crate::lsn::Mark;
+use crate::lsn::{Lsn, Mark};
+use crate::state::catalog::SpaceRecord;
 use crate::state::host::Host;
 use crate::state::runs::Run;
 use crate::wal::record::{Checksums, Header, MAGIC_BYTES, RecordError};
@@ -90,6 +91,32 @@ pub(super) fn describe(
         Found::NoneBefore(_) => None,
     };
     Ok(Notice::Damaged { path, offset, error, good_after })
+}
+
+/// Whether the record that ends at a mark is in the file of its run, found
+/// backwards by its own size, its sequence and its time, and holds. False at the
+/// start of a stream, and if the file is not there.
+///
+/// # Errors
+///
+/// The file is there, and cannot be read.
+pub fn ends_with(
+    record: &SpaceRecord,
+    mark: &Mark,
+    checksums: Checksums,
+    locate: &dyn Fn(&Run) -> PathBuf,
+) -> Result<bool, RecoveryError> {
+    let before = mark.lsn.0.checked_sub(1).and_then(|byte| record.runs.locate(Lsn(byte)));
+    let place = before.and_then(|(ordinal, at)| Some((record.runs.get(ordinal)?, at + 1)));
+    let Some((run, end)) = place else { return Ok(false) };
+    let path = locate(run);
+    match File::open(&path) {
+        Ok(file) => {
+            find_backwards(&file, run.offset, end, mark, checksums).map_err(io_error("read", &path))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(io_error("read", &path)(error)),
+    }
 }
 
 /// Whether a record in `lowest..end` ends at `end`, is the last before
