@@ -13,7 +13,7 @@ use saltus::protocol::message::{Ack, SegmentOpen, Standing};
 
 use super::cuts::{CutOff, Kept};
 use super::disk::Disk;
-use super::oracle::{Oracle, Sender};
+use super::oracle::{Oracle, Sender, Session};
 
 impl Oracle {
     /// A replica says where it stands when a space is opened, or was cut.
@@ -24,10 +24,11 @@ impl Oracle {
         header: &FrameHeader,
         standing: &Standing,
     ) {
-        let (space, epoch) = self.space_of(connection, header.handle);
-        let replica = sender.machine;
-        let session = self.streams[&space].under(epoch);
-        self.lowered(replica, &space, standing.flushed, session, sender.disk);
+        let session = self.session(connection, header.handle);
+        let (replica, reign) = (sender.machine, self.reign_of(&session));
+        self.answered(connection, header.handle, replica);
+        let Session { space, epoch, .. } = session;
+        self.lowered(replica, &space, standing.flushed, reign, sender.disk);
         let stream = &self.streams[&space];
         let said = self.said.entry((replica, space.clone())).or_default();
         assert!(
@@ -41,8 +42,8 @@ impl Oracle {
             standing.highest_epoch
         );
         said.highest_epoch = Some(standing.highest_epoch);
-        if session > said.reign && standing.flushed.0 <= stream.common(said.reign, session) {
-            said.reign = session;
+        if reign > said.reign && standing.flushed.0 <= stream.common(said.reign, reign) {
+            said.reign = reign;
         }
         self.claims(replica, &space, standing.flushed, standing.chain, sender.disk);
     }
@@ -56,7 +57,7 @@ impl Oracle {
         }
         let stream = &self.streams[space];
         assert!(
-            flushed.0 >= stream.common(said.reign, seen),
+            flushed.0 >= stream.ended(said.reign, seen),
             "Flushed means flushed: replica {replica} had acknowledged {} of {space}, and has \
              {flushed}",
             said.flushed
@@ -90,7 +91,7 @@ impl Oracle {
             acknowledged = true;
             let (begin, end) = (begin + from - at(begin), begin + to - at(begin));
             assert!(
-                begin >= stream.common(said.reign, stream.last()),
+                begin >= stream.ended(said.reign, stream.last()),
                 "Corrupt is not absent: replica {replica} cuts {begin} to {end} of {space}, which \
                  it had acknowledged and no epoch has ended"
             );
@@ -130,8 +131,9 @@ impl Oracle {
         header: &FrameHeader,
         ack: &Ack,
     ) {
-        let (space, epoch) = self.space_of(connection, header.handle);
-        let replica = sender.machine;
+        let session = self.session(connection, header.handle);
+        let (replica, reign) = (sender.machine, self.reign_of(&session));
+        let Session { space, epoch, .. } = session;
         assert_eq!(header.epoch, epoch, "Epochs: an ack of another epoch");
         let said = self.said.get(&(replica, space.clone())).copied().unwrap_or_default();
         assert!(
@@ -140,9 +142,9 @@ impl Oracle {
             said.highest_epoch
         );
         assert!(
-            said.reign == self.streams[&space].under(epoch),
-            "Epochs: replica {replica} acknowledges {space} in epoch {epoch}, and holds what that \
-             epoch has ended"
+            said.reign == reign,
+            "Equality: replica {replica} acknowledges {space} in epoch {epoch}, and holds other \
+             records than are shipped there"
         );
         assert!(ack.flushed <= ack.written && ack.written <= ack.received);
         self.claims(replica, &space, ack.flushed, ack.chain, sender.disk);
@@ -176,8 +178,13 @@ impl Oracle {
     pub fn writes(&self, replica: usize, names: &[PathBuf], offset: u64, bytes: &[u8]) {
         let fits = |space: &SpaceId, written: &Written| {
             let said = self.said.get(&(replica, space.clone())).copied().unwrap_or_default();
-            let reign = self.streams[space].reign(said.reign);
-            reign.runs.iter().enumerate().any(|(index, run)| {
+            let stream = &self.streams[space];
+            let reigns = (said.reign..=stream.last()).map(|reign| stream.reign(reign));
+            let mut places = reigns.flat_map(|reign| {
+                let runs = reign.runs.iter().enumerate();
+                runs.map(move |(index, run)| (reign, index, run))
+            });
+            places.any(|(reign, index, run)| {
                 let limit = reign.runs.get(index + 1).map_or(u64::MAX, |next| next.start.0);
                 let Some(within) = offset.checked_sub(run.offset).filter(|_| written.is_of(run))
                 else {

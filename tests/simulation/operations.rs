@@ -57,7 +57,12 @@ impl World {
                 self.trace_frames(number, connection, &bytes);
                 let machine = &self.machines[number];
                 let disk = machine.disk.lock();
-                let sender = Sender { machine: number, disk: &disk, databases: &self.databases };
+                let sender = Sender {
+                    machine: number,
+                    process: process.1,
+                    disk: &disk,
+                    databases: &self.databases,
+                };
                 self.oracle.hears(connection, &sender, &bytes);
                 drop(disk);
                 self.network.send(&socket, token, bytes, false);

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use saltus::ids::{Epoch, SpaceId};
+use saltus::lsn::Lsn;
 use saltus::protocol::frame::{FrameHeader, Handle, Kind};
 use saltus::protocol::message::{Message, OpenSpace, SegmentOpen};
 
@@ -22,16 +23,22 @@ pub struct Said {
     pub highest_epoch: Option<Epoch>,
 }
 
-/// What is open on one connection.
-#[derive(Debug, Default)]
-struct Session {
-    spaces: HashMap<Handle, (SpaceId, Epoch)>,
+/// A space that is open on a connection.
+#[derive(Clone, Debug)]
+pub(super) struct Session {
+    pub(super) space: SpaceId,
+    pub(super) epoch: Epoch,
+    /// The process of the primary that has opened it, and the last reign then.
+    process: u64,
+    reign: usize,
+    /// Who has answered.
+    replica: Option<usize>,
 }
 
 #[derive(Debug, Default)]
 pub struct Oracle {
     pub streams: BTreeMap<SpaceId, Stream>,
-    sessions: HashMap<usize, Session>,
+    sessions: HashMap<(usize, Handle), Session>,
     pub said: BTreeMap<(usize, SpaceId), Said>,
     /// The primary was set back to an earlier state of its catalog.
     pub stale: bool,
@@ -41,6 +48,8 @@ pub struct Oracle {
 pub struct Sender<'a> {
     /// 0 is the primary.
     pub machine: usize,
+    /// How often it was started.
+    pub process: u64,
     pub disk: &'a Disk,
     pub databases: &'a [Database],
 }
@@ -71,9 +80,39 @@ impl Oracle {
         }
     }
 
-    pub(super) fn space_of(&self, connection: usize, handle: Handle) -> (SpaceId, Epoch) {
-        let session = self.sessions.get(&connection).expect("a session");
-        session.spaces.get(&handle).expect("a frame of a space that is not open").clone()
+    pub(super) fn session(&self, connection: usize, handle: Handle) -> Session {
+        self.sessions
+            .get(&(connection, handle))
+            .expect("a frame of a space that is not open")
+            .clone()
+    }
+
+    /// A process has left what was shipped before for a branch: whoever listens
+    /// to it gets that.
+    fn branched(&mut self, space: &SpaceId, process: u64) {
+        let stream = &self.streams[space];
+        for session in self.sessions.values() {
+            if session.process == process
+                && session.space == *space
+                && let Some(replica) = session.replica
+                && let Some(said) = self.said.get_mut(&(replica, space.clone()))
+                && said.flushed <= stream.common(said.reign, stream.last())
+            {
+                said.reign = said.reign.max(stream.shipped_by(process, session.reign));
+            }
+        }
+    }
+
+    /// It is this replica that has answered.
+    pub(super) fn answered(&mut self, connection: usize, handle: Handle, replica: usize) {
+        if let Some(session) = self.sessions.get_mut(&(connection, handle)) {
+            session.replica = Some(replica);
+        }
+    }
+
+    /// What is shipped in a session.
+    pub(super) fn reign_of(&self, session: &Session) -> usize {
+        self.streams[&session.space].shipped_by(session.process, session.reign)
     }
 
     fn space_opened(
@@ -84,41 +123,60 @@ impl Oracle {
         sender: &Sender<'_>,
     ) {
         let space = &open.space;
-        let session = self.sessions.entry(connection).or_default();
-        session.spaces.insert(header.handle, (space.clone(), header.epoch));
         let first = open.history[0];
         let new = || Stream::new(open.stream, first);
         let stream = self.streams.entry(space.clone()).or_insert_with(new);
         assert_eq!(stream.id, open.stream, "{space} has become another stream");
-        if self.is_over(space, header.epoch) {
-            return;
+        if !self.is_over(space, header.epoch) {
+            self.epochs_told(open, sender);
         }
+        let (space, epoch, process) = (space.clone(), header.epoch, sender.process);
+        let reign = self.streams[&space].under(epoch);
+        let session = Session { space, epoch, process, reign, replica: None };
+        self.sessions.insert((connection, header.handle), session);
+    }
+
+    /// The epochs of a primary: known ones, and perhaps new ones.
+    fn epochs_told(&mut self, open: &OpenSpace, sender: &Sender<'_>) {
+        let space = &open.space;
         let database = sender.databases.iter().find(|database| database.space == *space).unwrap();
         self.look_at_source(database, sender.disk);
         let stream = self.streams.get_mut(space).unwrap();
-        let known = stream.history();
-        assert_eq!(open.history[..known.len()], known, "Epochs: {space} has another history");
+        let present = stream.present().epoch;
+        let new = open.history.partition_point(|(epoch, _)| *epoch <= present);
+        let (known, new) = open.history.split_at(new);
+        let cut = new.iter().map(|(_, start)| *start).min().unwrap_or(Lsn(u64::MAX));
+        assert_eq!(known, stream.history(cut), "Epochs: {space} has another history");
         let before = stream.last();
-        let (end, kept) = (stream.present().end(), stream.kept);
-        for (epoch, start) in &open.history[known.len()..] {
-            stream.begin(*epoch, *start);
+        let end = stream.present().end();
+        let mut kept = stream.kept;
+        if kept == u64::MAX && stream.losses < database.losses {
+            // What it has lost may have been walked, and not shipped.
+            kept = end.saturating_sub(1);
+        }
+        for (epoch, start) in new {
+            stream.begin(*epoch, *start, sender.process);
+            stream.losses = database.losses;
         }
         let cut = stream.common(before, stream.last());
         if cut >= end {
             return;
         }
-        // Records that were shipped are given up for one reason alone.
+        // Records that were shipped are given up for one of two reasons: the
+        // source has lost them, or a replica holds what it had lost before.
+        let run = stream.reign(before).pieces(kept, end).first().map(|(run, ..)| run.start.0);
+        let stream = &self.streams[space];
+        let disputes = self.said.iter().filter(|((_, of), _)| of == space);
+        let disputed = disputes.filter_map(|(_, said)| {
+            let common = stream.common(said.reign, before);
+            let explained = stream.ended(said.reign, before) <= common;
+            (said.flushed > common && !explained).then_some(common)
+        });
+        let least = disputed.chain(run).min();
         assert!(
-            kept < end,
-            "Epochs: {space} is cut from {end} to {cut}, and its source has all of it"
-        );
-        let held = stream.reign(before).pieces(kept, end);
-        let (run, ..) = held.first().expect("a run holds every byte");
-        assert!(
-            cut >= run.start.0,
-            "Epochs: {space} is cut from {end} to {cut}, and its source has it up to {kept}, in the \
-             run that begins at {}",
-            run.start
+            least.is_some_and(|least| cut >= least),
+            "Epochs: {space} is cut from {end} to {cut}; its source has it up to {kept}, and nobody \
+             has lost anything before {least:?}"
         );
     }
 
@@ -153,19 +211,17 @@ impl Oracle {
         }
     }
 
+    /// Whether the source holds everything that was shipped in the present reign.
+    pub fn is_whole_at_source(&mut self, database: &Database, disk: &Disk) -> bool {
+        self.look_at_source(database, disk);
+        self.streams.get(&database.space).is_some_and(|stream| stream.kept == u64::MAX)
+    }
+
     fn run_opened(&mut self, connection: usize, header: &FrameHeader, run: SegmentOpen) {
-        let (space, epoch) = self.space_of(connection, header.handle);
-        if self.is_over(&space, epoch) {
-            return;
-        }
-        let reign = self.streams.get_mut(&space).unwrap().present_mut();
-        let ordinal = usize::try_from(run.ordinal).unwrap();
-        match reign.runs.get(ordinal) {
-            Some(known) => assert_eq!(*known, run, "Prefix: a run of {space} has changed"),
-            None => {
-                assert_eq!(reign.runs.len(), ordinal, "Prefix: {space} leaves out a run");
-                reign.runs.push(run);
-            }
+        let Session { space, epoch, process, .. } = self.session(connection, header.handle);
+        if !self.is_over(&space, epoch) {
+            self.streams.get_mut(&space).unwrap().opens(run, process);
+            self.branched(&space, process);
         }
     }
 
@@ -179,16 +235,18 @@ impl Oracle {
     ) {
         let header = FrameHeader::decode(header).expect("a node sends what is no frame");
         assert_eq!(header.kind, Kind::Data);
-        let (space, epoch) = self.space_of(connection, header.handle);
+        let Session { space, epoch, process, .. } = self.session(connection, header.handle);
         assert_eq!(header.epoch, epoch, "Epochs: data of another epoch than its space's");
         if self.is_over(&space, epoch) {
             return;
         }
-        let reign = self.streams.get_mut(&space).unwrap().present_mut();
-        let known = reign.end();
-        reign.take(header.start, bytes);
+        let stream = self.streams.get_mut(&space).unwrap();
+        let from = stream.takes(header.start, bytes, process);
+        self.branched(&space, process);
+        let stream = &self.streams[&space];
         // What is new must be what the database wrote at that place.
-        let (from, to) = (known.max(header.start.0), reign.end());
+        let reign = stream.present();
+        let to = reign.end().max(from);
         let database = databases.iter().find(|database| database.space == space).unwrap();
         for (run, begin, end) in reign.pieces(from, to) {
             let offset = usize::try_from(run.offset + begin - run.start.0).unwrap();

@@ -209,15 +209,22 @@ impl Space {
         // Everything up to there was walked before; the head is no earlier.
         self.head = last;
         self.doubt_tail();
-        // From the boundary before, if it is near and in the same run: so the
+        // From the boundary before, if it is near and in the same file: so the
         // walk must meet the last one again.
         let before = self.saved.iter().rev().nth(1).copied().unwrap_or(Mark::START);
-        let run_of = |mark: Mark| self.runs.locate(mark.lsn).map(|(ordinal, _)| ordinal);
         let near = last.lsn.bytes_since(before.lsn) <= 2 * MARK_SPACING_BYTES;
-        let ends_before = near && last.lsn > before.lsn && run_of(before) == run_of(last);
-        let within = self.runs.locate(last.lsn).and_then(|(ordinal, _)| self.runs.get(ordinal));
-        let begins = within.is_some_and(|run| run.start == last.lsn);
-        self.rewind(if ends_before && !begins { before } else { last });
+        let ends_before = near && last.lsn > before.lsn && self.is_one_file(before.lsn, last.lsn);
+        self.rewind(if ends_before { before } else { last });
+    }
+
+    /// True if the stream from one position to another, and what comes next,
+    /// lie in one file. What is in no file at all needs none.
+    fn is_one_file(&self, from: Lsn, to: Lsn) -> bool {
+        let run_of = |lsn: Lsn| self.runs.locate(lsn).map(|(ordinal, _)| ordinal);
+        let (Some(first), Some(last)) = (run_of(from), run_of(to)) else { return false };
+        let Some(file) = self.runs.get(last).map(|run| run.file) else { return false };
+        let between = self.runs.iter().filter(|(ordinal, _)| (first..=last).contains(ordinal));
+        between.into_iter().all(|(_, run)| run.file == file || run.bytes == Some(0))
     }
 
     fn track(&mut self, file: u64, name: SegmentName) -> &mut Tracked {

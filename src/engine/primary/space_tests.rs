@@ -12,6 +12,7 @@ use crate::ids::Epoch;
 use crate::limits::{PREFETCH_BYTES, RELEASE_AFTER, UNFINISHED_AFTER};
 use crate::protocol::sender::Found;
 use crate::state::catalog::{FileRecord, Role};
+use crate::state::runs::Run;
 use crate::wal::record::Header;
 
 /// A record as a writer leaves it.
@@ -403,6 +404,62 @@ fn a_start_looks_at_what_lies_before_the_last_saved_boundary() {
             assert_eq!(bed.space.head(), marks[2]);
         }
     }
+}
+
+/// A writer whose host had crashed cut its segment and went on in it, past the
+/// place where the last run began. The primary, started again, began to read at
+/// that place, in the midst of a record, took the source for damaged, and
+/// stopped for good; had a record begun there by chance, it would have gone on
+/// over records that no replica has.
+#[test]
+fn a_start_looks_at_what_lies_before_a_run_in_the_midst_of_a_file() {
+    for changed in [false, true] {
+        let mut bed = Bed::new(&[]);
+        bed.write(1, &record(0, &[1; 200]));
+        bed.write(1, &record(1, &[1; 200]));
+        bed.found(1);
+        bed.walk();
+        let head = bed.space.head();
+        let run = Run { start: head.lsn, segment: name(1), file: 1, offset: 528, bytes: None };
+        let mut known = fresh();
+        known.runs = bed.space.runs.clone();
+        // Nothing came of that one, and its file is gone.
+        known.runs.open(Run { segment: name(2), file: 2, offset: 0, ..run });
+        known.runs.open(run);
+        known.marks = vec![head];
+        if changed {
+            std::fs::write(bed.path(1), [record(0, &[1; 200]), record(7, &[7; 400])].concat())
+                .unwrap();
+        } else {
+            bed.write(1, &record(2, &[1; 200]));
+        }
+        let mut space = Space::new("alpha".parse().unwrap(), Handle(0), 0, Checksums::Required);
+        space.learn(known);
+        bed.space = space;
+        bed.found(1);
+        let asked = epoch_asked(&bed.walk());
+        assert_eq!(asked, changed.then_some((Mark::START, 0)));
+        assert_eq!(bed.space.problem(), None);
+        if !changed {
+            assert_eq!(bed.space.head().records, 3);
+        }
+    }
+}
+
+#[test]
+fn who_is_behind_needs_no_file_in_which_nothing_lies() {
+    let mut bed = Bed::new(&[]);
+    bed.write(1, &record(0, b"one"));
+    bed.found(1);
+    bed.walk();
+    let head = bed.space.head().lsn;
+    for (number, offset) in [(2, 0), (1, head.0)] {
+        let (segment, file) = (name(number), number);
+        bed.space.runs.open(Run { start: head, segment, file, offset, bytes: None });
+        bed.space.track(file, segment);
+    }
+    bed.space.files.get_mut(&2).unwrap().gone = true;
+    assert_eq!(bed.space.ready_from(Lsn::ZERO, &mut Vec::new()), Ok(true));
 }
 
 #[test]

@@ -74,6 +74,12 @@ impl Space {
         let at = self.index.head();
         let live = self.ordinal + 1 >= self.runs.len();
         let current = self.runs.get(self.ordinal).copied();
+        if !live && current.is_some_and(|run| run.bytes == Some(0)) {
+            // Nothing of the stream lies in it, and its file may be gone.
+            self.index.push_boundary();
+            self.ordinal += 1;
+            return true;
+        }
         let current_file = current.map(|run| run.file);
         let file = if live {
             // The present file first: a change of file begins a run.
