@@ -13,11 +13,12 @@
 # fuzz/corpus/NAME/, is a test. Exit 4 if the fuzzers cannot be built here, with
 # the reason.
 #
-# An input may take 10 seconds, 2 GiB of memory in all and 256 MiB in one piece.
+# An input may take 10 seconds (30 with --quick), 2 GiB of memory in all and
+# 256 MiB in one piece.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-usage() { sed -n '2,16s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '2,17s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 
 seconds=20 sanitizer=address quick=""
 targets=$(sed -n 's/^    ("\([a-z]*\)", .*/\1/p' fuzz/targets/mod.rs)
@@ -76,9 +77,9 @@ else
     fi
 fi
 
-# cargo-fuzz has options of its own before this.
-end_of_ours=--
-[ -z "$quick" ] || end_of_ours=""
+# cargo-fuzz has options of its own before this; what is not optimised is slow.
+end_of_ours=-- patience=10
+[ -z "$quick" ] || end_of_ours="" patience=30
 
 # Run one, with directories of inputs and options of libFuzzer.
 fuzz() {
@@ -98,7 +99,7 @@ for target in $targets; do
     mkdir -p "fuzz/found/$target"
     # The log of the program under test is not of interest.
     SALTUS_LOG=off fuzz "$target" "fuzz/found/$target" "fuzz/corpus/$target" $end_of_ours \
-        -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -malloc_limit_mb=256 \
+        -max_total_time="$seconds" -timeout=$patience -rss_limit_mb=2048 -malloc_limit_mb=256 \
         -max_len=32768 -print_final_stats=1 -verbosity=1 2>&1 |
         grep -v '^#[0-9]' | tail -25 || failed+=("$target")
 done
