@@ -187,6 +187,11 @@ pub const SCAN_INTERVAL: Duration = Duration::from_secs(1);
 /// the disk.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a replica that was not heard of may keep a damaged record from being
+/// left out of the stream: it may have it. A host that restarts is back by then;
+/// one that is gone must not hold up the others for ever.
+pub const UNHEARD_GRACE: Duration = Duration::from_secs(600);
+
 /// How long a file that was left for a later one, and ends in a record that is
 /// not whole, must have stayed as it is before that is named. A write in flight
 /// ends within milliseconds; a host under load may stall one for seconds.
@@ -403,6 +408,10 @@ pub const MAX_PROOF_PARTS: usize = 64;
 /// The smallest part of which a digest is told. Of a few bytes it would tell
 /// the bytes; and a record has 64 of header anyway.
 pub const MIN_PROOF_PART_BYTES: u64 = 1 << 10;
+
+/// Runs in one part of a chart: about 400 KiB, well within an answer. Each run
+/// is a segment, as a rule, so nearly all charts have one part.
+pub const MAX_CHART_RUNS: usize = 4096;
 
 /// Records that one answer lists: more than a smallest part can hold.
 pub const MAX_PROOF_RECORDS: usize = 32;

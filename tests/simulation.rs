@@ -18,8 +18,12 @@ mod backend;
 mod chance;
 #[path = "simulation/clock.rs"]
 mod clock;
+#[path = "simulation/copies.rs"]
+mod copies;
 #[path = "simulation/crash.rs"]
 mod crash;
+#[path = "simulation/cuts.rs"]
+mod cuts;
 #[path = "simulation/database.rs"]
 mod database;
 #[path = "simulation/disk.rs"]
@@ -45,6 +49,8 @@ mod plan;
 mod planted;
 #[path = "simulation/seeds.rs"]
 mod seeds;
+#[path = "simulation/stream.rs"]
+mod stream;
 #[path = "simulation/succession.rs"]
 mod succession;
 #[path = "simulation/trace.rs"]

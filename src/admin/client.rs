@@ -19,6 +19,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time;
 
 use super::counted::Counted;
+use crate::engine::proof::chart::{Chart, ChartAsk};
 use crate::engine::proof::question::{Answer, Question};
 use crate::engine::scrub::ScrubAsk;
 use crate::engine::status::NodeStatus;
@@ -131,7 +132,21 @@ impl Client {
     ///
     /// Any [`ClientError`] but `Client`.
     pub fn ask(&self, question: &Question) -> Result<Answer, ClientError> {
-        let (status, body) = self.get(&format!("/proof?{question}"), MAX_ANSWER_BYTES)?;
+        self.answer(&format!("/proof?{question}"))
+    }
+
+    /// Where a stream lies, as the node's catalog has it; in parts, if there are
+    /// many runs. Returns within [`ADMIN_TIMEOUT`].
+    ///
+    /// # Errors
+    ///
+    /// Any [`ClientError`] but `Client`.
+    pub fn chart(&self, ask: &ChartAsk) -> Result<Chart, ClientError> {
+        self.answer(&format!("/chart?{ask}"))
+    }
+
+    fn answer<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        let (status, body) = self.get(path, MAX_ANSWER_BYTES)?;
         if status == StatusCode::OK {
             return self.read(&body);
         }

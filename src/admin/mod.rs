@@ -11,11 +11,13 @@
 //! | `GET /status`  | 200, [`NodeStatus`](crate::engine::status::NodeStatus)  |
 //! | `GET /metrics` | 200, the same values as text for Prometheus             |
 //! | `GET /proof?`..| 200, digests of a range: [`question`]                 |
+//! | `GET /chart?`..| 200, where a stream lies: [`chart`]                    |
 //! | `GET /healthz` | 200 `{"status":"ok"}`, or 503 with every problem        |
 //! | `GET /livez`   | 200: the process answers, and nothing more is said      |
 //! | anything else  | 404 or 405, `{"error":...}`                             |
 //!
 //! [`question`]: crate::engine::proof::question
+//! [`chart`]: crate::engine::proof::chart
 //!
 //! One request per connection, a bounded number of connections, a bounded
 //! head and a deadline for each: a stuck or hostile client costs one of

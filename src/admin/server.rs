@@ -24,6 +24,7 @@ use super::health::{self, Problem};
 use super::metrics;
 use crate::engine::Engine;
 use crate::engine::proof::ProofError;
+use crate::engine::proof::chart::{Chart, ChartAsk};
 use crate::engine::proof::question::{Answer, Question};
 use crate::engine::scrub::ScrubAsk;
 use crate::engine::status::NodeStatus;
@@ -147,6 +148,9 @@ pub trait Node {
 
     /// What it knows about a range of a stream.
     fn prove(&self, question: Question) -> impl Future<Output = Result<Answer, ProofError>>;
+
+    /// Where a stream lies.
+    fn chart(&self, ask: ChartAsk) -> impl Future<Output = Result<Chart, ProofError>>;
 }
 
 impl Node for Engine {
@@ -160,6 +164,10 @@ impl Node for Engine {
 
     fn prove(&self, question: Question) -> impl Future<Output = Result<Answer, ProofError>> {
         Engine::prove(self, question)
+    }
+
+    fn chart(&self, ask: ChartAsk) -> impl Future<Output = Result<Chart, ProofError>> {
+        Engine::chart(self, ask)
     }
 }
 
@@ -209,14 +217,16 @@ async fn respond(method: &Method, uri: &Uri, node: &impl Node) -> Response<Full<
             response
         }
         ("/proof", true) => prove(uri.query().unwrap_or_default(), node).await,
-        ("/status" | "/metrics" | "/healthz" | "/livez" | "/proof", false) => {
+        ("/chart", true) => chart(uri.query().unwrap_or_default(), node).await,
+        ("/status" | "/metrics" | "/healthz" | "/livez" | "/proof" | "/chart", false) => {
             let mut response = error(StatusCode::METHOD_NOT_ALLOWED, "only GET is allowed here");
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
             response
         }
         _ => error(
             StatusCode::NOT_FOUND,
-            "no such page; there are /status, /metrics, /healthz, /livez, /proof, /scrub and /repair",
+            "no such page; there are /status, /metrics, /healthz, /livez, /proof, /chart, /scrub and \
+             /repair",
         ),
     }
 }
@@ -267,14 +277,26 @@ async fn prove(query: &str, node: &impl Node) -> Response<Full<Bytes>> {
         Ok(question) => question,
         Err(wrong) => return error(StatusCode::BAD_REQUEST, &wrong.to_string()),
     };
-    match node.prove(question).await {
+    answered(node.prove(question).await)
+}
+
+/// Ask the node where a stream lies.
+async fn chart(query: &str, node: &impl Node) -> Response<Full<Bytes>> {
+    match query.parse::<ChartAsk>() {
+        Ok(ask) => answered(node.chart(ask).await),
+        Err(wrong) => error(StatusCode::BAD_REQUEST, &wrong.to_string()),
+    }
+}
+
+fn answered(answer: Result<impl Serialize, ProofError>) -> Response<Full<Bytes>> {
+    match answer {
         Ok(answer) => json(StatusCode::OK, &answer),
         Err(failure) => {
             let code = match &failure {
                 ProofError::Unknown { .. } => StatusCode::NOT_FOUND,
                 ProofError::Busy | ProofError::Late { .. } => StatusCode::SERVICE_UNAVAILABLE,
                 other => {
-                    tracing::error!(error = %other, "a range of a stream cannot be digested");
+                    tracing::error!(error = %other, "a question about a stream has no answer");
                     StatusCode::INTERNAL_SERVER_ERROR
                 }
             };

@@ -42,6 +42,10 @@ impl Node for Same {
             _ => Err(ProofError::Unknown { space: question.space }),
         }
     }
+
+    async fn chart(&self, ask: ChartAsk) -> Result<Chart, ProofError> {
+        Err(ProofError::Unknown { space: ask.space })
+    }
 }
 
 /// A server on a thread of its own; it ends when the sender is dropped.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   saltus [--json] run | config | status | wait | epoch | quarantine | verify | scrub | repair |
-//!                   demo | wal | bench
+//!                   rebuild | demo | wal | bench
 //!
 //!   result    -> standard output: text for a person, or one JSON document
 //!   log,error -> standard error
@@ -31,6 +31,7 @@ pub mod output;
 mod payload;
 mod quarantine;
 mod ready;
+mod rebuild;
 mod run;
 mod scratch;
 mod scrub;
@@ -104,6 +105,8 @@ enum Command {
     Scrub(scrub::ScrubArgs),
     /// Build good copies of damaged segments of a shipped space, from a replica
     Repair(scrub::RepairArgs),
+    /// Make the catalog anew of a stopped node that has lost it, from its segments
+    Rebuild(rebuild::RebuildArgs),
     /// Show the epochs of spaces: which reigns their streams have had
     #[command(subcommand)]
     Epoch(epoch::EpochCommand),
@@ -170,6 +173,7 @@ pub fn main() -> ExitCode {
         Command::Verify(args) => verify::run(&args, json),
         Command::Scrub(args) => scrub::run(&args, json),
         Command::Repair(args) => scrub::repair(&args, json),
+        Command::Rebuild(args) => rebuild::run(&args, json),
         Command::Epoch(command) => epoch::run(&command, json),
         Command::Quarantine(command) => quarantine::run(command, json),
         Command::Demo(args) => demo::run(&args, json),

@@ -30,6 +30,7 @@ pub mod patience;
 pub mod primary;
 pub mod proof;
 pub mod quarantine;
+pub mod rebuild;
 pub mod recovery;
 pub mod replica;
 pub mod report;
@@ -50,6 +51,7 @@ use crossbeam::channel::{Sender, bounded, unbounded};
 use self::clock::SystemClock;
 use self::doorkeeper::Complaints;
 use self::keeper::{Ignored, Job, Keeper, Mailbox, Places, Received};
+use self::proof::chart::{Chart, ChartAsk};
 use self::proof::question::{Answer, Question};
 use self::proof::{ProofError, Prover};
 use self::replica::primaries::Primaries;
@@ -444,6 +446,15 @@ impl Engine {
     /// See [`ProofError`].
     pub async fn prove(&self, question: Question) -> Result<Answer, ProofError> {
         self.prover.ask(question).await
+    }
+
+    /// Say where a stream lies, for another node that has lost its catalog.
+    ///
+    /// # Errors
+    ///
+    /// See [`ProofError`].
+    pub async fn chart(&self, ask: ChartAsk) -> Result<Chart, ProofError> {
+        self.prover.chart(ask).await
     }
 
     /// Why the node can no longer do its work, if so: the process must end.

@@ -30,7 +30,9 @@ mod boundary;
 mod error;
 mod notice;
 mod place;
+mod reading;
 mod subject;
+mod survey;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -38,26 +40,27 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use boundary::boundary;
+pub use boundary::{boundary, boundary_along};
 pub use error::RecoveryError;
 pub use notice::Notice;
 pub(super) use place::bearer;
 pub use place::{path_of, retired_path};
+pub use reading::ends_with;
 pub use subject::Subject;
+pub use survey::{Rotten, Survey, survey};
 
 use self::place::{Place, locate_files, wal_directory};
+use self::reading::{describe, find_backwards, verify_run};
 use super::quarantine::{Extent, Manifest, Quarantine, Reason};
 use super::verifier::Verifier;
 use crate::ids::{Epoch, SegmentName, SpaceId};
-use crate::io::bulk;
-use crate::limits::{MAX_NAMED_FILES, MAX_RECORD_BYTES, RECORD_HEADER_BYTES, VERIFY_PIECE_BYTES};
+use crate::limits::{MAX_NAMED_FILES, VERIFY_PIECE_BYTES};
 use crate::lsn::{Lsn, Mark};
 use crate::planted::{self, Bug};
 use crate::state::catalog::{Change, SpaceRecord};
 use crate::state::host::{Host, make_directories};
 use crate::state::runs::Run;
-use crate::wal::record::{Checksums, Header, MAGIC_BYTES, RecordError};
-use crate::wal::search::{self, Found};
+use crate::wal::record::Checksums;
 
 /// What recovery came to.
 #[derive(Debug)]
@@ -79,6 +82,8 @@ enum To {
     Damaged,
     /// Its checkpoint, because an epoch says so.
     Checkpoint(Epoch),
+    /// Its checkpoint, because its primary's stream is the same up to there.
+    Matched,
 }
 
 /// Bring the files of a space to their end. `between` is called now and then
@@ -103,20 +108,18 @@ fn settle(
         checksums,
         quarantine: Quarantine::new(host.clone(), quarantine, space),
         files: locate_files(data_root, state_dir, space, record),
-        by: match to {
-            To::Checkpoint(by) => Some(by),
-            To::Whole | To::Damaged => None,
-        },
+        to,
         notices: Vec::new(),
         directory,
     };
     recovery.restore_names(state_dir)?;
-    if to != To::Damaged {
+    if matches!(to, To::Whole | To::Checkpoint(_)) {
         recovery.check_lengths()?;
         recovery.check_record_before_checkpoint()?;
     }
     let end = match to {
         To::Checkpoint(_) => recovery.at_checkpoint(),
+        To::Matched => End { mark: record.checkpoint, runs: record.runs.len(), cut: true },
         To::Whole | To::Damaged => recovery.walk()?,
     };
     recovery.enforce(&end, between)?;
@@ -149,8 +152,7 @@ struct Recovery<'a> {
     checksums: Checksums,
     quarantine: Quarantine,
     files: BTreeMap<u64, Place>,
-    /// The epoch that ended the reign in which the end was received.
-    by: Option<Epoch>,
+    to: To,
     notices: Vec<Notice>,
     directory: PathBuf,
 }
@@ -285,7 +287,9 @@ impl Recovery<'_> {
     fn manifest(&self, file: u64, segment: SegmentName, offset: u64, found: u64) -> Manifest {
         let mut extents = Vec::new();
         let mut epochs = Vec::new();
-        for (_, run) in self.record.runs.iter().filter(|(_, run)| run.file == file) {
+        // Where what does not match lay in a stream, nobody knows.
+        let named = self.to != To::Matched;
+        for (_, run) in self.record.runs.iter().filter(|(_, run)| named && run.file == file) {
             let end = run.bytes.map_or(found, |bytes| (run.offset + bytes).min(found));
             let from = run.offset.max(offset);
             if from >= end {
@@ -308,10 +312,17 @@ impl Recovery<'_> {
             file,
             offset,
             bytes: found.saturating_sub(offset),
-            reason: if self.by.is_some() { Reason::Diverged } else { Reason::Unverified },
+            reason: match self.to {
+                To::Checkpoint(_) => Reason::Diverged,
+                To::Matched => Reason::Unmatched,
+                To::Whole | To::Damaged => Reason::Unverified,
+            },
             extents,
             epochs,
-            superseded_by: self.by,
+            superseded_by: match self.to {
+                To::Checkpoint(by) => Some(by),
+                To::Matched | To::Whole | To::Damaged => None,
+            },
         }
     }
 
@@ -396,139 +407,6 @@ impl Recovery<'_> {
         }
         Ok(())
     }
-}
-
-/// Verify one run from `begin` on. Nothing if it is whole, or why it ends
-/// early; the verifier then stands behind its last whole record.
-fn verify_run(
-    host: &dyn Host,
-    path: &Path,
-    run: &Run,
-    begin: u64,
-    verifier: &mut Verifier,
-    buffer: &mut [u8],
-) -> Result<Option<Notice>, RecoveryError> {
-    let failed = io_error("read", path);
-    let expected = run.bytes.map(|bytes| run.offset + bytes);
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            // An open run may have no file yet.
-            let lost = expected.is_some_and(|expected| expected > begin);
-            return Ok(lost.then(|| Notice::Missing { path: path.to_path_buf() }));
-        }
-        Err(error) => return Err(failed(error)),
-    };
-    host.sync_data(&file).map_err(io_error("sync", path))?;
-    bulk::forget(&file, begin, 0);
-    let found = file.metadata().map_err(&failed)?.len();
-    let stop = expected.map_or(found, |expected| expected.min(found));
-    let start = verifier.mark().lsn;
-    let mut at = begin;
-    while at < stop {
-        let most = usize::try_from(stop - at).unwrap_or(usize::MAX).min(buffer.len());
-        let count = search::read_up_to(&file, &mut buffer[..most], at).map_err(&failed)?;
-        if count == 0 {
-            break;
-        }
-        at += count as u64;
-        if let Err(error) = verifier.feed(&buffer[..count]) {
-            let offset = begin + verifier.mark().lsn.bytes_since(start);
-            return describe(&file, path, offset, error, verifier).map(Some).map_err(failed);
-        }
-    }
-    let path = path.to_path_buf();
-    Ok(match expected {
-        Some(expected) if at < expected => Some(Notice::Short { path, expected, found: at }),
-        _ if verifier.pending() == 0 => None,
-        Some(expected) => {
-            // The run ends within a record: it was never cut there.
-            let (bytes, offset) = (verifier.pending(), expected - verifier.pending());
-            let error = RecordError::Truncated { need: verifier.needed(), have: bytes };
-            Some(Notice::Damaged { path, offset, error, good_after: None })
-        }
-        None => {
-            let bytes = verifier.pending();
-            Some(Notice::TornTail { path, offset: at - bytes, bytes })
-        }
-    })
-}
-
-/// Say what a damaged record at `offset` looks like.
-fn describe(
-    file: &File,
-    path: &Path,
-    offset: u64,
-    error: RecordError,
-    verifier: &Verifier,
-) -> io::Result<Notice> {
-    let path = path.to_path_buf();
-    let size = file.metadata()?.len();
-    if search::first_nonzero(file, offset, size)?.is_none() {
-        return Ok(Notice::Zeroes { path, offset, bytes: size - offset });
-    }
-    let found = search::find_record(file, offset + 1, size - offset, size, verifier.checksums())?;
-    let good_after = match found {
-        Found::Record(at) => Some(at),
-        Found::NoneBefore(_) => None,
-    };
-    Ok(Notice::Damaged { path, offset, error, good_after })
-}
-
-/// Whether a record in `lowest..end` ends at `end`, is the last before
-/// `mark`, and holds. Searched backwards.
-fn find_backwards(
-    file: &File,
-    lowest: u64,
-    end: u64,
-    mark: &Mark,
-    checksums: Checksums,
-) -> io::Result<bool> {
-    const CHUNK_BYTES: u64 = 64 << 10;
-    let lowest = lowest.max(end.saturating_sub(MAX_RECORD_BYTES));
-    // A header that begins in a chunk may reach into the one above it.
-    let mut buffer = vec![0; usize::try_from(CHUNK_BYTES).unwrap_or(0) + RECORD_HEADER_BYTES];
-    let mut above = end;
-    while above > lowest {
-        let from = above.saturating_sub(CHUNK_BYTES).max(lowest);
-        let most = usize::try_from(end - from).unwrap_or(usize::MAX).min(buffer.len());
-        let count = search::read_up_to(file, &mut buffer[..most], from)?;
-        let starts = usize::try_from(above - from).unwrap_or(usize::MAX).min(count);
-        for start in (0..starts).rev() {
-            let Some(raw) = buffer[start..count].first_chunk::<RECORD_HEADER_BYTES>() else {
-                continue;
-            };
-            if raw[..4] != MAGIC_BYTES {
-                continue;
-            }
-            let offset = from + start as u64;
-            let fits = Header::parse(raw, checksums).is_ok_and(|header| {
-                header.record_bytes() == end - offset
-                    && header.sequence == mark.sequence
-                    && header.timestamp_ns == mark.timestamp_ns
-            });
-            if fits && is_whole(file, offset, end, checksums)? {
-                return Ok(true);
-            }
-        }
-        above = from;
-    }
-    Ok(false)
-}
-
-/// Whether `offset..end` is one record and holds.
-fn is_whole(file: &File, mut offset: u64, end: u64, checksums: Checksums) -> io::Result<bool> {
-    let mut piece = vec![0; VERIFY_PIECE_BYTES];
-    let mut verifier = Verifier::new(Mark::START, checksums);
-    while offset < end {
-        let most = usize::try_from(end - offset).unwrap_or(usize::MAX).min(piece.len());
-        let count = search::read_up_to(file, &mut piece[..most], offset)?;
-        if count == 0 || verifier.feed(&piece[..count]).is_err() {
-            return Ok(false);
-        }
-        offset += count as u64;
-    }
-    Ok(verifier.mark().records == 1 && verifier.pending() == 0)
 }
 
 /// For `map_err`: what was attempted, and on what.

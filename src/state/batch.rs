@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
 
-use super::catalog::{Catalog, CatalogError, Change, Role};
+use super::catalog::{Catalog, CatalogError, Change, Hole, Role};
 use super::history::{continues, cut_history, is_history};
 use super::layout::{self, Space};
 use super::runs::{Run, RunError, Runs};
@@ -73,11 +73,14 @@ impl<'t> Batch<'t> {
         if let Change::Create { role, stream, history } = change {
             return self.create(space, *role, *stream, history);
         }
+        if let Change::Forget = change {
+            return self.forget(space);
+        }
         if !self.hold(space)? {
             return Err(CatalogError::UnknownSpace { space: space.clone() });
         }
         match change {
-            Change::Create { .. } => Ok(()),
+            Change::Create { .. } | Change::Forget => Ok(()),
             Change::OpenRun(run) => self.open_run(space, run),
             Change::AddFile(file) => {
                 let value = layout::encode_file(file);
@@ -187,6 +190,17 @@ impl<'t> Batch<'t> {
         Ok(())
     }
 
+    fn forget(&mut self, space: &SpaceId) -> Result<(), CatalogError> {
+        let storage = |e| self.catalog.storage(e);
+        let name = space.as_str();
+        self.held.remove(space);
+        self.spaces.remove(name).map_err(storage)?;
+        self.runs.retain_in(ordinals(name, 0), |_, _| false).map_err(storage)?;
+        self.files.retain_in(numbers(name), |_, _| false).map_err(storage)?;
+        self.marks.retain_in(numbers(name), |_, _| false).map_err(storage)?;
+        self.holes.retain_in(places(name), |_, _| false).map_err(storage)
+    }
+
     fn open_run(&mut self, space: &SpaceId, run: &Run) -> Result<(), CatalogError> {
         let refused = |source| CatalogError::Run { space: space.clone(), source };
         run.fits().map_err(refused)?;
@@ -243,6 +257,7 @@ impl<'t> Batch<'t> {
                 entry.map_err(storage)?;
             }
         }
+        self.close_holes(space, end)?;
         let last_mark = self
             .marks
             .range(numbers(name))
@@ -258,6 +273,41 @@ impl<'t> Batch<'t> {
         }
         cut_history(&mut held.history, end);
         Ok(())
+    }
+
+    /// Forget the holes whose run behind was cut away.
+    fn close_holes(&mut self, space: &SpaceId, end: Lsn) -> Result<(), CatalogError> {
+        let storage = |e| self.catalog.storage(e);
+        let name = space.as_str();
+        let mut closed = Vec::new();
+        for entry in self.holes.range(places(name)).map_err(storage)? {
+            let (key, value) = entry.map_err(storage)?;
+            let (_, file, offset) = key.value();
+            let hole = layout::decode_hole(file, offset, value.value())
+                .ok_or_else(|| self.catalog.damaged(format!("hole {:?}", key.value())))?;
+            if hole.lsn >= end && !self.has_run_behind(name, &hole)? {
+                closed.push((file, offset));
+            }
+        }
+        for (file, offset) in closed {
+            let storage = |e| self.catalog.storage(e);
+            self.holes.remove((name, file, offset)).map_err(storage)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the run that begins behind a hole is there.
+    fn has_run_behind(&self, space: &str, hole: &Hole) -> Result<bool, CatalogError> {
+        let storage = |e| self.catalog.storage(e);
+        for entry in self.runs.range(ordinals(space, 0)).map_err(storage)?.rev() {
+            let (_, value) = entry.map_err(storage)?;
+            match layout::decode_run(value.value()) {
+                Some(run) if hole.ends_before(&run) => return Ok(true),
+                Some(run) if run.start < hole.lsn => break,
+                _ => {}
+            }
+        }
+        Ok(false)
     }
 
     fn epoch(&mut self, space: &SpaceId, epoch: Epoch, start: Lsn) -> Result<(), CatalogError> {

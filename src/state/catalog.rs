@@ -34,6 +34,7 @@ pub use super::holes::Hole;
 use super::host::{Host, ThisHost};
 use super::layout;
 use super::opening::make_if_missing;
+pub use super::opening::set_aside;
 use super::runs::{Run, RunError, Runs};
 use super::thinning::thin;
 use crate::ids::{Epoch, NodeUuid, SpaceId, StreamId};
@@ -69,6 +70,15 @@ pub struct FileRecord {
     pub birth_ns: u64,
 }
 
+impl FileRecord {
+    /// True of a file of which nothing was left when the catalog was made anew:
+    /// it is numbered by its runs, and was never seen.
+    #[must_use]
+    pub const fn is_gone(&self) -> bool {
+        self.device == 0 && self.inode == 0
+    }
+}
+
 /// Everything remembered of one space.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SpaceRecord {
@@ -100,7 +110,7 @@ impl SpaceRecord {
     /// commit names it.
     pub fn apply(&mut self, change: &Change) {
         match change {
-            Change::Create { .. } => {}
+            Change::Create { .. } | Change::Forget => {}
             Change::OpenRun(run) => {
                 // Only the last run can be meant again: of several empty ones,
                 // an earlier may lie where a later does.
@@ -126,6 +136,9 @@ impl SpaceRecord {
             Change::Truncate { end, runs } => {
                 self.runs.truncate(*runs);
                 self.marks.retain(|mark| mark.lsn <= *end);
+                let runs = &self.runs;
+                let stands = |hole: &Hole| runs.iter().any(|(_, run)| hole.ends_before(run));
+                self.holes.retain(|hole| hole.lsn < *end || stands(hole));
                 if self.checkpoint.lsn > *end {
                     self.checkpoint = self.marks.last().copied().unwrap_or(Mark::START);
                 }
@@ -171,6 +184,9 @@ pub enum Change {
         /// Its history, at least one epoch.
         history: Vec<(Epoch, Lsn)>,
     },
+    /// A space goes out of the catalog, with all that was remembered of it. Only
+    /// [`Change::Create`] may follow.
+    Forget,
     /// A run begins; the one before it ends there.
     OpenRun(Run),
     /// A file gets its number.
@@ -183,7 +199,8 @@ pub enum Change {
     /// The stream was cut: runs from ordinal `runs` on are forgotten, the last
     /// one left is open again, and so are marks and epochs that begin behind
     /// `end`. A checkpoint behind `end` falls back to the last mark that is
-    /// left, or to the start; send a [`Change::Checkpoint`] along.
+    /// left, or to the start; send a [`Change::Checkpoint`] along. Holes whose
+    /// run behind is forgotten are holes no more.
     Truncate {
         /// New end.
         end: Lsn,
@@ -250,9 +267,9 @@ pub enum CatalogError {
     },
     /// The database is damaged. Nothing was opened or changed.
     #[error(
-        "the catalog {path} is damaged ({detail}); move the file away and start again: it is \
-         rebuilt from the segments and the peers, which costs a re-verification of all logs and \
-         loses no record"
+        "the catalog {path} is damaged ({detail}). It is made anew from the segments and the other \
+         node of the pair, which has it verify all logs and loses no record: saltus rebuild \
+         --config FILE --from ADDR, the other node's admin address; the damaged file is kept"
     )]
     Damaged {
         /// The database.
@@ -263,7 +280,7 @@ pub enum CatalogError {
     /// The database was written by another version. Nothing was changed.
     #[error(
         "the catalog {path} has schema {found}, this version reads {expected}; run the version \
-         that wrote it, or move the file away to have it rebuilt"
+         that wrote it, or move the file away and have it made anew with saltus rebuild"
     )]
     Schema {
         /// The database.

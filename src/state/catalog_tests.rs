@@ -240,7 +240,7 @@ fn a_damaged_catalog_says_what_to_do() {
         std::fs::write(&path, bytes).unwrap();
         match Catalog::open(directory.path()) {
             Err(error @ CatalogError::Damaged { .. }) => {
-                assert!(error.to_string().contains("move the file away"), "{error}");
+                assert!(error.to_string().contains("saltus rebuild"), "{error}");
             }
             other => panic!("{what}: {other:?}"),
         }
@@ -314,7 +314,7 @@ fn a_rotten_name_of_a_table_is_damage_and_no_assertion() {
             if let Err(error) = Catalog::open(directory.path()) {
                 assert!(matches!(error, CatalogError::Damaged { .. }), "byte {at}: {error}");
                 let text = error.to_string();
-                assert!(text.contains("move the file away"), "{text}");
+                assert!(text.contains("saltus rebuild"), "{text}");
                 asserted += u32::from(text.contains("the database asserts: "));
             }
         }
@@ -354,4 +354,90 @@ fn a_thousand_spaces_are_one_commit_and_one_load() {
     let spaces = Catalog::open(directory.path()).unwrap().load().unwrap();
     assert_eq!(spaces.keys().cloned().collect::<Vec<_>>(), names);
     assert!(spaces.values().all(|record| record.runs.len() == 1 && record.files.len() == 1));
+}
+
+#[test]
+fn a_hole_is_one_as_long_as_the_run_behind_it_is_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let catalog = Catalog::open(&directory.path().join(".saltus")).unwrap();
+    let hole = |lsn: u64, offset: u64| Hole {
+        lsn: Lsn(lsn),
+        segment: SegmentName(100),
+        file: 0,
+        offset,
+        bytes: 50,
+        unix_ns: 1,
+        reason: "rot".into(),
+    };
+    let add = |lsn: u64, offset: u64| Change::AddHole {
+        hole: hole(lsn, offset),
+        run: run(lsn, 0, offset + 50),
+    };
+    let mut record = {
+        let first = [create(Role::Primary), Change::OpenRun(run(0, 0, 0))];
+        catalog.commit(&first.map(|change| (space("alpha"), change))).unwrap();
+        load(&catalog, "alpha")
+    };
+    let mut apply = |change: Change| {
+        record.apply(&change);
+        catalog.commit(&[(space("alpha"), change)]).unwrap();
+        assert_eq!(load(&catalog, "alpha"), record, "in memory as on the disk");
+        record.holes.iter().map(|hole| hole.offset).collect::<Vec<_>>()
+    };
+    assert_eq!(apply(add(100, 100)), [100]);
+    assert_eq!(apply(add(200, 250)), [100, 250]);
+    assert_eq!(apply(add(200, 300)), [100, 250, 300], "two of them, side by side");
+    assert_eq!(apply(add(900, 1050)).len(), 4);
+    assert_eq!(apply(Change::Truncate { end: Lsn(500), runs: 4 }), [100, 250, 300]);
+    assert_eq!(apply(Change::Truncate { end: Lsn(200), runs: 3 }), [100, 250]);
+    assert_eq!(apply(Change::Truncate { end: Lsn(200), runs: 2 }), [100]);
+}
+
+#[test]
+fn a_space_that_is_forgotten_can_be_created_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join(".saltus");
+    let catalog = with_alpha(&state);
+    catalog.commit(&[(space("beta"), create(Role::Primary))]).unwrap();
+    let beta = load(&catalog, "beta");
+    let alpha = |change| (space("alpha"), change);
+    let hole = Change::AddHole {
+        hole: Hole {
+            lsn: Lsn(3500),
+            segment: SegmentName(102),
+            file: 2,
+            offset: 500,
+            bytes: 9,
+            unix_ns: 1,
+            reason: String::new(),
+        },
+        run: run(3500, 2, 509),
+    };
+    catalog.commit(&[alpha(Change::AddMark(mark(64))), alpha(hole)]).unwrap();
+    let history = vec![(Epoch(3), Lsn::ZERO)];
+    let anew = Change::Create { role: Role::Primary, stream: StreamId(8), history };
+    // In one batch with changes before it, as well.
+    let first = alpha(Change::Checkpoint(mark(3600)));
+    catalog.commit(&[first, alpha(Change::Forget), alpha(anew)]).unwrap();
+    let found = load(&catalog, "alpha");
+    assert_eq!(
+        (found.role, found.stream, found.checkpoint),
+        (Role::Primary, StreamId(8), Mark::START)
+    );
+    assert!(found.runs.is_empty() && found.marks.is_empty() && found.holes.is_empty());
+    assert_eq!(load(&catalog, "beta"), beta);
+    catalog.commit(&[alpha(Change::Forget), alpha(Change::Forget)]).unwrap();
+    assert!(!catalog.load().unwrap().contains_key(&space("alpha")));
+}
+
+#[test]
+fn a_catalog_that_is_set_aside_is_kept_under_a_name_of_its_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join(".saltus");
+    for number in 0..3 {
+        drop(Catalog::open(&state).unwrap());
+        let aside = set_aside(&ThisHost, &state).unwrap();
+        assert_eq!(aside, state.join(format!("catalog.redb.damaged.{number}")));
+        assert!(aside.exists() && !state.join(CATALOG_FILE).exists());
+    }
 }

@@ -2,6 +2,7 @@
 
 use crate::ids::SegmentName;
 use crate::lsn::Lsn;
+use crate::state::runs::Run;
 
 /// Bytes of a segment that were left out of the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,4 +22,14 @@ pub struct Hole {
     pub unix_ns: u64,
     /// What was wrong with them, at most 64 KiB.
     pub reason: String,
+}
+
+impl Hole {
+    /// Whether this is the run that begins behind it. Without that run the
+    /// bytes are not left out any more: the walk comes to them again.
+    #[must_use]
+    pub fn ends_before(&self, run: &Run) -> bool {
+        (self.lsn, self.segment, self.file, self.offset.checked_add(self.bytes))
+            == (run.start, run.segment, run.file, Some(run.offset))
+    }
 }

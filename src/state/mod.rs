@@ -14,8 +14,8 @@
 //!
 //! - The state directory lies on the file system of the data root, because a
 //!   pin is a hard link.
-//! - Everything here can be rebuilt from segments and peers. Losing it costs a
-//!   re-verification, never data.
+//! - Everything here can be rebuilt from segments and peers (`saltus rebuild`).
+//!   Losing it costs a re-verification, never data.
 //! - A batch of changes is one durable transaction: after a crash all of it is
 //!   there, or nothing.
 //!

@@ -8,13 +8,13 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
 use redb::{Builder, Database, DatabaseError, StorageError};
 
 use super::access::guarded;
-use super::catalog::{Catalog, CatalogError};
+use super::catalog::{CATALOG_FILE, Catalog, CatalogError};
 use super::host::{Host, ensure_directory};
 use super::storage::Storage;
 use crate::limits::CATALOG_CACHE_BYTES;
@@ -134,6 +134,27 @@ pub(super) fn make_if_missing(host: &Arc<dyn Host>, path: &Path) -> Result<(), C
         other => other?,
     });
     host.rename(&unfinished, path).map_err(failed)
+}
+
+/// Give a catalog that cannot be read another name in its directory, where it
+/// is kept. Returns that.
+///
+/// # Errors
+///
+/// The system's.
+pub fn set_aside(host: &dyn Host, state_dir: &Path) -> io::Result<PathBuf> {
+    let path = state_dir.join(CATALOG_FILE);
+    let mut number = 0;
+    let aside = loop {
+        let aside = state_dir.join(format!("{CATALOG_FILE}.damaged.{number}"));
+        if !aside.try_exists()? {
+            break aside;
+        }
+        number += 1;
+    };
+    host.rename(&path, &aside)?;
+    host.sync_directory(state_dir)?;
+    Ok(aside)
 }
 
 /// What redb's refusal to open means.

@@ -216,14 +216,6 @@ impl Cursor {
         self.last
     }
 
-    /// The range of the file that an [`advance`](Self::advance) over `bytes`
-    /// bytes will touch: have it in the page cache before, and the advance
-    /// does not wait for a disk.
-    #[must_use]
-    pub const fn next_range(&self, bytes: u64) -> (u64, u64) {
-        (self.offset, bytes.saturating_add(HEADER_BYTES))
-    }
-
     /// Give up the memory map. Worth it for a space that has gone quiet; the
     /// next advance maps anew if it must.
     pub fn release(&mut self) {
@@ -241,8 +233,9 @@ impl Cursor {
     /// Walk over whole records until at least `max_bytes` of them are passed
     /// or nothing more can be. `each` is given every boundary, ascending.
     ///
-    /// Blocks on the disk only for pages that are not in the cache: see
-    /// [`next_range`](Self::next_range). Touches no payload of good records.
+    /// Blocks on the disk only for pages that are not in the cache: bring them
+    /// there first, from [`offset`](Self::offset) on. Touches no payload of
+    /// good records.
     pub fn advance(&mut self, max_bytes: u64, each: &mut impl FnMut(&Mark)) -> Advance {
         let from = self.mark.lsn;
         let stop = self

@@ -1,20 +1,22 @@
 //! Bytes that rot at rest on the primary, whose files belong to the database.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::Command;
 
 use saltus::cli::node::NodeSpec;
-use saltus::ids::SegmentName;
+use saltus::ids::{Epoch, SegmentName};
 use saltus::wal::record::MAGIC_BYTES;
 
-use crate::cluster::{BACKENDS, Cluster, until};
+use crate::cluster::{BACKENDS, Cluster, Node, until};
 use crate::feed::{Segment, record};
 use crate::rest::{flip, saltus, scrub};
 
 /// A primary whose fifth record of alpha has a rotten payload before anything
 /// was shipped to the second replica.
-fn rotten() -> (Cluster, Segment) {
-    let mut cluster = Cluster::with(2, |_| {}, |_| {});
+fn rotten(each: impl Fn(&mut NodeSpec)) -> (Cluster, Segment) {
+    let mut cluster = Cluster::with(2, each, |_| {});
     cluster.replicas[1].terminate();
     let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
     segment.records(10, 1000);
@@ -28,7 +30,7 @@ fn rotten() -> (Cluster, Segment) {
 
 #[test]
 fn a_record_that_is_damaged_at_the_source_is_shipped_to_nobody_and_repaired_from_who_has_it() {
-    let (mut cluster, mut segment) = rotten();
+    let (mut cluster, mut segment) = rotten(|_| {});
     // The replica's word comes first; what the file itself holds is told then.
     let problem = until("the primary has looked at the record", || {
         let status = cluster.primary.await_problem("alpha", "5320");
@@ -38,7 +40,8 @@ fn a_record_that_is_damaged_at_the_source_is_shipped_to_nobody_and_repaired_from
     for part in [name.as_str(), "offset 5320", "lsn 5320", "saltus repair --space alpha"] {
         assert!(problem.contains(part), "{part} in {problem}");
     }
-    assert!(!problem.contains("on_corrupt_source"), "it leaves no such record out: {problem}");
+    assert!(problem.contains("on_corrupt_source = \"skip\" leaves it out"), "{problem}");
+    assert_eq!(cluster.primary.space("alpha").unwrap().holes, [], "nobody has said so");
     until("what lies before it is durable on the second replica", || {
         (cluster.replica(1, "alpha")?.flushed_lsn == 5320).then_some(())
     });
@@ -76,7 +79,7 @@ fn a_record_that_is_damaged_at_the_source_is_shipped_to_nobody_and_repaired_from
 
 #[test]
 fn a_repair_that_nobody_can_help_with_says_so() {
-    let (mut cluster, segment) = rotten();
+    let (mut cluster, segment) = rotten(|_| {});
     cluster.primary.await_problem("alpha", "5320");
     cluster.replicas[0].terminate();
     let output = saltus(&cluster.primary, &["repair", "--space", "alpha"]);
@@ -183,4 +186,162 @@ fn t7_debris_halts_the_space_unless_the_operator_says_otherwise() {
         (cluster.replica(0, "alpha")?.flushed_lsn == 2320).then_some(())
     });
     assert_eq!(cluster.primary.space("alpha").unwrap().holes, []);
+}
+
+fn skipping(spec: &mut NodeSpec) {
+    spec.more = "[wal]\non_corrupt_source = \"skip\"\n".into();
+}
+
+/// Two replicas that have nothing of a log of 20 records, of which the fifth,
+/// the sixth and the eleventh have rotten payloads.
+fn rotten_before_anybody_has_it(each: impl Fn(&mut NodeSpec)) -> (Cluster, Segment) {
+    let mut cluster = Cluster::with(2, each, |_| {});
+    cluster.replicas.iter_mut().for_each(Node::terminate);
+    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
+    segment.records(20, 1000);
+    for record in [4, 5, 10] {
+        flip(&segment.path, record * 1064 + 300, 8);
+    }
+    cluster.replicas.iter_mut().for_each(Node::restart);
+    (cluster, segment)
+}
+
+fn metrics(node: &Node) -> String {
+    let mut stream = TcpStream::connect(node.spec.admin).unwrap();
+    stream
+        .write_all(b"GET /metrics HTTP/1.1\r\nHost: saltus\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+/// What each replica must have of it: everything but the rotten records, at the
+/// same offsets.
+#[track_caller]
+fn assert_left_out(cluster: &Cluster, segment: &Segment) {
+    let name = segment.path.file_name().unwrap();
+    let mut expected = segment.content.clone();
+    for record in [4, 5, 10] {
+        expected[record * 1064..(record + 1) * 1064].fill(0);
+    }
+    for replica in &cluster.replicas {
+        let copied = fs::read(replica.wal("alpha").join(name)).unwrap();
+        assert!(copied == expected, "{} has {} bytes", replica.spec.id, copied.len());
+    }
+}
+
+#[test]
+fn a_rotten_record_that_nobody_has_is_left_out_by_name_if_the_operator_says_so() {
+    for backend in BACKENDS {
+        let (mut cluster, mut segment) = rotten_before_anybody_has_it(|spec| {
+            spec.backend = backend;
+            skipping(spec);
+        });
+        let mut lsn = segment.len() - 3 * 1064;
+        cluster.await_flushed("alpha", lsn);
+        let status = cluster.primary.space("alpha").unwrap();
+        let found: Vec<_> =
+            status.holes.iter().map(|hole| (hole.offset, hole.bytes, hole.lsn)).collect();
+        assert_eq!(found, [(4 * 1064, 2 * 1064, 4 * 1064), (10 * 1064, 1064, 8 * 1064)]);
+        assert!(status.holes.iter().all(|hole| hole.reason.contains("payload CRC32C")));
+        assert_eq!((status.problem, status.epoch), (None, Epoch(3)), "each hole begins an epoch");
+        assert!(cluster.primary.log().contains("no replica has it: left out of the stream"));
+        let shown = saltus(&cluster.primary, &["status"]);
+        let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+        assert_eq!(shown.matches("LEFT OUT").count(), 2, "{shown}");
+        let metrics = metrics(&cluster.primary);
+        for line in [
+            "saltus_holes{space=\"alpha\",role=\"primary\"} 2",
+            "saltus_hole_bytes{space=\"alpha\",role=\"primary\"} 3192",
+        ] {
+            assert!(metrics.contains(line), "{line} in {metrics}");
+        }
+        assert_left_out(&cluster, &segment);
+        // Restarts of either side, a replica that begins anew: the same holes.
+        let holes = cluster.primary.space("alpha").unwrap().holes;
+        for round in 0..3 {
+            match round {
+                0 => {
+                    cluster.primary.kill();
+                    cluster.primary.restart();
+                }
+                1 => {
+                    cluster.replicas[0].kill();
+                    cluster.replicas[0].restart();
+                }
+                _ => {
+                    cluster.replicas[1].kill();
+                    fs::remove_dir_all(&cluster.replicas[1].spec.data_root).unwrap();
+                    cluster.replicas[1].restart();
+                    cluster.primary.kill();
+                    cluster.primary.restart();
+                }
+            }
+            segment.records(1, 300);
+            lsn += 364;
+            cluster.await_flushed("alpha", lsn);
+            assert_left_out(&cluster, &segment);
+            assert_eq!(cluster.primary.space("alpha").unwrap().holes, holes);
+        }
+        for node in std::iter::once(&mut cluster.primary).chain(&mut cluster.replicas) {
+            let outcome = scrub(node, "alpha");
+            assert_eq!((outcome.found, outcome.unreadable), (0, 0), "{outcome:?}");
+        }
+        assert_equal(&mut cluster);
+    }
+}
+
+/// What `saltus verify` says of the primary and each replica.
+#[track_caller]
+fn assert_equal(cluster: &mut Cluster) {
+    for replica in &cluster.replicas {
+        let against = replica.spec.admin.to_string();
+        let output = saltus(&cluster.primary, &["verify", "--against", &against]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+    }
+}
+
+#[test]
+fn bytes_that_are_put_back_into_a_hole_stay_out_of_the_stream_and_the_hole_keeps_its_name() {
+    let (mut cluster, mut segment) = rotten_before_anybody_has_it(skipping);
+    let mut lsn = segment.len() - 3 * 1064;
+    cluster.await_flushed("alpha", lsn);
+    let holes = cluster.primary.space("alpha").unwrap().holes;
+    // From a backup, say: no replica has them.
+    let output = saltus(&cluster.primary, &["repair", "--space", "alpha"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("nothing to repair"), "{text}");
+    for record in [4, 10] {
+        flip(&segment.path, record * 1064 + 300, 8);
+    }
+    for round in 0..2 {
+        segment.records(1, 300);
+        lsn += 364;
+        cluster.await_flushed("alpha", lsn);
+        assert_left_out(&cluster, &segment);
+        assert_eq!(cluster.primary.space("alpha").unwrap().holes, holes, "still named");
+        let outcome = scrub(&mut cluster.primary, "alpha");
+        assert_eq!((outcome.found, outcome.unreadable), (0, 0), "{outcome:?}");
+        assert_equal(&mut cluster);
+        if round == 0 {
+            cluster.primary.kill();
+            cluster.primary.restart();
+        }
+    }
+}
+
+#[test]
+fn a_record_that_a_replica_has_is_not_left_out_and_comes_back_by_repair() {
+    let (mut cluster, segment) = rotten(skipping);
+    let status = cluster.primary.await_problem("alpha", "replica-1 has it");
+    assert_eq!((status.holes, status.epoch), (vec![], Epoch::FIRST));
+    until("what lies before it is durable on the second replica", || {
+        (cluster.replica(1, "alpha")?.flushed_lsn == 5320).then_some(())
+    });
+    flip(&segment.path, 5 * 1064 + 200, 4);
+    cluster.await_flushed("alpha", segment.len());
+    cluster.assert_identical("alpha");
+    let status = cluster.primary.space("alpha").unwrap();
+    assert_eq!((status.holes, status.epoch), (vec![], Epoch::FIRST));
 }

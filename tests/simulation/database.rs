@@ -6,10 +6,11 @@
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use saltus::ids::{SegmentName, SpaceId};
-use saltus::wal::record::Header;
+use saltus::wal::record::{Checksums, Header};
 
 use super::backend::Happened;
 use super::chance::Chance;
@@ -26,6 +27,8 @@ pub struct LogFile {
     pub whole: usize,
     /// Its name is gone.
     pub unlinked: bool,
+    /// A crash has left something behind the whole records.
+    torn: bool,
 }
 
 /// A change in the directory that somebody may watch.
@@ -51,6 +54,11 @@ pub struct Habits {
     pub dribbles: bool,
     /// The clock on the wall goes back now and then.
     pub clock_steps: bool,
+    /// What it writes is durable before anybody sees it. Else a crash of the
+    /// host takes what it takes.
+    pub syncs: bool,
+    /// After such a crash it goes on in the segment that it was writing.
+    pub goes_on: bool,
 }
 
 /// The writer of one space.
@@ -72,6 +80,8 @@ pub struct Database {
     second: u64,
     /// It was restarted and has not compacted yet.
     fresh: bool,
+    /// How often a crash has taken something of what it had written.
+    pub losses: u64,
 }
 
 impl Database {
@@ -89,6 +99,7 @@ impl Database {
             written: 0,
             second: 1_790_000_000,
             fresh: false,
+            losses: 0,
         }
     }
 
@@ -138,6 +149,7 @@ impl Database {
         ] {
             if !directory.join(&name).exists() {
                 disk.make_directory(&directory.join(&name)).unwrap();
+                self.sync_now_and_then(disk);
                 noise.push(Noise { directory, name, what: Happened::Appeared });
                 return false;
             }
@@ -174,7 +186,16 @@ impl Database {
         let name = self.next_name();
         let file = self.create(&name.to_string(), disk, noise);
         self.current = Some(self.files.len());
-        self.files.push(LogFile { name, file, bytes: Vec::new(), whole: 0, unlinked: false });
+        let bytes = Vec::new();
+        self.files.push(LogFile { name, file, bytes, whole: 0, unlinked: false, torn: false });
+        self.sync_now_and_then(disk);
+    }
+
+    /// One that does not sync before it is seen does so later.
+    fn sync_now_and_then(&mut self, disk: &mut Disk) {
+        if !self.habits.syncs && self.chance.one_in(4) {
+            self.sync_all(disk);
+        }
     }
 
     /// Somebody restarts it.
@@ -246,6 +267,7 @@ impl Database {
         self.written += part.len();
         let name = log.name.to_string();
         self.tell(name, Happened::Modified, noise);
+        self.sync_now_and_then(disk);
     }
 
     /// Write everything that is kept into one new file, take the names of all
@@ -276,12 +298,29 @@ impl Database {
         }
         self.written += bytes.len();
         let whole = bytes.len();
-        self.files.push(LogFile { name, file, bytes, whole, unlinked: false });
+        self.files.push(LogFile { name, file, bytes, whole, unlinked: false, torn: false });
     }
 
-    /// The machine went down and all that was written is there: the writer of
-    /// a log that is synced before it is seen.
-    pub fn sync_all(&self, disk: &mut Disk) {
+    /// How much of `wanted` a file of that name holds at an offset, if somebody
+    /// who begins now can still find it.
+    pub fn holds(&self, name: SegmentName, offset: u64, wanted: &[u8], disk: &Disk) -> u64 {
+        let there = |log: &&LogFile| log.name == name && !disk.names_of(&log.file).is_empty();
+        let same = |log: &LogFile| {
+            let found = log.bytes.get(usize::try_from(offset).unwrap()..).unwrap_or_default();
+            found.iter().zip(wanted).take_while(|(found, wanted)| found == wanted).count() as u64
+        };
+        self.files.iter().filter(there).map(same).max().unwrap_or(0)
+    }
+
+    /// The power goes.
+    pub fn before_crash(&self, disk: &mut Disk) {
+        if self.habits.syncs {
+            self.sync_all(disk);
+        }
+    }
+
+    /// Everything that was written is there, whatever happens.
+    fn sync_all(&self, disk: &mut Disk) {
         let outer = self.root.join(self.space.as_str());
         disk.unhindered(|disk| {
             for log in &self.files {
@@ -295,6 +334,64 @@ impl Database {
         });
     }
 
+    /// The power is back. Nobody watches.
+    pub fn after_crash(&mut self, disk: &mut Disk) {
+        disk.unhindered(|disk| {
+            if !self.habits.syncs {
+                self.look_again(disk);
+            }
+            let stays = self.current.filter(|_| self.habits.goes_on && !self.habits.syncs);
+            self.restart(disk, &mut Vec::new());
+            if stays.is_some() {
+                self.current = stays;
+            }
+        });
+    }
+
+    /// What did the crash leave?
+    fn look_again(&mut self, disk: &mut Disk) {
+        self.rest.clear();
+        let directory = self.directory();
+        for log in &mut self.files {
+            let (was_unlinked, before) = (log.unlinked, log.bytes.clone());
+            let names = disk.names_of(&log.file);
+            let named = |name: &str| names.iter().any(|path| path.ends_with(name));
+            log.unlinked = !named(&log.name.to_string());
+            let temporary = format!("{}.tmp", log.name);
+            if named(&temporary) {
+                disk.remove(&directory.join(temporary)).unwrap();
+            }
+            if names.is_empty() && !was_unlinked {
+                // It has never been.
+                log.bytes.clear();
+            } else if !names.is_empty() {
+                log.bytes = read(&log.file);
+            }
+            self.losses += u64::from(log.bytes != before);
+            log.whole = verified_bytes(&log.bytes);
+            log.torn = log.whole < log.bytes.len() && !names.is_empty();
+            // The database does not start before somebody has cut it.
+            if log.torn && self.chance.percent(90) {
+                cut(log, disk);
+            }
+        }
+        self.written = self.files.iter().map(|log| log.bytes.len()).sum();
+        let usable = |log: &LogFile| !log.unlinked && !log.torn;
+        self.current = self.files.iter().rposition(usable).filter(|_| directory.exists());
+    }
+
+    /// Somebody cuts what a crash has left behind whole records.
+    pub fn be_cut(&mut self, disk: &mut Disk) -> Vec<Noise> {
+        let mut noise = Vec::new();
+        for index in 0..self.files.len() {
+            if self.files[index].torn {
+                disk.unhindered(|disk| cut(&mut self.files[index], disk));
+                self.tell(self.files[index].name.to_string(), Happened::Modified, &mut noise);
+            }
+        }
+        noise
+    }
+
     /// Finish the record that is half written.
     pub fn finish(&mut self, disk: &mut Disk) -> Vec<Noise> {
         let mut noise = Vec::new();
@@ -305,6 +402,35 @@ impl Database {
         }
         noise
     }
+}
+
+/// Let a file end where its whole records end.
+fn cut(log: &mut LogFile, disk: &mut Disk) {
+    disk.set_len(&log.file, log.whole as u64).unwrap();
+    disk.sync(&log.file).unwrap();
+    log.bytes.truncate(log.whole);
+    log.torn = false;
+}
+
+fn read(file: &File) -> Vec<u8> {
+    let mut bytes = vec![0; usize::try_from(file.metadata().unwrap().len()).unwrap()];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    bytes
+}
+
+/// Up to where there are whole records that hold.
+fn verified_bytes(bytes: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(raw) = bytes[at..].first_chunk::<64>() {
+        let Ok(header) = Header::parse(raw, Checksums::Required) else { break };
+        let end = at + usize::try_from(header.record_bytes()).unwrap();
+        let Some(payload) = bytes.get(at + 64..end) else { break };
+        if header.check_payload(payload).is_err() {
+            break;
+        }
+        at = end;
+    }
+    at
 }
 
 /// Up to where there are whole records, of which `known` bytes are.

@@ -24,6 +24,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::chance::Chance;
+use super::cuts::CutOff;
 use super::names::{Entry, NameChange, Names, apply};
 
 /// What a disk writes all of, or nothing.
@@ -76,6 +77,9 @@ pub struct Disk {
     /// What was done, for the trace.
     pub log: Vec<String>,
     pub logging: bool,
+    /// Its machine receives: what its logs lose is noted.
+    pub receives: bool,
+    pub cuts: Vec<CutOff>,
 }
 
 impl Disk {
@@ -101,6 +105,8 @@ impl Disk {
             fuse: None,
             log: Vec::new(),
             logging: false,
+            receives: false,
+            cuts: Vec::new(),
         }
     }
 
@@ -241,6 +247,7 @@ impl Disk {
         self.gate("set_len", bytes > len)?;
         let id = self.id_of(file);
         if bytes < len {
+            self.note_cut(file, bytes);
             self.note_old(id, bytes, len);
         }
         let content = self.content(id);
@@ -363,7 +370,9 @@ impl Disk {
         let (from_directory, from_name) = self.relative(from);
         let (to_directory, to_name) = self.relative(to);
         self.entry(&from_directory, &from_name).ok_or(io::ErrorKind::NotFound)?;
+        self.note_name_lost(from, Some(to));
         if let Some(entry) = self.entry(&to_directory, &to_name) {
+            self.note_name_lost(to, None);
             self.keep_in_attic(entry, to);
         }
         fs::rename(from, to)?;
@@ -375,6 +384,7 @@ impl Disk {
         let (directory, name) = self.relative(path);
         let entry = self.entry(&directory, &name).ok_or(io::ErrorKind::NotFound)?;
         self.gate("remove", false)?;
+        self.note_name_lost(path, None);
         self.keep_in_attic(entry, path);
         fs::remove_file(path)?;
         self.change(NameChange::Remove(directory, name));
@@ -446,10 +456,16 @@ impl Disk {
             at.push(part);
         }
         let Entry::File(id) = entry else { return Err(format!("{at:?} is no file")) };
-        let content = &self.contents[id];
-        if content.durable_len < offset + bytes {
-            return Err(format!("{at:?} has {} durable bytes", content.durable_len));
+        let durable_len = self.contents[id].durable_len;
+        if durable_len < offset + bytes {
+            return Err(format!("{at:?} has {durable_len} durable bytes"));
         }
+        Ok(self.durable_of(id, offset, bytes))
+    }
+
+    /// Bytes of a file that a crash could not take.
+    pub(super) fn durable_of(&self, id: FileId, offset: u64, bytes: u64) -> Vec<u8> {
+        let content = &self.contents[id];
         let mut found = vec![0; usize::try_from(bytes).unwrap()];
         // What was cut off since it was synced is in `undo`.
         read_up_to(&content.file, &mut found, offset);
@@ -463,7 +479,7 @@ impl Disk {
                 }
             }
         }
-        Ok(found)
+        found
     }
 
     /// The names under which a file is seen.

@@ -184,18 +184,16 @@ impl World {
         self.end(number, false);
         self.machines[number].kill();
         if number == 0 {
-            // The database syncs what it writes.
             let mut disk = self.machines[0].disk.lock();
             for database in &self.databases {
-                database.sync_all(&mut disk);
+                database.before_crash(&mut disk);
             }
         }
         self.machines[number].disk.lock().crash();
         if number == 0 {
             for which in 0..self.databases.len() {
                 let mut disk = self.machines[0].disk.lock();
-                // Nobody watches.
-                drop(self.databases[which].be_restarted(&mut disk));
+                self.databases[which].after_crash(&mut disk);
             }
         }
         let after = self.chance.delay(Duration::from_secs(1));
@@ -258,7 +256,8 @@ impl World {
 
     fn database_at_rest(&mut self, number: usize) {
         let mut disk = self.machines[0].disk.lock();
-        let noise = self.databases[number].finish(&mut disk);
+        let mut noise = self.databases[number].finish(&mut disk);
+        noise.extend(self.databases[number].be_cut(&mut disk));
         drop(disk);
         self.heard(noise);
     }
@@ -328,8 +327,10 @@ impl World {
             let Some(stream) = self.oracle.streams.get(&database.space) else { continue };
             for replica in (1..self.machines.len()).filter(|replica| self.held != Some(*replica)) {
                 let said = self.oracle.said.get(&(replica, database.space.clone()));
-                let flushed = said.map_or(0, |said| said.flushed);
-                if flushed < stream.bytes.len() as u64 {
+                let end = stream.present().end();
+                let has_all = said
+                    .map_or(end == 0, |said| said.reign == stream.last() && said.flushed == end);
+                if !has_all {
                     let space = space.clone();
                     return Some(Missing { space, replica: Some(replica) });
                 }

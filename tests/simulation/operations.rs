@@ -9,6 +9,7 @@ use saltus::io::{Completion, Op, Outcome, Slice, Source, Token};
 
 use super::machine::Running;
 use super::network::{Process, address, machine_at};
+use super::oracle::Sender;
 use super::world::{Event, World};
 
 /// An operation that takes its time.
@@ -56,7 +57,13 @@ impl World {
                 self.trace_frames(number, connection, &bytes);
                 let machine = &self.machines[number];
                 let disk = machine.disk.lock();
-                self.oracle.hears(machine.is_primary(), connection, number, &bytes, &disk);
+                let sender = Sender {
+                    machine: number,
+                    process: process.1,
+                    disk: &disk,
+                    databases: &self.databases,
+                };
+                self.oracle.hears(connection, &sender, &bytes);
                 drop(disk);
                 self.network.send(&socket, token, bytes, false);
             }

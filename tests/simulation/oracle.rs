@@ -3,114 +3,61 @@
 //! come to say it. Each check names the invariant that it asserts.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
 
-use saltus::ids::{Epoch, SpaceId, StreamId};
-use saltus::lsn::{Chain, Lsn, Mark};
+use saltus::ids::{Epoch, SpaceId};
+use saltus::lsn::Lsn;
 use saltus::protocol::frame::{FrameHeader, Handle, Kind};
-use saltus::protocol::message::{Ack, Message, OpenSpace, SegmentOpen, Standing};
-use saltus::wal::record::{self, Checksums, Header};
+use saltus::protocol::message::{Message, OpenSpace, SegmentOpen};
 
 use super::database::Database;
 use super::disk::Disk;
-
-/// The stream of one space, as it was shipped.
-#[derive(Debug, Default)]
-pub struct Stream {
-    pub stream: Option<StreamId>,
-    pub bytes: Vec<u8>,
-    /// Every record boundary.
-    marks: BTreeMap<u64, Mark>,
-    pub runs: Vec<SegmentOpen>,
-    epoch: Option<Epoch>,
-    /// That epoch, and where it began.
-    began: Option<(Epoch, Lsn)>,
-}
+use super::stream::Stream;
 
 /// What one replica has said of one space.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Said {
-    /// Acknowledged as flushed, ever.
+    /// Acknowledged as flushed, and not cut since.
     pub flushed: u64,
+    /// The reign whose stream it holds.
+    pub reign: usize,
     pub highest_epoch: Option<Epoch>,
 }
 
-/// What is open on one connection.
-#[derive(Debug, Default)]
-struct Session {
-    spaces: HashMap<Handle, (SpaceId, Epoch)>,
+/// A space that is open on a connection.
+#[derive(Clone, Debug)]
+pub(super) struct Session {
+    pub(super) space: SpaceId,
+    pub(super) epoch: Epoch,
+    /// The process of the primary that has opened it, and the last reign then.
+    process: u64,
+    reign: usize,
+    /// Who has answered.
+    replica: Option<usize>,
 }
 
 #[derive(Debug, Default)]
 pub struct Oracle {
     pub streams: BTreeMap<SpaceId, Stream>,
-    sessions: HashMap<usize, Session>,
+    sessions: HashMap<(usize, Handle), Session>,
     pub said: BTreeMap<(usize, SpaceId), Said>,
+    /// The primary was set back to an earlier state of its catalog.
+    pub stale: bool,
 }
 
-impl Stream {
-    fn end(&self) -> Mark {
-        self.marks.last_key_value().map_or(Mark::START, |(_, mark)| *mark)
-    }
-
-    /// The mark at a boundary.
-    fn mark(&self, lsn: Lsn) -> Option<Mark> {
-        if lsn == Lsn::ZERO { Some(Mark::START) } else { self.marks.get(&lsn.0).copied() }
-    }
-
-    /// Shipped bytes: known ones must be the same, new ones whole records.
-    fn take(&mut self, start: Lsn, bytes: &[u8]) {
-        let at = usize::try_from(start.0).unwrap();
-        let known = self.bytes.len();
-        assert!(at <= known, "Prefix: shipped from {start}, and nobody has {known} to {start}");
-        let again = bytes.len().min(known - at);
-        assert!(
-            self.bytes[at..at + again] == bytes[..again],
-            "Prefix: other bytes are shipped at {start} than before"
-        );
-        assert!(self.mark(start).is_some(), "Prefix: {start} is no record boundary");
-        let mut rest = &bytes[again..];
-        self.bytes.extend_from_slice(rest);
-        while let Some(raw) = rest.first_chunk::<64>() {
-            let header = Header::parse(raw, Checksums::Required).expect("Prefix: no record");
-            let size = usize::try_from(header.record_bytes()).unwrap();
-            let payload = rest.get(64..size).expect("Prefix: a partial record is shipped");
-            header.check_payload(payload).expect("Verified: a damaged record is shipped");
-            let mark = record::step(&self.end(), raw, &header);
-            self.marks.insert(mark.lsn.0, mark);
-            rest = &rest[size..];
-        }
-        assert!(rest.is_empty(), "Prefix: a partial record is shipped");
-    }
-
-    /// Where bytes of the stream lie in files: each piece with its run.
-    fn pieces(&self, from: u64, to: u64) -> Vec<(SegmentOpen, u64, u64)> {
-        let mut pieces = Vec::new();
-        for (index, run) in self.runs.iter().enumerate() {
-            let end = self.runs.get(index + 1).map_or(u64::MAX, |next| next.start.0);
-            let (begin, end) = (from.max(run.start.0), to.min(end));
-            if begin < end {
-                pieces.push((*run, begin, end));
-            }
-        }
-        pieces
-    }
-
-    fn slice(&self, from: u64, to: u64) -> &[u8] {
-        &self.bytes[usize::try_from(from).unwrap()..usize::try_from(to).unwrap()]
-    }
+/// Who sends, and what there is to compare it with.
+pub struct Sender<'a> {
+    /// 0 is the primary.
+    pub machine: usize,
+    /// How often it was started.
+    pub process: u64,
+    pub disk: &'a Disk,
+    pub databases: &'a [Database],
 }
 
 impl Oracle {
     /// A node sends control frames.
-    pub fn hears(
-        &mut self,
-        primary: bool,
-        connection: usize,
-        sender: usize,
-        bytes: &[u8],
-        disk: &Disk,
-    ) {
+    pub fn hears(&mut self, connection: usize, sender: &Sender<'_>, bytes: &[u8]) {
+        let primary = sender.machine == 0;
         let mut rest = bytes;
         while let Some(raw) = rest.first_chunk::<64>() {
             let header = FrameHeader::decode(raw).expect("a node sends what is no frame");
@@ -119,58 +66,162 @@ impl Oracle {
             rest = &rest[end..];
             match message {
                 Some(Message::OpenSpace(open)) if primary => {
-                    self.space_opened(connection, &header, &open);
+                    self.space_opened(connection, &header, &open, sender);
                 }
                 Some(Message::SegmentOpen(run)) if primary => {
                     self.run_opened(connection, &header, run);
                 }
                 Some(Message::OpenAck(standing)) => {
-                    self.standing(connection, sender, &header, &standing, disk);
+                    self.standing(connection, sender, &header, &standing);
                 }
-                Some(Message::Ack(ack)) => self.acked(connection, sender, &header, &ack, disk),
+                Some(Message::Ack(ack)) => self.acked(connection, sender, &header, &ack),
                 _ => {}
             }
         }
     }
 
-    fn space_of(&self, connection: usize, handle: Handle) -> (SpaceId, Epoch) {
-        let session = self.sessions.get(&connection).expect("a session");
-        session.spaces.get(&handle).expect("a frame of a space that is not open").clone()
+    pub(super) fn session(&self, connection: usize, handle: Handle) -> Session {
+        self.sessions
+            .get(&(connection, handle))
+            .expect("a frame of a space that is not open")
+            .clone()
     }
 
-    fn space_opened(&mut self, connection: usize, header: &FrameHeader, open: &OpenSpace) {
-        let session = self.sessions.entry(connection).or_default();
-        session.spaces.insert(header.handle, (open.space.clone(), header.epoch));
-        let stream = self.streams.entry(open.space.clone()).or_default();
-        let known = *stream.stream.get_or_insert(open.stream);
-        assert_eq!(known, open.stream, "{} has become another stream", open.space);
-        if stream.epoch < Some(header.epoch) {
-            stream.epoch = Some(header.epoch);
-            stream.began = open.history.last().copied();
+    /// A process has left what was shipped before for a branch: whoever listens
+    /// to it gets that.
+    fn branched(&mut self, space: &SpaceId, process: u64) {
+        let stream = &self.streams[space];
+        for session in self.sessions.values() {
+            if session.process == process
+                && session.space == *space
+                && let Some(replica) = session.replica
+                && let Some(said) = self.said.get_mut(&(replica, space.clone()))
+                && said.flushed <= stream.common(said.reign, stream.last())
+            {
+                said.reign = said.reign.max(stream.shipped_by(process, session.reign));
+            }
         }
+    }
+
+    /// It is this replica that has answered.
+    pub(super) fn answered(&mut self, connection: usize, handle: Handle, replica: usize) {
+        if let Some(session) = self.sessions.get_mut(&(connection, handle)) {
+            session.replica = Some(replica);
+        }
+    }
+
+    /// What is shipped in a session.
+    pub(super) fn reign_of(&self, session: &Session) -> usize {
+        self.streams[&session.space].shipped_by(session.process, session.reign)
+    }
+
+    fn space_opened(
+        &mut self,
+        connection: usize,
+        header: &FrameHeader,
+        open: &OpenSpace,
+        sender: &Sender<'_>,
+    ) {
+        let space = &open.space;
+        let first = open.history[0];
+        let new = || Stream::new(open.stream, first);
+        let stream = self.streams.entry(space.clone()).or_insert_with(new);
+        assert_eq!(stream.id, open.stream, "{space} has become another stream");
+        if !self.is_over(space, header.epoch) {
+            self.epochs_told(open, sender);
+        }
+        let (space, epoch, process) = (space.clone(), header.epoch, sender.process);
+        let reign = self.streams[&space].under(epoch);
+        let session = Session { space, epoch, process, reign, replica: None };
+        self.sessions.insert((connection, header.handle), session);
+    }
+
+    /// The epochs of a primary: known ones, and perhaps new ones.
+    fn epochs_told(&mut self, open: &OpenSpace, sender: &Sender<'_>) {
+        let space = &open.space;
+        let database = sender.databases.iter().find(|database| database.space == *space).unwrap();
+        self.look_at_source(database, sender.disk);
+        let stream = self.streams.get_mut(space).unwrap();
+        let present = stream.present().epoch;
+        let new = open.history.partition_point(|(epoch, _)| *epoch <= present);
+        let (known, new) = open.history.split_at(new);
+        let cut = new.iter().map(|(_, start)| *start).min().unwrap_or(Lsn(u64::MAX));
+        assert_eq!(known, stream.history(cut), "Epochs: {space} has another history");
+        let before = stream.last();
+        let end = stream.present().end();
+        let mut kept = stream.kept;
+        if kept == u64::MAX && stream.losses < database.losses {
+            // What it has lost may have been walked, and not shipped.
+            kept = end.saturating_sub(1);
+        }
+        for (epoch, start) in new {
+            stream.begin(*epoch, *start, sender.process);
+            stream.losses = database.losses;
+        }
+        let cut = stream.common(before, stream.last());
+        if cut >= end {
+            return;
+        }
+        // Records that were shipped are given up for one of two reasons: the
+        // source has lost them, or a replica holds what it had lost before.
+        let run = stream.reign(before).pieces(kept, end).first().map(|(run, ..)| run.start.0);
+        let stream = &self.streams[space];
+        let disputes = self.said.iter().filter(|((_, of), _)| of == space);
+        let disputed = disputes.filter_map(|(_, said)| {
+            let common = stream.common(said.reign, before);
+            let explained = stream.ended(said.reign, before) <= common;
+            (said.flushed > common && !explained).then_some(common)
+        });
+        let least = disputed.chain(run).min();
+        assert!(
+            least.is_some_and(|least| cut >= least),
+            "Epochs: {space} is cut from {end} to {cut}; its source has it up to {kept}, and nobody \
+             has lost anything before {least:?}"
+        );
+    }
+
+    /// True of a reign that is over; only a primary that was set back to an
+    /// earlier state may take it for the present one.
+    fn is_over(&self, space: &SpaceId, epoch: Epoch) -> bool {
+        let present = self.streams[space].present().epoch;
+        assert!(
+            epoch >= present || self.stale,
+            "Epochs: {space} is shipped in epoch {epoch}, and epoch {present} has begun"
+        );
+        self.stale
+    }
+
+    /// How much of the present reign the source still holds.
+    pub fn look_at_source(&mut self, database: &Database, disk: &Disk) {
+        let Some(stream) = self.streams.get_mut(&database.space) else { return };
+        let reign = stream.present();
+        let end = reign.end();
+        let mut kept = end;
+        for (run, from, to) in reign.pieces(0, end) {
+            let offset = run.offset + from - run.start.0;
+            let held = database.holds(run.segment, offset, reign.slice(from, to), disk);
+            if held < to - from {
+                kept = from + held;
+                break;
+            }
+        }
+        // What has come back is no longer the stream's.
+        if kept < end {
+            stream.kept = stream.kept.min(kept);
+        }
+    }
+
+    /// Whether the source holds everything that was shipped in the present reign.
+    pub fn is_whole_at_source(&mut self, database: &Database, disk: &Disk) -> bool {
+        self.look_at_source(database, disk);
+        self.streams.get(&database.space).is_some_and(|stream| stream.kept == u64::MAX)
     }
 
     fn run_opened(&mut self, connection: usize, header: &FrameHeader, run: SegmentOpen) {
-        let (space, _) = self.space_of(connection, header.handle);
-        let stream = self.streams.get_mut(&space).unwrap();
-        if stream.epoch > Some(header.epoch) {
-            // What a primary says whose reign is over is no part of the stream.
-            return;
-        }
-        let ordinal = usize::try_from(run.ordinal).unwrap();
-        let end = stream.bytes.len() as u64;
-        match stream.runs.get(ordinal) {
-            // A new reign may leave out runs in which nothing was shipped.
-            Some(known) if *known != run && stream.began == Some((header.epoch, run.start)) => {
-                assert_eq!(known.start.0, end, "Prefix: a run of {space} with bytes has changed");
-                stream.runs.truncate(ordinal);
-                stream.runs.push(run);
-            }
-            Some(known) => assert_eq!(*known, run, "Prefix: a run of {space} has changed"),
-            None => {
-                assert_eq!(stream.runs.len(), ordinal, "Prefix: {space} leaves out a run");
-                stream.runs.push(run);
-            }
+        let Session { space, epoch, process, .. } = self.session(connection, header.handle);
+        if !self.is_over(&space, epoch) {
+            self.streams.get_mut(&space).unwrap().opens(run, process);
+            self.branched(&space, process);
         }
     }
 
@@ -184,20 +235,22 @@ impl Oracle {
     ) {
         let header = FrameHeader::decode(header).expect("a node sends what is no frame");
         assert_eq!(header.kind, Kind::Data);
-        let (space, epoch) = self.space_of(connection, header.handle);
+        let Session { space, epoch, process, .. } = self.session(connection, header.handle);
         assert_eq!(header.epoch, epoch, "Epochs: data of another epoch than its space's");
-        let stream = self.streams.get_mut(&space).unwrap();
-        if stream.epoch > Some(epoch) {
+        if self.is_over(&space, epoch) {
             return;
         }
-        let known = stream.bytes.len() as u64;
-        stream.take(header.start, bytes);
+        let stream = self.streams.get_mut(&space).unwrap();
+        let from = stream.takes(header.start, bytes, process);
+        self.branched(&space, process);
+        let stream = &self.streams[&space];
         // What is new must be what the database wrote at that place.
-        let (from, to) = (known.max(header.start.0), stream.bytes.len() as u64);
+        let reign = stream.present();
+        let to = reign.end().max(from);
         let database = databases.iter().find(|database| database.space == space).unwrap();
-        for (run, begin, end) in stream.pieces(from, to) {
+        for (run, begin, end) in reign.pieces(from, to) {
             let offset = usize::try_from(run.offset + begin - run.start.0).unwrap();
-            let shipped = stream.slice(begin, end);
+            let shipped = reign.slice(begin, end);
             let is_it = database.files.iter().any(|file| {
                 file.name == run.segment
                     && file.bytes[..file.whole].get(offset..offset + shipped.len()) == Some(shipped)
@@ -206,160 +259,13 @@ impl Oracle {
         }
     }
 
-    /// A replica says where it stands when a space is opened.
-    fn standing(
-        &mut self,
-        connection: usize,
-        replica: usize,
-        header: &FrameHeader,
-        standing: &Standing,
-        disk: &Disk,
-    ) {
-        let (space, _) = self.space_of(connection, header.handle);
-        let said = self.said.entry((replica, space.clone())).or_default();
-        assert!(
-            standing.flushed.0 >= said.flushed,
-            "Flushed means flushed: replica {replica} had acknowledged {} of {space}, and has {}",
-            said.flushed,
-            standing.flushed
-        );
-        assert!(
-            said.highest_epoch <= Some(standing.highest_epoch),
-            "Epochs: replica {replica} has forgotten epoch {:?} of {space}",
-            said.highest_epoch
-        );
-        said.highest_epoch = Some(standing.highest_epoch);
-        self.claims(replica, &space, standing.flushed, standing.chain, disk);
-    }
-
-    /// A replica acknowledges.
-    fn acked(
-        &mut self,
-        connection: usize,
-        replica: usize,
-        header: &FrameHeader,
-        ack: &Ack,
-        disk: &Disk,
-    ) {
-        let (space, epoch) = self.space_of(connection, header.handle);
-        assert_eq!(header.epoch, epoch, "Epochs: an ack of another epoch");
-        let said = self.said.get(&(replica, space.clone())).copied().unwrap_or_default();
-        assert!(
-            said.highest_epoch <= Some(epoch),
-            "Epochs: replica {replica} obeys epoch {epoch} of {space}, and has seen {:?}",
-            said.highest_epoch
-        );
-        assert!(ack.flushed <= ack.written && ack.written <= ack.received);
-        self.claims(replica, &space, ack.flushed, ack.chain, disk);
-    }
-
-    /// A replica claims to have that much, whatever happens.
-    fn claims(&mut self, replica: usize, space: &SpaceId, flushed: Lsn, chain: Chain, disk: &Disk) {
-        let stream = &self.streams[space];
-        let said = self.said.entry((replica, space.clone())).or_default();
-        let mark = stream.mark(flushed);
-        let mark = mark.expect("Prefix: a replica claims to stand where no record ends");
-        assert_eq!(mark.chain, chain, "Equality: replica {replica}, {space}, {flushed}");
-        for (run, begin, end) in stream.pieces(said.flushed, flushed.0) {
-            let offset = run.offset + begin - run.start.0;
-            let [named, retired] = places(&disk.data_root(), space, &run);
-            let found = disk.durable(&named, offset, end - begin);
-            let wanted = stream.slice(begin, end);
-            let is_there = found.as_deref() == Ok(wanted)
-                || disk.durable(&retired, offset, end - begin).as_deref() == Ok(wanted);
-            assert!(
-                is_there,
-                "Flushed means flushed: replica {replica} claims {flushed} of {space}, and a crash \
-                 could take {begin} to {end}: {}",
-                found.err().unwrap_or_else(|| format!("other bytes in {named:?}"))
-            );
-        }
-        said.flushed = said.flushed.max(flushed.0);
-    }
-
-    /// A node writes to a file that it receives.
-    pub fn writes(&self, replica: usize, names: &[PathBuf], offset: u64, bytes: &[u8]) {
-        let fits = |space: &SpaceId, segment: &dyn Fn(&SegmentOpen) -> bool| {
-            let stream = &self.streams[space];
-            stream.runs.iter().enumerate().any(|(index, run)| {
-                let limit = stream.runs.get(index + 1).map_or(u64::MAX, |next| next.start.0);
-                let Some(within) = offset.checked_sub(run.offset).filter(|_| segment(run)) else {
-                    return false;
-                };
-                let begin = run.start.0 + within;
-                let end = begin + bytes.len() as u64;
-                end <= limit
-                    && end <= stream.bytes.len() as u64
-                    && stream.slice(begin, end) == bytes
-            })
-        };
-        let known = names.iter().any(|name| match parse(name) {
-            Some((space, Written::Named(name))) => {
-                fits(&space, &|run| run.segment.to_string() == name)
-            }
-            Some((space, Written::Retired(file))) => fits(&space, &|run| run.file == file),
-            None => false,
-        });
-        assert!(
-            known,
-            "Verified before durable: replica {replica} writes to {names:?} at {offset} {} bytes \
-             that are not the primary's",
-            bytes.len()
-        );
-    }
-
-    /// What a replica has after it was started, before it does anything.
-    pub fn recovered(
-        &self,
-        replica: usize,
-        space: &SpaceId,
-        flushed: u64,
-        problem: Option<&str>,
-        root: &Path,
-    ) {
-        let said = self.said.get(&(replica, space.clone())).copied().unwrap_or_default();
-        assert!(problem.is_none(), "Corrupt is not absent: {space} of {replica}: {problem:?}");
-        assert!(
-            flushed >= said.flushed,
-            "Flushed means flushed: replica {replica} had acknowledged {} of {space}, and a \
-             restart leaves {flushed}",
-            said.flushed
-        );
-        let Some(stream) = self.streams.get(space) else { return };
-        let mut ends: BTreeMap<PathBuf, u64> = BTreeMap::new();
-        for (run, begin, end) in stream.pieces(0, flushed) {
-            let offset = usize::try_from(run.offset + begin - run.start.0).unwrap();
-            let paths = places(root, space, &run);
-            let bytes = stream.slice(begin, end);
-            let path = paths.iter().find(|path| {
-                let found = std::fs::read(path).unwrap_or_default();
-                found.get(offset..offset + bytes.len()) == Some(bytes)
-            });
-            let Some(path) = path else {
-                panic!("Prefix: replica {replica} has not {begin} to {end} of {space} in {paths:?}")
-            };
-            ends.insert(path.clone(), (offset + bytes.len()) as u64);
-        }
-        // No file exposes anything else.
-        for entry in std::fs::read_dir(root.join(space.as_str()).join("wal")).unwrap() {
-            let entry = entry.unwrap();
-            let found = entry.metadata().unwrap().len();
-            let end = ends.get(&entry.path()).copied().unwrap_or(0);
-            assert!(
-                found == end,
-                "Prefix: {:?} of replica {replica} has {found} bytes, {end} are of the stream",
-                entry.path()
-            );
-        }
-    }
-
     /// Every record that the database wrote into a file that was ever pinned
     /// is in the stream, once, in the order of its file.
     pub fn is_complete(&self, database: &Database, seen: impl Fn(usize) -> bool) -> bool {
-        let empty = Stream::default();
-        let stream = self.streams.get(&database.space).unwrap_or(&empty);
+        let stream = self.streams.get(&database.space);
+        let bytes = stream.map_or(&[][..], |stream| stream.present().bytes.as_slice());
         let mut shipped: HashMap<&[u8], usize> = HashMap::new();
-        for record in records(&stream.bytes) {
+        for record in records(bytes) {
             *shipped.entry(record).or_default() += 1;
         }
         for (index, file) in database.files.iter().enumerate() {
@@ -390,31 +296,4 @@ fn records(mut bytes: &[u8]) -> Vec<&[u8]> {
         bytes = rest;
     }
     found
-}
-
-/// Where a run's file can lie on a replica: under its name, or retired.
-fn places(root: &Path, space: &SpaceId, run: &SegmentOpen) -> [PathBuf; 2] {
-    let named = root.join(space.as_str()).join("wal").join(run.segment.to_string());
-    let retired = root.join(".saltus/retired").join(space.as_str());
-    [named, retired.join(format!("{:016x}", run.file))]
-}
-
-/// What a file of a replica is.
-enum Written {
-    Named(String),
-    Retired(u64),
-}
-
-/// The space that a file of a replica belongs to, by its path.
-fn parse(path: &Path) -> Option<(SpaceId, Written)> {
-    let parts: Vec<_> = path.iter().map(|part| part.to_str().unwrap()).collect();
-    match parts.as_slice() {
-        ["data", space, "wal", name] => {
-            Some((space.parse().ok()?, Written::Named((*name).to_owned())))
-        }
-        ["data", ".saltus", "retired", space, file] => {
-            Some((space.parse().ok()?, Written::Retired(u64::from_str_radix(file, 16).ok()?)))
-        }
-        _ => None,
-    }
 }

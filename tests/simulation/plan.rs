@@ -109,6 +109,10 @@ impl Plan {
             compacts: chance.percent(30),
             dribbles: chance.percent(50),
             clock_steps: chance.percent(30),
+            // Of a reign that was set back nobody could tell what was lost from
+            // what another reign has written.
+            syncs: chance.percent(50) || faults.contains(&Fault::OldCatalog),
+            goes_on: chance.percent(40),
         };
         let active = Duration::from_millis(*chance.pick(&[300, 3_000, 20_000, 60_000]));
         let gap = Duration::from_micros(*chance.pick(&[100, 5_000, 200_000]));

@@ -91,6 +91,7 @@ impl World {
                     let old = old.clone();
                     self.kill(0);
                     let right = self.exchange_catalog(&old);
+                    self.oracle.stale = true;
                     self.say(|| "the primary's catalog is of the epoch before".into());
                     let pins = self.keep_pins();
                     self.succession = Succession::Back { right, pins };
@@ -107,6 +108,7 @@ impl World {
             self.kill(0);
             self.give_pins_back(&pins);
             self.exchange_catalog(&right);
+            self.oracle.stale = false;
             self.say(|| "the primary's catalog is the right one again".into());
         }
         self.succession = Succession::Over;
@@ -140,12 +142,29 @@ impl World {
         let trouble = std::mem::take(&mut self.machines[0].disk.lock().trouble);
         let host: Arc<dyn Host> = self.machines[0].host();
         let catalog = Catalog::open_on(&host, self.catalog_path().parent().unwrap()).unwrap();
+        let disk = self.machines[0].disk.lock();
+        let mut whole = Vec::new();
+        for database in &self.databases {
+            if self.oracle.is_whole_at_source(database, &disk) {
+                whole.push(database.space.clone());
+            }
+        }
+        drop(disk);
         let mut spaces = Vec::new();
         let mut changes = Vec::new();
         for (space, record) in catalog.load().unwrap() {
             let Some(stream) = self.oracle.streams.get(&space) else { continue };
+            if record.history != stream.history(Lsn(u64::MAX)) || !whole.contains(&space) {
+                // A reign begins where the log of its primary ends, which the
+                // world knows only of one that has lost nothing.
+                continue;
+            }
             let epoch = Epoch(record.highest_epoch.0 + 1);
-            let start = Lsn(stream.bytes.len() as u64);
+            let start = Lsn(stream.present().end());
+            // As every beginning of a reign, it is remembered as a boundary.
+            if let Some(mark) = stream.present().mark(start).filter(|_| start > Lsn::ZERO) {
+                changes.push((space.clone(), Change::AddMark(mark)));
+            }
             changes.push((space.clone(), Change::Epoch { epoch, start }));
             spaces.push((space, epoch));
         }

@@ -105,6 +105,7 @@ impl World {
             std::fs::create_dir(&root).unwrap();
             let mut disk = Disk::new(&root, chance.fork());
             disk.logging = trace.is_on();
+            disk.receives = number > 0;
             let ships_to = if number == 0 { (1..=plan.replicas).collect() } else { Vec::new() };
             let clock = MachineClock::new(time.clone());
             let mut chance = chance.fork();
@@ -238,6 +239,7 @@ impl World {
             }
         }
         for number in 0..self.machines.len() {
+            self.look_at_cuts(number);
             if self.machines[number].disk.lock().is_frozen() {
                 self.died_midway(number);
             }
@@ -280,6 +282,9 @@ impl World {
             Ok(()) => {
                 self.say(|| format!("{name} starts"));
                 self.network.back(number);
+                if number == 0 {
+                    self.look_at_source();
+                }
                 self.look_at_recovered(number);
                 self.collect(number);
                 self.wake(number, Duration::from_micros(50));
@@ -296,18 +301,34 @@ impl World {
         }
     }
 
+    /// How much of what was shipped is still there for a primary that starts.
+    fn look_at_source(&mut self) {
+        let disk = self.machines[0].disk.lock();
+        for database in &self.databases {
+            self.oracle.look_at_source(database, &disk);
+        }
+    }
+
+    /// What a replica has taken away from its logs must stand in its quarantine.
+    fn look_at_cuts(&mut self, number: usize) {
+        let cuts = std::mem::take(&mut self.machines[number].disk.lock().cuts);
+        for cut in cuts {
+            self.oracle.cut_off(number, &cut);
+        }
+    }
+
     fn look_at_recovered(&mut self, number: usize) {
+        self.look_at_cuts(number);
         let machine = &self.machines[number];
         let Some(running) = &machine.running else { return };
         let trouble = machine.disk.lock().trouble;
         let bad = trouble.full || trouble.error_one_in > 0 || trouble.sync_error_one_in > 0;
-        for (space, status) in running.received.statuses() {
-            let flushed = status.flushed_lsn.unwrap_or(0);
+        for status in running.received.statuses().into_values() {
             if bad && status.problem.is_some() {
                 continue;
             }
-            let root = machine.data_root();
-            self.oracle.recovered(number, &space, flushed, status.problem.as_deref(), &root);
+            let disk = machine.disk.lock();
+            self.oracle.recovered(number, &status, &disk);
         }
     }
 

@@ -50,7 +50,8 @@ struct Entry {
     /// GB/s by GB/s of the raw loop (hot only).
     #[serde(skip_serializing_if = "Option::is_none")]
     ratio_to_raw: Option<f64>,
-    /// GB/s by GB/s of the best other strategy of the round (`auto` only).
+    /// GB/s by GB/s of the best other strategy, the one with the highest
+    /// median over all rounds (`auto` only).
     #[serde(skip_serializing_if = "Option::is_none")]
     ratio_to_best: Option<f64>,
     /// CPU s/GB of the sender by that of `copy`.
@@ -124,6 +125,13 @@ fn summarise(cache: Cache, rounds: &[Round]) -> Vec<Entry> {
         (!values.is_empty()).then(|| Spread::of(values))
     };
     let copy = STRATEGIES.iter().position(|strategy| *strategy == Strategy::Copy);
+    // One strategy for all rounds: the luckiest run of each would be compared
+    // with a strategy that nobody can choose.
+    let speed = |index: usize| {
+        median(&|round| Some(round.runs.get(index)?.gb_s)).unwrap_or_default().median
+    };
+    let others = (0..STRATEGIES.len()).filter(|index| STRATEGIES[*index] != Strategy::Auto);
+    let best = others.max_by(|one, other| speed(*one).total_cmp(&speed(*other)));
     let mut entries = Vec::new();
     let raw = |of: fn(&RawRun) -> f64| median(&|round| round.raw.as_ref().map(of));
     if let Some(spread) = raw(|run| run.gb_s) {
@@ -146,12 +154,9 @@ fn summarise(cache: Cache, rounds: &[Round]) -> Vec<Entry> {
             median(&|round| round.runs.get(index).map(value)).unwrap_or_default()
         };
         let spread = of(|run| run.gb_s);
-        let best_other = |round: &Round| {
-            let others = round.runs.iter().enumerate().filter(|(other, _)| *other != index);
-            others.map(|(_, run)| run.gb_s).fold(0.0, f64::max)
-        };
         let to_raw = median(&|round| Some(round.runs.get(index)?.gb_s / round.raw?.gb_s));
-        let to_best = median(&|round| Some(round.runs.get(index)?.gb_s / best_other(round)));
+        let to_best =
+            median(&|round| Some(round.runs.get(index)?.gb_s / round.runs.get(best?)?.gb_s));
         let to_copy = median(&|round| {
             let copy = round.runs.get(copy?)?.sender_cpu_s_per_gb;
             Some(round.runs.get(index)?.sender_cpu_s_per_gb / copy)

@@ -73,6 +73,20 @@ pub enum Job {
         /// How many runs remain.
         runs: u32,
     },
+    /// A record of a space that this node ships does not hold, and no replica
+    /// has it: leave it out of the stream, and begin a new epoch behind it.
+    LeaveOut {
+        /// Who asks.
+        shard: usize,
+        /// The space.
+        space: SpaceId,
+        /// The boundary before the record.
+        at: Mark,
+        /// How it was found. It is looked at once more.
+        bad: BadRecord,
+        /// The time, nanoseconds since the Unix epoch.
+        unix_ns: u64,
+    },
     /// Borrow a space in order to receive it.
     OpenReplica {
         /// Who asks.
@@ -205,6 +219,7 @@ impl Job {
             | Self::OpenRun { space, .. }
             | Self::CloseReplica { space, .. }
             | Self::LookAt { space }
+            | Self::LeaveOut { space, .. }
             | Self::ReadRange { space, .. }
             | Self::CheckRecord { space, .. }
             | Self::Standing { space, .. }
@@ -243,8 +258,10 @@ pub struct BadRecord {
     pub file: u64,
     /// Where in the file it begins.
     pub offset: u64,
-    /// Its length, as far as its header can be believed.
-    pub bytes: u64,
+    /// How many bytes do not hold, up to where the next record begins; nothing
+    /// while that is not known. More than one record if those behind are no
+    /// better.
+    pub span: Option<u64>,
     /// What is wrong with it.
     pub error: RecordError,
 }
@@ -300,6 +317,16 @@ pub enum News {
     EpochBegun {
         /// The space.
         space: SpaceId,
+        /// The outcome.
+        result: Result<Box<SpaceRecord>, String>,
+    },
+    /// A record is left out, durably, with the space's record as it is now; or
+    /// why not, and nothing has changed.
+    LeftOut {
+        /// The space.
+        space: SpaceId,
+        /// Where the record begins.
+        at: Lsn,
         /// The outcome.
         result: Result<Box<SpaceRecord>, String>,
     },

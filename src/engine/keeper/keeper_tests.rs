@@ -285,3 +285,95 @@ fn an_empty_run_that_is_taken_up_again_is_counted_as_the_catalog_counts_it() {
     assert_eq!(rig.runs(), 4);
     assert_eq!(rig.keeper.spaces[&space()].record, rig.keeper.catalog.load().unwrap()[&space()]);
 }
+
+/// A shipped space of five records of 67 bytes, walked to its end.
+fn shipped(rig: &mut Rig) -> (std::path::PathBuf, Vec<Mark>) {
+    use crate::wal::record::{Header, step};
+    let directory = rig.keeper.places.wal(&space());
+    std::fs::create_dir_all(&directory).unwrap();
+    let path = directory.join(SegmentName(1).to_string());
+    let header = Header::new(0, 1, 1, b"one").unwrap();
+    let one = [&header.encode()[..], b"one"].concat();
+    std::fs::write(&path, one.repeat(5)).unwrap();
+    let mut marks = vec![Mark::START];
+    for _ in 0..5 {
+        marks.push(step(marks.last().unwrap(), &header.encode(), &header));
+    }
+    let (found, _) = scanned(rig).unwrap();
+    let change = Change::OpenRun(Run { segment: SegmentName(1), ..run(found[0], 0, 0) });
+    rig.batch(vec![Job::Commit { shard: 0, ticket: None, space: space(), change }]);
+    (path, marks)
+}
+
+fn flip(path: &std::path::Path, at: u64) {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+}
+
+fn checked(rig: &mut Rig, at: u64) -> Verdict {
+    let job = Job::CheckRecord { shard: 0, ticket: 9, space: space(), at: Lsn(at) };
+    match rig.batch(vec![job]).as_slice() {
+        [News::RecordChecked { verdict, .. }] => verdict.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn left_out(rig: &mut Rig, at: Mark, bad: BadRecord) -> Result<SpaceRecord, String> {
+    let job = Job::LeaveOut { shard: 0, space: space(), at, bad, unix_ns: 7 };
+    match rig.batch(vec![job]).as_slice() {
+        [News::LeftOut { result, .. }] => result.clone().map(|record| *record),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn records_that_have_rotted_together_are_left_out_together_and_durably() {
+    let mut rig = Rig::new();
+    let (path, marks) = shipped(&mut rig);
+    flip(&path, 67 + 65);
+    flip(&path, 2 * 67 + 65);
+    let Verdict::Damaged(bad) = checked(&mut rig, 67) else { panic!("it has rotted") };
+    assert_eq!((bad.offset, bad.span), (67, Some(2 * 67)));
+    let record = left_out(&mut rig, marks[1], bad).unwrap();
+    assert_eq!(record.history, [(Epoch(1), Lsn::ZERO), (Epoch(2), Lsn(67))]);
+    let runs: Vec<_> = record.runs.iter().map(|(_, run)| (run.start.0, run.offset)).collect();
+    assert_eq!(runs, [(0, 0), (67, 3 * 67)]);
+    assert_eq!((record.holes[0].lsn, record.holes[0].bytes), (Lsn(67), 2 * 67));
+    assert_eq!(rig.keeper.catalog.load().unwrap()[&space()], record);
+    assert_eq!(checked(&mut rig, 67), Verdict::Whole, "the next record is there now");
+}
+
+/// A replica that calls good records damaged must not get them left out.
+#[test]
+fn a_record_that_holds_is_never_left_out() {
+    let mut rig = Rig::new();
+    let (path, marks) = shipped(&mut rig);
+    flip(&path, 67 + 65);
+    let Verdict::Damaged(bad) = checked(&mut rig, 67) else { panic!("it has rotted") };
+    flip(&path, 67 + 65);
+    let before = rig.keeper.catalog.load().unwrap();
+    assert!(left_out(&mut rig, marks[1], bad.clone()).unwrap_err().contains("whole"));
+    // Nor anything else than what was found.
+    flip(&path, 2 * 67 + 65);
+    assert!(left_out(&mut rig, marks[2], bad).is_err());
+    assert_eq!(rig.keeper.catalog.load().unwrap(), before);
+}
+
+#[test]
+fn a_header_that_does_not_hold_is_left_out_up_to_the_next_record() {
+    let mut rig = Rig::new();
+    let (path, _) = shipped(&mut rig);
+    flip(&path, 2 * 67 + 20);
+    let Verdict::Damaged(bad) = checked(&mut rig, 2 * 67) else { panic!("it has rotted") };
+    assert_eq!(bad.span, Some(67));
+    flip(&path, 4 * 67 + 20);
+    let Verdict::Damaged(bad) = checked(&mut rig, 4 * 67) else { panic!("it has rotted") };
+    assert_eq!(bad.span, None, "nobody knows where the next one would begin");
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    file.set_len(4 * 67 - 1).unwrap();
+    let Verdict::Damaged(bad) = checked(&mut rig, 3 * 67) else { panic!("it is cut short") };
+    assert_eq!(bad.span, None, "a file that is shorter than it was has not rotted");
+}

@@ -103,7 +103,10 @@ impl Keeper {
     /// once, or good news later.
     pub(super) fn withhold(&mut self, shard: usize, news: News, failure: &Failure) -> Option<News> {
         match news {
-            News::Committed { .. } | News::Space { .. } | News::EpochBegun { .. }
+            News::Committed { .. }
+            | News::Space { .. }
+            | News::EpochBegun { .. }
+            | News::LeftOut { .. }
                 if failure.waits && !self.unwritten.hopeless =>
             {
                 self.unwritten.news.push((shard, news));

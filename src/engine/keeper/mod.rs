@@ -478,6 +478,10 @@ impl Keeper {
                 let result = self.begin_epoch(&space, at, runs).map(Box::new);
                 self.waiting.push((shard, News::EpochBegun { space, result }));
             }
+            Job::LeaveOut { shard, space, at, bad, unix_ns } => {
+                let result = self.leave_out(&space, &at, &bad, unix_ns).map(Box::new);
+                self.waiting.push((shard, News::LeftOut { space, at: at.lsn, result }));
+            }
             Job::OpenReplica { shard, ticket, open } => {
                 let result = self.open_replica(shard, &open).map(Box::new);
                 self.waiting.push((shard, News::ReplicaOpened { ticket, result }));
@@ -554,6 +558,7 @@ fn spoil(news: News, why: &str) -> News {
             News::Space { space, record: None, found: Vec::new(), problems }
         }
         News::EpochBegun { space, .. } => News::EpochBegun { space, result: Err(why) },
+        News::LeftOut { space, at, .. } => News::LeftOut { space, at, result: Err(why) },
         other @ (News::Spaces(_)
         | News::Access { .. }
         | News::RootBack

@@ -1,5 +1,6 @@
 //! Bytes of a stream at rest: read for a peer that asks for them again, and
-//! looked at when a peer says that a record does not hold.
+//! looked at when a peer says that a record does not hold. What does not hold
+//! here either may be left out of the stream.
 
 use std::fs::File;
 use std::io;
@@ -7,13 +8,13 @@ use std::io;
 use super::{BadRecord, Keeper, Verdict};
 use crate::engine::recovery;
 use crate::ids::SpaceId;
-use crate::limits::RECORD_HEADER_BYTES;
-use crate::lsn::Lsn;
+use crate::limits::{MAX_RECORD_BYTES, RECORD_HEADER_BYTES};
+use crate::lsn::{Lsn, Mark};
 use crate::protocol::message::Fetch;
-use crate::state::catalog::Role;
+use crate::state::catalog::{Hole, Role, SpaceRecord};
 use crate::state::runs::Run;
-use crate::wal::record::Header;
-use crate::wal::search;
+use crate::wal::record::{Header, RecordError};
+use crate::wal::search::{self, Found};
 
 impl Keeper {
     /// The bytes of a range, up to the end of the run that it begins in.
@@ -36,25 +37,136 @@ impl Keeper {
             Ok(found) => found,
             Err(why) => return Verdict::Unknown(why),
         };
-        let bad = |bytes, error| {
-            let Run { segment, file, .. } = run;
-            Verdict::Damaged(BadRecord { segment, file, offset, bytes, error })
-        };
-        let read = || -> io::Result<Verdict> {
-            let mut raw = [0; RECORD_HEADER_BYTES];
-            search::read_up_to(&file, &mut raw, offset)?;
-            let header = match Header::parse(&raw, self.checksums) {
-                Ok(header) => header,
-                Err(error) => return Ok(bad(RECORD_HEADER_BYTES as u64, error)),
-            };
-            Ok(match search::check_payload_at(&file, offset, &header)? {
-                Ok(()) => Verdict::Whole,
-                Err(error) => bad(header.record_bytes(), error),
-            })
-        };
-        read().unwrap_or_else(|error| {
-            Verdict::Unknown(format!("{} cannot be read at {offset}: {error}", run.segment))
+        match self.trouble_at(&file, offset) {
+            Ok(Ok(_)) => Verdict::Whole,
+            Ok(Err(error)) => {
+                let span = self.span(&file, &run, offset, &error).unwrap_or_else(|error| {
+                    tracing::warn!(%space, segment = %run.segment, offset, %error, "cannot be read");
+                    None
+                });
+                let Run { segment, file, .. } = run;
+                Verdict::Damaged(BadRecord { segment, file, offset, span, error })
+            }
+            Err(error) => {
+                Verdict::Unknown(format!("{} cannot be read at {offset}: {error}", run.segment))
+            }
+        }
+    }
+
+    /// The length of the record at an offset, or what is wrong with it.
+    fn trouble_at(&self, file: &File, offset: u64) -> io::Result<Result<u64, RecordError>> {
+        let mut raw = [0; RECORD_HEADER_BYTES];
+        search::read_up_to(file, &mut raw, offset)?;
+        Ok(match Header::parse(&raw, self.checksums) {
+            Ok(header) => {
+                search::check_payload_at(file, offset, &header)?.map(|()| header.record_bytes())
+            }
+            Err(error) => Err(error),
         })
+    }
+
+    /// How many bytes from a bad record on are no better. A payload that does
+    /// not hold leaves a length that can be believed; of a header nothing can,
+    /// so the next record is searched for.
+    fn span(
+        &self,
+        file: &File,
+        run: &Run,
+        offset: u64,
+        error: &RecordError,
+    ) -> io::Result<Option<u64>> {
+        let size = file.metadata()?.len();
+        let end = run.bytes.map_or(size, |bytes| run.offset + bytes).min(size);
+        let limit = end.min(offset.saturating_add(MAX_RECORD_BYTES));
+        match error {
+            RecordError::PayloadCrc { .. } => {}
+            // The file is shorter than it was: that is no rot.
+            RecordError::Truncated { .. } => return Ok(None),
+            _ => {
+                return self
+                    .next_record(file, offset + 1, limit, end)
+                    .map(|found| found.map(|at| at - offset));
+            }
+        }
+        let mut at = offset;
+        let mut raw = [0; RECORD_HEADER_BYTES];
+        // What lies in a rotten page is rotten together.
+        while at < limit {
+            search::read_up_to(file, &mut raw, at)?;
+            let Ok(header) = Header::parse(&raw, self.checksums) else { break };
+            match search::check_payload_at(file, at, &header)? {
+                Err(RecordError::PayloadCrc { .. }) => at += header.record_bytes(),
+                _ => break,
+            }
+        }
+        Ok((at <= end).then_some(at - offset))
+    }
+
+    /// Where the next good record begins.
+    fn next_record(
+        &self,
+        file: &File,
+        mut from: u64,
+        limit: u64,
+        end: u64,
+    ) -> io::Result<Option<u64>> {
+        while from < limit {
+            match search::find_record(file, from, limit - from, end, self.checksums)? {
+                Found::Record(at) => return Ok(Some(at)),
+                Found::NoneBefore(at) if at > from => from = at,
+                Found::NoneBefore(_) => break,
+            }
+        }
+        Ok(None)
+    }
+
+    /// Leave a record that does not hold out of the stream: what lies behind it
+    /// follows what lies before it, in a new epoch. Gives the space's record as
+    /// it will be once the batch is durable.
+    ///
+    /// Nobody's word is taken for it: the bytes are read here once more, and
+    /// must be as bad as they were.
+    pub(super) fn leave_out(
+        &mut self,
+        space: &SpaceId,
+        at: &Mark,
+        bad: &BadRecord,
+        unix_ns: u64,
+    ) -> Result<SpaceRecord, String> {
+        match self.check_record(space, at.lsn) {
+            Verdict::Damaged(found) if found == *bad => {}
+            Verdict::Damaged(found) => {
+                return Err(format!("it is not the damage that it was: {}", found.error));
+            }
+            Verdict::Whole => return Err("the record is whole again".to_owned()),
+            Verdict::Unknown(why) => return Err(why),
+        }
+        let span = bad.span.ok_or("nobody knows where the next record begins")?;
+        let runs = self.spaces.get(space).and_then(|entry| entry.record.runs.locate(at.lsn));
+        let (ordinal, _) = runs.ok_or_else(|| format!("no run holds lsn {}", at.lsn))?;
+        let run = Run {
+            start: at.lsn,
+            segment: bad.segment,
+            file: bad.file,
+            offset: bad.offset + span,
+            bytes: None,
+        };
+        let hole = Hole {
+            lsn: at.lsn,
+            segment: bad.segment,
+            file: bad.file,
+            offset: bad.offset,
+            bytes: span,
+            unix_ns,
+            reason: bad.error.to_string(),
+        };
+        let record = self.turn_epoch(space, *at, ordinal + 1, Some((hole, run)))?;
+        tracing::error!(
+            %space, segment = %bad.segment, offset = bad.offset, bytes = span, lsn = %at.lsn,
+            reason = %bad.error,
+            "no replica has it: left out of the stream for good, as wal.on_corrupt_source says"
+        );
+        Ok(record)
     }
 
     /// The file that holds a position, and where in it.

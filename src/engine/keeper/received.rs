@@ -42,8 +42,9 @@ impl Keeper {
                     return Err((
                         ErrorCode::Role,
                         format!(
-                            "{} holds segments that this node did not receive: move them away, \
-                             or do not ship the space here",
+                            "{} holds segments that this node's catalog does not know. If it \
+                             received them and the catalog was lost: stop the node, and saltus \
+                             rebuild. Else move them away, or do not ship the space here",
                             directory.display()
                         ),
                     )
@@ -74,7 +75,9 @@ impl Keeper {
             return Err((
                 ErrorCode::Role,
                 format!(
-                    "space {space} is written on this node: it ships it, it does not receive it"
+                    "space {space} is written on this node: it ships it, it does not receive it. \
+                     If it did receive it, and its catalog was lost: stop it, and saltus rebuild \
+                     --space {space}"
                 ),
             )
                 .into());
@@ -84,8 +87,8 @@ impl Keeper {
                 ErrorCode::Stream,
                 format!(
                     "space {space} holds stream {:?} here, not {:?}: another primary filled it, or \
-                     the primary's state directory was lost; move {} and its catalog entry away to \
-                     receive the new stream",
+                     the primary's state directory was lost: see there whether that can be rebuilt, or \
+                     move {} and its catalog entry away to receive the new stream",
                     entry.record.stream,
                     open.stream,
                     self.places.wal(space).display()

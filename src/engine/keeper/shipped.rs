@@ -12,9 +12,9 @@ use crate::engine::primary::fenced;
 use crate::ids::{Epoch, SpaceId, StreamId};
 use crate::limits::{MAX_EPOCHS_PER_SPACE, MAX_SPACES, MAX_WATCHED_STRANGERS};
 use crate::lsn::{Lsn, Mark};
-use crate::state::catalog::{Change, FileRecord, Role, SpaceRecord};
+use crate::state::catalog::{Change, FileRecord, Hole, Role, SpaceRecord};
 use crate::state::pins::{Pin, Pins};
-use crate::state::runs::Runs;
+use crate::state::runs::{Run, Runs};
 use crate::wal::discover::{self, Root};
 use crate::wal::segment::{Identity, Segment, SegmentError};
 
@@ -190,6 +190,18 @@ impl Keeper {
         at: Mark,
         runs: u32,
     ) -> Result<SpaceRecord, String> {
+        self.turn_epoch(space, at, runs, None)
+    }
+
+    /// As [`Keeper::begin_epoch`], with bytes that are left out at its
+    /// beginning.
+    pub(super) fn turn_epoch(
+        &mut self,
+        space: &SpaceId,
+        at: Mark,
+        runs: u32,
+        left_out: Option<(Hole, Run)>,
+    ) -> Result<SpaceRecord, String> {
         let Some(entry) = self.spaces.get_mut(space) else {
             return Err(format!("space {space} is not in the catalog"));
         };
@@ -208,6 +220,7 @@ impl Keeper {
             changes.push(Change::AddMark(at));
         }
         changes.push(Change::Epoch { epoch, start: at.lsn });
+        changes.extend(left_out.map(|(hole, run)| Change::AddHole { hole, run }));
         for change in changes {
             remember(&mut entry.record, &change);
             self.changes.push((space.clone(), change));

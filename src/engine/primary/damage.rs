@@ -5,14 +5,30 @@
 //! and says so; the keeper looks at the record, and from then on it stands in
 //! the way of every replica that does not have it yet. A replica that got it
 //! while it was whole goes on.
+//!
+//! If the operator says so, such a record is left out:
+//!
+//! ```text
+//!   file     ===|===|#####|===|===>      the record at lsn 900 has rotted
+//!   stream   ===|===|                    epoch 1, cut at 900
+//!                   |===|===>            epoch 2, a run that begins behind it
+//! ```
+//!
+//! As an epoch it is the same hole for every replica, also one that comes late.
+//! But a record that a replica has is not lost, and the stream keeps it: it is
+//! left out only once every replica was heard to be without it, or was not
+//! heard of for long.
 
 use std::time::{Duration, Instant};
 
 use super::space::{Space, Turn};
 use crate::engine::keeper::{BadRecord, Job};
 use crate::engine::shard::Standing;
+use crate::ids::NodeId;
+use crate::limits::UNHEARD_GRACE;
 use crate::lsn::Lsn;
 use crate::protocol::Now;
+use crate::protocol::sender::Found;
 use crate::state::catalog::{Change, Hole, Role};
 use crate::state::runs::Run;
 use crate::wal::record::RecordError;
@@ -36,6 +52,23 @@ pub(super) struct Debris {
 #[derive(Clone, Debug)]
 pub(super) struct Block {
     pub(super) text: String,
+    /// The text without what becomes of it.
+    what: String,
+    bad: BadRecord,
+    /// For how long it has been the same.
+    since: Instant,
+    /// Why it could not be left out.
+    refused: Option<String>,
+}
+
+/// What a replica is known to have of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// The replica.
+    pub replica: NodeId,
+    /// Up to where it has the stream, in memory at least; nothing if it was
+    /// not heard of since this process started.
+    pub has: Option<Lsn>,
 }
 
 impl Space {
@@ -117,19 +150,108 @@ impl Space {
         &self.holes
     }
 
-    /// The record at `at` does not hold at rest.
-    pub fn block(&mut self, at: Lsn, bad: &BadRecord) {
+    /// The record at `at` does not hold at rest. With `holders`, the replicas
+    /// of the space, it may be left out.
+    pub fn block(&mut self, now: Now, at: Lsn, bad: &BadRecord, holders: Option<&[Holder]>) {
+        let known = self.blocks.get(&at);
+        let (since, refused) = match known.filter(|known| known.bad == *bad) {
+            Some(known) => (known.since, known.refused.clone()),
+            None => (now.instant, None),
+        };
+        let age = now.instant.duration_since(since);
+        let fate = self.fate(at, bad, holders, age, refused.as_deref());
         let BadRecord { segment, offset, error, .. } = bad;
-        let text = format!(
+        let what = format!(
             "{segment} is damaged at offset {offset}, lsn {at}: {error}; nothing from there on is \
              shipped to a replica that does not have it. To mend the file: saltus repair --space \
              {space} gets the bytes from a replica that has them",
             space = self.id
         );
-        if self.blocks.get(&at).is_none_or(|known| known.text != text) {
+        let text = format!("{what}. {fate}");
+        if known.is_none_or(|known| known.text != text) {
             tracing::error!(space = %self.id, "{text}");
-            self.blocks.insert(at, Block { text });
         }
+        self.blocks.insert(at, Block { text, what, bad: bad.clone(), since, refused });
+    }
+
+    /// What becomes of a record that does not hold, in a sentence.
+    fn fate(
+        &self,
+        at: Lsn,
+        bad: &BadRecord,
+        holders: Option<&[Holder]>,
+        age: Duration,
+        refused: Option<&str>,
+    ) -> String {
+        let Some(holders) = holders else {
+            return "If none has: wal.on_corrupt_source = \"skip\" leaves it out for good".into();
+        };
+        if let Some(why) = refused {
+            return format!("It cannot be left out: {why}");
+        }
+        if bad.span.is_none() {
+            return "It is not left out, as no record follows by which its end could be told"
+                .into();
+        }
+        if let Some(holder) = holders.iter().find(|holder| holder.has.is_some_and(|has| has > at)) {
+            return format!("It is not left out, as {} has it", holder.replica);
+        }
+        match holders.iter().find(|holder| holder.has.is_none()) {
+            Some(holder) if age < UNHEARD_GRACE => format!(
+                "It is left out when {} was heard not to have it, or was not heard of for {} s",
+                holder.replica,
+                UNHEARD_GRACE.as_secs()
+            ),
+            _ => "It is about to be left out for good".to_owned(),
+        }
+    }
+
+    /// Leave the first record that does not hold out of the stream, if nobody
+    /// has it and it has been the same for a while: a new epoch begins there.
+    pub fn leave_out(&mut self, now: Now, holders: &[Holder], turn: &mut Turn) {
+        let Some((at, block)) = self.blocks.first_key_value() else { return };
+        let (at, bad, age) = (*at, block.bad.clone(), now.instant.duration_since(block.since));
+        let is_lost = holders.iter().all(|holder| match holder.has {
+            Some(has) => has <= at,
+            None => age >= UNHEARD_GRACE,
+        });
+        let ripe = age >= SKIP_DELAY && is_lost && bad.span.is_some() && block.refused.is_none();
+        if !ripe || self.problem.is_some() || !self.is_settled() {
+            return;
+        }
+        // What lies behind is walked anew; what of it is gone would be missing
+        // from the stream without a word.
+        match self.ready_from(at, &mut turn.jobs) {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(why) => return self.keep_in(at, why),
+        }
+        let mark = match self.resume_at(at, &mut turn.jobs) {
+            Some(Found::Mark(mark)) => mark,
+            Some(Found::Nothing) => return self.keep_in(at, "no record begins there".to_owned()),
+            Some(Found::Unavailable(_, why)) => return self.keep_in(at, why),
+            // The walk is on its way.
+            None => return,
+        };
+        self.turn_at(mark);
+        let (shard, space, unix_ns) = (self.shard, self.id.clone(), now.unix_ns);
+        turn.jobs.push(Job::LeaveOut { shard, space, at: mark, bad, unix_ns });
+        turn.turned = Some(mark);
+    }
+
+    /// A record could not be left out: it stands where it is.
+    pub fn keep_in(&mut self, at: Lsn, why: String) {
+        if let Some(block) = self.blocks.get_mut(&at) {
+            tracing::error!(space = %self.id, lsn = %at, "a damaged record cannot be left out: {why}");
+            block.text = format!("{}. It cannot be left out: {why}", block.what);
+            block.refused = Some(why);
+        }
+    }
+
+    /// The keeper has not left a record out: the stream is what it was.
+    pub fn stay(&mut self, at: Lsn, why: String) {
+        self.go_on();
+        self.keep_in(at, why);
     }
 
     /// The record at `at` holds again.
@@ -137,6 +259,19 @@ impl Space {
         if self.blocks.remove(&at).is_some() {
             tracing::warn!(space = %self.id, lsn = %at, "the record that was damaged is whole again");
         }
+    }
+
+    /// Whether the record at `at` is known not to hold.
+    #[must_use]
+    pub fn is_blocked(&self, at: Lsn) -> bool {
+        self.blocks.contains_key(&at)
+    }
+
+    /// Whether a record begins there of which a replica may speak.
+    #[must_use]
+    pub fn begins_record(&self, at: Lsn) -> bool {
+        let within = (self.index.oldest().lsn..self.head.lsn).contains(&at);
+        within && matches!(self.mark_at(at), Some(Found::Mark(_)))
     }
 
     /// The records that do not hold.

@@ -23,6 +23,7 @@ pub mod space;
 mod unfinished;
 mod walk;
 
+pub use damage::Holder;
 pub use past::Verdict;
 
 use crate::ids::Epoch;

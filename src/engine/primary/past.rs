@@ -295,6 +295,28 @@ impl Space {
         }
     }
 
+    /// The walk is where it was before, and nothing is in doubt.
+    pub(super) fn is_settled(&self) -> bool {
+        let past = &self.past;
+        let sure = past.checks.is_empty() && past.suspect.is_none() && !past.turning;
+        sure && self.known && !self.is_fenced()
+    }
+
+    /// The stream is about to be cut at a boundary, in a new epoch. What lies
+    /// behind is then shipped by this process.
+    pub(super) fn turn_at(&mut self, at: Mark) {
+        self.past.turning = true;
+        self.past.unsure = (self.past.unsure)
+            .map(|(from, to)| (from, to.min(at.lsn)))
+            .filter(|(from, to)| from < to);
+        self.cursor = None;
+    }
+
+    /// No new epoch begins after all.
+    pub(super) fn go_on(&mut self) {
+        self.past.turning = false;
+    }
+
     /// The walk has passed a boundary that is another one now.
     pub(super) fn has_missed(&self) -> bool {
         self.past.missed
@@ -332,6 +354,10 @@ impl Space {
         self.durable_runs = record.runs.len();
         self.runs = record.runs;
         self.saved = record.marks;
+        self.holes = record.holes;
+        // Whether they hold is found out again.
+        drop(self.blocks.split_off(&start));
+        self.debris = None;
         for tracked in self.files.values_mut() {
             tracked.walked = 0;
             (tracked.tail, tracked.grown_at) = (None, None);

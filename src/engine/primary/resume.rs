@@ -37,6 +37,12 @@ impl Space {
                 None => Found::Nothing,
             });
         }
+        self.mark_at(lsn)
+    }
+
+    /// What there is at a position between the oldest boundary that is
+    /// remembered and the newest.
+    pub(super) fn mark_at(&self, lsn: Lsn) -> Option<Found> {
         let from = self.index.nearest_at_or_before(lsn)?;
         if from.lsn == lsn {
             return Some(Found::Mark(from));

@@ -26,6 +26,9 @@ impl Space {
         let mut ready = true;
         let mut asked = 0;
         for (ordinal, run) in self.runs.iter().filter(|(ordinal, _)| *ordinal >= first) {
+            if run.bytes == Some(0) {
+                continue;
+            }
             let Some(tracked) = self.files.get_mut(&run.file) else { continue };
             if tracked.lost && ordinal + 1 == self.runs.len() {
                 // The walk will find that the stream ends before it.
@@ -50,7 +53,7 @@ impl Space {
             }
         }
         // The walk waits for the answers, as for those that it asks for itself.
-        self.prefetching += asked;
+        self.opening += asked;
         Ok(ready)
     }
 

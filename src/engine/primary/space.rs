@@ -16,7 +16,7 @@
 //! name. A file that no longer holds what was walked of it begins a new epoch;
 //! see `past`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -109,10 +109,14 @@ pub struct Space {
     /// The run that is being walked, and where.
     pub(super) ordinal: u32,
     pub(super) cursor: Option<Cursor>,
+    /// Up to where the cursor's file was asked into the cache.
     pub(super) prefetched: u64,
-    /// What the walk waits for: ranges on their way to the cache, and
-    /// segments that are being opened.
-    pub(super) prefetching: u32,
+    /// Where ranges of it begin that are on their way.
+    pub(super) reading: BTreeSet<u64>,
+    /// The walk waits for the first of them.
+    pub(super) awaits_pages: bool,
+    /// Segments that are being opened; the walk waits for all of them.
+    pub(super) opening: u32,
     pub(super) index: Index,
     /// Where the last walk began, and the sequence of the first record there:
     /// what a tail frame asks for, without another look.
@@ -166,7 +170,9 @@ impl Space {
             ordinal: 0,
             cursor: None,
             prefetched: 0,
-            prefetching: 0,
+            reading: BTreeSet::new(),
+            awaits_pages: false,
+            opening: 0,
             index: Index::new(Mark::START),
             first: None,
             head: Mark::START,
@@ -194,7 +200,7 @@ impl Space {
         self.durable_runs = record.runs.len();
         self.runs = record.runs;
         for file in record.files {
-            self.track(file.file, file.segment);
+            self.track(file.file, file.segment).gone = file.is_gone();
         }
         self.saved = record.marks;
         self.holes = record.holes;
@@ -203,15 +209,22 @@ impl Space {
         // Everything up to there was walked before; the head is no earlier.
         self.head = last;
         self.doubt_tail();
-        // From the boundary before, if it is near and in the same run: so the
+        // From the boundary before, if it is near and in the same file: so the
         // walk must meet the last one again.
         let before = self.saved.iter().rev().nth(1).copied().unwrap_or(Mark::START);
-        let run_of = |mark: Mark| self.runs.locate(mark.lsn).map(|(ordinal, _)| ordinal);
         let near = last.lsn.bytes_since(before.lsn) <= 2 * MARK_SPACING_BYTES;
-        let ends_before = near && last.lsn > before.lsn && run_of(before) == run_of(last);
-        let within = self.runs.locate(last.lsn).and_then(|(ordinal, _)| self.runs.get(ordinal));
-        let begins = within.is_some_and(|run| run.start == last.lsn);
-        self.rewind(if ends_before && !begins { before } else { last });
+        let ends_before = near && last.lsn > before.lsn && self.is_one_file(before.lsn, last.lsn);
+        self.rewind(if ends_before { before } else { last });
+    }
+
+    /// True if the stream from one position to another, and what comes next,
+    /// lie in one file. What is in no file at all needs none.
+    fn is_one_file(&self, from: Lsn, to: Lsn) -> bool {
+        let run_of = |lsn: Lsn| self.runs.locate(lsn).map(|(ordinal, _)| ordinal);
+        let (Some(first), Some(last)) = (run_of(from), run_of(to)) else { return false };
+        let Some(file) = self.runs.get(last).map(|run| run.file) else { return false };
+        let between = self.runs.iter().filter(|(ordinal, _)| (first..=last).contains(ordinal));
+        between.into_iter().all(|(_, run)| run.file == file || run.bytes == Some(0))
     }
 
     fn track(&mut self, file: u64, name: SegmentName) -> &mut Tracked {
@@ -265,7 +278,7 @@ impl Space {
 
     /// A segment that was asked for is open again.
     pub fn reopened(&mut self, file: u64, result: Result<Arc<Segment>, Gone>) {
-        self.prefetched();
+        self.opening = self.opening.saturating_sub(1);
         match result {
             Ok(segment) => self.found(vec![(file, segment)]),
             Err(Gone { why, lost }) => {
@@ -316,7 +329,7 @@ impl Space {
     pub fn wants_turn(&self) -> bool {
         self.known
             && self.problem.is_none()
-            && self.prefetching == 0
+            && !self.is_waiting()
             && !self.past.is_turning()
             && !self.is_fenced()
             && (self.past.is_suspect() || self.ordinal + 1 < self.runs.len() || self.has_touched())
@@ -330,9 +343,17 @@ impl Space {
             .any(|(file, f)| f.touched && (self.damage.is_none() || Some(*file) == current))
     }
 
-    /// A range that was asked for is in the cache.
-    pub fn prefetched(&mut self) {
-        self.prefetching = self.prefetching.saturating_sub(1);
+    /// True while the walk waits for segments to be opened or pages to come.
+    fn is_waiting(&self) -> bool {
+        self.opening > 0 || self.awaits_pages
+    }
+
+    /// The range of the cursor's file that begins there is in the cache.
+    /// Of a file that was left, this may end a wait too soon: then the walk
+    /// touches a page or two that are not there yet.
+    pub fn prefetched(&mut self, start: u64) {
+        self.reading.remove(&start);
+        self.awaits_pages = false;
     }
 
     /// The stream, for `OpenSpace`; nothing until the catalog has answered.
@@ -379,7 +400,7 @@ impl Space {
     /// Everything that could be walked has been.
     #[must_use]
     pub fn is_walked(&self) -> bool {
-        let at_rest = self.known && self.prefetching == 0 && self.obstacle.is_none();
+        let at_rest = self.known && !self.is_waiting() && self.obstacle.is_none();
         at_rest && (self.problem.is_some() || !self.wants_turn())
     }
 

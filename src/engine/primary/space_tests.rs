@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::engine::primary::Verdict;
 use crate::ids::Epoch;
-use crate::limits::{RELEASE_AFTER, UNFINISHED_AFTER};
+use crate::limits::{PREFETCH_BYTES, RELEASE_AFTER, UNFINISHED_AFTER};
 use crate::protocol::sender::Found;
 use crate::state::catalog::{FileRecord, Role};
+use crate::state::runs::Run;
 use crate::wal::record::Header;
 
 /// A record as a writer leaves it.
@@ -61,7 +62,7 @@ impl Bed {
             file: number,
             segment: name(number),
             device: 0,
-            inode: 0,
+            inode: number,
             birth_ns: 0,
         };
         space.learn(SpaceRecord { files: files.iter().map(known).collect(), ..fresh() });
@@ -91,8 +92,8 @@ impl Bed {
                     .into_iter()
                     .filter(|job| !matches!(job, Job::Commit { change: Change::AddMark(_), .. })),
             );
-            for _ in turn.prefetch {
-                self.space.prefetched();
+            for (_, start, _) in turn.prefetch {
+                self.space.prefetched(start);
             }
         }
         jobs
@@ -122,6 +123,36 @@ fn two_segments_that_grow_in_turn_alternate_in_runs() {
     assert!(bed.space.run(0).is_none(), "no run is shipped before it is durable");
     bed.space.runs_durable(4);
     assert_eq!(bed.space.run(3).unwrap().offset, len);
+}
+
+#[test]
+fn the_walk_goes_on_in_what_has_come_while_more_is_on_its_way() {
+    let mut bed = Bed::new(&[]);
+    let mib = 1 << 20;
+    for sequence in 0..40 {
+        bed.write(1, &record(sequence, &vec![7; mib - 64]));
+    }
+    bed.found(1);
+    let starts = |turn: &Turn| turn.prefetch.iter().map(|(_, start, _)| *start).collect::<Vec<_>>();
+    let step = PREFETCH_BYTES;
+    let turn = bed.space.advance(bed.now);
+    assert_eq!(starts(&turn), [0, step, 2 * step, 3 * step], "as far ahead as it may");
+    assert!(!turn.moved && !turn.more && !bed.space.is_walked(), "nothing has come");
+    bed.space.prefetched(step);
+    assert!(!bed.space.advance(bed.now).moved, "what has come lies behind what has not");
+    bed.space.prefetched(0);
+    let mut asked = Vec::new();
+    while bed.space.wants_turn() {
+        asked.extend(starts(&bed.space.advance(bed.now)));
+    }
+    assert_eq!(bed.space.head().lsn, Lsn(2 * step), "up to where pages are still on their way");
+    assert_eq!(asked, [4 * step, 5 * step], "one for each that was walked");
+    for range in 2..6 {
+        bed.space.prefetched(range * step);
+    }
+    bed.walk();
+    assert_eq!(bed.space.head().lsn, Lsn(40 * mib as u64));
+    assert!(bed.space.is_walked());
 }
 
 #[test]
@@ -375,6 +406,62 @@ fn a_start_looks_at_what_lies_before_the_last_saved_boundary() {
     }
 }
 
+/// A writer whose host had crashed cut its segment and went on in it, past the
+/// place where the last run began. The primary, started again, began to read at
+/// that place, in the midst of a record, took the source for damaged, and
+/// stopped for good; had a record begun there by chance, it would have gone on
+/// over records that no replica has.
+#[test]
+fn a_start_looks_at_what_lies_before_a_run_in_the_midst_of_a_file() {
+    for changed in [false, true] {
+        let mut bed = Bed::new(&[]);
+        bed.write(1, &record(0, &[1; 200]));
+        bed.write(1, &record(1, &[1; 200]));
+        bed.found(1);
+        bed.walk();
+        let head = bed.space.head();
+        let run = Run { start: head.lsn, segment: name(1), file: 1, offset: 528, bytes: None };
+        let mut known = fresh();
+        known.runs = bed.space.runs.clone();
+        // Nothing came of that one, and its file is gone.
+        known.runs.open(Run { segment: name(2), file: 2, offset: 0, ..run });
+        known.runs.open(run);
+        known.marks = vec![head];
+        if changed {
+            std::fs::write(bed.path(1), [record(0, &[1; 200]), record(7, &[7; 400])].concat())
+                .unwrap();
+        } else {
+            bed.write(1, &record(2, &[1; 200]));
+        }
+        let mut space = Space::new("alpha".parse().unwrap(), Handle(0), 0, Checksums::Required);
+        space.learn(known);
+        bed.space = space;
+        bed.found(1);
+        let asked = epoch_asked(&bed.walk());
+        assert_eq!(asked, changed.then_some((Mark::START, 0)));
+        assert_eq!(bed.space.problem(), None);
+        if !changed {
+            assert_eq!(bed.space.head().records, 3);
+        }
+    }
+}
+
+#[test]
+fn who_is_behind_needs_no_file_in_which_nothing_lies() {
+    let mut bed = Bed::new(&[]);
+    bed.write(1, &record(0, b"one"));
+    bed.found(1);
+    bed.walk();
+    let head = bed.space.head().lsn;
+    for (number, offset) in [(2, 0), (1, head.0)] {
+        let (segment, file) = (name(number), number);
+        bed.space.runs.open(Run { start: head, segment, file, offset, bytes: None });
+        bed.space.track(file, segment);
+    }
+    bed.space.files.get_mut(&2).unwrap().gone = true;
+    assert_eq!(bed.space.ready_from(Lsn::ZERO, &mut Vec::new()), Ok(true));
+}
+
 #[test]
 fn an_unfinished_record_in_a_file_that_was_left_is_named_after_a_while() {
     let (one, two) = (record(0, &[1; 200]), record(1, &[2; 200]));
@@ -423,4 +510,109 @@ fn an_unfinished_record_in_a_file_that_was_left_is_named_after_a_while() {
     bed.space.touch(Some(name(1)));
     bed.walk();
     assert_eq!((bed.space.problem(), bed.space.head().records), (None, 3));
+}
+
+mod rot {
+    use super::*;
+    use crate::engine::keeper::BadRecord;
+    use crate::engine::primary::Holder;
+    use crate::limits::UNHEARD_GRACE;
+    use crate::protocol::Now;
+    use crate::wal::record::RecordError;
+
+    const AT: Lsn = Lsn(3 * 67);
+
+    /// Six records, of which the fourth does not hold.
+    fn bed() -> Bed {
+        let mut bed = Bed::new(&[]);
+        for sequence in 0..6 {
+            bed.write(1, &record(sequence, b"one"));
+        }
+        bed.found(1);
+        bed.walk();
+        bed
+    }
+
+    fn bad() -> BadRecord {
+        let error = RecordError::PayloadCrc { expected: 1, found: 2 };
+        BadRecord { segment: name(1), file: 1, offset: AT.0, span: Some(67), error }
+    }
+
+    fn holder(has: Option<u64>) -> Holder {
+        Holder { replica: "two".parse().unwrap(), has: has.map(Lsn) }
+    }
+
+    /// What comes of it so much later, and what is said.
+    fn after(bed: &mut Bed, later: Duration, bad: &BadRecord, has: &[Holder]) -> (Turn, String) {
+        let now = |instant| Now { instant, unix_ns: 0 };
+        bed.space.block(now(bed.now), AT, bad, Some(has));
+        let mut turn = Turn::default();
+        let then = now(bed.now + later);
+        bed.space.block(then, AT, bad, Some(has));
+        bed.space.leave_out(then, has, &mut turn);
+        (turn, bed.space.problem().unwrap())
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_record_that_nobody_has_is_left_out_at_its_boundary() {
+        let mut bed = bed();
+        let (turn, _) = after(&mut bed, LONG, &bad(), &[holder(Some(AT.0)), holder(Some(0))]);
+        let at = turn.turned.unwrap();
+        assert_eq!((at.lsn, at.records), (AT, 3));
+        assert!(matches!(&turn.jobs[..], [Job::LeaveOut { bad: found, .. }] if *found == bad()));
+        assert!(bed.space.open().is_none(), "not shipped until that is durable");
+        bed.space.stay(AT, "the record is whole again".into());
+        assert!(bed.space.open().is_some());
+        assert!(bed.space.problem().unwrap().contains("cannot be left out: the record is whole"));
+    }
+
+    #[test]
+    fn a_record_that_a_replica_has_in_memory_is_not_left_out() {
+        let (turn, said) = after(&mut bed(), LONG, &bad(), &[holder(Some(AT.0 + 67))]);
+        assert!(turn.turned.is_none() && said.contains("two has it"), "{said}");
+    }
+
+    #[test]
+    fn a_replica_that_was_not_heard_of_is_waited_for_but_not_for_ever() {
+        let (turn, said) = after(&mut bed(), LONG, &bad(), &[holder(None)]);
+        assert!(turn.turned.is_none() && said.contains("when two was heard"), "{said}");
+        let (turn, _) = after(&mut bed(), UNHEARD_GRACE, &bad(), &[holder(None)]);
+        assert!(turn.turned.is_some());
+    }
+
+    #[test]
+    fn what_has_just_been_found_bad_may_be_a_write_in_progress() {
+        let (turn, _) = after(&mut bed(), Duration::from_secs(2), &bad(), &[]);
+        assert!(turn.turned.is_none());
+    }
+
+    #[test]
+    fn what_has_no_end_is_not_left_out() {
+        let (turn, said) = after(&mut bed(), LONG, &BadRecord { span: None, ..bad() }, &[]);
+        assert!(turn.turned.is_none() && said.contains("no record follows"), "{said}");
+    }
+
+    #[test]
+    fn nothing_is_left_out_if_something_behind_it_is_gone() {
+        let mut bed = bed();
+        bed.write(2, &record(0, b"one"));
+        bed.found(2);
+        bed.walk();
+        let tracked = bed.space.files.get_mut(&2).unwrap();
+        (tracked.segment, tracked.gone) = (None, true);
+        let (turn, _) = after(&mut bed, LONG, &bad(), &[]);
+        assert!(turn.turned.is_none());
+        assert!(bed.space.problem().unwrap().contains("no longer here"));
+    }
+
+    #[test]
+    fn no_record_begins_where_a_broken_replica_says_so() {
+        let bed = bed();
+        assert!(bed.space.begins_record(AT));
+        for at in [AT.0 - 1, AT.0 + 64, 6 * 67, 1 << 40] {
+            assert!(!bed.space.begins_record(Lsn(at)), "{at}");
+        }
+    }
 }

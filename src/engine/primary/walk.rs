@@ -74,6 +74,12 @@ impl Space {
         let at = self.index.head();
         let live = self.ordinal + 1 >= self.runs.len();
         let current = self.runs.get(self.ordinal).copied();
+        if !live && current.is_some_and(|run| run.bytes == Some(0)) {
+            // Nothing of the stream lies in it, and its file may be gone.
+            self.index.push_boundary();
+            self.ordinal += 1;
+            return true;
+        }
         let current_file = current.map(|run| run.file);
         let file = if live {
             // The present file first: a change of file begins a run.
@@ -120,7 +126,7 @@ impl Space {
             }
             // The walk waits for the answer; asking again in every turn would
             // keep a core busy and fill the keeper's queue.
-            self.prefetching += 1;
+            self.opening += 1;
             turn.jobs.push(Job::OpenSegment { shard: self.shard, space: self.id.clone(), file });
             return false;
         };
@@ -173,6 +179,7 @@ impl Space {
             run.offset + at.lsn.bytes_since(run.start)
         };
         self.prefetched = offset;
+        self.reading.clear();
         self.cursor = Some(Cursor::new(segment, offset, at, self.checksums));
         true
     }
@@ -185,27 +192,31 @@ impl Space {
         found || matches!(stop, Stop::Corrupt { .. } | Stop::Shrunk { .. })
     }
 
-    /// Ask for what the walk is about to read. True if it must wait.
+    /// Ask for what the walk will read. True if it must wait for it.
+    ///
+    /// There are always several requests under way, so that the disk never
+    /// waits for the walk; the walk goes on in what has come.
     fn prefetch(&mut self, turn: &mut Turn) -> bool {
         let Some(cursor) = &self.cursor else { return false };
-        let (offset, bytes) = cursor.next_range(PREFETCH_AHEAD_BYTES);
-        // What has just been appended is in the cache.
-        if bytes <= PREFETCH_BYTES / 8 {
-            return false;
-        }
-        let end = offset + bytes;
+        let offset = cursor.offset();
         self.prefetched = self.prefetched.max(offset);
-        if self.prefetched >= offset + PREFETCH_AHEAD_BYTES / 2 || self.prefetched >= end {
-            return false;
+        let wanted = offset + PREFETCH_AHEAD_BYTES;
+        if self.prefetched + PREFETCH_BYTES <= wanted {
+            let segment = cursor.segment();
+            // A segment that cannot be looked at is the cursor's to report.
+            let end = segment.len().map_or(wanted, |length| wanted.min(length));
+            // What has just been appended is in the cache.
+            let appended = end.saturating_sub(offset) <= PREFETCH_BYTES / 8;
+            while !appended && self.prefetched < end {
+                let step = PREFETCH_BYTES.min(end - self.prefetched);
+                turn.prefetch.push((segment.clone(), self.prefetched, step));
+                self.reading.insert(self.prefetched);
+                self.prefetched += step;
+            }
         }
-        let segment = cursor.segment().clone();
-        while self.prefetched < end {
-            let step = PREFETCH_BYTES.min(end - self.prefetched);
-            turn.prefetch.push((segment.clone(), self.prefetched, step));
-            self.prefetched += step;
-            self.prefetching += 1;
-        }
-        true
+        let next = offset + MAX_WALK_BYTES_PER_TURN;
+        self.awaits_pages = self.reading.first().is_some_and(|&start| start < next);
+        self.awaits_pages
     }
 
     /// One step of the cursor. Returns the bytes walked.

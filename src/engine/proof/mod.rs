@@ -19,6 +19,7 @@
 //! data core knows of it. It answers for both roles and while bytes are
 //! written: whoever asks keeps to positions that are durable.
 
+pub mod chart;
 mod ground;
 pub mod question;
 mod reading;
@@ -32,6 +33,7 @@ use std::time::Instant;
 use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::sync::oneshot;
 
+use self::chart::{Chart, ChartAsk};
 use self::ground::Ground;
 use self::question::{Answer, Question};
 use self::reading::Reading;
@@ -87,11 +89,12 @@ pub enum ProofError {
 }
 
 /// A question, and who waits for its answer.
-struct Asked {
-    question: Question,
-    at: Instant,
-    reply: oneshot::Sender<Result<Answer, ProofError>>,
+enum Asked {
+    Range { question: Question, at: Instant, reply: Reply<Answer> },
+    Chart { ask: ChartAsk, reply: Reply<Chart> },
 }
+
+type Reply<T> = oneshot::Sender<Result<T, ProofError>>;
 
 /// What the prover reads from.
 struct Sources {
@@ -124,11 +127,18 @@ impl Prover {
         let sources = Sources { places, pins, catalog, checksums };
         let thread = Builder::new().name("saltus-proof".to_owned()).spawn(move || {
             let ended = bulk::run(|reads| async move {
-                while let Some(Asked { question, at, reply }) = asked.recv().await {
-                    let wanted = || !reply.is_closed();
-                    let answer = sources.answer(&question, reads, at, &wanted).await;
+                while let Some(asked) = asked.recv().await {
                     // Whoever asked may have gone.
-                    let _ = reply.send(answer);
+                    match asked {
+                        Asked::Range { question, at, reply } => {
+                            let wanted = || !reply.is_closed();
+                            let answer = sources.answer(&question, reads, at, &wanted).await;
+                            let _ = reply.send(answer);
+                        }
+                        Asked::Chart { ask, reply } => {
+                            let _ = reply.send(sources.chart(&ask));
+                        }
+                    }
                 }
             });
             if let Err(error) = ended {
@@ -145,13 +155,27 @@ impl Prover {
     /// See [`ProofError`].
     pub async fn ask(&self, question: Question) -> Result<Answer, ProofError> {
         let (reply, answer) = oneshot::channel();
-        let asked = Asked { question, at: Instant::now(), reply };
+        self.put(Asked::Range { question, at: Instant::now(), reply })?;
+        answer.await.map_err(|_| ProofError::Ended)?
+    }
+
+    /// Where a stream lies. Dropping the future gives the answer up.
+    ///
+    /// # Errors
+    ///
+    /// See [`ProofError`].
+    pub async fn chart(&self, ask: ChartAsk) -> Result<Chart, ProofError> {
+        let (reply, answer) = oneshot::channel();
+        self.put(Asked::Chart { ask, reply })?;
+        answer.await.map_err(|_| ProofError::Ended)?
+    }
+
+    fn put(&self, asked: Asked) -> Result<(), ProofError> {
         let questions = self.questions.as_ref().ok_or(ProofError::Ended)?;
         questions.try_send(asked).map_err(|error| match error {
             TrySendError::Full(_) => ProofError::Busy,
             TrySendError::Closed(_) => ProofError::Ended,
-        })?;
-        answer.await.map_err(|_| ProofError::Ended)?
+        })
     }
 }
 
@@ -169,6 +193,12 @@ impl Drop for Prover {
 }
 
 impl Sources {
+    fn chart(&self, ask: &ChartAsk) -> Result<Chart, ProofError> {
+        let record = self.catalog.space(&ask.space)?;
+        let record = record.ok_or_else(|| ProofError::Unknown { space: ask.space.clone() })?;
+        Ok(Chart::of(&record, ask.first))
+    }
+
     async fn answer(
         &self,
         question: &Question,

@@ -1,13 +1,14 @@
 //! Record boundaries of a received space, by headers alone.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{RecoveryError, io_error, path_of};
 use crate::ids::SpaceId;
 use crate::lsn::{Lsn, Mark};
 use crate::state::catalog::SpaceRecord;
+use crate::state::runs::Run;
 use crate::wal::cursor::{Cursor, Stop};
 use crate::wal::record::Checksums;
 use crate::wal::segment::{Segment, SegmentError};
@@ -29,6 +30,22 @@ pub fn boundary(
     at: Lsn,
     checksums: Checksums,
 ) -> Result<Mark, RecoveryError> {
+    let locate = |run: &Run| path_of(data_root, state_dir, space, record, run);
+    boundary_along(record, flushed, at, checksums, &locate)
+}
+
+/// As [`boundary`], of files that lie where `locate` says.
+///
+/// # Errors
+///
+/// As [`boundary`].
+pub fn boundary_along(
+    record: &SpaceRecord,
+    flushed: &Mark,
+    at: Lsn,
+    checksums: Checksums,
+    locate: &dyn Fn(&Run) -> PathBuf,
+) -> Result<Mark, RecoveryError> {
     if at >= flushed.lsn {
         return Ok(*flushed);
     }
@@ -42,7 +59,7 @@ pub fn boundary(
         if best.lsn >= goal && end <= at {
             continue;
         }
-        let path = path_of(data_root, state_dir, space, record, run);
+        let path = locate(run);
         let segment = Segment::open_as(run.segment, &path).map_err(|error| {
             let source = match error {
                 SegmentError::Io { source, .. } | SegmentError::Permission { source, .. } => source,

@@ -86,7 +86,7 @@ pub enum RecoveryError {
     /// to it.
     #[error(
         "the catalog has space {space} verified up to {checkpoint} and runs up to {end} only; \
-         move the catalog away to have it rebuilt"
+         stop the node, move the catalog away, and have it made anew with saltus rebuild"
     )]
     Catalog {
         /// The space.

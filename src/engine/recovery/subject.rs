@@ -72,4 +72,15 @@ impl Subject<'_> {
     ) -> Result<Recovered, RecoveryError> {
         settle(self, To::Checkpoint(by), between)
     }
+
+    /// Bring a space whose catalog was lost to what the record says: its
+    /// checkpoint is the last boundary that was found to be its primary's, in its
+    /// last run. What lies behind is saved and cut, as in [`Subject::recover`].
+    ///
+    /// # Errors
+    ///
+    /// See [`RecoveryError`].
+    pub fn keep_matched(self) -> Result<Recovered, RecoveryError> {
+        settle(self, To::Matched, &mut || ())
+    }
 }

@@ -168,9 +168,10 @@ impl Pass {
     }
 }
 
-/// Where the known hole ends that begins at `offset`.
+/// Where the known hole ends that `offset` lies in: of several records that were
+/// left out together, some may hold again.
 fn behind_hole(holes: &[HoleRange], path: &Path, offset: u64) -> Option<u64> {
     let name: SegmentName = path.file_name()?.to_str()?.parse().ok()?;
-    let of = |hole: &&HoleRange| (hole.0, hole.1) == (name, offset);
+    let of = |hole: &&HoleRange| hole.0 == name && (hole.1..hole.2).contains(&offset);
     holes.iter().find(of).map(|hole| hole.2)
 }

@@ -10,20 +10,26 @@
 //!      | it does not hold here either
 //!      v
 //!   the space is shipped up to it, and looked at again every second
+//!      |
+//!      | nobody has it, and the operator says "skip"
+//!      v
+//!   keeper looks once more, and leaves it out: a new epoch begins there
 //! ```
 
 use std::time::Instant;
 
 use super::{Shard, Standing, Ticket};
 use crate::engine::keeper::{Job, Verdict};
-use crate::engine::primary::link::Answer;
+use crate::engine::primary::Holder;
+use crate::engine::primary::link::{Answer, Link};
+use crate::engine::primary::space::Turn;
 use crate::ids::{NodeId, SpaceId};
 use crate::limits::{ATTENTION_INTERVAL, FAREWELL_TIMEOUT};
 use crate::lsn::Lsn;
 use crate::protocol::Now;
 use crate::protocol::frame::Handle;
 use crate::protocol::message::{ErrorCode, Fetch};
-use crate::state::catalog::Role;
+use crate::state::catalog::{Role, SpaceRecord};
 
 impl Shard {
     /// A frame from the replica came damaged: say so, and renew the connection.
@@ -41,15 +47,21 @@ impl Shard {
 
     /// A replica found a record damaged: look at it here.
     pub(super) fn suspect(&mut self, index: usize, handle: Handle, at: Lsn, reason: String) {
+        let now = self.now().instant;
         let Some(link) = self.links.get_mut(index) else { return };
         let serial = link.serial;
         let slot = link.slot(handle.0 as usize);
         slot.streaming = false;
         slot.asked = None;
         slot.problem = Some(reason);
-        let Some(space) = self.spaces.get(handle).map(|space| space.borrow().id.clone()) else {
-            return;
-        };
+        let Some(space) = self.spaces.get(handle) else { return };
+        if !space.borrow().begins_record(at) {
+            // What lies within a record looks like damage.
+            let why =
+                format!("the replica calls a record damaged that begins at {at}, where none does");
+            return link.stopped(handle.0 as usize, now, ErrorCode::Protocol, why, true);
+        }
+        let space = space.borrow().id.clone();
         let ticket = self.ticket(Ticket::Suspect(index, serial, handle, at));
         self.job(Job::CheckRecord { shard: self.setup.shard, ticket, space, at });
     }
@@ -67,7 +79,14 @@ impl Shard {
                         space.borrow_mut().unblock(at);
                         self.head_moved(now, handle);
                     }
-                    Verdict::Damaged(bad) => space.borrow_mut().block(at, &bad),
+                    // A new epoch has begun meanwhile: other records are there.
+                    Verdict::Damaged(_) if !space.borrow().is_blocked(at) => {}
+                    Verdict::Damaged(bad) => {
+                        let holders = self.holders(handle);
+                        let Some(space) = self.spaces.get(handle) else { return };
+                        space.borrow_mut().block(now, at, &bad, holders.as_deref());
+                        self.leave_out(now, handle, holders);
+                    }
                     Verdict::Unknown(why) => {
                         tracing::warn!(space = %space.borrow().id, lsn = %at, "{why}");
                     }
@@ -86,10 +105,11 @@ impl Shard {
         at: Lsn,
         verdict: Verdict,
     ) {
+        let holders = self.holders(handle);
         let Some(space) = self.spaces.get(handle) else { return };
         let damaged = matches!(verdict, Verdict::Damaged(_));
         if let Verdict::Damaged(bad) = &verdict {
-            space.borrow_mut().block(at, bad);
+            space.borrow_mut().block(now, at, bad, holders.as_deref());
             self.attended.insert(handle);
             self.next_attention.get_or_insert(now.instant + ATTENTION_INTERVAL);
         }
@@ -119,6 +139,50 @@ impl Shard {
                 self.busy_links.insert(index);
             }
         }
+    }
+
+    /// Who may have a record that does not hold here; nothing if it must not be
+    /// left out.
+    fn holders(&self, handle: Handle) -> Option<Vec<Holder>> {
+        let holder = |link: &Link| {
+            let slot = link.slots.get(handle.0 as usize).filter(|slot| slot.known);
+            // Bytes in its memory become durable as soon as it can.
+            let has = slot.map(|slot| slot.ack.received.max(slot.flushed.lsn));
+            Holder { replica: link.replica.clone(), has }
+        };
+        self.setup.skips_damage.then(|| self.links.iter().map(holder).collect())
+    }
+
+    /// Leave a record out that nobody has.
+    fn leave_out(&mut self, now: Now, handle: Handle, holders: Option<Vec<Holder>>) {
+        let (Some(holders), Some(space)) = (holders, self.spaces.get(handle)) else { return };
+        let mut turn = Turn::default();
+        space.borrow_mut().leave_out(now, &holders, &mut turn);
+        for job in turn.jobs {
+            self.job(job);
+        }
+        if let Some(at) = turn.turned {
+            self.cut_off(now, handle, at);
+        }
+    }
+
+    /// The keeper has left a record out, or has not.
+    pub(super) fn left_out(
+        &mut self,
+        now: Now,
+        id: &SpaceId,
+        at: Lsn,
+        result: Result<Box<SpaceRecord>, String>,
+    ) {
+        let why = match result {
+            Ok(record) => return self.reigns(now, id, Ok(record)),
+            Err(why) => why,
+        };
+        let Some(handle) = self.spaces.handles.get(id).copied() else { return };
+        let Some(space) = self.spaces.get(handle) else { return };
+        space.borrow_mut().stay(at, why);
+        self.growing.insert(handle);
+        self.open_everywhere(now, handle);
     }
 
     /// See to it that a space is looked at again soon.

@@ -41,7 +41,8 @@ impl Shard {
             }
             for (segment, offset, bytes) in turn.prefetch {
                 let file = segment.file.clone();
-                self.submit(Pending::Prefetch(handle), Op::Prefetch { file, offset, bytes });
+                let pending = Pending::Prefetch(handle, offset);
+                self.submit(pending, Op::Prefetch { file, offset, bytes });
             }
             if turn.more {
                 self.growing.insert(handle);

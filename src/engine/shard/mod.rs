@@ -83,7 +83,7 @@ enum Pending {
     PeerReceive(u64),
     PeerSend(u64),
     Disk(u64, Handle, LogOp),
-    Prefetch(Handle),
+    Prefetch(Handle, u64),
 }
 
 /// Where a directory stands in the search for segments.
@@ -561,13 +561,13 @@ impl Shard {
                     self.busy_peers.insert(id);
                 }
             }
-            Pending::Prefetch(handle) => {
+            Pending::Prefetch(handle, start) => {
                 if let Some(space) = self.spaces.get(handle) {
                     let mut space = space.borrow_mut();
                     if let Err(error) = completion.result {
                         space.notice(format!("reading ahead failed: {error}"));
                     }
-                    space.prefetched();
+                    space.prefetched(start);
                     self.growing.insert(handle);
                 }
             }

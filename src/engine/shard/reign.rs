@@ -11,7 +11,7 @@
 //! the next one is asked for, and the `Error` that ends the space goes behind
 //! it: no byte of the old epoch follows one of the new.
 
-use super::Shard;
+use super::{Shard, Ticket};
 use crate::engine::primary::space::Turn;
 use crate::engine::primary::{Verdict, fenced};
 use crate::ids::{Epoch, SpaceId};
@@ -26,6 +26,10 @@ impl Shard {
     /// new epoch is durable.
     pub(super) fn cut_off(&mut self, now: Now, handle: Handle, at: Mark) {
         let why = format!("a new epoch begins at {}", at.lsn);
+        // Positions behind it mean other records from now on.
+        self.tickets.retain(|_, ticket| {
+            !matches!(ticket, Ticket::Suspect(.., of, _) | Ticket::Again(of, _) if *of == handle)
+        });
         for (index, link) in self.links.iter_mut().enumerate() {
             link.slot(handle.0 as usize).cut(at);
             link.asked(handle.0 as usize);

@@ -436,6 +436,7 @@ impl Shard {
                     }
                 }
                 News::EpochBegun { space, result } => self.reigns(now, &space, result),
+                News::LeftOut { space, at, result } => self.left_out(now, &space, at, result),
                 News::RunOpened { ticket, result } => {
                     if let Some(Ticket::Run(id, handle, ordinal)) = self.tickets.remove(&ticket) {
                         self.peer(now, id, |peer, _| peer.run_opened(now, handle, ordinal, result));

@@ -1,0 +1,330 @@
+//! Where a stream lies: what a node's catalog has of a space, for another node
+//! that has lost its own.
+//!
+//! ```text
+//!   /chart?space=alpha&first=0
+//!
+//!   {"role": "primary", "stream": "5f..", "epochs": [..], "highest_epoch": 1,
+//!    "total_runs": 2, "first_run": 0,
+//!    "runs": [{"start", "segment", "file", "offset"}, ..],
+//!    "marks": [{"lsn", "chain", "records", "sequence", "timestamp_ns"}, ..]}
+//! ```
+//!
+//! A chart is a claim, as all that comes from another node: who takes it holds
+//! his own bytes against it, and proves by the chain that they are the same.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::question::QuestionError;
+use crate::engine::status::{EpochStatus, Role};
+use crate::ids::{Epoch, SegmentName, SpaceId, StreamId};
+use crate::limits::MAX_CHART_RUNS;
+use crate::lsn::{Chain, Lsn, Mark};
+use crate::state::catalog::{self, SpaceRecord};
+use crate::state::runs::{Run, Runs};
+
+/// Which part of which chart is asked for. Prints as a query string, and is
+/// read from one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChartAsk {
+    /// The space.
+    pub space: SpaceId,
+    /// The first run; the answer has at most
+    /// [`MAX_CHART_RUNS`] from there on.
+    pub first: u32,
+}
+
+impl fmt::Display for ChartAsk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "space={}&first={}", self.space, self.first)
+    }
+}
+
+impl FromStr for ChartAsk {
+    type Err = QuestionError;
+
+    fn from_str(text: &str) -> Result<Self, QuestionError> {
+        let (mut space, mut first) = (None, 0);
+        let wrong = |key, value: &str| QuestionError::Value { key, value: value.to_owned() };
+        for pair in text.split('&').filter(|pair| !pair.is_empty()) {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            match key {
+                "space" => space = Some(value.parse().map_err(|_| wrong("space", value))?),
+                "first" => first = value.parse().map_err(|_| wrong("first", value))?,
+                other => return Err(QuestionError::Unknown { key: other.to_owned() }),
+            }
+        }
+        let space = space.ok_or(QuestionError::Missing { key: "space" })?;
+        Ok(Self { space, first })
+    }
+}
+
+/// What a catalog has of one space, or a part of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chart {
+    /// Which way the space flows through the node that was asked.
+    pub role: Role,
+    /// The stream, 32 hexadecimal digits.
+    pub stream: String,
+    /// Its epochs, oldest first.
+    pub epochs: Vec<EpochStatus>,
+    /// The highest one ever heard of.
+    pub highest_epoch: Epoch,
+    /// How many runs there are.
+    pub total_runs: u32,
+    /// The ordinal of the first one here.
+    pub first_run: u32,
+    /// The runs from there on; each ends where the next begins.
+    pub runs: Vec<ChartedRun>,
+    /// Boundaries that are known, ascending; with the first part only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub marks: Vec<ChartedMark>,
+}
+
+/// One run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChartedRun {
+    /// Where in the stream it begins.
+    pub start: u64,
+    /// The segment's name.
+    pub segment: String,
+    /// Which file of that name, as the primary numbered it.
+    pub file: u64,
+    /// Where in the file it begins.
+    pub offset: u64,
+}
+
+/// One boundary.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChartedMark {
+    /// The position.
+    pub lsn: u64,
+    /// The chain there, 16 hexadecimal digits.
+    pub chain: String,
+    /// How many records lie before.
+    pub records: u64,
+    /// The last one's sequence.
+    pub sequence: u64,
+    /// The last one's timestamp, nanoseconds since the Unix epoch.
+    pub timestamp_ns: u64,
+}
+
+/// Why a chart is none. It was not used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChartError {
+    /// A value that cannot be.
+    #[error("its {field} cannot be {found:?}")]
+    Value {
+        /// Which.
+        field: &'static str,
+        /// What it says.
+        found: String,
+    },
+    /// Runs that do not follow each other.
+    #[error("its run {ordinal} does not follow the one before: {why}")]
+    Run {
+        /// Which.
+        ordinal: u32,
+        /// Why not.
+        why: String,
+    },
+    /// Another part of it was of another stream, or of other runs.
+    #[error("the space was changed there while it was asked for: try again")]
+    Changed,
+}
+
+impl Chart {
+    /// A part of what a catalog has.
+    #[must_use]
+    pub fn of(record: &SpaceRecord, first: u32) -> Self {
+        let from = record.runs.iter().skip(usize::try_from(first).unwrap_or(usize::MAX));
+        let runs = from.take(MAX_CHART_RUNS).map(|(_, run)| ChartedRun {
+            start: run.start.0,
+            segment: run.segment.to_string(),
+            file: run.file,
+            offset: run.offset,
+        });
+        let mut marks = record.marks.clone();
+        if record.checkpoint.lsn > marks.last().map_or(Lsn::ZERO, |last| last.lsn) {
+            marks.push(record.checkpoint);
+        }
+        let marks = marks.into_iter().filter(|_| first == 0).map(|mark| ChartedMark {
+            lsn: mark.lsn.0,
+            chain: format!("{:?}", mark.chain),
+            records: mark.records,
+            sequence: mark.sequence,
+            timestamp_ns: mark.timestamp_ns,
+        });
+        Self {
+            role: match record.role {
+                catalog::Role::Primary => Role::Primary,
+                catalog::Role::Replica => Role::Replica,
+            },
+            stream: format!("{:?}", record.stream),
+            epochs: EpochStatus::of(&record.history),
+            highest_epoch: record.highest_epoch,
+            total_runs: record.runs.len(),
+            first_run: first,
+            runs: runs.collect(),
+            marks: marks.collect(),
+        }
+    }
+
+    /// Add the next part.
+    ///
+    /// # Errors
+    ///
+    /// [`ChartError::Changed`].
+    pub fn extend(&mut self, next: Self) -> Result<(), ChartError> {
+        let have = u32::try_from(self.runs.len()).unwrap_or(u32::MAX);
+        let same = (&self.stream, &self.epochs) == (&next.stream, &next.epochs);
+        if !same || next.first_run != have || next.runs.is_empty() {
+            return Err(ChartError::Changed);
+        }
+        self.runs.extend(next.runs);
+        Ok(())
+    }
+
+    /// What it says, as a catalog would have it, for a node that is `role` to
+    /// the space. Marks are those of the node that was asked.
+    ///
+    /// # Errors
+    ///
+    /// [`ChartError`].
+    pub fn record(&self, role: catalog::Role) -> Result<SpaceRecord, ChartError> {
+        let wrong = |field, found: &str| ChartError::Value { field, found: found.to_owned() };
+        let stream = u128::from_str_radix(&self.stream, 16);
+        let stream = stream.map_err(|_| wrong("stream", &self.stream))?;
+        let mut runs = Runs::default();
+        for (ordinal, run) in (0..).zip(&self.runs) {
+            let segment: SegmentName =
+                run.segment.parse().map_err(|_| wrong("segment", &run.segment))?;
+            let run = Run {
+                start: Lsn(run.start),
+                segment,
+                file: run.file,
+                offset: run.offset,
+                bytes: None,
+            };
+            let fits = match runs.last() {
+                // Of the open run, only the next one tells where it ends.
+                Some(last) => last.start <= run.start,
+                None => run.start == Lsn::ZERO,
+            };
+            let refused = |why: String| ChartError::Run { ordinal, why };
+            if !fits {
+                return Err(refused(format!("it begins at {}", run.start)));
+            }
+            runs.accepts(&run).map_err(|error| refused(error.to_string()))?;
+            if runs.open(run) != ordinal {
+                return Err(refused("it is the one before once more".to_owned()));
+            }
+        }
+        let mut marks = Vec::new();
+        for mark in &self.marks {
+            let chain = u64::from_str_radix(&mark.chain, 16);
+            marks.push(Mark {
+                lsn: Lsn(mark.lsn),
+                chain: Chain(chain.map_err(|_| wrong("chain", &mark.chain))?),
+                records: mark.records,
+                sequence: mark.sequence,
+                timestamp_ns: mark.timestamp_ns,
+            });
+        }
+        let history: Vec<_> =
+            self.epochs.iter().map(|reign| (reign.epoch, Lsn(reign.start_lsn))).collect();
+        if history.is_empty() {
+            return Err(wrong("epochs", ""));
+        }
+        Ok(SpaceRecord {
+            role,
+            stream: StreamId(stream),
+            history,
+            highest_epoch: self.highest_epoch,
+            runs,
+            files: Vec::new(),
+            checkpoint: Mark::START,
+            marks,
+            holes: Vec::new(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn record(count: u64) -> SpaceRecord {
+        let mut runs = Runs::default();
+        for file in 0..count {
+            runs.open(Run {
+                start: Lsn(file * 1000),
+                segment: SegmentName(100 + file),
+                file: file + 7,
+                offset: 0,
+                bytes: None,
+            });
+        }
+        let mark = Mark { lsn: Lsn(64), chain: Chain(5), records: 1, ..Mark::START };
+        SpaceRecord {
+            role: catalog::Role::Primary,
+            stream: StreamId(9),
+            history: vec![(Epoch(1), Lsn::ZERO), (Epoch(3), Lsn(500))],
+            highest_epoch: Epoch(4),
+            runs,
+            files: Vec::new(),
+            checkpoint: Mark::START,
+            marks: vec![mark],
+            holes: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_chart_in_parts_says_what_the_catalog_has() {
+        let whole = record(2 * MAX_CHART_RUNS as u64 + 3);
+        let mut chart = Chart::of(&whole, 0);
+        let mut parts = 1;
+        while chart.runs.len() < chart.total_runs as usize {
+            let first = u32::try_from(chart.runs.len()).unwrap();
+            let text = serde_json::to_string(&Chart::of(&whole, first)).unwrap();
+            assert!(text.len() < crate::limits::MAX_ANSWER_BYTES);
+            chart.extend(serde_json::from_str(&text).unwrap()).unwrap();
+            parts += 1;
+        }
+        assert_eq!(parts, 3);
+        assert_eq!(chart.record(catalog::Role::Primary), Ok(whole));
+    }
+
+    #[test]
+    fn a_chart_that_contradicts_itself_is_refused() {
+        let good = Chart::of(&record(3), 0);
+        let wrong = |change: fn(&mut Chart)| {
+            let mut chart = good.clone();
+            change(&mut chart);
+            chart.record(catalog::Role::Replica).unwrap_err()
+        };
+        wrong(|chart| chart.stream = "x".into());
+        wrong(|chart| chart.epochs.clear());
+        wrong(|chart| chart.runs[0].start = 1);
+        wrong(|chart| chart.runs[1].start = 5000);
+        wrong(|chart| chart.runs[1].segment = "../x".into());
+        wrong(|chart| chart.runs[2] = ChartedRun { offset: 10, ..chart.runs[0].clone() });
+        wrong(|chart| chart.marks[0].chain = "-".into());
+        let mut chart = good.clone();
+        assert_eq!(chart.extend(Chart::of(&record(4), 2)), Err(ChartError::Changed));
+    }
+
+    #[test]
+    fn what_is_asked_for_is_read_as_it_is_written() {
+        let ask = ChartAsk { space: "alpha".parse().unwrap(), first: 8 };
+        assert_eq!(ask.to_string().parse(), Ok(ask));
+        for wrong in ["", "space=..", "space=alpha&first=-1", "space=alpha&more=1"] {
+            assert!(wrong.parse::<ChartAsk>().is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! Reading what a run holds, forwards to the first record that is not whole,
+//! and backwards to the last one before a mark.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::{Notice, RecoveryError, io_error};
+use crate::engine::verifier::Verifier;
+use crate::io::bulk;
+use crate::limits::{MAX_RECORD_BYTES, RECORD_HEADER_BYTES, VERIFY_PIECE_BYTES};
+use crate::lsn::{Lsn, Mark};
+use crate::state::catalog::SpaceRecord;
+use crate::state::host::Host;
+use crate::state::runs::Run;
+use crate::wal::record::{Checksums, Header, MAGIC_BYTES, RecordError};
+use crate::wal::search::{self, Found};
+
+/// Verify one run from `begin` on. Nothing if it is whole, or why it ends
+/// early; the verifier then stands behind its last whole record.
+pub(super) fn verify_run(
+    host: &dyn Host,
+    path: &Path,
+    run: &Run,
+    begin: u64,
+    verifier: &mut Verifier,
+    buffer: &mut [u8],
+) -> Result<Option<Notice>, RecoveryError> {
+    let failed = io_error("read", path);
+    let expected = run.bytes.map(|bytes| run.offset + bytes);
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // An open run may have no file yet.
+            let lost = expected.is_some_and(|expected| expected > begin);
+            return Ok(lost.then(|| Notice::Missing { path: path.to_path_buf() }));
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    host.sync_data(&file).map_err(io_error("sync", path))?;
+    bulk::forget(&file, begin, 0);
+    let found = file.metadata().map_err(&failed)?.len();
+    let stop = expected.map_or(found, |expected| expected.min(found));
+    let start = verifier.mark().lsn;
+    let mut at = begin;
+    while at < stop {
+        let most = usize::try_from(stop - at).unwrap_or(usize::MAX).min(buffer.len());
+        let count = search::read_up_to(&file, &mut buffer[..most], at).map_err(&failed)?;
+        if count == 0 {
+            break;
+        }
+        at += count as u64;
+        if let Err(error) = verifier.feed(&buffer[..count]) {
+            let offset = begin + verifier.mark().lsn.bytes_since(start);
+            return describe(&file, path, offset, error, verifier).map(Some).map_err(failed);
+        }
+    }
+    let path = path.to_path_buf();
+    Ok(match expected {
+        Some(expected) if at < expected => Some(Notice::Short { path, expected, found: at }),
+        _ if verifier.pending() == 0 => None,
+        Some(expected) => {
+            // The run ends within a record: it was never cut there.
+            let (bytes, offset) = (verifier.pending(), expected - verifier.pending());
+            let error = RecordError::Truncated { need: verifier.needed(), have: bytes };
+            Some(Notice::Damaged { path, offset, error, good_after: None })
+        }
+        None => {
+            let bytes = verifier.pending();
+            Some(Notice::TornTail { path, offset: at - bytes, bytes })
+        }
+    })
+}
+
+/// Say what a damaged record at `offset` looks like.
+pub(super) fn describe(
+    file: &File,
+    path: &Path,
+    offset: u64,
+    error: RecordError,
+    verifier: &Verifier,
+) -> io::Result<Notice> {
+    let path = path.to_path_buf();
+    let size = file.metadata()?.len();
+    if search::first_nonzero(file, offset, size)?.is_none() {
+        return Ok(Notice::Zeroes { path, offset, bytes: size - offset });
+    }
+    let found = search::find_record(file, offset + 1, size - offset, size, verifier.checksums())?;
+    let good_after = match found {
+        Found::Record(at) => Some(at),
+        Found::NoneBefore(_) => None,
+    };
+    Ok(Notice::Damaged { path, offset, error, good_after })
+}
+
+/// Whether the record that ends at a mark is in the file of its run, found
+/// backwards by its own size, its sequence and its time, and holds. False at the
+/// start of a stream, and if the file is not there.
+///
+/// # Errors
+///
+/// The file is there, and cannot be read.
+pub fn ends_with(
+    record: &SpaceRecord,
+    mark: &Mark,
+    checksums: Checksums,
+    locate: &dyn Fn(&Run) -> PathBuf,
+) -> Result<bool, RecoveryError> {
+    let before = mark.lsn.0.checked_sub(1).and_then(|byte| record.runs.locate(Lsn(byte)));
+    let place = before.and_then(|(ordinal, at)| Some((record.runs.get(ordinal)?, at + 1)));
+    let Some((run, end)) = place else { return Ok(false) };
+    let path = locate(run);
+    match File::open(&path) {
+        Ok(file) => {
+            find_backwards(&file, run.offset, end, mark, checksums).map_err(io_error("read", &path))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(io_error("read", &path)(error)),
+    }
+}
+
+/// Whether a record in `lowest..end` ends at `end`, is the last before
+/// `mark`, and holds. Searched backwards.
+pub(super) fn find_backwards(
+    file: &File,
+    lowest: u64,
+    end: u64,
+    mark: &Mark,
+    checksums: Checksums,
+) -> io::Result<bool> {
+    const CHUNK_BYTES: u64 = 64 << 10;
+    let lowest = lowest.max(end.saturating_sub(MAX_RECORD_BYTES));
+    // A header that begins in a chunk may reach into the one above it.
+    let mut buffer = vec![0; usize::try_from(CHUNK_BYTES).unwrap_or(0) + RECORD_HEADER_BYTES];
+    let mut above = end;
+    while above > lowest {
+        let from = above.saturating_sub(CHUNK_BYTES).max(lowest);
+        let most = usize::try_from(end - from).unwrap_or(usize::MAX).min(buffer.len());
+        let count = search::read_up_to(file, &mut buffer[..most], from)?;
+        let starts = usize::try_from(above - from).unwrap_or(usize::MAX).min(count);
+        for start in (0..starts).rev() {
+            let Some(raw) = buffer[start..count].first_chunk::<RECORD_HEADER_BYTES>() else {
+                continue;
+            };
+            if raw[..4] != MAGIC_BYTES {
+                continue;
+            }
+            let offset = from + start as u64;
+            let fits = Header::parse(raw, checksums).is_ok_and(|header| {
+                header.record_bytes() == end - offset
+                    && header.sequence == mark.sequence
+                    && header.timestamp_ns == mark.timestamp_ns
+            });
+            if fits && is_whole(file, offset, end, checksums)? {
+                return Ok(true);
+            }
+        }
+        above = from;
+    }
+    Ok(false)
+}
+
+/// Whether `offset..end` is one record and holds.
+fn is_whole(file: &File, mut offset: u64, end: u64, checksums: Checksums) -> io::Result<bool> {
+    let mut piece = vec![0; VERIFY_PIECE_BYTES];
+    let mut verifier = Verifier::new(Mark::START, checksums);
+    while offset < end {
+        let most = usize::try_from(end - offset).unwrap_or(usize::MAX).min(piece.len());
+        let count = search::read_up_to(file, &mut piece[..most], offset)?;
+        if count == 0 || verifier.feed(&piece[..count]).is_err() {
+            return Ok(false);
+        }
+        offset += count as u64;
+    }
+    Ok(verifier.mark().records == 1 && verifier.pending() == 0)
+}

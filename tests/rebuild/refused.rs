@@ -1,0 +1,58 @@
+//! When nothing is rebuilt, and what is said then.
+
+use std::fs;
+use std::net::SocketAddr;
+
+use crate::cluster::Cluster;
+use crate::feed::Segment;
+use crate::{copy, foreign, lose, rebuild, rebuilding, said, state};
+
+#[test]
+fn a_good_catalog_is_left_as_it_is() {
+    let mut cluster = Cluster::with(1, |_| {}, |_| {});
+    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
+    segment.records(5, 400);
+    cluster.await_flushed("alpha", segment.len());
+    // While the node runs, nobody else may use its catalog.
+    let text = said(&rebuild(&cluster, &[]), 3);
+    assert!(text.contains("open in another process"), "{text}");
+    cluster.replicas[0].terminate();
+    for more in [&[][..], &["--space", "alpha"]] {
+        let text = said(&rebuild(&cluster, more), 0);
+        assert!(text.contains("alpha: in the catalog already"), "{text}");
+    }
+}
+
+#[test]
+fn another_log_is_not_taken_for_the_primarys() {
+    let mut cluster = Cluster::with(1, |_| {}, |_| {});
+    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
+    segment.records(5, 400);
+    cluster.await_flushed("alpha", segment.len());
+    cluster.replicas[0].terminate();
+    lose(&cluster.replicas[0]);
+    fs::write(copy(&cluster, &segment), foreign(4)).unwrap();
+    let text = said(&rebuild(&cluster, &[]), 1);
+    assert!(text.contains("NOT REBUILT") && text.contains("not even the first"), "{text}");
+    assert_eq!(fs::read(copy(&cluster, &segment)).unwrap(), foreign(4));
+}
+
+#[test]
+fn a_wrong_address_is_said_before_anything_is_done() {
+    let mut cluster = Cluster::with(2, |_| {}, |_| {});
+    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
+    segment.records(5, 400);
+    cluster.await_flushed("alpha", segment.len());
+    cluster.replicas[0].terminate();
+    lose(&cluster.replicas[0]);
+    let from = |admin| rebuilding(&cluster.replicas[0], admin, &[]).output().unwrap();
+    // Another replica ships nothing; nobody answers; nothing is here.
+    let text = said(&from(cluster.replicas[1].spec.admin), 1);
+    assert!(text.contains("ships no space to replica-1"), "{text}");
+    let text = said(&from(SocketAddr::from(([127, 0, 0, 1], 1))), 3);
+    assert!(text.contains("no saltus answers"), "{text}");
+    assert!(!state(&cluster.replicas[0]).exists(), "nothing was begun");
+    fs::remove_dir_all(cluster.replicas[0].wal("alpha")).unwrap();
+    let text = said(&rebuild(&cluster, &["--space", "alpha"]), 0);
+    assert!(text.contains("no segment of it is here"), "{text}");
+}

@@ -1,0 +1,293 @@
+//! The stream of one space as the oracle knows it: what was shipped of it,
+//! under each reign.
+//!
+//! ```text
+//!   epoch 1   ==============================|  lost at the source
+//!   epoch 1            ^==============|        shipped by a primary that did
+//!                      | fork                  not know, until a replica said so
+//!   epoch 2            ^============>
+//!                      | start
+//! ```
+//!
+//! A new reign is the one before, cut at its start. What it has cut is kept: a
+//! replica that holds it may not lose it but to its quarantine. After a crash
+//! of its host a primary that was started again cannot know what was shipped
+//! before of what the source has lost: it may ship other records in the same
+//! epoch, as a branch of the stream, until it meets a replica that knows.
+
+use std::collections::BTreeMap;
+
+use saltus::ids::{Epoch, StreamId};
+use saltus::lsn::{Lsn, Mark};
+use saltus::protocol::message::SegmentOpen;
+use saltus::wal::record::{self, Checksums, Header};
+
+/// The stream under one epoch, or one branch of it.
+#[derive(Clone, Debug)]
+pub struct Reign {
+    pub epoch: Epoch,
+    /// Where the epoch began.
+    pub start: Lsn,
+    /// Up to here it is the one before.
+    shares: u64,
+    /// The process of the primary that began it.
+    begun_by: u64,
+    /// The last process that has shipped of it, and how far it came.
+    shipped: (u64, u64),
+    /// A record that has rotted at the source was shipped behind its end.
+    rotten: bool,
+    pub bytes: Vec<u8>,
+    /// Every record boundary.
+    marks: BTreeMap<u64, Mark>,
+    pub runs: Vec<SegmentOpen>,
+}
+
+/// The stream of one space.
+#[derive(Debug)]
+pub struct Stream {
+    pub id: StreamId,
+    /// By epoch; never empty.
+    reigns: Vec<Reign>,
+    /// The least that the source was seen to hold of the present reign.
+    pub kept: u64,
+    /// How often it had lost something when that began.
+    pub losses: u64,
+}
+
+impl Stream {
+    pub fn new(id: StreamId, (epoch, start): (Epoch, Lsn)) -> Self {
+        assert_eq!(start, Lsn::ZERO, "Epochs: the first epoch of a stream begins at {start}");
+        let first = Reign {
+            epoch,
+            start,
+            shares: 0,
+            begun_by: 0,
+            shipped: (0, 0),
+            rotten: false,
+            bytes: Vec::new(),
+            marks: BTreeMap::new(),
+            runs: Vec::new(),
+        };
+        Self { id, reigns: vec![first], kept: u64::MAX, losses: 0 }
+    }
+
+    pub fn present(&self) -> &Reign {
+        self.reigns.last().unwrap()
+    }
+
+    pub fn present_mut(&mut self) -> &mut Reign {
+        self.reigns.last_mut().unwrap()
+    }
+
+    pub fn reign(&self, index: usize) -> &Reign {
+        &self.reigns[index]
+    }
+
+    pub fn last(&self) -> usize {
+        self.reigns.len() - 1
+    }
+
+    /// The last reign of an epoch up to this one.
+    pub fn under(&self, epoch: Epoch) -> usize {
+        self.reigns.partition_point(|reign| reign.epoch <= epoch).saturating_sub(1)
+    }
+
+    /// What a process ships that has opened the space when `reign` was the
+    /// last one: it may have left it for a branch.
+    pub fn shipped_by(&self, process: u64, reign: usize) -> usize {
+        let epoch = self.reigns[reign].epoch;
+        let later = self.reigns.iter().enumerate().skip(reign + 1);
+        let branches = later.take_while(|(_, later)| later.epoch == epoch);
+        let own = branches.filter(|(_, later)| later.begun_by == process);
+        own.last().map_or(reign, |(index, _)| index)
+    }
+
+    /// The epochs that are known, and where each began, as far as none that
+    /// began later at `cut` has ended them.
+    pub fn history(&self, cut: Lsn) -> Vec<(Epoch, Lsn)> {
+        let mut history: Vec<_> =
+            self.reigns.iter().map(|reign| (reign.epoch, reign.start)).collect();
+        history.dedup();
+        let mut least = cut;
+        for index in (0..history.len()).rev() {
+            if history[index].1 > least {
+                history.remove(index);
+            } else {
+                least = least.min(history[index].1);
+            }
+        }
+        history
+    }
+
+    /// Up to where the streams of two reigns are one.
+    pub fn common(&self, earlier: usize, later: usize) -> u64 {
+        let between = self.reigns.get(earlier + 1..=later).unwrap_or_default();
+        between.iter().map(|reign| reign.shares).min().unwrap_or(u64::MAX)
+    }
+
+    /// From where on the epochs up to `later` have ended what `earlier` held.
+    pub fn ended(&self, earlier: usize, later: usize) -> u64 {
+        let epoch = self.reigns[earlier].epoch;
+        let between = self.reigns.get(earlier + 1..=later).unwrap_or_default();
+        let new = between.iter().filter(|reign| reign.epoch > epoch);
+        new.map(|reign| reign.start.0).min().unwrap_or(u64::MAX)
+    }
+
+    /// A new epoch begins.
+    pub fn begin(&mut self, epoch: Epoch, start: Lsn, process: u64) {
+        let end = self.present().end();
+        if start.0 < end && self.present().mark(start).is_none() {
+            // It begins in a branch of which nothing was shipped.
+            self.fork(self.kept.min(start.0), process);
+        }
+        let mut reign = Reign { epoch, start, begun_by: process, ..self.present().clone() };
+        // Runs in which nothing was shipped are told again, or are others.
+        reign.runs.retain(|run| run.start < start);
+        reign.cut(start.0);
+        self.reigns.push(reign);
+        self.kept = u64::MAX;
+    }
+
+    /// A process ships something else at `lsn` than was shipped before.
+    fn fork(&mut self, lsn: u64, process: u64) {
+        let present = self.present();
+        let kept = present.boundary(self.kept);
+        assert!(
+            kept <= lsn,
+            "Prefix: other records are shipped at {lsn} than before, and the source has lost \
+             nothing before {kept}"
+        );
+        let (shipper, to) = present.shipped;
+        assert!(
+            shipper != process || to <= lsn,
+            "Prefix: a process ships other records at {lsn} than it did before"
+        );
+        let mut branch = Reign { begun_by: process, ..present.clone() };
+        branch.cut(branch.boundary(lsn));
+        self.reigns.push(branch);
+    }
+
+    /// A run is announced.
+    pub fn opens(&mut self, run: SegmentOpen, process: u64) {
+        let ordinal = usize::try_from(run.ordinal).unwrap();
+        if let Some(known) = self.present().runs.get(ordinal) {
+            assert_eq!(*known, run, "Prefix: a run has changed");
+            return;
+        }
+        assert_eq!(self.present().runs.len(), ordinal, "Prefix: a run is left out");
+        if run.start.0 < self.present().end() {
+            self.fork(run.start.0, process);
+        }
+        self.present_mut().runs.push(run);
+    }
+
+    /// Shipped bytes. Returns from where on they are new.
+    pub fn takes(&mut self, start: Lsn, bytes: &[u8], process: u64) -> u64 {
+        let present = self.present();
+        let (at, known) = (usize::try_from(start.0).unwrap(), present.bytes.len());
+        if at > known && present.rotten {
+            // The replica takes nothing behind what it has refused.
+            return present.end();
+        }
+        assert!(at <= known, "Prefix: shipped from {start}, and nobody has {known} to {start}");
+        let before = &present.bytes[at..];
+        let again = bytes.len().min(before.len());
+        let same = bytes.iter().zip(before).take_while(|(new, old)| new == old).count();
+        if same < again {
+            if has_rotten(bytes, same) {
+                return present.end();
+            }
+            self.fork(start.0 + same as u64, process);
+        }
+        let known = self.present().end();
+        let present = self.present_mut();
+        let new = present.take(start, bytes);
+        let (shipper, to) = present.shipped;
+        let before = if shipper == process { to } else { 0 };
+        present.shipped = (process, before.max(new));
+        known.max(start.0)
+    }
+}
+
+impl Reign {
+    pub fn end(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    fn last_mark(&self) -> Mark {
+        self.marks.last_key_value().map_or(Mark::START, |(_, mark)| *mark)
+    }
+
+    /// The mark at a boundary.
+    pub fn mark(&self, lsn: Lsn) -> Option<Mark> {
+        if lsn == Lsn::ZERO { Some(Mark::START) } else { self.marks.get(&lsn.0).copied() }
+    }
+
+    /// Where the last record ends at or before a position.
+    fn boundary(&self, lsn: u64) -> u64 {
+        self.marks.range(..=lsn).next_back().map_or(0, |(at, _)| *at)
+    }
+
+    fn cut(&mut self, lsn: u64) {
+        self.bytes.truncate(usize::try_from(lsn).unwrap());
+        self.marks.retain(|at, _| *at <= lsn);
+        self.shares = self.end();
+    }
+
+    /// Shipped bytes, of which known ones are the same: whole records. One that
+    /// has rotted at the source is for the replica to refuse; nothing from there
+    /// on is of the stream. Returns how far it went.
+    fn take(&mut self, start: Lsn, bytes: &[u8]) -> u64 {
+        assert!(self.mark(start).is_some(), "Prefix: {start} is no record boundary");
+        let known = usize::try_from(self.end() - start.0).unwrap().min(bytes.len());
+        let mut rest = &bytes[known..];
+        while let Some(raw) = rest.first_chunk::<64>() {
+            let header = Header::parse(raw, Checksums::Required).expect("Prefix: no record");
+            let size = usize::try_from(header.record_bytes()).unwrap();
+            let payload = rest.get(64..size).expect("Prefix: a partial record is shipped");
+            self.rotten = header.check_payload(payload).is_err();
+            if self.rotten {
+                return self.end();
+            }
+            self.bytes.extend_from_slice(&rest[..size]);
+            let mark = record::step(&self.last_mark(), raw, &header);
+            self.marks.insert(mark.lsn.0, mark);
+            rest = &rest[size..];
+        }
+        assert!(rest.is_empty(), "Prefix: a partial record is shipped");
+        start.0 + bytes.len() as u64
+    }
+
+    /// Where bytes of the stream lie in files: each piece with its run.
+    pub fn pieces(&self, from: u64, to: u64) -> Vec<(SegmentOpen, u64, u64)> {
+        let mut pieces = Vec::new();
+        for (index, run) in self.runs.iter().enumerate() {
+            let end = self.runs.get(index + 1).map_or(u64::MAX, |next| next.start.0);
+            let (begin, end) = (from.max(run.start.0), to.min(end));
+            if begin < end {
+                pieces.push((*run, begin, end));
+            }
+        }
+        pieces
+    }
+
+    pub fn slice(&self, from: u64, to: u64) -> &[u8] {
+        &self.bytes[usize::try_from(from).unwrap()..usize::try_from(to).unwrap()]
+    }
+}
+
+/// Whether the record at that place of a frame does not hold.
+fn has_rotten(mut bytes: &[u8], mut place: usize) -> bool {
+    while let Some(raw) = bytes.first_chunk::<64>() {
+        let header = Header::parse(raw, Checksums::Required).expect("Prefix: no record");
+        let size = usize::try_from(header.record_bytes()).unwrap();
+        if place < size {
+            return bytes
+                .get(64..size)
+                .is_some_and(|payload| header.check_payload(payload).is_err());
+        }
+        place -= size;
+        bytes = &bytes[size..];
+    }
+    false
+}
