@@ -96,10 +96,40 @@ impl Space {
     /// before it, and the next one of the same file begins behind: its bytes
     /// take no part in the stream. Both, and the hole by name, are durable
     /// before anything behind is shipped.
-    pub fn skip_debris(&mut self, now: Now) -> Vec<Job> {
-        let ripe = |debris: &Debris| now.instant.duration_since(debris.since) >= SKIP_DELAY;
+    ///
+    /// Where an earlier process may have shipped whole records, it is rot, and
+    /// stays until every replica was heard to be without them, or was not heard
+    /// of for long.
+    pub fn skip_debris(&mut self, now: Now, holders: &[Holder]) -> Vec<Job> {
+        let age = |debris: &Debris| now.instant.duration_since(debris.since);
+        let ripe = |debris: &Debris| age(debris) >= SKIP_DELAY;
         let Some(debris) = self.debris.clone().filter(ripe) else { return Vec::new() };
         let at = self.index.head();
+        if at.lsn < self.head.lsn {
+            // It was whole when the stream took it in.
+            self.notice(format!(
+                "the damage at lsn {} is not left out, as whole records were there: saltus repair \
+                 --space {} gets them back from a replica that has them",
+                at.lsn, self.id
+            ));
+            return Vec::new();
+        }
+        if self.past.is_unsure(at.lsn) {
+            let may_have = |holder: &&Holder| match holder.has {
+                Some(has) => has > at.lsn,
+                None => age(&debris) < UNHEARD_GRACE,
+            };
+            if let Some(holder) = holders.iter().find(may_have) {
+                if holder.has.is_some() {
+                    self.notice(format!(
+                        "the damage at lsn {} is not left out, as {} has what was there: saltus \
+                         repair --space {} gets it back",
+                        at.lsn, holder.replica, self.id
+                    ));
+                }
+                return Vec::new();
+            }
+        }
         let Some(present) = self.runs.get(self.ordinal).copied() else { return Vec::new() };
         let stands = present.offset + at.lsn.bytes_since(present.start) == debris.from;
         if !stands || self.ordinal + 1 != self.runs.len() || self.problem.is_some() {

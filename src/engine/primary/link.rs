@@ -65,6 +65,9 @@ pub struct Slot {
     pub stops: u32,
     /// The replica's position that waits for the walk to get there.
     pub resume: Option<Lsn>,
+    /// The farthest position at which it ever said to stand in this epoch,
+    /// whether or not this node could go on there.
+    pub told: Option<Lsn>,
     /// Who waits for a range that the replica was asked for.
     pub asked: Option<Answer>,
     /// It holds other records, and whose fault that is has to be found out.
@@ -113,7 +116,7 @@ impl Slot {
     pub fn cut(&mut self, at: Mark) {
         self.streaming = false;
         self.known = false;
-        (self.resume, self.dispute) = (None, None);
+        (self.resume, self.dispute, self.told) = (None, None, None);
         self.sent = self.sent.min(at.lsn);
         if self.flushed.lsn > at.lsn {
             self.flushed = at;

@@ -31,6 +31,7 @@ use crate::engine::keeper::Job;
 use crate::ids::Epoch;
 use crate::lsn::{Lsn, Mark};
 use crate::protocol::message::Standing;
+use crate::protocol::sender::Found;
 use crate::state::catalog::{Change, SpaceRecord};
 
 /// The past of one space.
@@ -99,6 +100,11 @@ impl Past {
     /// The walk goes over what was walked before.
     pub(super) fn is_checking(&self) -> bool {
         !self.checks.is_empty()
+    }
+
+    /// An earlier process may have shipped what comes behind this position.
+    pub(super) fn is_unsure(&self, lsn: Lsn) -> bool {
+        self.unsure.is_some_and(|(from, to)| (from..=to).contains(&lsn))
     }
 
     pub(super) fn is_turning(&self) -> bool {
@@ -183,11 +189,11 @@ impl Space {
     }
 
     /// Look whether the files that were touched still hold what was walked.
-    pub(super) fn look_back(&mut self) {
+    pub(super) fn look_back(&mut self, turn: &mut Turn) {
         if self.past.is_checking() {
             return;
         }
-        let mut changed: Option<(Lsn, String)> = None;
+        let mut changed: Option<(Lsn, bool, String)> = None;
         for (file, tracked) in self.files.iter().filter(|(_, tracked)| tracked.touched) {
             let Some(segment) = &tracked.segment else { continue };
             // An error shows when the walk gets there.
@@ -197,7 +203,7 @@ impl Space {
                     "{} is {length} bytes long, and {} of it were in the stream",
                     tracked.name, tracked.walked
                 );
-                Some((length, why))
+                Some((length, self.reach_in(*file) <= length, why))
             } else {
                 let other = |tail: &Tail| {
                     let there = segment.header_bytes_at(tail.offset);
@@ -206,21 +212,37 @@ impl Space {
                 tracked.tail.filter(other).map(|tail| {
                     (
                         tail.offset,
+                        false,
                         format!("{} holds another record at offset {}", tracked.name, tail.offset),
                     )
                 })
             };
-            if let Some((offset, why)) = found
+            if let Some((offset, place, why)) = found
                 && let Some(lsn) = self.lsn_of(*file, offset)
-                && changed.as_ref().is_none_or(|(first, _)| lsn < *first)
+                && changed.as_ref().is_none_or(|(first, ..)| lsn < *first)
             {
-                changed = Some((lsn, why));
+                changed = Some((lsn, place, why));
             }
         }
-        if let Some((lsn, why)) = changed {
+        if let Some((lsn, place, why)) = changed {
             tracing::error!(space = %self.id, head = %self.head.lsn, "the source was changed behind the stream: {why}");
-            self.suspect(lsn);
+            match self.mark_at(lsn) {
+                // Every record is there; the place behind something that was
+                // left out, where the stream was to go on, is not.
+                Some(Found::Mark(mark)) if place => self.begin_epoch(mark, turn),
+                _ => self.suspect(lsn),
+            }
         }
+    }
+
+    /// Up to where the bytes of the stream reach in a file.
+    fn reach_in(&self, file: u64) -> u64 {
+        let runs = self.runs.iter().map(|(_, run)| run).filter(|run| run.file == file);
+        let ends = runs.map(|run| {
+            let open = self.head.lsn.bytes_since(run.start);
+            (run.offset, run.bytes.unwrap_or(open))
+        });
+        ends.filter(|(_, bytes)| *bytes > 0).map(|(at, bytes)| at + bytes).max().unwrap_or(0)
     }
 
     /// Where in the stream the first byte at or behind an offset of a file is.

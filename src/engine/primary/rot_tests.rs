@@ -81,6 +81,66 @@ fn what_has_no_end_is_not_left_out() {
     assert!(turn.turned.is_none() && said.contains("no record follows"), "{said}");
 }
 
+/// A bed whose space was started again, over a log whose second record has a
+/// header that rotted.
+fn started() -> Bed {
+    let mut bed = Bed::new(&[]);
+    let mut second = record(1, b"one");
+    second[20] ^= 1;
+    bed.write(1, &[record(0, b"one"), second, record(2, b"one")].concat());
+    let mut known = fresh();
+    known.runs.open(Run { start: Lsn::ZERO, segment: name(1), file: 1, offset: 0, bytes: None });
+    bed.space.learn(known);
+    bed.found(1);
+    bed.walk();
+    bed
+}
+
+fn skip(bed: &mut Bed, later: Duration, has: &[Holder]) -> usize {
+    bed.space.skip_debris(Now { instant: bed.now + later, unix_ns: 0 }, has).len()
+}
+
+/// A header rotted in a record that the replicas had. The primary, started
+/// again, came upon it by itself and left it out, which it would not have done
+/// had a replica complained of it: the good copies were cut away.
+#[test]
+fn what_an_earlier_process_may_have_shipped_is_not_left_out_unasked() {
+    for (has, later, left_out) in [
+        (Some(134), LONG, false),
+        (None, LONG, false),
+        (None, UNHEARD_GRACE, true),
+        (Some(67), LONG, true),
+    ] {
+        let skipped = skip(&mut started(), later, &[holder(has)]) > 0;
+        assert_eq!(skipped, left_out, "a replica that has {has:?}, after {later:?}");
+    }
+}
+
+#[test]
+fn what_was_whole_when_it_was_walked_is_not_left_out_as_debris() {
+    let mut bed = bed();
+    let file = OpenOptions::new().write(true).open(bed.path(1)).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0xff], 20).unwrap();
+    bed.space.rewind(Mark::START);
+    bed.walk();
+    assert!(bed.space.debris.is_some(), "the walk stands before it");
+    assert_eq!(skip(&mut bed, LONG, &[holder(Some(0))]), 0);
+}
+
+/// Debris was left out, and before anything was read behind it a crash of the
+/// host took all that followed. The file was found too short in every turn, and
+/// the stream whole each time: a core was kept busy for good.
+#[test]
+fn a_place_that_is_gone_behind_what_was_left_out_begins_a_new_epoch() {
+    let mut bed = started();
+    assert!(skip(&mut bed, LONG, &[]) > 0);
+    let file = OpenOptions::new().write(true).open(bed.path(1)).unwrap();
+    file.set_len(67).unwrap();
+    bed.space.touch(None);
+    let asked = epoch_asked(&bed.walk()).unwrap();
+    assert_eq!((asked.0.lsn, asked.1), (Lsn(67), 1));
+}
+
 #[test]
 fn nothing_is_left_out_if_something_behind_it_is_gone() {
     let mut bed = bed();

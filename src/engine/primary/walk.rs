@@ -49,7 +49,7 @@ impl Space {
     fn advance_head(&mut self, now: Instant, turn: &mut Turn) {
         let before = self.head.lsn;
         let mut budget = MAX_WALK_BYTES_PER_TURN;
-        self.look_back();
+        self.look_back(turn);
         while budget > 0 && self.problem.is_none() && turn.turned.is_none() {
             if self.past.is_suspect() {
                 self.recheck(turn);

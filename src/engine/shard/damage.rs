@@ -145,9 +145,12 @@ impl Shard {
     /// left out.
     fn holders(&self, handle: Handle) -> Option<Vec<Holder>> {
         let holder = |link: &Link| {
-            let slot = link.slots.get(handle.0 as usize).filter(|slot| slot.known);
+            let slot = link.slots.get(handle.0 as usize);
             // Bytes in its memory become durable as soon as it can.
-            let has = slot.map(|slot| slot.ack.received.max(slot.flushed.lsn));
+            let has = slot.filter(|slot| slot.known);
+            let has = has.map(|slot| slot.ack.received.max(slot.flushed.lsn));
+            // Where nothing can be shipped, nothing is acknowledged.
+            let has = has.max(slot.and_then(|slot| slot.told));
             Holder { replica: link.replica.clone(), has }
         };
         self.setup.skips_damage.then(|| self.links.iter().map(holder).collect())
@@ -196,12 +199,13 @@ impl Shard {
         self.next_attention = None;
         let clock = self.now();
         for handle in std::mem::take(&mut self.attended) {
+            let holders = self.holders(handle);
             let Some(space) = self.spaces.get(handle) else { continue };
-            let skips = self.setup.skips_damage;
             let (id, blocks, jobs) = {
                 let mut space = space.borrow_mut();
                 space.look_at_unfinished(now);
-                let jobs = if skips { space.skip_debris(clock) } else { Vec::new() };
+                let jobs = holders.map(|holders| space.skip_debris(clock, &holders));
+                let jobs = jobs.unwrap_or_default();
                 (space.id.clone(), space.blocks(), jobs)
             };
             if !jobs.is_empty() {

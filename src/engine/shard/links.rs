@@ -250,7 +250,9 @@ impl Shard {
             match event {
                 Event::Established { peer } => self.link_established(now, index, &peer),
                 Event::Resume { handle, at, .. } => {
-                    link.slot(handle.0 as usize).resume = Some(at);
+                    let slot = link.slot(handle.0 as usize);
+                    slot.resume = Some(at);
+                    slot.told = slot.told.max(Some(at));
                     self.head_moved(now, handle);
                     self.probed(now, index, handle);
                 }
