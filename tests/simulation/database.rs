@@ -6,6 +6,7 @@
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
@@ -15,6 +16,9 @@ use saltus::wal::record::{Checksums, Header};
 use super::backend::Happened;
 use super::chance::Chance;
 use super::disk::Disk;
+
+/// Bytes of one database that are rotten at a time.
+const MOST_ROTS: usize = 3;
 
 /// One log file, and what was written to it.
 #[derive(Debug)]
@@ -29,6 +33,13 @@ pub struct LogFile {
     pub unlinked: bool,
     /// A crash has left something behind the whole records.
     torn: bool,
+}
+
+/// A byte that has changed at rest.
+#[derive(Clone, Copy, Debug)]
+struct Rot {
+    file: usize,
+    offset: usize,
 }
 
 /// A change in the directory that somebody may watch.
@@ -80,6 +91,9 @@ pub struct Database {
     second: u64,
     /// It was restarted and has not compacted yet.
     fresh: bool,
+    rots: Vec<Rot>,
+    /// What was ever damaged, by file and offsets.
+    damaged: Vec<(SegmentName, Range<u64>)>,
     /// How often a crash has taken something of what it had written.
     pub losses: u64,
 }
@@ -99,6 +113,8 @@ impl Database {
             written: 0,
             second: 1_790_000_000,
             fresh: false,
+            rots: Vec::new(),
+            damaged: Vec::new(),
             losses: 0,
         }
     }
@@ -351,6 +367,8 @@ impl Database {
     /// What did the crash leave?
     fn look_again(&mut self, disk: &mut Disk) {
         self.rest.clear();
+        // What has rotted is what is there.
+        self.rots.clear();
         let directory = self.directory();
         for log in &mut self.files {
             let (was_unlinked, before) = (log.unlinked, log.bytes.clone());
@@ -369,6 +387,9 @@ impl Database {
             }
             self.losses += u64::from(log.bytes != before);
             log.whole = verified_bytes(&log.bytes);
+            if log.whole < log.bytes.len() {
+                self.damaged.push((log.name, log.whole as u64..log.bytes.len() as u64));
+            }
             log.torn = log.whole < log.bytes.len() && !names.is_empty();
             // The database does not start before somebody has cut it.
             if log.torn && self.chance.percent(90) {
@@ -378,6 +399,50 @@ impl Database {
         self.written = self.files.iter().map(|log| log.bytes.len()).sum();
         let usable = |log: &LogFile| !log.unlinked && !log.torn;
         self.current = self.files.iter().rposition(usable).filter(|_| directory.exists());
+    }
+
+    /// A bit flips at rest.
+    pub fn rot(&mut self, disk: &mut Disk) {
+        let file = usize::try_from(self.chance.below(self.files.len().max(1) as u64)).unwrap();
+        let Some(log) = self.files.get(file) else { return };
+        let is_there = !log.torn && !disk.names_of(&log.file).is_empty();
+        if log.whole == 0 || !is_there || self.rots.len() >= MOST_ROTS {
+            return;
+        }
+        let offset = usize::try_from(self.chance.below(log.whole as u64)).unwrap();
+        let byte = log.bytes[offset] ^ 1 << self.chance.below(8);
+        disk.rot(&log.file, offset as u64, byte);
+        self.rots.push(Rot { file, offset });
+        self.damaged.push((log.name, offset as u64..offset as u64 + 1));
+    }
+
+    /// Somebody gets good bytes for what has rotted.
+    pub fn be_mended(&mut self, disk: &mut Disk) -> Vec<Noise> {
+        let mut noise = Vec::new();
+        for Rot { file, offset } in std::mem::take(&mut self.rots) {
+            let log = &self.files[file];
+            disk.rot(&log.file, offset as u64, log.bytes[offset]);
+            self.tell(log.name.to_string(), Happened::Modified, &mut noise);
+        }
+        noise
+    }
+
+    /// Whether the record at an offset does not hold at the moment.
+    pub fn is_rotten(&self, name: SegmentName, offset: u64) -> bool {
+        let offset = usize::try_from(offset).unwrap();
+        self.rots.iter().any(|rot| {
+            let log = &self.files[rot.file];
+            let size = log.bytes.get(offset + 24..offset + 28).map_or(0, |raw| {
+                64 + usize::try_from(u32::from_le_bytes(raw.try_into().unwrap())).unwrap()
+            });
+            log.name == name && (offset..offset + size).contains(&rot.offset)
+        })
+    }
+
+    /// Whether something there was damaged, ever.
+    pub fn was_damaged(&self, name: SegmentName, range: &Range<u64>) -> bool {
+        let meets = |there: &Range<u64>| there.start < range.end && range.start < there.end;
+        self.damaged.iter().any(|(of, there)| *of == name && meets(there))
     }
 
     /// Somebody cuts what a crash has left behind whole records.

@@ -282,6 +282,12 @@ impl Disk {
         Ok(())
     }
 
+    /// A byte changes at rest: nobody has written it.
+    pub fn rot(&mut self, file: &File, offset: u64, byte: u8) {
+        let id = self.id_of(file);
+        self.contents[id].file.write_all_at(&[byte], offset).unwrap();
+    }
+
     /// The cache of a file is dropped: what a failed sync lost shows as it is
     /// on the disk.
     pub fn drop_cache(&mut self, file: &File) {

@@ -116,6 +116,11 @@ impl World {
                 };
                 self.heard(noise);
             }
+            Fault::SourceRot => {
+                let which =
+                    usize::try_from(self.chance.below(self.databases.len() as u64)).unwrap();
+                self.databases[which].rot(&mut self.machines[0].disk.lock());
+            }
             Fault::OldCatalog => self.old_catalog(),
             Fault::LostEvents => {
                 if let Some(running) = &self.machines[0].running {
@@ -257,6 +262,7 @@ impl World {
     fn database_at_rest(&mut self, number: usize) {
         let mut disk = self.machines[0].disk.lock();
         let mut noise = self.databases[number].finish(&mut disk);
+        noise.extend(self.databases[number].be_mended(&mut disk));
         noise.extend(self.databases[number].be_cut(&mut disk));
         drop(disk);
         self.heard(noise);
@@ -314,9 +320,24 @@ impl World {
             // nobody's loss: it is in the compacted segment.
             let running = self.machines[0].running.as_ref();
             let record = running.and_then(|r| r.catalog.space(&database.space).unwrap());
+            let holes = record.as_ref().map_or(Vec::new(), |record| record.holes.clone());
             let known = record.map_or(Vec::new(), |record| record.files);
-            let seen = |index: usize| {
+            for hole in &holes {
+                let range = hole.offset..hole.offset + hole.bytes;
+                assert!(
+                    database.was_damaged(hole.segment, &range),
+                    "Nothing is lost quietly: {space} leaves out what was never damaged: {hole:?}"
+                );
+            }
+            let seen = |index: usize, offset: u64| {
                 let log = &database.files[index];
+                let left_out = holes.iter().any(|hole| {
+                    let range = hole.offset..hole.offset + hole.bytes;
+                    hole.segment == log.name && range.contains(&offset)
+                });
+                if left_out {
+                    return false;
+                }
                 let inode = log.file.metadata().unwrap().ino();
                 let known = known.iter().any(|file| file.inode == inode);
                 !log.unlinked || (known && !self.excused.contains(space))
@@ -327,9 +348,12 @@ impl World {
             let Some(stream) = self.oracle.streams.get(&database.space) else { continue };
             for replica in (1..self.machines.len()).filter(|replica| self.held != Some(*replica)) {
                 let said = self.oracle.said.get(&(replica, database.space.clone()));
+                // What was shipped, got to nobody, and is lost is no part of it.
                 let end = stream.present().end();
-                let has_all = said
-                    .map_or(end == 0, |said| said.reign == stream.last() && said.flushed == end);
+                let least = stream.present().boundary(stream.kept).min(end);
+                let has_all = said.map_or(least == 0, |said| {
+                    said.reign == stream.last() && (least..=end).contains(&said.flushed)
+                });
                 if !has_all {
                     let space = space.clone();
                     return Some(Missing { space, replica: Some(replica) });

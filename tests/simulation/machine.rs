@@ -57,6 +57,7 @@ pub struct Machine {
     ships_to: Vec<usize>,
     batch: BatchRule,
     flush_delay: Duration,
+    skips_damage: bool,
     pub incarnation: u64,
     pub running: Option<Running>,
     pub turn_at: Option<u64>,
@@ -77,6 +78,7 @@ impl Machine {
         disk: SharedDisk,
         clock: MachineClock,
         ships_to: Vec<usize>,
+        skips_damage: bool,
         chance: &mut Chance,
     ) -> Self {
         let host =
@@ -96,6 +98,7 @@ impl Machine {
             ships_to,
             batch,
             flush_delay,
+            skips_damage,
             incarnation: 0,
             running: None,
             turn_at: None,
@@ -161,7 +164,7 @@ impl Machine {
             strategy: Strategy::Auto,
             checksums: Checksums::Required,
             flush_delay: self.flush_delay,
-            skips_damage: false,
+            skips_damage: self.skips_damage,
             clock: Arc::new(self.clock.clone()),
             jitter_seed: chance.next(),
         };

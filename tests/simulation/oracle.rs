@@ -172,7 +172,13 @@ impl Oracle {
             let explained = stream.ended(said.reign, before) <= common;
             (said.flushed > common && !explained).then_some(common)
         });
-        let least = disputed.chain(run).min();
+        // Or it is about to leave out a record that nobody has.
+        let nobody_has = self.said.iter().all(|((_, of), said)| of != space || said.flushed <= cut);
+        let rotten = stream.reign(before).pieces(cut, cut + 1).first().is_some_and(|(run, ..)| {
+            database.is_rotten(run.segment, run.offset + cut - run.start.0)
+        });
+        let rotten = Some(cut).filter(|_| rotten && nobody_has);
+        let least = disputed.chain(run).chain(rotten).min();
         assert!(
             least.is_some_and(|least| cut >= least),
             "Epochs: {space} is cut from {end} to {cut}; its source has it up to {kept}, and nobody \
@@ -253,7 +259,7 @@ impl Oracle {
             let shipped = reign.slice(begin, end);
             let is_it = database.files.iter().any(|file| {
                 file.name == run.segment
-                    && file.bytes[..file.whole].get(offset..offset + shipped.len()) == Some(shipped)
+                    && file.bytes.get(offset..offset + shipped.len()) == Some(shipped)
             });
             assert!(is_it, "Prefix: {space} ships at {begin} what its database did not write");
         }
@@ -261,7 +267,7 @@ impl Oracle {
 
     /// Every record that the database wrote into a file that was ever pinned
     /// is in the stream, once, in the order of its file.
-    pub fn is_complete(&self, database: &Database, seen: impl Fn(usize) -> bool) -> bool {
+    pub fn is_complete(&self, database: &Database, seen: impl Fn(usize, u64) -> bool) -> bool {
         let stream = self.streams.get(&database.space);
         let bytes = stream.map_or(&[][..], |stream| stream.present().bytes.as_slice());
         let mut shipped: HashMap<&[u8], usize> = HashMap::new();
@@ -269,13 +275,16 @@ impl Oracle {
             *shipped.entry(record).or_default() += 1;
         }
         for (index, file) in database.files.iter().enumerate() {
+            let mut at = 0;
             for record in records(&file.bytes[..file.whole]) {
+                let offset = at;
+                at += record.len() as u64;
                 match shipped.get(record) {
                     Some(1) => {}
                     Some(times) => {
                         panic!("Nothing twice: a record of {} is shipped {times} times", file.name)
                     }
-                    None if !seen(index) => {}
+                    None if !seen(index, offset) => {}
                     None => {
                         return false;
                     }

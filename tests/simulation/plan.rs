@@ -39,12 +39,14 @@ pub enum Fault {
     LostEvents,
     /// A clock on the wall is set.
     ClockStep,
+    /// A bit of a log of the database flips at rest.
+    SourceRot,
     /// A new epoch begins; later the primary's catalog is replaced by one of
     /// the epoch before, and later still by the right one.
     OldCatalog,
 }
 
-const ALL: [Fault; 15] = [
+const ALL: [Fault; 16] = [
     Fault::Kill,
     Fault::KillMidway,
     Fault::PowerLoss,
@@ -59,6 +61,7 @@ const ALL: [Fault; 15] = [
     Fault::Restart,
     Fault::LostEvents,
     Fault::ClockStep,
+    Fault::SourceRot,
     Fault::OldCatalog,
 ];
 
@@ -75,6 +78,8 @@ pub struct Plan {
     pub weather: Weather,
     pub disk_latency: Duration,
     pub keeper_latency: Duration,
+    /// What does not hold at the source is left out.
+    pub skips_damage: bool,
     /// How a bad disk is bad.
     pub trouble: Trouble,
     pub habits: Habits,
@@ -125,6 +130,7 @@ impl Plan {
             weather,
             disk_latency: Duration::from_micros(*chance.pick(&[10, 200, 5_000])),
             keeper_latency: Duration::from_micros(*chance.pick(&[20, 500, 20_000])),
+            skips_damage: chance.percent(50),
             trouble,
             habits,
             database_gap: gap.max(active / 1_000),

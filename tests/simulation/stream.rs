@@ -140,7 +140,8 @@ impl Stream {
             // It begins in a branch of which nothing was shipped.
             self.fork(self.kept.min(start.0), process);
         }
-        let mut reign = Reign { epoch, start, begun_by: process, ..self.present().clone() };
+        let present = self.present().clone();
+        let mut reign = Reign { epoch, start, begun_by: process, rotten: false, ..present };
         // Runs in which nothing was shipped are told again, or are others.
         reign.runs.retain(|run| run.start < start);
         reign.cut(start.0);
@@ -197,6 +198,8 @@ impl Stream {
         let same = bytes.iter().zip(before).take_while(|(new, old)| new == old).count();
         if same < again {
             if has_rotten(bytes, same) {
+                self.present_mut().rotten = true;
+                let present = self.present();
                 return present.end();
             }
             self.fork(start.0 + same as u64, process);
@@ -226,7 +229,7 @@ impl Reign {
     }
 
     /// Where the last record ends at or before a position.
-    fn boundary(&self, lsn: u64) -> u64 {
+    pub fn boundary(&self, lsn: u64) -> u64 {
         self.marks.range(..=lsn).next_back().map_or(0, |(at, _)| *at)
     }
 
@@ -244,11 +247,14 @@ impl Reign {
         let known = usize::try_from(self.end() - start.0).unwrap().min(bytes.len());
         let mut rest = &bytes[known..];
         while let Some(raw) = rest.first_chunk::<64>() {
-            let header = Header::parse(raw, Checksums::Required).expect("Prefix: no record");
+            let Ok(header) = Header::parse(raw, Checksums::Required) else {
+                self.rotten = true;
+                return self.end();
+            };
             let size = usize::try_from(header.record_bytes()).unwrap();
             let payload = rest.get(64..size).expect("Prefix: a partial record is shipped");
-            self.rotten = header.check_payload(payload).is_err();
-            if self.rotten {
+            if header.check_payload(payload).is_err() {
+                self.rotten = true;
                 return self.end();
             }
             self.bytes.extend_from_slice(&rest[..size]);
@@ -281,7 +287,7 @@ impl Reign {
 /// Whether the record at that place of a frame does not hold.
 fn has_rotten(mut bytes: &[u8], mut place: usize) -> bool {
     while let Some(raw) = bytes.first_chunk::<64>() {
-        let header = Header::parse(raw, Checksums::Required).expect("Prefix: no record");
+        let Ok(header) = Header::parse(raw, Checksums::Required) else { return true };
         let size = usize::try_from(header.record_bytes()).unwrap();
         if place < size {
             return bytes

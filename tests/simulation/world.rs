@@ -114,6 +114,7 @@ impl World {
                 SharedDisk::new(disk),
                 clock,
                 ships_to,
+                plan.skips_damage,
                 &mut chance,
             ));
         }
