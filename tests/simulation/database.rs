@@ -16,6 +16,7 @@ use saltus::wal::record::{Checksums, Header};
 use super::backend::Happened;
 use super::chance::Chance;
 use super::disk::Disk;
+use super::oracle::records;
 
 /// Bytes of one database that are rotten at a time.
 const MOST_ROTS: usize = 3;
@@ -413,7 +414,14 @@ impl Database {
         let byte = log.bytes[offset] ^ 1 << self.chance.below(8);
         disk.rot(&log.file, offset as u64, byte);
         self.rots.push(Rot { file, offset });
-        self.damaged.push((log.name, offset as u64..offset as u64 + 1));
+        // Who looks for the next record may find what looks like one within it.
+        let mut at = 0;
+        for record in records(&log.bytes[..log.whole]) {
+            if (at..at + record.len()).contains(&offset) {
+                self.damaged.push((log.name, at as u64..(at + record.len()) as u64));
+            }
+            at += record.len();
+        }
     }
 
     /// Somebody gets good bytes for what has rotted.

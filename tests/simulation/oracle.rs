@@ -296,7 +296,7 @@ impl Oracle {
 }
 
 /// The records of a log.
-fn records(mut bytes: &[u8]) -> Vec<&[u8]> {
+pub fn records(mut bytes: &[u8]) -> Vec<&[u8]> {
     let mut found = Vec::new();
     while let Some(header) = bytes.get(..64) {
         let payload = u32::from_le_bytes(header[24..28].try_into().unwrap());
