@@ -354,10 +354,13 @@ impl Database {
     /// The power is back. Nobody watches.
     pub fn after_crash(&mut self, disk: &mut Disk) {
         disk.unhindered(|disk| {
+            let before = self.current;
             if !self.habits.syncs {
                 self.look_again(disk);
             }
-            let stays = self.current.filter(|_| self.habits.goes_on && !self.habits.syncs);
+            // Not in one that it had left for another.
+            let goes_on = self.habits.goes_on && !self.habits.syncs && self.current == before;
+            let stays = self.current.filter(|_| goes_on);
             self.restart(disk, &mut Vec::new());
             if stays.is_some() {
                 self.current = stays;
