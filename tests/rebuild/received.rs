@@ -239,3 +239,38 @@ fn a_rebuilding_that_was_killed_is_begun_again() {
     assert!(kept.iter().any(|piece| fs::read(&piece.path).unwrap() == foreign(3)), "{kept:?}");
     assert_goes_on(&mut cluster, first.len() + second.len(), 0);
 }
+
+/// The other replicas of a primary that is dead have nearly all that the new one
+/// has, in another stream.
+#[test]
+fn after_a_promotion_another_replica_keeps_its_copy() {
+    let mut cluster = Cluster::with(2, |_| {}, |_| {});
+    let (first, second) = in_turns(&mut cluster);
+    cluster.primary.kill();
+    let [promoted, other] = &mut cluster.replicas[..] else { panic!("two replicas") };
+    promoted.terminate();
+    other.terminate();
+    lose(promoted);
+    lose(other);
+    promoted.spec.replicas = vec![other.as_replica()];
+    promoted.restart();
+    let lsn = first.len() + second.len();
+    let space = |node: &mut crate::cluster::Node| node.space("alpha");
+    until("the new primary has walked its log", || {
+        let status = space(promoted)?;
+        (status.head_known && status.head_lsn == lsn).then_some(())
+    });
+    let mut command = crate::rebuilding(other, promoted.spec.admin, &[]);
+    let text = said(&command.output().unwrap(), 0);
+    assert!(text.contains(&format!("REBUILT up to lsn {lsn}")), "{text}");
+    other.restart();
+    Segment::create(&promoted.wal("alpha"), 99).records(2, 700);
+    until("the other replica follows", || {
+        let status = space(promoted)?;
+        (status.replicas[0].flushed_lsn == lsn + 2 * 764).then_some(())
+    });
+    let sent = &space(promoted).unwrap().replicas[0].sent_bytes_by_strategy;
+    assert_eq!(sent.values().sum::<u64>(), 2 * 764, "and nothing else was shipped");
+    let compared = saltus::wal::compare::compare(&promoted.wal("alpha"), &other.wal("alpha"));
+    assert!(compared.unwrap().is_identical());
+}
