@@ -270,7 +270,8 @@ impl Space {
     /// Whether a record begins there of which a replica may speak.
     #[must_use]
     pub fn begins_record(&self, at: Lsn) -> bool {
-        let within = (self.index.oldest().lsn..self.head.lsn).contains(&at);
+        let index = self.index_at(at);
+        let within = (index.oldest().lsn..index.head().lsn).contains(&at);
         within && matches!(self.mark_at(at), Some(Found::Mark(_)))
     }
 
