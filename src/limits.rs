@@ -212,6 +212,11 @@ pub const WRITTEN_FLUSH_DELAY: Duration = Duration::from_secs(1);
 /// How old unacknowledged bytes are before a replica counts as lagging.
 pub const LAGGING_AFTER: Duration = Duration::from_secs(1);
 
+/// How many bytes that were not walked yet, and whose age is thus unknown, a
+/// replica may be behind before it counts as lagging: more than is walked in a
+/// second of a busy tail, less than a start finds after an hour of writing.
+pub const LAGGING_UNWALKED_BYTES: u64 = 64 << 20;
+
 /// Bytes of one receive slab for control frames: a largest one, its header,
 /// and the next header.
 pub const CONTROL_SLAB_BYTES: usize = MAX_CONTROL_PAYLOAD_BYTES as usize + DIRECT_BLOCK_BYTES;

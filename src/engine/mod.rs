@@ -26,6 +26,8 @@ pub mod doorkeeper;
 pub mod inbox;
 pub mod keeper;
 pub mod latency;
+#[cfg(test)]
+mod mortal;
 pub mod patience;
 pub mod primary;
 pub mod proof;

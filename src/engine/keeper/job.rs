@@ -193,7 +193,7 @@ pub enum Job {
         /// The space.
         space: SpaceId,
         /// The number of each file, the one that was built for it, and how many
-        /// bytes of it that one covers.
+        /// bytes of it that one has: all of them durable when they were read.
         built: Vec<(u64, PathBuf, u64)>,
         /// Where the answer goes: where the damaged files are now, or why
         /// nothing more was done.

@@ -561,7 +561,8 @@ fn spoil(news: News, why: &str) -> News {
             News::Space { space, record: None, found: Vec::new(), problems }
         }
         News::EpochBegun { space, .. } => News::EpochBegun { space, result: Err(why) },
-        News::LeftOut { space, at, .. } => News::LeftOut { space, at, result: Err(why) },
+        // The record here is ahead of the catalog's: the stream cannot go on.
+        News::LeftOut { space, result: Ok(_), .. } => News::EpochBegun { space, result: Err(why) },
         other @ (News::Spaces(_)
         | News::Access { .. }
         | News::RootBack
@@ -574,6 +575,7 @@ fn spoil(news: News, why: &str) -> News {
         | News::Disturbed(_)
         | News::Received(_)
         | News::RangeRead { .. }
+        | News::LeftOut { .. }
         | News::RecordChecked { .. }) => other,
     }
 }
