@@ -105,9 +105,7 @@ fn what_is_not_the_primarys_goes_to_the_quarantine() {
 #[test]
 fn a_reign_that_has_ended_meanwhile_is_cut_off() {
     let mut cluster = Cluster::with(1, |_| {}, |_| {});
-    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-    segment.records(20, 400);
-    cluster.await_flushed("alpha", segment.len());
+    let mut segment = cluster.fill("alpha", 20, 400);
     cluster.replicas[0].terminate();
     lose(&cluster.replicas[0]);
     // The source loses its end, and is written on.
@@ -133,9 +131,7 @@ fn a_reign_that_has_ended_meanwhile_is_cut_off() {
 #[test]
 fn an_unfinished_record_is_cut_off_and_kept() {
     let mut cluster = Cluster::with(1, |_| {}, |_| {});
-    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-    segment.records(5, 400);
-    cluster.await_flushed("alpha", segment.len());
+    let segment = cluster.fill("alpha", 5, 400);
     cluster.replicas[0].kill();
     lose(&cluster.replicas[0]);
     let path = copy(&cluster, &segment);
@@ -151,9 +147,7 @@ fn an_unfinished_record_is_cut_off_and_kept() {
 #[test]
 fn a_record_that_has_rotted_is_named_and_mended_afterwards() {
     let mut cluster = Cluster::with(1, |_| {}, |_| {});
-    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-    segment.records(50, 1000);
-    cluster.await_flushed("alpha", segment.len());
+    let segment = cluster.fill("alpha", 50, 1000);
     cluster.replicas[0].terminate();
     lose(&cluster.replicas[0]);
     flip(&copy(&cluster, &segment), 7 * 1064 + 500);

@@ -111,9 +111,7 @@ fn a_directory_that_is_made_anew_is_followed() {
 #[test]
 fn wait_and_status_say_how_it_stands() {
     let mut cluster = Cluster::with(1, |_| {}, |_| {});
-    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-    segment.records(3, 100);
-    cluster.await_flushed("alpha", segment.len());
+    let mut segment = cluster.fill("alpha", 3, 100);
     let admin = cluster.primary.spec.admin.to_string();
     let run = |args: &[&str]| {
         let output = std::process::Command::new(env!("CARGO_BIN_EXE_saltus"))

@@ -17,6 +17,8 @@ use saltus::wal::record::Checksums;
 use saltus::wal::scan;
 use tempfile::TempDir;
 
+use crate::feed::Segment;
+
 /// How long anything that is waited for may take. Far more than it should:
 /// the machine may be busy with other tests.
 pub const DEADLINE: Duration = Duration::from_secs(45);
@@ -188,6 +190,16 @@ impl Cluster {
         let id = self.replicas[index].spec.id.clone();
         let status = self.primary.space(space)?;
         status.replicas.into_iter().find(|replica| replica.id == id)
+    }
+
+    /// The first segment of a space, with that many records of that many payload
+    /// bytes, flushed by every replica.
+    #[track_caller]
+    pub fn fill(&mut self, space: &str, records: usize, bytes: usize) -> Segment {
+        let mut segment = Segment::create(&self.primary.wal(space), 1);
+        segment.records(records, bytes);
+        self.await_flushed(space, segment.len());
+        segment
     }
 
     /// Wait until every replica has flushed exactly that much of a space.

@@ -150,6 +150,9 @@ fn a_segment_that_a_replica_lost_is_a_difference() {
     cluster.primary.terminate();
     cluster.primary.spec.replicas.clear();
     cluster.primary.restart();
+    // And with all of it on record.
+    cluster.replicas[0].terminate();
+    cluster.replicas[0].restart();
     let path = cluster.replicas[0].wal("alpha").join(segments[1].path.file_name().unwrap());
     fs::rename(&path, path.with_extension("away")).unwrap();
     let (code, answer) = verify(&mut cluster, &[]);

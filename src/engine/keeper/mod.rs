@@ -234,6 +234,8 @@ pub struct Keeper {
     scrub: Option<ScrubRequests>,
     unwritten: mending::Unwritten,
     root: Root,
+    /// Received spaces where somebody has made a file without a byte in it.
+    unsettled: BTreeSet<SpaceId>,
     /// Where the jobs come from, to look after others while one takes long.
     inbox: Option<Receiver<Job>>,
     /// Jobs that wait for the one that takes long.
@@ -281,6 +283,7 @@ impl Keeper {
             unrecorded: BTreeMap::new(),
             scrub: None,
             unwritten: mending::Unwritten::default(),
+            unsettled: BTreeSet::new(),
             inbox: None,
             deferred: Vec::new(),
             stopped: false,
