@@ -74,7 +74,7 @@ impl Keeper {
         }
     }
 
-    fn boundary(
+    pub(super) fn boundary(
         &self,
         space: &SpaceId,
         record: &SpaceRecord,
@@ -105,6 +105,9 @@ impl Keeper {
             return Err((ErrorCode::Storage, format!("space {space}: {why}")).into());
         }
         entry.lease = Lease::Here(lessee.mark);
+        for adoption in std::mem::take(&mut entry.adoptions) {
+            adoption.refuse("the space is being cut");
+        }
         let epoch = open.epoch().unwrap_or(Epoch::FIRST);
         let highest = entry.record.highest_epoch;
         if epoch < highest {
@@ -148,6 +151,7 @@ impl Keeper {
             return Err(self.broken(space, why));
         }
         let Some(entry) = self.spaces.get_mut(space) else { return Ok(()) };
+        entry.recoveries += 1;
         for (_, change) in &lowered {
             remember(&mut entry.record, change);
         }
@@ -202,4 +206,4 @@ impl Keeper {
 
 #[cfg(test)]
 #[path = "matched_tests.rs"]
-mod tests;
+pub(super) mod tests;
