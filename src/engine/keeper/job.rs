@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crossbeam::channel::Sender;
 
+use super::Offer;
 use crate::engine::replica::log::SegmentFiles;
 use crate::engine::shard::Standing;
 use crate::ids::{Epoch, SegmentName, SpaceId};
@@ -171,12 +172,12 @@ pub enum Job {
         /// Where the record begins.
         at: Lsn,
     },
-    /// Say where a space stands that nobody has open.
+    /// Say where a space stands, as far as the keeper knows.
     Standing {
         /// The space.
         space: SpaceId,
         /// Where the answer goes; none for a space that is in no catalog.
-        reply: Sender<Standing>,
+        reply: Sender<Kept>,
     },
     /// Open the file of a run for reading.
     OpenAtRest {
@@ -192,9 +193,9 @@ pub enum Job {
     Adopt {
         /// The space.
         space: SpaceId,
-        /// The number of each file, the one that was built for it, and how many
-        /// bytes of it that one has: all of them durable when they were read.
-        built: Vec<(u64, PathBuf, u64)>,
+        /// The files; none of them is put in place unless what they were built
+        /// for still stands.
+        offer: Offer,
         /// Where the answer goes: where the damaged files are now, or why
         /// nothing more was done.
         reply: Sender<Result<Vec<PathBuf>, String>>,
@@ -227,6 +228,17 @@ impl Job {
             | Self::Adopt { space, .. } => Some(space),
         }
     }
+}
+
+/// Where a space stands, as the keeper knows it.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// While a session has the space, its checkpoint: the session knows better.
+    pub standing: Standing,
+    /// Its epochs, and where each began.
+    pub history: Vec<(Epoch, Lsn)>,
+    /// How often this process has cut or recovered it.
+    pub recoveries: u64,
 }
 
 /// A file of a run.

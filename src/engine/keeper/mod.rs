@@ -19,6 +19,7 @@ mod ignored;
 mod job;
 mod matched;
 mod mending;
+mod offer;
 mod presence;
 mod ranges;
 mod received;
@@ -26,7 +27,8 @@ mod root;
 mod shipped;
 
 pub use ignored::Ignored;
-pub use job::{AtRest, BadRecord, Denial, Gone, Job, Loan, Mailbox, News, Verdict};
+pub use job::{AtRest, BadRecord, Denial, Gone, Job, Kept, Loan, Mailbox, News, Verdict};
+pub use offer::{Built, Ground, Offer, Scratch};
 pub use shipped::open_numbered;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -178,6 +180,8 @@ struct Space {
     lease: Lease,
     /// Files to be put in their place when the space is given back.
     adoptions: Vec<Adoption>,
+    /// How often this process has cut or recovered it.
+    recoveries: u64,
     /// Why the last session with it failed, if it did.
     trouble: Option<String>,
 }
@@ -288,25 +292,22 @@ impl Keeper {
             deferred: Vec::new(),
             stopped: false,
         };
-        for (space, mut record) in keeper.catalog.load()? {
-            let lease = match record.role {
-                Role::Primary => Lease::Here(Mark::START),
-                Role::Replica => {
-                    if let Err(error) = keeper.sweep_mending(&space, &record) {
-                        tracing::error!(%space, %error, "scratch files of mending are left over");
-                    }
-                    keeper.recover(&space, &mut record)
-                }
-            };
-            let entry = Space {
+        for (space, record) in keeper.catalog.load()? {
+            let mut entry = Space {
                 record,
                 delivered: BTreeSet::new(),
                 announced: false,
-                lease,
+                lease: Lease::Here(Mark::START),
                 adoptions: Vec::new(),
+                recoveries: 0,
                 trouble: None,
             };
-
+            if entry.record.role == Role::Replica {
+                if let Err(error) = keeper.sweep_mending(&space, &entry.record) {
+                    tracing::error!(%space, %error, "scratch files of mending are left over");
+                }
+                keeper.recover(&space, &mut entry);
+            }
             keeper.keep(space, entry);
         }
         keeper.catalog.commit(&std::mem::take(&mut keeper.changes))?;
@@ -524,15 +525,15 @@ impl Keeper {
                 self.waiting.push((shard, News::RecordChecked { ticket, verdict }));
             }
             Job::Standing { space, reply } => {
-                if let Some(standing) = self.standing(&space) {
+                if let Some(kept) = self.standing(&space) {
                     // Who asked may have given up.
-                    let _ = reply.send(standing);
+                    let _ = reply.send(kept);
                 }
             }
             Job::OpenAtRest { space, run, reply } => {
                 let _ = reply.send(self.at_rest(&space, &run));
             }
-            Job::Adopt { space, built, reply } => self.adopt(&space, built, reply),
+            Job::Adopt { space, offer, reply } => self.adopt(&space, offer, reply),
             Job::CloseReplica { space, state } => self.close_replica(&space, state),
             Job::LookAt { space } => self.look_at(&space),
             Job::Release { space, file } => self.releases.push((space, file)),

@@ -114,7 +114,7 @@ impl Keeper {
         let Some(why) = why else { return };
         tracing::error!(%space, "it is not as it was left: {why}");
         if let Some(mut entry) = self.spaces.remove(space) {
-            entry.lease = self.recover(space, &mut entry.record);
+            self.recover(space, &mut entry);
             entry.trouble = Some(format!("{why}; what is here was verified again"));
             self.keep(space.clone(), entry);
         }

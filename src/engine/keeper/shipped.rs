@@ -258,6 +258,7 @@ impl Keeper {
             announced: false,
             lease: Lease::Here(Mark::START),
             adoptions: Vec::new(),
+            recoveries: 0,
             trouble: None,
         }
     }

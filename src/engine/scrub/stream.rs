@@ -73,7 +73,7 @@ impl Pass {
 
     /// Ranges of a shipped space's files that are known to be in no stream.
     pub(super) async fn holes(&mut self, space: &SpaceId) -> Result<Vec<HoleRange>, Stopped> {
-        let Some(standing) = self.standing(space).await? else { return Ok(Vec::new()) };
+        let Some((standing, _)) = self.standing(space).await? else { return Ok(Vec::new()) };
         let hole = |hole: &crate::state::catalog::Hole| {
             (hole.segment, hole.offset, hole.offset + hole.bytes)
         };
@@ -89,7 +89,7 @@ impl Pass {
         piece: &mut Vec<u8>,
         pace: &mut Pace,
     ) -> Result<bool, Stopped> {
-        let Some(standing) = self.standing(space).await? else { return Ok(false) };
+        let Some((standing, ground)) = self.standing(space).await? else { return Ok(false) };
         let ours = standing.role == Role::Primary;
         if ours != ask.repair {
             return Ok(false);
@@ -120,6 +120,17 @@ impl Pass {
             self.survey(&mut survey, run, piece, pace).await?;
             survey.seen.push((run, begin, survey.mark));
         }
+        let holds = survey.damages.is_empty() && survey.mark.chain == standing.mark.chain;
+        if !holds
+            && !ours
+            && !self.kept(space).await?.is_some_and(|kept| ground.is_of(&kept.history))
+        {
+            // What does not hold of it is no damage.
+            let directory = self.data_root.join(space.as_str()).join("wal");
+            let cut = std::io::Error::other("the space was cut while it was read");
+            self.unreadable(&directory, &cut);
+            return Ok(true);
+        }
         if survey.whole && survey.mark.chain != standing.mark.chain {
             // Every record holds, and yet they are not those that were
             // acknowledged. No range can be told; nothing is put in place.
@@ -145,7 +156,7 @@ impl Pass {
         if ours {
             self.repair(&survey, piece)?;
         } else {
-            self.mend(survey, piece).await?;
+            self.mend(survey, ground, piece).await?;
         }
         Ok(true)
     }
