@@ -124,8 +124,14 @@ impl Keeper {
         let end = end_of(record, file, &mark);
         let named = self.path_of(space, record, run);
         let host = &self.places.host;
+        if end < covered {
+            return Err(io::Error::other(format!(
+                "{covered} bytes of it were built, and the stream has only {end} there"
+            )));
+        }
         if end > covered {
-            // What was received since the file was built.
+            // What was received since the file was read; the session has ended,
+            // so nothing of it is still to come.
             let new = host.open(OpenOptions::new().read(true).write(true), built)?;
             let old = File::open(&named)?;
             let mut piece = vec![0; VERIFY_PIECE_BYTES];
@@ -220,7 +226,7 @@ fn manifest(space: &SpaceId, record: &SpaceRecord, run: &Run, path: &Path) -> io
 
 /// Where the stream ends in a file.
 fn end_of(record: &SpaceRecord, file: u64, mark: &Mark) -> u64 {
-    let ends = record.runs.iter().filter(|(_, run)| run.file == file && run.start <= mark.lsn);
+    let ends = record.runs.iter().filter(|(_, run)| run.file == file && run.start < mark.lsn);
     ends.map(|(_, run)| {
         let reach = mark.lsn.bytes_since(run.start);
         run.offset + run.bytes.map_or(reach, |bytes| bytes.min(reach))

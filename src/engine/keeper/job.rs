@@ -193,7 +193,7 @@ pub enum Job {
         /// The space.
         space: SpaceId,
         /// The number of each file, the one that was built for it, and how many
-        /// bytes of it that one covers.
+        /// bytes of it that one has: all of them durable when they were read.
         built: Vec<(u64, PathBuf, u64)>,
         /// Where the answer goes: where the damaged files are now, or why
         /// nothing more was done.
@@ -201,6 +201,32 @@ pub enum Job {
     },
     /// Stop when everything before this has been done.
     Stop,
+}
+
+impl Job {
+    /// The space that it is about, if it is about one.
+    #[must_use]
+    pub fn space(&self) -> Option<&SpaceId> {
+        match self {
+            Self::ScanRoot { .. } | Self::Stop => None,
+            Self::OpenReplica { open, .. } | Self::Truncate { open, .. } => Some(&open.space),
+            Self::ScanSpace { space, .. }
+            | Self::OpenSegment { space, .. }
+            | Self::Release { space, .. }
+            | Self::Commit { space, .. }
+            | Self::BeginEpoch { space, .. }
+            | Self::Match { space, .. }
+            | Self::OpenRun { space, .. }
+            | Self::CloseReplica { space, .. }
+            | Self::LookAt { space }
+            | Self::LeaveOut { space, .. }
+            | Self::ReadRange { space, .. }
+            | Self::CheckRecord { space, .. }
+            | Self::Standing { space, .. }
+            | Self::OpenAtRest { space, .. }
+            | Self::Adopt { space, .. } => Some(space),
+        }
+    }
 }
 
 /// A file of a run.

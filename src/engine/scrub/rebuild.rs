@@ -2,11 +2,16 @@
 //! durable, and takes its name. The damaged one goes to the quarantine.
 //!
 //! ```text
-//!   old      ========#####=========|.... still growing
-//!   new      ========fetched=======|     copied, verified, synced
-//!                                   `---- the keeper copies the rest, once the
-//!                                         session has ended, and renames
+//!   old      ========#####=========|..0.. still growing, with holes
+//!   new      ========fetched=======|      copied, verified, synced
+//!                                  |`---- the keeper copies the rest, once the
+//!                                  |      session has ended, and renames
+//!                                  `----- durable when the look began
 //! ```
+//!
+//! What lies behind the durable position is never copied while a session is
+//! writing: writes end in another order than they lie in, so before the end of
+//! a file there may be bytes that are still to come.
 //!
 //! Good bytes are copied and never touched in place: a mistake here could not
 //! destroy what is right.
@@ -23,6 +28,7 @@ use crate::engine::status::RepairedFile;
 use crate::engine::verifier::Verifier;
 use crate::lsn::Mark;
 use crate::state::host::make_directories;
+use crate::state::runs::Run;
 use crate::wal::search::read_up_to;
 
 impl Pass {
@@ -37,8 +43,9 @@ impl Pass {
         let mut failures = BTreeMap::new();
         for (file, damages) in &files {
             let path = self.scratch_directory(&space).join(format!("{file:016x}.new"));
-            match self.build(&survey, damages, &path, piece)? {
-                Ok(bytes) => built.push((*file, path, bytes)),
+            let reach = survey.reach(*file);
+            match self.build(&survey, damages, &path, reach, piece)? {
+                Ok(()) => built.push((*file, path, reach)),
                 Err(error) => {
                     failures.insert(*file, format!("a new file cannot be built: {error}"));
                 }
@@ -117,12 +124,16 @@ impl Pass {
         for damages in files.values() {
             let Some(first) = damages.first() else { continue };
             let path = directory.join(first.run.segment.to_string());
+            // What the database has written behind is its own: all of it goes
+            // along.
+            let size = first.path.metadata().map_or(0, |metadata| metadata.len());
+            let end = survey.reach(first.run.file).max(size);
             let missing = damages.iter().find_map(|damage| damage.fetched.as_ref().err());
             let built = match missing {
                 Some(why) => Err(io::Error::other(why.clone())),
                 None => self
-                    .build(survey, damages, &path, piece)?
-                    .and_then(|_| mender.host.sync_directory(&directory)),
+                    .build(survey, damages, &path, end, piece)?
+                    .and_then(|()| mender.host.sync_directory(&directory)),
             };
             if let Err(why) = &built {
                 for damage in damages {
@@ -149,15 +160,15 @@ impl Pass {
         Ok(())
     }
 
-    /// Build a new file for one that is damaged. Returns how much of the old one
-    /// it covers.
+    /// Build a new file for the first `end` bytes of one that is damaged.
     fn build(
         &mut self,
         survey: &Survey,
         damages: &[&Damage],
         path: &Path,
+        end: u64,
         piece: &mut [u8],
-    ) -> Result<io::Result<u64>, Stopped> {
+    ) -> Result<io::Result<()>, Stopped> {
         let (Some(mender), Some(first)) = (self.mender.clone(), damages.first()) else {
             return Ok(Err(io::Error::other("nothing to build")));
         };
@@ -177,9 +188,6 @@ impl Pass {
             Ok(files) => files,
             Err(error) => return Ok(Err(error)),
         };
-        let last = damages.iter().map(|damage| damage.offset + damage.bytes).max().unwrap_or(0);
-        let size = old.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |data| data.len());
-        let covered = last.max(size);
         let host = &*mender.host;
         let mut copy = |from: &File, at: u64, end: u64, to: u64| -> io::Result<()> {
             let mut done = 0;
@@ -210,15 +218,15 @@ impl Pass {
                 at = damage.offset + damage.bytes;
             }
             if let Some(old) = &old {
-                copy(old, at, covered, at)?;
+                copy(old, at, end, at)?;
             }
-            host.set_len(&new, covered)
+            host.set_len(&new, end)
         };
         if let Err(error) = build() {
             return Ok(Err(error));
         }
-        for damage in damages {
-            if let Err(error) = self.check(&new, damage, piece) {
+        for seen in survey.seen.iter().filter(|(run, ..)| run.file == first.run.file) {
+            if let Err(error) = self.check(&new, seen, piece) {
                 return Ok(Err(error));
             }
         }
@@ -228,31 +236,41 @@ impl Pass {
         if self.signals.borrow().stop {
             return Err(Stopped);
         }
-        Ok(Ok(covered))
+        Ok(Ok(()))
     }
 
-    /// Verify what was put into a new file, where it lies now.
-    fn check(&self, new: &File, damage: &Damage, piece: &mut [u8]) -> io::Result<()> {
-        let mut verifier = Verifier::new(Mark::START, self.options.checksums);
+    /// Verify a run of a new file, where it lies now: every record holds, and
+    /// they are those that the look has come to.
+    fn check(
+        &self,
+        new: &File,
+        (run, begin, end): &(Run, Mark, Mark),
+        piece: &mut [u8],
+    ) -> io::Result<()> {
+        let mut verifier = Verifier::new(*begin, self.options.checksums);
+        let bytes = end.lsn.bytes_since(begin.lsn);
         let mut done = 0;
-        while done < damage.bytes {
-            let most = usize::try_from(damage.bytes - done).unwrap_or(usize::MAX).min(piece.len());
-            let count = read_up_to(new, &mut piece[..most], damage.offset + done)?;
+        while done < bytes {
+            let most = usize::try_from(bytes - done).unwrap_or(usize::MAX).min(piece.len());
+            let count = read_up_to(new, &mut piece[..most], run.offset + done)?;
             if count == 0 {
                 break;
             }
             verifier.feed(&piece[..count]).map_err(io::Error::other)?;
             done += count as u64;
         }
-        if verifier.mark().lsn.0 == damage.bytes {
+        let mark = verifier.mark();
+        if mark == *end {
             Ok(())
         } else {
             Err(io::Error::other(format!(
-                "the new file has {} good bytes at {}, expected {}",
-                verifier.mark().lsn,
-                damage.offset,
-                damage.bytes
+                "the new file comes to lsn {} and chain {:?} in its run at {}, expected {} and {:?}",
+                mark.lsn, mark.chain, run.offset, end.lsn, end.chain
             )))
         }
     }
 }
+
+#[cfg(test)]
+#[path = "mending_tests.rs"]
+mod tests;

@@ -52,6 +52,9 @@ pub(super) struct Survey {
     /// Whom to ask; nobody: whoever has it.
     from: Option<NodeId>,
     pub(super) damages: Vec<Damage>,
+    /// What was looked at, each run with its length and the marks at its
+    /// beginning and its end.
+    pub(super) seen: Vec<(Run, Mark, Mark)>,
     /// Where the bytes go that are fetched.
     scratch: Option<File>,
     scratch_bytes: u64,
@@ -95,6 +98,7 @@ impl Pass {
             space: space.clone(),
             from: ask.from.clone(),
             damages: Vec::new(),
+            seen: Vec::new(),
             scratch: None,
             scratch_bytes: 0,
             mark: Mark::START,
@@ -112,7 +116,9 @@ impl Pass {
                 self.tally.segments += 1;
             }
             let run = Run { bytes: Some(bytes), ..*run };
+            let begin = survey.mark;
             self.survey(&mut survey, run, piece, pace).await?;
+            survey.seen.push((run, begin, survey.mark));
         }
         if survey.whole && survey.mark.chain != standing.mark.chain {
             // Every record holds, and yet they are not those that were
@@ -340,6 +346,13 @@ impl Pass {
 }
 
 impl Survey {
+    /// Up to where a file was looked at: nothing behind is known to be written
+    /// yet, wherever the file ends.
+    pub(super) fn reach(&self, file: u64) -> u64 {
+        let ends = self.seen.iter().filter(|(run, ..)| run.file == file);
+        ends.map(|(run, ..)| run.offset + run.bytes.unwrap_or(0)).max().unwrap_or(0)
+    }
+
     /// The scratch file, once something was fetched.
     pub(super) fn scratch(&self) -> Option<&File> {
         self.scratch.as_ref()

@@ -1,0 +1,216 @@
+//! Mending with a real keeper and real files; the test is the shard: it holds
+//! the session that receives the space, and the peer that has the records.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+
+use crate::engine::keeper::{Job, Keeper, Loan, Mailbox, News, Places, Received};
+use crate::engine::scrub::{Mender, ScrubAsk, ScrubHandle, ScrubOptions, Scrubber};
+use crate::engine::shard::{Command, Standing};
+use crate::engine::status::PassOutcome;
+use crate::ids::{Epoch, SegmentName, SpaceId, StreamId};
+use crate::io::Waker;
+use crate::lsn::{Lsn, Mark};
+use crate::protocol::message::OpenSpace;
+use crate::state::catalog::{Catalog, Role};
+use crate::state::host::{Host, ThisHost};
+use crate::state::pins::Pins;
+use crate::state::runs::Run;
+use crate::wal::record::{self, Checksums, Header};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+fn space() -> SpaceId {
+    "alpha".parse().unwrap()
+}
+
+/// 20 records of 300 bytes, and the mark before each and behind the last.
+fn stream() -> (Vec<u8>, Vec<Mark>) {
+    let (mut bytes, mut marks) = (Vec::new(), vec![Mark::START]);
+    for number in 0..20_u64 {
+        let payload = vec![u8::try_from(number).unwrap() + 1; 236];
+        let header = Header::new(number, 1000 + number, 1, &payload).unwrap();
+        marks.push(record::step(marks.last().unwrap(), &header.encode(), &header));
+        bytes.extend(header.encode());
+        bytes.extend(payload);
+    }
+    (bytes, marks)
+}
+
+/// A space that is being received into one file.
+struct Bench {
+    root: tempfile::TempDir,
+    stream: Vec<u8>,
+    marks: Vec<Mark>,
+    jobs: Sender<Job>,
+    news: Receiver<News>,
+    commands: Receiver<Command>,
+    /// Up to where the session has flushed; nothing without one.
+    flushed: Option<Mark>,
+    loan: Loan,
+    keeper: Option<JoinHandle<()>>,
+    scrub: ScrubHandle,
+}
+
+impl Bench {
+    /// Flushed up to a record, and nothing behind it yet.
+    fn new(records: usize) -> Self {
+        Self::on(records, Arc::new(ThisHost))
+    }
+
+    /// The scrubber's part of the host is `host`.
+    fn on(records: usize, host: Arc<dyn Host>) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let state_dir = root.path().join(".saltus");
+        let catalog = Arc::new(Catalog::open(&state_dir).unwrap());
+        let pins = Pins::open(&state_dir).unwrap();
+        let places = Places {
+            data_root: root.path().to_path_buf(),
+            state_dir: state_dir.clone(),
+            host: Arc::new(ThisHost),
+        };
+        let received = Received::default();
+        let keeper =
+            Keeper::new(places, catalog, pins, Checksums::Required, received.clone()).unwrap();
+        let (jobs, queue) = bounded(64);
+        let (tell, news) = unbounded();
+        let mailboxes = vec![Mailbox { news: tell, waker: Waker::new(|| {}) }];
+        let keeper = std::thread::spawn(move || keeper.run(mailboxes, &queue));
+        let (order, commands) = bounded(64);
+        let mender = Mender {
+            shards: vec![(order, Waker::new(|| {}))],
+            keeper: jobs.clone(),
+            received,
+            state_dir,
+            host,
+        };
+        let spaces = || vec![(space(), PathBuf::from("alpha/wal"))];
+        let options = ScrubOptions { confirm_delay: Duration::ZERO, ..ScrubOptions::default() };
+        let scrub =
+            Scrubber::start_mending(root.path(), Arc::new(spaces), options, Some(mender)).unwrap();
+        let (stream, marks) = stream();
+        let history = vec![(Epoch::FIRST, Lsn::ZERO)];
+        let open = OpenSpace { space: space(), stream: StreamId(5), history, head: marks[20].lsn };
+        jobs.send(Job::OpenReplica { shard: 0, ticket: 1, open: Box::new(open) }).unwrap();
+        let loan = loop {
+            if let News::ReplicaOpened { result, .. } = news.recv_timeout(DEADLINE).unwrap() {
+                break *result.unwrap();
+            }
+        };
+        let run = Run { start: Lsn(0), segment: SegmentName(1), file: 1, offset: 0, bytes: None };
+        let job =
+            Job::OpenRun { shard: 0, ticket: 2, space: space(), ordinal: 0, run, known: false };
+        jobs.send(job).unwrap();
+        while !matches!(news.recv_timeout(DEADLINE).unwrap(), News::RunOpened { .. }) {}
+        let flushed = Some(marks[records]);
+        let mut bench = Self {
+            root,
+            stream,
+            marks,
+            jobs,
+            news,
+            commands,
+            flushed,
+            loan,
+            keeper: Some(keeper),
+            scrub,
+        };
+        bench.loan.record.runs.open(run);
+        bench.write(0, records);
+        bench
+    }
+
+    fn segment(&self) -> PathBuf {
+        self.root.path().join("alpha/wal").join(SegmentName(1).to_string())
+    }
+
+    fn range(&self, from: usize, to: usize) -> std::ops::Range<usize> {
+        let at = |record: usize| usize::try_from(self.marks[record].lsn.0).unwrap();
+        at(from)..at(to)
+    }
+
+    /// Write records as the session does.
+    fn write(&self, from: usize, to: usize) {
+        let file = fs::File::options().write(true).open(self.segment()).unwrap();
+        let range = self.range(from, to);
+        file.write_all_at(&self.stream[range.clone()], range.start as u64).unwrap();
+    }
+
+    fn flip(&self, at: u64) {
+        let file = fs::File::options().read(true).write(true).open(self.segment()).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+    }
+
+    /// The session ends: all up to a record is flushed.
+    fn close(&mut self, records: usize) {
+        self.flushed = None;
+        let mut record = self.loan.record.clone();
+        record.checkpoint = self.marks[records];
+        let state = Ok(Box::new((record, self.marks[records])));
+        self.jobs.send(Job::CloseReplica { space: space(), state }).unwrap();
+    }
+
+    /// One pass over the space; `told` is what the session does when it is asked
+    /// to let go.
+    fn scrub(&mut self, mut told: impl FnMut(&mut Self)) -> PassOutcome {
+        let request = self.scrub.requests().ask(ScrubAsk::space(space())).unwrap();
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            assert!(Instant::now() < deadline, "the pass does not end");
+            match self.commands.recv_timeout(Duration::from_millis(1)) {
+                Ok(Command::Standing(_, reply)) => {
+                    let runs = self.loan.record.runs.clone();
+                    if let Some(mark) = self.flushed {
+                        let standing =
+                            Standing { mark, runs, role: Role::Replica, holes: Vec::new() };
+                        reply.send(standing).unwrap();
+                    }
+                }
+                Ok(Command::Fetch(_, _, fetch, answer)) => {
+                    let from = usize::try_from(fetch.lsn.0).unwrap();
+                    let bytes = usize::try_from(fetch.bytes).unwrap();
+                    answer.send(self.stream[from..from + bytes].to_vec()).unwrap();
+                }
+                Ok(Command::Yield(_)) if self.flushed.is_some() => told(self),
+                _ => {}
+            }
+            let outcomes = self.scrub.report().outcomes;
+            if let Some(outcome) = outcomes.into_iter().find(|outcome| outcome.request == request) {
+                return outcome;
+            }
+        }
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.jobs.send(Job::Stop).unwrap();
+        self.keeper.take().unwrap().join().unwrap();
+        assert!(self.news.try_iter().all(|news| !matches!(news, News::Evicted { .. })));
+    }
+}
+
+/// Writes of a session end in another order than they lie in. A file was
+/// replaced by what it held when the new one was built, up to its size then:
+/// what came to lie before that end later, and was acknowledged, was zeroes.
+#[test]
+fn what_is_received_while_a_new_file_is_built_is_in_it() {
+    let mut bench = Bench::new(10);
+    bench.write(14, 20);
+    bench.flip(1000);
+    let outcome = bench.scrub(|bench| {
+        bench.write(10, 14);
+        bench.close(20);
+    });
+    assert_eq!((outcome.found, outcome.healed), (1, 1), "{outcome:?}");
+    assert!(fs::read(bench.segment()).unwrap() == bench.stream, "acknowledged records are gone");
+}
