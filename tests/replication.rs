@@ -38,6 +38,8 @@ mod loss;
 mod pressure;
 #[path = "replication/proof.rs"]
 mod proof;
+#[path = "replication/proving.rs"]
+mod proving;
 #[path = "replication/restart.rs"]
 mod restart;
 #[path = "replication/spaces.rs"]

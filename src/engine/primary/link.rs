@@ -10,7 +10,8 @@
 //! at the first record each time. So the pauses go on growing until one is
 //! *proven*: something was made durable over it, or it has lasted. After
 //! [`DEGRADED_AFTER`] failures in a row the next one is a probe: a single space
-//! is opened, and all others only when the replica has answered for that one.
+//! is opened, and all others only when the replica has answered for that one. If
+//! that space is stopped at this end first, another takes its place.
 //!
 //! What is known of the replica (its slots) outlives the connection: status
 //! and lag go on while it is down.

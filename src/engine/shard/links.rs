@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Pending, Shard};
+use super::{Pending, Shard, Spaces};
 use crate::engine::inbox::{Inbox, Step};
 use crate::engine::patience::Patience;
 use crate::engine::primary::fenced;
@@ -21,6 +21,26 @@ use crate::wal::record::Checksums;
 fn with_checksum(header: [u8; 64], payload: &[u8]) -> [u8; 64] {
     FrameHeader::decode(&header)
         .map_or(header, |decoded| decoded.with_payload_crc(crc32c::crc32c(payload)).encode())
+}
+
+impl Spaces {
+    /// The replica has to prove itself: open a single space, any `but` that.
+    fn probe(&self, now: Now, up: &mut Up, but: Option<Handle>) {
+        let spaces = self.list.iter().map(|space| space.borrow());
+        let mut others = spaces.filter(|space| Some(space.handle) != but);
+        up.probe = others.find_map(|space| {
+            up.sender.open_space(now, space.handle, space.open()?);
+            Some(space.handle)
+        });
+    }
+
+    /// A space was stopped here. If it is the one by which the replica was to
+    /// prove itself, no answer will come for it: another takes its place.
+    pub(super) fn pass_probe_on(&self, now: Now, up: &mut Up, handle: Handle) {
+        if up.probe == Some(handle) {
+            self.probe(now, up, Some(handle));
+        }
+    }
 }
 
 impl Shard {
@@ -287,6 +307,7 @@ impl Shard {
                 }
                 Event::Damaged { handle, at, reason } => {
                     self.suspect(index, handle, at, reason);
+                    self.probed(now, index, handle);
                 }
                 Event::Fetch { handle, fetch } => self.serve_link(index, handle, fetch),
                 Event::Fetched { handle, fetched } => {
@@ -328,16 +349,15 @@ impl Shard {
             self.link_down(index, why);
             return;
         }
-        let mut probe = link.established(now.instant);
+        let probe = link.established(now.instant);
         let Some(up) = link.up() else { return };
+        if probe {
+            return self.spaces.probe(now, up, None);
+        }
         for space in &self.spaces.list {
             let space = space.borrow();
             if let Some(open) = space.open() {
                 up.sender.open_space(now, space.handle, open);
-                if std::mem::take(&mut probe) {
-                    up.probe = Some(space.handle);
-                    break;
-                }
             }
         }
     }
