@@ -44,6 +44,39 @@ fn a_replica_without_its_state_directory_goes_on_where_it_was() {
 }
 
 #[test]
+fn a_log_whose_beginning_was_compacted_away_goes_on_where_it_was() {
+    let mut cluster = Cluster::start(BACKENDS[0], 1);
+    let wal = cluster.primary.wal("alpha");
+    let mut old = Segment::create(&wal, 1);
+    old.records(20, 700);
+    cluster.await_flushed("alpha", old.len());
+    let mut snapshot = Segment::create(&wal, 2);
+    snapshot.records(30, 700);
+    let total = old.len() + snapshot.len();
+    cluster.await_flushed("alpha", total);
+    old.unlink();
+    drop(old);
+    let retired = cluster.replicas[0].retired("alpha", 1);
+    let named = cluster.replicas[0].wal("alpha").join(SegmentName(1).to_string());
+    until("it is gone on both nodes", || (!named.exists() && !retired.exists()).then_some(()));
+    cluster.replicas[0].kill();
+    lose(&cluster.replicas[0]);
+    snapshot.records(3, 700);
+    let text = said(&rebuild(&cluster, &[]), 0);
+    assert!(text.contains(&format!("alpha: REBUILT up to lsn {total}:")), "{text}");
+    assert_goes_on(&mut cluster, total + 3 * 764, 3 * 764);
+    assert_eq!(pieces(&cluster.replicas[0]).len(), 0);
+    // And a restart of both finds everything as it should be.
+    cluster.replicas[0].kill();
+    cluster.primary.kill();
+    snapshot.records(1, 700);
+    cluster.primary.restart();
+    cluster.replicas[0].restart();
+    cluster.await_flushed("alpha", total + 4 * 764);
+    cluster.await_identical("alpha");
+}
+
+#[test]
 fn holes_stay_holes() {
     let each = |spec: &mut saltus::cli::node::NodeSpec| {
         spec.more = "[wal]\non_corrupt_source = \"skip\"\n".into();

@@ -33,12 +33,12 @@ fn a_replica_that_joins_late_gets_everything_also_what_has_no_name() {
     cluster.replicas.push(late);
     cluster.primary.restart();
     cluster.await_flushed("alpha", total);
+    cluster.await_identical("alpha");
     for replica in &cluster.replicas {
-        let wal = replica.wal("alpha");
-        let named = |number| fs::read(wal.join(SegmentName(number).to_string())).unwrap();
-        assert!(named(1) == third.content && named(2) == new.content);
-        let retired = replica.spec.data_root.join(".saltus/retired/alpha/0000000000000001");
-        assert!(fs::read(retired).unwrap() == old.content);
+        let named = fs::read(replica.wal("alpha").join(SegmentName(1).to_string())).unwrap();
+        assert!(named == third.content);
+        assert!(fs::read(replica.retired("alpha", 1)).unwrap() == old.content);
+        assert!(fs::read(replica.retired("alpha", 2)).unwrap() == new.content);
     }
 }
 

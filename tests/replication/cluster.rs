@@ -36,13 +36,19 @@ pub const BACKENDS: [BackendChoice; 2] = [NATIVE, BackendChoice::Portable];
 
 /// Wait until `look` gives something.
 #[track_caller]
-pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + DEADLINE;
+pub fn until<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    within(DEADLINE, what, look)
+}
+
+/// The same, for what may take longer.
+#[track_caller]
+pub fn within<T>(time: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + time;
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(Instant::now() < deadline, "not within {DEADLINE:?}: {what}");
+        assert!(Instant::now() < deadline, "not within {time:?}: {what}");
         thread::sleep(LOOK_INTERVAL);
     }
 }
@@ -132,6 +138,12 @@ impl Node {
 
     pub fn wal(&self, space: &str) -> PathBuf {
         self.spec.data_root.join(space).join("wal")
+    }
+
+    /// Where a received file stands that has no name on the primary.
+    pub fn retired(&self, space: &str, file: u64) -> PathBuf {
+        let retired = self.spec.data_root.join(".saltus/retired").join(space);
+        retired.join(format!("{file:016x}"))
     }
 
     pub fn log(&self) -> String {
@@ -243,6 +255,20 @@ impl Cluster {
             text += &format!("--- {}\n{}", replica.spec.id, replica.log());
         }
         text
+    }
+
+    /// Wait until every replica's directory of a space is the primary's:
+    /// segments whose names are gone leave it a moment later.
+    #[track_caller]
+    pub fn await_identical(&self, space: &str) {
+        until(&format!("{space} is identical everywhere"), || {
+            let same = |replica: &Node| {
+                compare(&self.primary.wal(space), &replica.wal(space))
+                    .is_ok_and(|comparison| comparison.is_identical())
+            };
+            self.replicas.iter().all(same).then_some(())
+        });
+        self.assert_identical(space);
     }
 
     /// Every replica's directory of a space holds what the primary's holds.

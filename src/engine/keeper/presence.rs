@@ -20,7 +20,8 @@ use crate::engine::recovery;
 use crate::engine::shard::shard_of;
 use crate::ids::SpaceId;
 use crate::lsn::Lsn;
-use crate::state::catalog::{Role, SpaceRecord};
+use crate::state::catalog::{Retired, Role, SpaceRecord};
+use crate::state::runs::Run;
 use crate::wal::discover::{self, Kind};
 
 impl Keeper {
@@ -72,7 +73,9 @@ impl Keeper {
         whole: bool,
     ) -> Option<String> {
         let (data_root, state_dir) = (&self.places.data_root, &self.places.state_dir);
-        for (ordinal, run) in record.runs.iter().filter(|(_, run)| run.start < end) {
+        let is_kept = |run: &Run| record.retired.get(&run.file) != Some(&Retired::Gone);
+        let here = record.runs.iter().filter(|(_, run)| run.start < end && is_kept(run));
+        for (ordinal, run) in here {
             let reach = end.bytes_since(run.start);
             let least = run.offset + run.bytes.map_or(reach, |bytes| bytes.min(reach));
             let path = recovery::path_of(data_root, state_dir, space, record, run);
