@@ -438,18 +438,6 @@ impl Database {
         noise
     }
 
-    /// Whether the record at an offset does not hold at the moment.
-    pub fn is_rotten(&self, name: SegmentName, offset: u64) -> bool {
-        let offset = usize::try_from(offset).unwrap();
-        self.rots.iter().any(|rot| {
-            let log = &self.files[rot.file];
-            let size = log.bytes.get(offset + 24..offset + 28).map_or(0, |raw| {
-                64 + usize::try_from(u32::from_le_bytes(raw.try_into().unwrap())).unwrap()
-            });
-            log.name == name && (offset..offset + size).contains(&rot.offset)
-        })
-    }
-
     /// Whether something there was damaged, ever.
     pub fn was_damaged(&self, name: SegmentName, range: &Range<u64>) -> bool {
         let meets = |there: &Range<u64>| there.start < range.end && range.start < there.end;

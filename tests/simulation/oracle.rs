@@ -175,7 +175,8 @@ impl Oracle {
         // Or it is about to leave out a record that nobody has.
         let nobody_has = self.said.iter().all(|((_, of), said)| of != space || said.flushed <= cut);
         let rotten = stream.reign(before).pieces(cut, cut + 1).first().is_some_and(|(run, ..)| {
-            database.is_rotten(run.segment, run.offset + cut - run.start.0)
+            let offset = run.offset + cut - run.start.0;
+            database.was_damaged(run.segment, &(offset..offset + 1))
         });
         let rotten = Some(cut).filter(|_| rotten && nobody_has);
         let least = disputed.chain(run).chain(rotten).min();
