@@ -12,8 +12,9 @@
 //! ```
 //!
 //! Each file behind the checkpoint is synced, dropped from the page cache and
-//! read again, so that what is verified is what the disk holds, also after a
-//! sync that failed in an earlier life. The first record that is not whole
+//! read again, past the cache if some of it stays there, so that what is
+//! verified is what the disk holds, also after a sync that failed in an earlier
+//! life. The first record that is not whole
 //! ends the stream. The primary ships everything from there on again, which
 //! is why cutting is safe; yet what is cut is copied to the quarantine first,
 //! later files are moved there, and each step is a [`Notice`].
