@@ -423,6 +423,11 @@ impl Keeper {
                 Err(error) => tracing::warn!(%space, file, %error, "a pin cannot be released"),
             }
         }
+        for (space, change) in &changes {
+            if failure.is_none() && matches!(change, Change::Truncate { .. }) {
+                self.restore_names(space);
+            }
+        }
         let lending = std::mem::take(&mut self.lending);
         if let Some(why) = &failure {
             self.withdraw(changes, lending, why);
