@@ -42,6 +42,8 @@ mod proof;
 mod proving;
 #[path = "replication/restart.rs"]
 mod restart;
+#[path = "replication/retention.rs"]
+mod retention;
 #[path = "replication/spaces.rs"]
 mod spaces;
 #[path = "replication/talker.rs"]

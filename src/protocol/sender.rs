@@ -23,7 +23,7 @@ use super::frame::{FrameHeader, Handle, Kind, VERSION};
 use super::link::Link;
 use super::message::{
     Ack, ErrorCode, FEATURES, Fetch, Fetched, Hello, HelloAck, Identity, Message, OpenSpace,
-    Refusal,
+    Refusal, SegmentRetire,
 };
 use super::slot::{Phase, Slot, Step};
 use crate::ids::Epoch;
@@ -147,6 +147,19 @@ impl Sender {
         self.openings.push_back(handle);
     }
 
+    /// A file of the space has no name any more, or is gone: the replica is
+    /// told. False while the space does not stream.
+    pub fn retire(&mut self, _now: Now, handle: Handle, retire: SegmentRetire) -> bool {
+        let Some(slot) = self.slots.get(&handle) else {
+            return false;
+        };
+        let streams = matches!(slot.phase, Phase::Streaming(_));
+        if streams {
+            self.link.queue(&Message::SegmentRetire(retire), handle, slot.epoch);
+        }
+        streams
+    }
+
     /// The space has a new head, or a new run.
     pub fn handle_head(&mut self, _now: Now, handle: Handle) {
         self.queue(handle);
@@ -244,7 +257,9 @@ impl Sender {
             | Message::OpenSpace(_)
             | Message::SegmentOpen(_)
             | Message::Match(_)
-            | Message::Truncate(_) => self.nonsense(header.kind),
+            | Message::Truncate(_)
+            | Message::SegmentRetire(_)
+            | Message::Reseed(_) => self.nonsense(header.kind),
         }
         if self.link.is_overfull() {
             self.fail(ErrorCode::Limit, "the replica does not read what it asks for".to_owned());

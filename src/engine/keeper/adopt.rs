@@ -7,34 +7,46 @@ use std::path::{Path, PathBuf};
 
 use crossbeam::channel::Sender;
 
-use super::{AtRest, Keeper, Lease};
+use super::{AtRest, Built, Ground, Keeper, Kept, Lease, Offer, Unopened};
 use crate::engine::quarantine::{Extent, Manifest, Quarantine, Reason};
 use crate::engine::recovery;
 use crate::engine::shard::Standing;
 use crate::ids::SpaceId;
 use crate::limits::VERIFY_PIECE_BYTES;
 use crate::lsn::Mark;
-use crate::state::catalog::{Role, SpaceRecord};
+use crate::state::catalog::{Retired, Role, SpaceRecord};
 use crate::state::runs::Run;
 use crate::wal::search::read_up_to;
 
 /// Files that wait to be put in their place.
 #[derive(Debug)]
 pub(super) struct Adoption {
-    built: Vec<(u64, PathBuf, u64)>,
+    offer: Offer,
     reply: Sender<Result<Vec<PathBuf>, String>>,
+}
+
+impl Adoption {
+    /// Nothing comes of it.
+    pub(super) fn refuse(self, why: &str) {
+        drop(self.offer.take());
+        // Who waited may have given up.
+        let _ = self.reply.send(Err(why.to_owned()));
+    }
 }
 
 impl Keeper {
     /// Where a space stands, as far as that is known here.
-    pub(super) fn standing(&self, space: &SpaceId) -> Option<Standing> {
+    pub(super) fn standing(&self, space: &SpaceId) -> Option<Kept> {
         let entry = self.spaces.get(space)?;
         let mark = match &entry.lease {
             Lease::Here(mark) => *mark,
             Lease::Lent(_) | Lease::Broken(_) => entry.record.checkpoint,
         };
         let (runs, holes) = (entry.record.runs.clone(), entry.record.holes.clone());
-        Some(Standing { mark, runs, role: entry.record.role, holes })
+        let (base, role) = (entry.record.base, entry.record.role);
+        let standing = Standing { mark, base, runs, role, holes };
+        let history = entry.record.history.clone();
+        Some(Kept { standing, history, recoveries: entry.recoveries })
     }
 
     /// The file of a run.
@@ -42,19 +54,31 @@ impl Keeper {
         let named = self.places.wal(space).join(run.segment.to_string());
         let Some(entry) = self.spaces.get(space) else {
             let gone = io::Error::other("the space is not in the catalog");
-            return AtRest { path: named, file: Err(gone) };
+            return AtRest { path: named, file: Err(gone), retired: false };
         };
         match entry.record.role {
             Role::Primary => {
-                let opened =
-                    self.open_segment(space, run.file).map_err(|gone| io::Error::other(gone.why));
-                let file = opened.and_then(|segment| segment.file.try_clone());
-                AtRest { path: named, file }
+                let opened = self.open_segment(space, run.file);
+                // What the walk stands in is never let go.
+                let last = entry.record.runs.last().is_some_and(|last| last.file == run.file);
+                let retired = !last && matches!(opened, Err(Unopened::Gone { .. }));
+                let file = opened
+                    .map_err(|error| io::Error::other(error.into_why()))
+                    .and_then(|segment| segment.file.try_clone());
+                AtRest { path: named, file, retired }
             }
             Role::Replica => {
-                let path = self.path_of(space, &entry.record, run);
-                let file = File::open(&path);
-                AtRest { path, file }
+                let mut path = self.path_of(space, &entry.record, run);
+                let mut file = File::open(&path);
+                if matches!(&file, Err(error) if error.kind() == io::ErrorKind::NotFound) {
+                    // It is put aside before the run of its successor is known.
+                    let aside = recovery::retired_path(&self.places.state_dir, space, run.file);
+                    if let Ok(found) = File::open(&aside) {
+                        (path, file) = (aside, Ok(found));
+                    }
+                }
+                let retired = entry.record.retired.get(&run.file) == Some(&Retired::Gone);
+                AtRest { path, file, retired }
             }
         }
     }
@@ -68,102 +92,152 @@ impl Keeper {
     pub(super) fn adopt(
         &mut self,
         space: &SpaceId,
-        built: Vec<(u64, PathBuf, u64)>,
+        offer: Offer,
         reply: Sender<Result<Vec<PathBuf>, String>>,
     ) {
-        let adoption = Adoption { built, reply };
+        let adoption = Adoption { offer, reply };
         match self.spaces.get_mut(space) {
-            Some(entry) if matches!(entry.lease, Lease::Lent(_)) => entry.adoptions.push(adoption),
-            Some(_) => self.carry_out(space, adoption),
-            // Nobody waits for an answer about a space that is gone.
-            None => {}
+            Some(entry) if matches!(entry.lease, Lease::Lent(_)) => {
+                entry.adoptions.retain(|waiting| !waiting.offer.is_taken());
+                entry.adoptions.push(adoption);
+            }
+            Some(_) => self.carry_out(space, &adoption),
+            None => adoption.refuse("the space is in no catalog any more"),
         }
     }
 
     /// Put files in their place. Nobody writes to the space meanwhile: only
     /// this thread could lend it.
-    pub(super) fn carry_out(&mut self, space: &SpaceId, adoption: Adoption) {
-        let Adoption { built, reply } = adoption;
-        let mut kept = Vec::new();
-        let mut outcome = Ok(());
-        for (file, path, covered) in built {
-            match self.replace(space, file, &path, covered) {
-                Ok(old) => kept.extend(old),
-                Err(error) => {
-                    outcome = Err(format!("file {file} cannot be replaced: {error}"));
-                    break;
-                }
+    pub(super) fn carry_out(&mut self, space: &SpaceId, adoption: &Adoption) {
+        // Who has built them may have taken them back.
+        let Some((ground, built)) = adoption.offer.take() else { return };
+        let outcome = self.stands(space, &ground).and_then(|()| {
+            let mut kept = Vec::new();
+            for built in built {
+                let file = built.file;
+                let named = |error| io::Error::other(format!("file {file}: {error}"));
+                kept.extend(self.replace(space, &built).map_err(named)?);
             }
-        }
+            Ok(kept)
+        });
+        let outcome = outcome.map_err(|error| error.to_string());
         if let Err(why) = &outcome {
-            tracing::error!(%space, "{why}");
+            tracing::error!(%space, "damaged files are not replaced: {why}");
         }
+        self.count_quarantine(space);
         // Who waited may have given up.
-        let _ = reply.send(outcome.map(|()| kept));
+        let _ = adoption.reply.send(outcome);
+    }
+
+    /// Whether what files were built for still stands: the space is the same
+    /// stream up to the boundary, and reaches there.
+    fn stands(&self, space: &SpaceId, ground: &Ground) -> io::Result<()> {
+        let entry = self.spaces.get(space).ok_or_else(|| io::Error::other("no such space"))?;
+        let mark = mark_of(&entry.lease)?;
+        let record = &entry.record;
+        let other = |what: &str| {
+            let at = ground.mark.lsn;
+            io::Error::other(format!("{what} since they were built for what was here up to {at}"))
+        };
+        if !ground.is_of(&record.history) {
+            return Err(other("the space was cut by a new epoch"));
+        }
+        if mark.lsn < ground.mark.lsn {
+            return Err(other("the space has lost its end"));
+        }
+        if entry.recoveries == ground.recoveries {
+            return Ok(());
+        }
+        // It may have ended before the boundary for a while: what was received
+        // then must come to the same chain there.
+        let at = ground.mark.lsn;
+        let found = self.boundary(space, record, &mark, at).map_err(io::Error::other)?;
+        if (found.lsn, found.chain) != (at, ground.mark.chain) {
+            return Err(other("the space was recovered, and has received other records"));
+        }
+        Ok(())
     }
 
     /// Put one file in its place; returns where the damaged one is.
-    fn replace(
-        &self,
-        space: &SpaceId,
-        file: u64,
-        built: &Path,
-        covered: u64,
-    ) -> io::Result<Option<PathBuf>> {
+    fn replace(&mut self, space: &SpaceId, built: &Built) -> io::Result<Option<PathBuf>> {
         let entry = self.spaces.get(space).ok_or_else(|| io::Error::other("no such space"))?;
-        let mark = match &entry.lease {
-            Lease::Here(mark) => *mark,
-            Lease::Lent(_) => return Err(io::Error::other("the space is being received")),
-            Lease::Broken(why) => return Err(io::Error::other(why.clone())),
-        };
+        let mark = mark_of(&entry.lease)?;
         let record = &entry.record;
         let (_, run) = record
             .runs
-            .latest_in(file)
-            .ok_or_else(|| io::Error::other("no run lies in that file any more"))?;
-        let end = end_of(record, file, &mark);
+            .latest_in(built.file)
+            .ok_or_else(|| io::Error::other("no run lies in it any more"))?;
+        let end = end_of(record, built.file, &mark);
         let named = self.path_of(space, record, run);
+        let new = &built.scratch.path;
+        self.extend(built, &named, end)?;
         let host = &self.places.host;
-        if end < covered {
-            return Err(io::Error::other(format!(
-                "{covered} bytes of it were built, and the stream has only {end} there"
-            )));
-        }
-        if end > covered {
-            // What was received since the file was read; the session has ended,
-            // so nothing of it is still to come.
-            let new = host.open(OpenOptions::new().read(true).write(true), built)?;
-            let old = File::open(&named)?;
-            let mut piece = vec![0; VERIFY_PIECE_BYTES];
-            let mut at = covered;
-            while at < end {
-                let most = usize::try_from(end - at).unwrap_or(usize::MAX).min(piece.len());
-                let count = read_up_to(&old, &mut piece[..most], at)?;
-                if count == 0 {
-                    return Err(io::Error::other(format!(
-                        "{} ends at {at}, and is durable up to {end}",
-                        named.display()
-                    )));
-                }
-                host.write_at(&new, &piece[..count], at)?;
-                at += count as u64;
-            }
-            host.sync_all(&new)?;
-        }
         // A second name first, so that the segment's own never points nowhere.
-        let old = built.with_extension("old");
+        let old = new.with_extension("old");
         let there = named.try_exists()?;
         if there {
             host.link(&named, &old)?;
         }
-        host.rename(built, &named)?;
-        host.sync_directory(named.parent().unwrap_or(Path::new("/")))?;
+        if let Err(error) = host.rename(new, &named) {
+            if there && let Err(error) = host.remove(&old) {
+                tracing::warn!(path = %old.display(), %error, "a second name is left behind");
+            }
+            return Err(error);
+        }
+        if let Err(error) = host.sync_directory(named.parent().unwrap_or(Path::new("/"))) {
+            // Which file the name leads to after a crash is not known: nothing
+            // may be received into either before that is looked at.
+            let why = format!("the name of {} cannot be made durable: {error}", named.display());
+            if let Some(entry) = self.spaces.get_mut(space) {
+                entry.lease = Lease::Broken(why.clone());
+            }
+            return Err(io::Error::other(why));
+        }
         if !there {
             return Ok(None);
         }
         let quarantine = Quarantine::new(host.clone(), &self.places.quarantine(), space);
-        let manifest = manifest(space, record, run, &old)?;
-        quarantine.take(&old, &manifest).map(Some)
+        let kept = manifest(space, record, run, &old)
+            .and_then(|manifest| quarantine.take(&old, &manifest));
+        Ok(Some(kept.unwrap_or_else(|error| {
+            tracing::error!(
+                %space, %error, path = %old.display(),
+                "the damaged file is not in the quarantine: it is moved there when the node \
+                 starts again"
+            );
+            old
+        })))
+    }
+
+    /// Copy to a new file what was received since it was built: the session has
+    /// ended, so nothing of it is still to come.
+    fn extend(&self, built: &Built, named: &Path, end: u64) -> io::Result<()> {
+        let mut at = built.bytes;
+        if end < at {
+            return Err(io::Error::other(format!(
+                "{at} bytes of it were built, and the stream has only {end} there"
+            )));
+        }
+        if end == at {
+            return Ok(());
+        }
+        let host = &self.places.host;
+        let new = host.open(OpenOptions::new().read(true).write(true), &built.scratch.path)?;
+        let old = File::open(named)?;
+        let mut piece = vec![0; VERIFY_PIECE_BYTES];
+        while at < end {
+            let most = usize::try_from(end - at).unwrap_or(usize::MAX).min(piece.len());
+            let count = read_up_to(&old, &mut piece[..most], at)?;
+            if count == 0 {
+                return Err(io::Error::other(format!(
+                    "{} ends at {at}, and is durable up to {end}",
+                    named.display()
+                )));
+            }
+            host.write_at(&new, &piece[..count], at)?;
+            at += count as u64;
+        }
+        host.sync_all(&new)
     }
 
     /// Bring to an end what a stop has interrupted between two names. Called
@@ -177,12 +251,15 @@ impl Keeper {
         };
         for entry in entries {
             let path = entry?.path();
-            let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-            let run = u64::from_str_radix(stem, 16)
-                .ok()
-                .filter(|_| path.extension().is_some_and(|extension| extension == "old"))
-                .and_then(|file| record.runs.latest_in(file));
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let number = name.split('.').next().and_then(|file| u64::from_str_radix(file, 16).ok());
+            let is_old = path.extension().is_some_and(|extension| extension == "old");
+            let run = number.filter(|_| is_old).and_then(|file| record.runs.latest_in(file));
             match run {
+                None if is_old => {
+                    let path = path.display();
+                    tracing::error!(%space, %path, "no run lies in this damaged file: it is left");
+                }
                 Some((_, run)) if !is_same(&path, &self.path_of(space, record, run))? => {
                     let host = self.places.host.clone();
                     let quarantine = Quarantine::new(host, &self.places.quarantine(), space);
@@ -224,6 +301,15 @@ fn manifest(space: &SpaceId, record: &SpaceRecord, run: &Run, path: &Path) -> io
     })
 }
 
+/// The durable end of a space that nobody has.
+fn mark_of(lease: &Lease) -> io::Result<Mark> {
+    match lease {
+        Lease::Here(mark) => Ok(*mark),
+        Lease::Lent(_) => Err(io::Error::other("the space is being received")),
+        Lease::Broken(why) => Err(io::Error::other(why.clone())),
+    }
+}
+
 /// Where the stream ends in a file.
 fn end_of(record: &SpaceRecord, file: u64, mark: &Mark) -> u64 {
     let ends = record.runs.iter().filter(|(_, run)| run.file == file && run.start < mark.lsn);
@@ -245,3 +331,7 @@ fn is_same(a: &Path, b: &Path) -> io::Result<bool> {
         (Err(error), _) | (_, Err(error)) => Err(error),
     }
 }
+
+#[cfg(test)]
+#[path = "adopt_tests.rs"]
+mod tests;

@@ -75,7 +75,7 @@ impl Keeper {
         }
     }
 
-    fn boundary(
+    pub(super) fn boundary(
         &self,
         space: &SpaceId,
         record: &SpaceRecord,
@@ -106,6 +106,9 @@ impl Keeper {
             return Err((ErrorCode::Storage, format!("space {space}: {why}")).into());
         }
         entry.lease = Lease::Here(lessee.mark);
+        for adoption in std::mem::take(&mut entry.adoptions) {
+            adoption.refuse("the space is being cut");
+        }
         let epoch = open.epoch().unwrap_or(Epoch::FIRST);
         let highest = entry.record.highest_epoch;
         if epoch < highest {
@@ -146,6 +149,7 @@ impl Keeper {
         let lowered = [Change::SawEpoch(epoch), Change::Checkpoint(mark)];
         let lowered = lowered.map(|change| (space.clone(), change));
         let Some(entry) = self.spaces.get_mut(space) else { return Ok(()) };
+        entry.recoveries += 1;
         for (_, change) in &lowered {
             remember(&mut entry.record, change);
         }
@@ -206,7 +210,7 @@ impl Keeper {
     }
 
     /// One more change of this batch.
-    fn enter(&mut self, space: &SpaceId, change: Change) {
+    pub(super) fn enter(&mut self, space: &SpaceId, change: Change) {
         if let Some(entry) = self.spaces.get_mut(space) {
             remember(&mut entry.record, &change);
             self.changes.push((space.clone(), change));
@@ -230,4 +234,4 @@ fn is_after(job: &Job, earlier: &Job) -> bool {
 
 #[cfg(test)]
 #[path = "matched_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::channel::{Receiver, unbounded};
 
+use super::super::retention::Rule;
 use super::*;
 use crate::engine::keeper::{Job, Mailbox, News, Places, Received};
 use crate::engine::mortal::Mortal;
@@ -23,31 +24,34 @@ use crate::state::pins::Pins;
 use crate::state::runs::Run;
 use crate::wal::record::{self, Checksums, Header};
 
-struct Rig {
-    keeper: Keeper,
+pub(in crate::engine::keeper) struct Rig {
+    pub(in crate::engine::keeper) keeper: Keeper,
     news: Receiver<News>,
 }
 
 impl Rig {
-    fn open(root: &Path, host: &Arc<dyn Host>) -> Self {
+    pub(in crate::engine::keeper) fn open(root: &Path, host: &Arc<dyn Host>) -> Self {
         let state_dir = root.join(".saltus");
         let catalog = Arc::new(Catalog::open_on(host, &state_dir).unwrap());
         let pins = Pins::open_on(host, &state_dir).unwrap();
         let places = Places { data_root: root.to_path_buf(), state_dir, host: host.clone() };
         let received = Received::default();
-        let mut keeper = Keeper::new(places, catalog, pins, Checksums::Required, received).unwrap();
+        let rule =
+            Rule { max_bytes: None, max_age: None, max_disk_share: 20, replicas: Vec::new() };
+        let mut keeper =
+            Keeper::new(places, catalog, pins, Checksums::Required, rule, received).unwrap();
         let (tell, news) = unbounded();
         keeper.mailboxes = vec![Mailbox { news: tell, waker: Waker::new(|| {}) }];
         Self { keeper, news }
     }
 
-    fn batch(&mut self, jobs: Vec<Job>) -> Vec<News> {
+    pub(in crate::engine::keeper) fn batch(&mut self, jobs: Vec<Job>) -> Vec<News> {
         jobs.into_iter().for_each(|job| self.keeper.handle(job));
         self.keeper.publish();
         self.news.try_iter().collect()
     }
 
-    fn loan(&mut self, job: Job) -> Result<Loan, Denial> {
+    pub(in crate::engine::keeper) fn loan(&mut self, job: Job) -> Result<Loan, Denial> {
         match self.batch(vec![job]).pop() {
             Some(News::ReplicaOpened { result, .. }) => result.map(|loan| *loan),
             other => panic!("{other:?}"),
@@ -63,11 +67,11 @@ impl Rig {
     }
 }
 
-fn alive() -> Arc<dyn Host> {
+pub(in crate::engine::keeper) fn alive() -> Arc<dyn Host> {
     Arc::new(ThisHost)
 }
 
-fn space() -> SpaceId {
+pub(in crate::engine::keeper) fn space() -> SpaceId {
     "alpha".parse().unwrap()
 }
 
@@ -76,18 +80,18 @@ fn in_epochs(history: &[(u64, u64)]) -> Box<OpenSpace> {
     Box::new(OpenSpace { space: space(), stream: StreamId(5), history, head: Lsn(1 << 20) })
 }
 
-fn open(history: &[(u64, u64)]) -> Job {
+pub(in crate::engine::keeper) fn open(history: &[(u64, u64)]) -> Job {
     Job::OpenReplica { shard: 0, ticket: 1, open: in_epochs(history) }
 }
 
-fn cut(history: &[(u64, u64)], at: &Mark) -> Job {
+pub(in crate::engine::keeper) fn cut(history: &[(u64, u64)], at: &Mark) -> Job {
     let to = Truncate { lsn: at.lsn, chain: at.chain };
     Job::Truncate { shard: 0, ticket: 1, open: in_epochs(history), to }
 }
 
 /// 20 records over three runs in two files, as a session leaves them: 5 in
 /// file 1, 10 in file 2, 5 more in file 1. Gives every mark.
-fn fill(root: &Path) -> (Vec<Mark>, Vec<u8>) {
+pub(in crate::engine::keeper) fn fill(root: &Path) -> (Vec<Mark>, Vec<u8>) {
     let mut rig = Rig::open(root, &alive());
     rig.loan(open(&[(1, 0)])).unwrap();
     let mut marks = vec![Mark::START];
@@ -123,7 +127,7 @@ fn fill(root: &Path) -> (Vec<Mark>, Vec<u8>) {
 }
 
 /// All segments of the space, by name.
-fn log(root: &Path) -> BTreeMap<String, Vec<u8>> {
+pub(in crate::engine::keeper) fn log(root: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = fs::read_dir(root.join("alpha/wal")).unwrap();
     entries
         .map(|entry| {
@@ -320,7 +324,7 @@ fn other_spaces_are_served_while_much_is_cut() {
         .collect();
     assert_eq!(tickets, [77, 1], "the other space first: {news:?}");
     let standing = standing.1.try_recv().unwrap();
-    assert_eq!(standing.mark, marks[1], "what is asked of this one is answered behind it");
+    assert_eq!(standing.standing.mark, marks[1], "what is asked of this one is answered behind it");
     assert!(rig.keeper.stopped, "and the end is not forgotten");
     assert!(rig.keeper.deferred.is_empty());
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Denial, Keeper, Lease, Loan, News, Places, remember};
+use super::{Denial, Keeper, Lease, Loan, News, Places, Space, remember};
 use crate::engine::recovery::{self, Subject};
 use crate::engine::replica::log::SegmentFiles;
 use crate::engine::replica::names::Names;
@@ -65,7 +65,7 @@ impl Keeper {
             && let Some(mut entry) = self.spaces.remove(space)
         {
             // The operator may have mended it meanwhile.
-            entry.lease = self.recover(space, &mut entry.record);
+            self.recover(space, &mut entry);
             self.keep(space.clone(), entry);
         }
         let Some(entry) = self.spaces.get_mut(space) else {
@@ -158,8 +158,8 @@ impl Keeper {
         entry.trouble = state.as_ref().err().map(|why| {
             format!("{why}; what is here was verified again, and waits for its primary")
         });
-        entry.lease = if let Some(why) = self.unrecorded.get(space) {
-            Lease::Broken(why.clone())
+        if let Some(why) = self.unrecorded.get(space) {
+            entry.lease = Lease::Broken(why.clone());
         } else if let Ok(state) = state {
             // Its runs are known here: one that could not be opened is in the
             // session's record, and in no catalog.
@@ -173,22 +173,33 @@ impl Keeper {
                     self.changes.push((space.clone(), change));
                 }
             }
-            Lease::Here(mark)
+            entry.lease = Lease::Here(mark);
         } else {
-            self.recover(space, &mut entry.record)
-        };
+            self.recover(space, &mut entry);
+        }
         let adoptions = std::mem::take(&mut entry.adoptions);
         self.keep(space.clone(), entry);
         for adoption in adoptions {
-            self.carry_out(space, adoption);
+            self.carry_out(space, &adoption);
         }
     }
 
     /// Verify what a received space has on disk and cut what is not whole.
-    pub(super) fn recover(&mut self, space: &SpaceId, record: &mut SpaceRecord) -> Lease {
-        // Nothing below another root is this node's, and nothing beside a
-        // stranger's file may be cut.
-        if let Some(why) = self.root.look().or_else(|| self.stranger_in(space, record)) {
+    pub(super) fn recover(&mut self, space: &SpaceId, entry: &mut Space) {
+        entry.recoveries += 1;
+        entry.lease = self.recovered(space, &mut entry.record);
+    }
+
+    fn recovered(&mut self, space: &SpaceId, record: &mut SpaceRecord) -> Lease {
+        // Nothing below another root is this node's.
+        if let Some(why) = self.root.look() {
+            return self.unusable(space, why);
+        }
+        if let Err(error) = self.finish_move(space, record) {
+            return self.unusable(space, format!("the old copy cannot be moved aside: {error}"));
+        }
+        // And nothing beside a stranger's file may be cut.
+        if let Some(why) = self.stranger_in(space, record) {
             return self.unusable(space, why);
         }
         let quarantine = self.places.quarantine();
@@ -308,7 +319,11 @@ impl Keeper {
             let change = Change::OpenRun(run);
             remember(&mut entry.record, &change);
             self.changes.push((space.clone(), change));
+            self.retire_ended(space);
         }
+        let Some(entry) = self.spaces.get(space) else {
+            return Err(io::Error::other("the space is not in the catalog"));
+        };
         let state_dir = &self.places.state_dir;
         let named =
             recovery::path_of(&self.places.data_root, state_dir, space, &entry.record, &run);
@@ -328,7 +343,8 @@ impl Keeper {
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let buffered = self.places.host.open(&options, &named)?;
         if !planted::is(Bug::NameNotSynced) {
-            self.places.host.sync_directory(&directory)?;
+            // A file without a name lies elsewhere.
+            self.places.host.sync_directory(named.parent().unwrap_or(&directory))?;
         }
         let direct = crate::io::open_direct(&named).map(Arc::new);
         let names = Names::of(&buffered, [named, retired])?;

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
 
 use super::{Pass, Stopped};
-use crate::engine::keeper::{AtRest, Job, Received};
+use crate::engine::keeper::{AtRest, Built, Ground, Job, Kept, Offer, Received};
 use crate::engine::shard::{Command, Standing};
 use crate::ids::{NodeId, SpaceId};
 use crate::io::Waker;
@@ -100,12 +100,25 @@ impl Pass {
         self.answer(&answers, patience).await
     }
 
-    /// Where a space stands; nothing if it is in no catalog.
-    pub(super) async fn standing(&mut self, space: &SpaceId) -> Result<Option<Standing>, Stopped> {
+    /// Where a space stands, and what may be built on that; nothing if it is in
+    /// no catalog.
+    pub(super) async fn standing(
+        &mut self,
+        space: &SpaceId,
+    ) -> Result<Option<(Standing, Ground)>, Stopped> {
+        // The keeper first: a cut that comes between the two answers is seen
+        // then, when something is built on them.
+        let Some(kept) = self.kept(space).await? else { return Ok(None) };
         let ask = |reply| Command::Standing(space.clone(), reply);
-        if let Some(standing) = self.ask_shards(STANDING_TIMEOUT, ask).await? {
-            return Ok(Some(standing));
-        }
+        let live = self.ask_shards(STANDING_TIMEOUT, ask).await?;
+        let Kept { standing, history, recoveries } = kept;
+        let standing = live.unwrap_or(standing);
+        let ground = Ground { history, mark: standing.mark, recoveries };
+        Ok(Some((standing, ground)))
+    }
+
+    /// What the keeper knows of a space.
+    pub(super) async fn kept(&mut self, space: &SpaceId) -> Result<Option<Kept>, Stopped> {
         let space = space.clone();
         self.ask_keeper(STANDING_TIMEOUT, |reply| Job::Standing { space, reply }).await
     }
@@ -142,26 +155,41 @@ impl Pass {
         }
     }
 
-    /// Put a file that was built in the place of the one of that number, as
-    /// soon as nobody writes to it. The answer is where the old one is.
+    /// Put files that were built in the place of damaged ones, as soon as nobody
+    /// writes to them. The answer is where the old ones are. When this returns,
+    /// the files are in their place, or gone.
     pub(super) async fn adopt(
         &mut self,
         space: &SpaceId,
-        built: Vec<(u64, PathBuf, u64)>,
+        ground: Ground,
+        built: Vec<Built>,
     ) -> Result<Result<Vec<PathBuf>, String>, Stopped> {
         let Some(mender) = &self.mender else { return Ok(Err("nothing mends here".into())) };
+        let offer = Offer::new(ground, built);
         let (reply, answers) = bounded(1);
-        let job = Job::Adopt { space: space.clone(), built, reply };
+        let job = Job::Adopt { space: space.clone(), offer: offer.clone(), reply };
         if mender.keeper.try_send(job).is_err() {
             return Ok(Err("the keeper is overloaded or gone".into()));
         }
+        let outcome = self.await_adoption(space, &offer, &answers).await;
+        // A stop, above all.
+        drop(offer.take());
+        outcome
+    }
+
+    async fn await_adoption(
+        &mut self,
+        space: &SpaceId,
+        offer: &Offer,
+        answers: &Receiver<Result<Vec<PathBuf>, String>>,
+    ) -> Result<Result<Vec<PathBuf>, String>, Stopped> {
         let deadline = Instant::now() + FETCH_TIMEOUT;
         loop {
             // Whoever receives it now must let go of it first.
             for (commands, waker) in
                 self.mender.as_ref().map_or_else(Vec::new, |mender| mender.shards.clone())
             {
-                if commands.try_send(Command::Yield(space.clone())).is_ok() {
+                if !offer.is_taken() && commands.try_send(Command::Yield(space.clone())).is_ok() {
                     waker.wake();
                 }
             }
@@ -176,7 +204,8 @@ impl Pass {
                     Err(TryRecvError::Empty) => self.sleep(LOOK_INTERVAL).await?,
                 }
             }
-            if Instant::now() >= deadline {
+            // Once the keeper has the files, it is waited for.
+            if Instant::now() >= deadline && offer.take().is_some() {
                 return Ok(Err(format!(
                     "the session that receives the space did not end within {FETCH_TIMEOUT:?}"
                 )));

@@ -21,19 +21,26 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::stream::{Damage, Survey};
 use super::{BadRange, Pass, Stopped};
+use crate::engine::keeper::{Built, Ground, Scratch};
 use crate::engine::status::RepairedFile;
 use crate::engine::verifier::Verifier;
 use crate::lsn::Mark;
-use crate::state::host::make_directories;
+use crate::state::host::{Host, make_directories};
 use crate::state::runs::Run;
 use crate::wal::search::read_up_to;
 
 impl Pass {
     /// Put right what can be, and report all of it.
-    pub(super) async fn mend(&mut self, survey: Survey, piece: &mut [u8]) -> Result<(), Stopped> {
+    pub(super) async fn mend(
+        &mut self,
+        survey: Survey,
+        ground: Ground,
+        piece: &mut [u8],
+    ) -> Result<(), Stopped> {
         let space = survey.space.clone();
         let mut files: BTreeMap<u64, Vec<&Damage>> = BTreeMap::new();
         for damage in survey.damages.iter().filter(|damage| damage.fetched.is_ok()) {
@@ -42,18 +49,24 @@ impl Pass {
         let mut built = Vec::new();
         let mut failures = BTreeMap::new();
         for (file, damages) in &files {
-            let path = self.scratch_directory(&space).join(format!("{file:016x}.new"));
-            let reach = survey.reach(*file);
-            match self.build(&survey, damages, &path, reach, piece)? {
-                Ok(()) => built.push((*file, path, reach)),
+            let bytes = survey.reach(*file);
+            let directory = self.scratch_directory(&space);
+            match self.build(
+                &survey,
+                damages,
+                (&directory, &format!("{file:016x}")),
+                bytes,
+                piece,
+            )? {
+                Ok(scratch) => built.push(Built { file: *file, scratch, bytes }),
                 Err(error) => {
                     failures.insert(*file, format!("a new file cannot be built: {error}"));
                 }
             }
         }
         if !built.is_empty() {
-            let adopting: Vec<u64> = built.iter().map(|(file, ..)| *file).collect();
-            match self.adopt(&space, built).await? {
+            let adopting: Vec<u64> = built.iter().map(|built| built.file).collect();
+            match self.adopt(&space, ground, built).await? {
                 Ok(kept) => {
                     for path in kept {
                         tracing::warn!(%space, kept = %path.display(), "the damaged file was replaced");
@@ -132,7 +145,14 @@ impl Pass {
             let built = match missing {
                 Some(why) => Err(io::Error::other(why.clone())),
                 None => self
-                    .build(survey, damages, &path, end, piece)?
+                    .build(
+                        survey,
+                        damages,
+                        (&directory, &first.run.segment.to_string()),
+                        end,
+                        piece,
+                    )?
+                    .and_then(|scratch| mender.host.rename(&scratch.path, &path))
                     .and_then(|()| mender.host.sync_directory(&directory)),
             };
             if let Err(why) = &built {
@@ -160,31 +180,30 @@ impl Pass {
         Ok(())
     }
 
-    /// Build a new file for the first `end` bytes of one that is damaged.
+    /// Build a new file for the first `end` bytes of one that is damaged, in a
+    /// directory, under a name that begins so and that nobody has.
     fn build(
         &mut self,
         survey: &Survey,
         damages: &[&Damage],
-        path: &Path,
+        (directory, name): (&Path, &str),
         end: u64,
         piece: &mut [u8],
-    ) -> Result<io::Result<()>, Stopped> {
+    ) -> Result<io::Result<Scratch>, Stopped> {
         let (Some(mender), Some(first)) = (self.mender.clone(), damages.first()) else {
             return Ok(Err(io::Error::other("nothing to build")));
         };
-        let directory = path.parent().unwrap_or(Path::new("/"));
-        let open = || -> io::Result<(Option<File>, File)> {
+        let open = || -> io::Result<(Option<File>, File, Scratch)> {
             make_directories(&*mender.host, &mender.state_dir, directory)?;
             let old = match File::open(&first.path) {
                 Ok(file) => Some(file),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => None,
                 Err(error) => return Err(error),
             };
-            let mut options = OpenOptions::new();
-            options.read(true).write(true).create(true).truncate(true).mode(0o600);
-            Ok((old, mender.host.open(&options, path)?))
+            let (new, scratch) = reserve(&mender.host, directory, name)?;
+            Ok((old, new, scratch))
         };
-        let (old, new) = match open() {
+        let (old, new, scratch) = match open() {
             Ok(files) => files,
             Err(error) => return Ok(Err(error)),
         };
@@ -236,7 +255,7 @@ impl Pass {
         if self.signals.borrow().stop {
             return Err(Stopped);
         }
-        Ok(Ok(()))
+        Ok(Ok(scratch))
     }
 
     /// Verify a run of a new file, where it lies now: every record holds, and
@@ -269,6 +288,26 @@ impl Pass {
             )))
         }
     }
+}
+
+/// A new file that will be called `<name>.<n>.new`, n being the first number
+/// that nobody has used: neither for such a file nor for the damaged one, when it
+/// gives way to it.
+fn reserve(host: &Arc<dyn Host>, directory: &Path, name: &str) -> io::Result<(File, Scratch)> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true).mode(0o600);
+    for number in 0_u64.. {
+        let path = directory.join(format!("{name}.{number:x}.new"));
+        if path.with_extension("old").try_exists()? {
+            continue;
+        }
+        match host.open(&options, &path) {
+            Ok(file) => return Ok((file, Scratch { path, host: host.clone() })),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::other("every name is taken"))
 }
 
 #[cfg(test)]

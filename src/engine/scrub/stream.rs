@@ -11,7 +11,9 @@
 //! hold: everything up to the durable position was acknowledged. What was
 //! fetched goes to a scratch file; nothing is put in place before the chain at
 //! the end of the stream is the one that was acknowledged, so that what is
-//! mended is proven to be what was there.
+//! mended is proven to be what was there. Behind a file that was let go in order
+//! no chain is known: there the checksums of the records fetched must do, which
+//! come from a primary whose stream was matched with this one.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -62,6 +64,9 @@ pub(super) struct Survey {
     /// not be fetched.
     mark: Mark,
     whole: bool,
+    /// Something before has been let go in order: the chain is not known from
+    /// there on, and each record has to speak for itself.
+    retired: bool,
 }
 
 impl Pass {
@@ -73,7 +78,7 @@ impl Pass {
 
     /// Ranges of a shipped space's files that are known to be in no stream.
     pub(super) async fn holes(&mut self, space: &SpaceId) -> Result<Vec<HoleRange>, Stopped> {
-        let Some(standing) = self.standing(space).await? else { return Ok(Vec::new()) };
+        let Some((standing, _)) = self.standing(space).await? else { return Ok(Vec::new()) };
         let hole = |hole: &crate::state::catalog::Hole| {
             (hole.segment, hole.offset, hole.offset + hole.bytes)
         };
@@ -89,7 +94,7 @@ impl Pass {
         piece: &mut Vec<u8>,
         pace: &mut Pace,
     ) -> Result<bool, Stopped> {
-        let Some(standing) = self.standing(space).await? else { return Ok(false) };
+        let Some((standing, ground)) = self.standing(space).await? else { return Ok(false) };
         let ours = standing.role == Role::Primary;
         if ours != ask.repair {
             return Ok(false);
@@ -101,8 +106,9 @@ impl Pass {
             seen: Vec::new(),
             scratch: None,
             scratch_bytes: 0,
-            mark: Mark::START,
+            mark: standing.base,
             whole: true,
+            retired: false,
         };
         let mut files = std::collections::BTreeSet::new();
         for (_, run) in standing.runs.iter().filter(|(_, run)| run.start < standing.mark.lsn) {
@@ -120,7 +126,19 @@ impl Pass {
             self.survey(&mut survey, run, piece, pace).await?;
             survey.seen.push((run, begin, survey.mark));
         }
-        if survey.whole && survey.mark.chain != standing.mark.chain {
+        let same = survey.retired || survey.mark.chain == standing.mark.chain;
+        let holds = survey.damages.is_empty() && same;
+        if !holds
+            && !ours
+            && !self.kept(space).await?.is_some_and(|kept| ground.is_of(&kept.history))
+        {
+            // What does not hold of it is no damage.
+            let directory = self.data_root.join(space.as_str()).join("wal");
+            let cut = std::io::Error::other("the space was cut while it was read");
+            self.unreadable(&directory, &cut);
+            return Ok(true);
+        }
+        if survey.whole && !survey.retired && survey.mark.chain != standing.mark.chain {
             // Every record holds, and yet they are not those that were
             // acknowledged. No range can be told; nothing is put in place.
             for damage in &mut survey.damages {
@@ -145,7 +163,7 @@ impl Pass {
         if ours {
             self.repair(&survey, piece)?;
         } else {
-            self.mend(survey, piece).await?;
+            self.mend(survey, ground, piece).await?;
         }
         Ok(true)
     }
@@ -158,7 +176,8 @@ impl Pass {
         piece: &mut Vec<u8>,
         pace: &mut Pace,
     ) -> Result<(), Stopped> {
-        let Some(AtRest { path, file }) = self.at_rest(&survey.space.clone(), run).await? else {
+        let Some(AtRest { path, file, retired }) = self.at_rest(&survey.space.clone(), run).await?
+        else {
             let gone = std::io::Error::other("the keeper does not answer");
             self.unreadable(&PathBuf::from(run.segment.to_string()), &gone);
             survey.whole = false;
@@ -167,6 +186,11 @@ impl Pass {
         };
         let mut at = run.offset;
         let end = run.offset + run.bytes.unwrap_or(0);
+        if retired {
+            survey.retired = true;
+            survey.mark.lsn = run.start.advance(end - run.offset);
+            return Ok(());
+        }
         let opened = match file {
             Ok(file) => file
                 .metadata()
