@@ -43,8 +43,9 @@ pub fn cached_pages(_file: &File, _offset: u64, _bytes: u64) -> Option<u64> {
 
 /// Ask the kernel to drop clean pages of a range from the page cache
 /// (`bytes` 0: to the end of the file), so that the next read comes from the
-/// disk. Pages that are mapped or dirty stay, and where the system knows no
-/// such request nothing happens.
+/// disk. Pages stay that are mapped, dirty, or larger than the part of them
+/// that lies in the range, and where the system knows no such request nothing
+/// happens.
 #[cfg(target_os = "linux")]
 pub fn forget(file: &File, offset: u64, bytes: u64) {
     if let (Ok(offset), Ok(bytes)) = (i64::try_from(offset), i64::try_from(bytes)) {
@@ -57,6 +58,22 @@ pub fn forget(file: &File, offset: u64, bytes: u64) {
 /// There is no such request.
 #[cfg(not(target_os = "linux"))]
 pub fn forget(_file: &File, _offset: u64, _bytes: u64) {}
+
+/// True if the file lies in a file system that has no disk behind the page
+/// cache. Whoever cannot tell says no.
+#[cfg(target_os = "linux")]
+#[must_use]
+pub fn is_in_memory(file: &File) -> bool {
+    use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
+    fstatfs(file).is_ok_and(|found| found.filesystem_type() == TMPFS_MAGIC)
+}
+
+/// Nothing is known.
+#[cfg(not(target_os = "linux"))]
+#[must_use]
+pub fn is_in_memory(_file: &File) -> bool {
+    false
+}
 
 /// No read-ahead for this descriptor: it would bring the next pieces into the
 /// cache, where they would pass for pages that somebody else wants.

@@ -12,8 +12,9 @@
 //! ```
 //!
 //! Each file behind the checkpoint is synced, dropped from the page cache and
-//! read again, so that what is verified is what the disk holds, also after a
-//! sync that failed in an earlier life. The first record that is not whole
+//! read again, past the cache if some of it stays there, so that what is
+//! verified is what the disk holds, also after a sync that failed in an earlier
+//! life. The first record that is not whole
 //! ends the stream. The primary ships everything from there on again, which
 //! is why cutting is safe; yet what is cut is copied to the quarantine first,
 //! later files are moved there, and each step is a [`Notice`].
@@ -93,7 +94,7 @@ fn settle(
     to: To,
     between: &mut dyn FnMut(),
 ) -> Result<Recovered, RecoveryError> {
-    let Subject { host, data_root, space, record, quarantine, checksums } = subject;
+    let Subject { host, data_root, space, record, quarantine, .. } = subject;
     let state_dir = quarantine.parent().unwrap_or(data_root);
     let directory = wal_directory(data_root, space);
     make_directories(&**host, data_root, &directory).map_err(io_error("create", &directory))?;
@@ -101,17 +102,7 @@ fn settle(
     for parent in directory.ancestors().skip(1).take_while(|parent| parent.starts_with(data_root)) {
         host.sync_directory(parent).map_err(io_error("sync", parent))?;
     }
-    let mut recovery = Recovery {
-        host,
-        space,
-        record,
-        checksums,
-        quarantine: Quarantine::new(host.clone(), quarantine, space),
-        files: locate_files(data_root, state_dir, space, record),
-        to,
-        notices: Vec::new(),
-        directory,
-    };
+    let mut recovery = Recovery::of(subject, to);
     recovery.restore_names(state_dir)?;
     if matches!(to, To::Whole | To::Checkpoint(_)) {
         recovery.check_lengths()?;
@@ -157,9 +148,26 @@ struct Recovery<'a> {
     directory: PathBuf,
 }
 
-impl Recovery<'_> {
+impl<'a> Recovery<'a> {
+    fn of(subject: Subject<'a>, to: To) -> Self {
+        let Subject { host, data_root, space, record, quarantine, checksums } = subject;
+        let state_dir = quarantine.parent().unwrap_or(data_root);
+        Self {
+            host,
+            space,
+            record,
+            checksums,
+            quarantine: Quarantine::new(host.clone(), quarantine, space),
+            files: locate_files(data_root, state_dir, space, record),
+            to,
+            notices: Vec::new(),
+            directory: wal_directory(data_root, space),
+        }
+    }
+
     /// A segment is retired before the run of its successor is durable. If
-    /// that run never became durable, the segment gets its name back.
+    /// that run never became durable, or was cut off, the segment gets its name
+    /// back.
     fn restore_names(&mut self, state_dir: &Path) -> Result<(), RecoveryError> {
         for (number, place) in self.files.iter().filter(|(_, place)| place.named) {
             let retired = retired_path(state_dir, self.space, *number);

@@ -27,6 +27,10 @@ use super::bulk_ring::{self, Reader};
 /// page is read with two pieces.
 const BLOCK_BYTES: u64 = 64 << 10;
 
+/// The largest page that a file may have in the page cache: of 64-bit systems
+/// with pages of 4 KiB. Pages begin at multiples of their size.
+const LARGEST_PAGE_BYTES: u64 = 2 << 20;
+
 /// How the reads of one task are done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -79,6 +83,15 @@ impl BulkFile {
     #[must_use]
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// Drop a range from the page cache, with all pages that it touches, so
+    /// that the next read shows what the disk holds. What another process has
+    /// mapped stays.
+    pub fn forget(&self, offset: u64, bytes: u64) {
+        let from = offset - offset % LARGEST_PAGE_BYTES;
+        let to = (offset + bytes).next_multiple_of(LARGEST_PAGE_BYTES);
+        forget(&self.file, from, to - from);
     }
 
     /// Read at most `most` bytes from `offset` on into `piece`, which holds at
@@ -145,6 +158,7 @@ fn is_uncached(file: &File, offset: u64, bytes: u64) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use saltus_fallback::cache::is_in_memory;
     use std::io::Write;
 
     fn file_of(bytes: usize) -> File {
@@ -188,6 +202,16 @@ mod tests {
         assert_eq!(to_block_end(100, 1 << 20), (1 << 20) - 100);
         assert_eq!(to_block_end(100, 50), 50);
         assert_eq!(to_block_end(65_000, 1000), 536);
+    }
+
+    #[test]
+    fn a_range_is_forgotten_with_the_pages_that_it_lies_in() {
+        let file = file_of(1 << 20);
+        let bulk = BulkFile::new(file.try_clone().unwrap(), Reads::Blocking).unwrap();
+        bulk.forget(70_001, 5);
+        // An old kernel, or a file system in memory, says something else.
+        let cached = cached_pages(&file, 70_001, 5);
+        assert!(cached.is_none_or(|pages| pages == 0) || is_in_memory(&file), "{cached:?}");
     }
 
     #[test]

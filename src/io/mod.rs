@@ -34,6 +34,7 @@ mod bulk_ring;
 #[path = "bulk_no_ring.rs"]
 mod bulk_ring;
 #[cfg(all(target_os = "linux", feature = "uring"))]
+pub mod disk;
 mod hot;
 #[cfg(target_os = "linux")]
 mod lease;
@@ -397,16 +398,22 @@ fn ignore_broken_pipes() -> io::Result<()> {
 /// of alignment.
 ///
 /// [`DIRECT_BLOCK_BYTES`]: crate::limits::DIRECT_BLOCK_BYTES
-#[cfg(target_os = "linux")]
 #[must_use]
 pub fn open_direct(path: &Path) -> Option<File> {
+    past_the_cache(std::fs::OpenOptions::new().write(true), path)
+}
+
+/// As [`open_direct`], for reads.
+#[must_use]
+pub fn open_direct_reader(path: &Path) -> Option<File> {
+    past_the_cache(std::fs::OpenOptions::new().read(true), path)
+}
+
+#[cfg(target_os = "linux")]
+fn past_the_cache(options: &mut std::fs::OpenOptions, path: &Path) -> Option<File> {
     use std::os::fd::AsRawFd;
     use std::os::unix::fs::OpenOptionsExt;
-    let file = std::fs::OpenOptions::new()
-        .write(true)
-        .custom_flags(libc::O_DIRECT | libc::O_CLOEXEC)
-        .open(path)
-        .ok()?;
+    let file = options.custom_flags(libc::O_DIRECT | libc::O_CLOEXEC).open(path).ok()?;
     // SAFETY: all-zero bytes are a valid `statx` result.
     let mut found: libc::statx = unsafe { std::mem::zeroed() };
     // SAFETY: an open descriptor, an empty path with AT_EMPTY_PATH, and a
@@ -462,8 +469,7 @@ pub fn has_writer(_file: &File) -> io::Result<bool> {
 
 /// Elsewhere the page cache is the only way.
 #[cfg(not(target_os = "linux"))]
-#[must_use]
-pub fn open_direct(_path: &Path) -> Option<File> {
+fn past_the_cache(_options: &mut std::fs::OpenOptions, _path: &Path) -> Option<File> {
     None
 }
 

@@ -54,7 +54,6 @@ type Numbered<'t, N> = Table<'t, (&'static str, N), &'static [u8]>;
 pub(super) struct Batch<'t> {
     catalog: &'t Catalog,
     held: BTreeMap<SpaceId, Space>,
-    marked: bool,
     spaces: StrKeyed<'t>,
     runs: Numbered<'t, u32>,
     files: Numbered<'t, u64>,
@@ -73,7 +72,6 @@ impl<'t> Batch<'t> {
         Ok(Self {
             catalog,
             held: BTreeMap::new(),
-            marked: false,
             spaces: write.open_table(SPACES).map_err(|e| catalog.storage(e))?,
             runs: write.open_table(RUNS).map_err(|e| catalog.storage(e))?,
             files: write.open_table(FILES).map_err(|e| catalog.storage(e))?,
@@ -109,12 +107,12 @@ impl<'t> Batch<'t> {
                 Ok(())
             }
             Change::AddMark(mark) => {
-                self.marked = true;
                 let value = layout::encode_mark(mark);
                 self.marks
                     .insert((space.as_str(), mark.lsn.0), value.as_slice())
                     .map_err(|e| self.catalog.storage(e))?;
-                Ok(())
+                // With each one, as in memory: the two stay the same.
+                self.thin_marks(space)
             }
             Change::AddHole { hole, run } => {
                 let value = layout::encode_hole(hole);
@@ -199,9 +197,6 @@ impl<'t> Batch<'t> {
     pub(super) fn finish(mut self) -> Result<(), CatalogError> {
         let held = std::mem::take(&mut self.held);
         for (space, value) in &held {
-            if self.marked {
-                self.thin_marks(space)?;
-            }
             self.spaces
                 .insert(space.as_str(), layout::encode_space(value).as_slice())
                 .map_err(|e| self.catalog.storage(e))?;

@@ -1,8 +1,8 @@
 //! Opening the catalog's database, for the first time and after a failure.
 //!
 //! A database that failed to read, write or sync knows no more what its file
-//! holds: it is closed, the kernel's memory of the file is dropped, and what
-//! the disk has is checked against its checksums. That is what a restart of
+//! holds: it is closed, the file is synced, the kernel's memory of it is
+//! dropped, and what the disk has is checked against its checksums. That is what a restart of
 //! the process would do, and a little more.
 
 use std::fs::{File, OpenOptions};
@@ -19,15 +19,18 @@ use super::host::{Host, ensure_directory};
 use super::storage::Storage;
 use crate::limits::CATALOG_CACHE_BYTES;
 
+/// Drops what the kernel remembers of a file, or says why not.
+pub(super) type Forget<'a> = &'a dyn Fn(&File) -> io::Result<()>;
+
 impl Catalog {
     /// Close the database, and open it anew from what the disk holds. `forget`
-    /// drops what the kernel remembers of the file.
+    /// drops what the kernel remembers of the file, which has been synced.
     ///
     /// # Errors
     ///
     /// See [`CatalogError`]; a database that is gone is one, and then nothing has
     /// changed. Otherwise the catalog stays closed; every use of it fails until it is reopened.
-    pub fn reopen(&self, forget: &dyn Fn(&File)) -> Result<(), CatalogError> {
+    pub fn reopen(&self, forget: Forget<'_>) -> Result<(), CatalogError> {
         // What another file holds is not what this process remembers.
         self.is_in_place()?;
         let mut place = self.database.lock().unwrap_or_else(PoisonError::into_inner);
@@ -35,7 +38,7 @@ impl Catalog {
         drop(place.take());
         let mut options = OpenOptions::new();
         options.read(true).write(true);
-        let opened = guarded(&self.path, || self.open_file(&options, forget));
+        let opened = guarded(&self.path, || self.open_file(&options, Some(forget)));
         let database = opened.map_err(|error| match error {
             // It could be opened before: it is not the user that is wrong.
             CatalogError::Directory { source, .. } => self.storage(StorageError::Io(source)),
@@ -52,7 +55,7 @@ impl Catalog {
             .map_err(|source| CatalogError::Directory { path: directory.to_path_buf(), source })?;
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let database = self.open_file(&options, &|_| ())?;
+        let database = self.open_file(&options, None)?;
         *self.database.lock().unwrap_or_else(PoisonError::into_inner) = Some(database);
         Ok(())
     }
@@ -60,7 +63,7 @@ impl Catalog {
     fn open_file(
         &self,
         options: &OpenOptions,
-        forget: &dyn Fn(&File),
+        forget: Option<Forget<'_>>,
     ) -> Result<Arc<Database>, CatalogError> {
         let (path, host) = (&self.path, &self.host);
         let directory = path.parent().unwrap_or(Path::new("/"));
@@ -73,7 +76,13 @@ impl Catalog {
             .map_err(|source| CatalogError::Directory { path: path.clone(), source })?;
         *self.identity.lock().unwrap_or_else(PoisonError::into_inner) =
             Some((found.dev(), found.ino()));
-        forget(&file);
+        if let Some(forget) = forget {
+            // What the last one wrote and did not sync counts as its commit, if
+            // it is there: it must be there for good.
+            host.sync_data(&file)
+                .and_then(|()| forget(&file))
+                .map_err(|source| CatalogError::Directory { path: path.clone(), source })?;
+        }
         let mut database = Storage::new(host.clone(), file)
             .and_then(|storage| {
                 Builder::new().set_cache_size(CATALOG_CACHE_BYTES).create_with_backend(storage)

@@ -377,7 +377,7 @@ impl Cursor {
             return Ok(Ok(Seen::End));
         }
         let mut raw = [0; RECORD_HEADER_BYTES];
-        let have = search::read_up_to(&self.segment.file, &mut raw, at)?;
+        let have = search::read_up_to(&*self.segment.file, &mut raw, at)?;
         if (have as u64) < visible {
             return Ok(Err(at + have as u64));
         }
@@ -416,7 +416,7 @@ impl Cursor {
         end: u64,
     ) -> io::Result<Option<Stop>> {
         let offset = self.offset;
-        let Err(error) = search::check_payload_at(&self.segment.file, offset, &passed.header)?
+        let Err(error) = search::check_payload_at(&*self.segment.file, offset, &passed.header)?
         else {
             if self.awaited == Some(offset) {
                 self.awaited = None;
@@ -472,7 +472,7 @@ impl Cursor {
             _ => (from, from),
         };
         let to = end.min(known_to.saturating_add(MAX_SEARCH_BYTES_PER_TURN));
-        if search::first_nonzero(&self.segment.file, known_to, to)?.is_some() {
+        if search::first_nonzero(&*self.segment.file, known_to, to)?.is_some() {
             self.zeroes = None;
             return Ok(Some(false));
         }
@@ -488,7 +488,7 @@ impl Cursor {
             _ => offset + 1,
         };
         let most = MAX_SEARCH_BYTES_PER_TURN;
-        let found = search::find_record(&self.segment.file, from, most, end, self.checksums)?;
+        let found = search::find_record(&*self.segment.file, from, most, end, self.checksums)?;
         Ok(match found {
             Found::Record(at) => {
                 // Asked again, the same answer comes at once.

@@ -6,7 +6,7 @@
 //! far as the payload is there. The magic alone proves nothing: payloads may
 //! contain it.
 //!
-//! The search reads with `pread`, never through a map, and is bounded: who
+//! The search reads with `pread` or its like, never through a map, and is bounded: who
 //! searches far calls several times.
 
 #![forbid(unsafe_code)]
@@ -31,8 +31,36 @@ pub enum Found {
     NoneBefore(u64),
 }
 
+/// A file, or what is read like one.
+pub trait ReadAt {
+    /// Read into `buffer` from `offset` on. Fewer bytes than fit are not the
+    /// end, 0 are.
+    ///
+    /// # Errors
+    ///
+    /// As `pread`.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// How many bytes there are.
+    ///
+    /// # Errors
+    ///
+    /// As `fstat`.
+    fn bytes(&self) -> io::Result<u64>;
+}
+
+impl ReadAt for File {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        FileExt::read_at(self, buffer, offset)
+    }
+
+    fn bytes(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+}
+
 /// Read as much as there is, up to the size of `buffer`.
-pub(crate) fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+pub(crate) fn read_up_to(file: &impl ReadAt, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
         match file.read_at(&mut buffer[filled..], offset + filled as u64) {
@@ -47,7 +75,7 @@ pub(crate) fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> io::Res
 
 /// The CRC32C of `bytes` bytes from `offset` on; `None` if the file ends
 /// before.
-fn crc_of(file: &File, offset: u64, bytes: u64) -> io::Result<Option<u32>> {
+fn crc_of(file: &impl ReadAt, offset: u64, bytes: u64) -> io::Result<Option<u32>> {
     let mut buffer = vec![0; CHUNK_BYTES];
     let (mut crc, mut done) = (0, 0);
     while done < bytes {
@@ -69,7 +97,7 @@ fn crc_of(file: &File, offset: u64, bytes: u64) -> io::Result<Option<u32>> {
 /// As `pread`. The inner error is what is wrong with the payload;
 /// [`RecordError::Truncated`] if the file ends within it.
 pub fn check_payload_at(
-    file: &File,
+    file: &impl ReadAt,
     offset: u64,
     header: &Header,
 ) -> io::Result<Result<(), RecordError>> {
@@ -78,7 +106,7 @@ pub fn check_payload_at(
         Some(crc) => header.check_payload_crc(crc),
         None => Err(RecordError::Truncated {
             need: header.record_bytes(),
-            have: file.metadata()?.len().saturating_sub(offset),
+            have: file.bytes()?.saturating_sub(offset),
         }),
     })
 }
@@ -91,7 +119,7 @@ pub fn check_payload_at(
 ///
 /// As `pread`.
 pub fn find_record(
-    file: &File,
+    file: &impl ReadAt,
     from: u64,
     most: u64,
     end: u64,
@@ -139,7 +167,7 @@ pub fn find_record(
 }
 
 /// Is there a good record behind this header?
-fn is_record(file: &File, offset: u64, header: &Header, end: u64) -> io::Result<bool> {
+fn is_record(file: &impl ReadAt, offset: u64, header: &Header, end: u64) -> io::Result<bool> {
     let behind = offset + header.record_bytes();
     if !header.checksummed {
         // Nothing vouches for it but what follows: the end, or a magic.
@@ -187,7 +215,7 @@ fn next_magic(bytes: &[u8]) -> Option<usize> {
 /// # Errors
 ///
 /// As `pread`.
-pub(crate) fn first_nonzero(file: &File, from: u64, to: u64) -> io::Result<Option<u64>> {
+pub(crate) fn first_nonzero(file: &impl ReadAt, from: u64, to: u64) -> io::Result<Option<u64>> {
     let mut buffer = vec![0; CHUNK_BYTES];
     let mut at = from;
     while at < to {

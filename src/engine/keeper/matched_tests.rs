@@ -430,3 +430,68 @@ fn a_run_that_was_told_and_never_written_is_told_again_in_a_new_epoch() {
     assert_eq!(lost(root.path(), &stream, &marks), [0; 0]);
     assert_eq!(log(root.path()).len(), 2, "the empty file went with its run");
 }
+
+/// 20 records over three files, of which the third took the name of the first.
+fn displace(root: &Path) -> (Vec<Mark>, Vec<u8>) {
+    let mut rig = Rig::open(root, &alive());
+    rig.loan(open(&[(1, 0)])).unwrap();
+    let mut marks = vec![Mark::START];
+    let mut stream = Vec::new();
+    for number in 0..20_u64 {
+        let payload = vec![7; 100];
+        let header = Header::new(number, 1000 + number, 1, &payload).unwrap();
+        marks.push(record::step(marks.last().unwrap(), &header.encode(), &header));
+        stream.extend(header.encode());
+        stream.extend(payload);
+    }
+    let runs = [(1, 1, 0..5), (2, 2, 5..15), (3, 1, 15..20)];
+    for (ordinal, (file, name, records)) in (0..).zip(runs) {
+        let (start, end) = (marks[records.start].lsn, marks[records.end].lsn);
+        let run = Run { start, segment: SegmentName(name), file, offset: 0, bytes: None };
+        let job = Job::OpenRun { shard: 0, ticket: 2, space: space(), ordinal, run, known: false };
+        let news = rig.batch(vec![job]);
+        let [News::RunOpened { result: Ok(files), .. }, ..] = &news[..] else { panic!("{news:?}") };
+        let range = usize::try_from(start.0).unwrap()..usize::try_from(end.0).unwrap();
+        files.buffered.write_all_at(&stream[range], 0).unwrap();
+    }
+    let mut record = rig.keeper.spaces[&space()].record.clone();
+    record.checkpoint = marks[20];
+    rig.batch(vec![Job::CloseReplica { space: space(), state: Ok(Box::new((record, marks[20]))) }]);
+    (marks, stream)
+}
+
+/// File 3 had taken the name of file 1 when the stream was cut within file 2:
+/// file 3 went to the quarantine, and file 1 stayed where nobody looks for it.
+#[test]
+fn a_segment_gets_its_name_back_when_the_one_that_took_it_is_cut_off() {
+    for budget in 0.. {
+        let root = tempfile::tempdir().unwrap();
+        let (marks, stream) = displace(root.path());
+        let history = [(1, 0), (2, marks[12].lsn.0)];
+        let at = |records: usize| usize::try_from(marks[records].lsn.0).unwrap();
+        let expected: BTreeMap<_, _> = [
+            (SegmentName(1).to_string(), stream[..at(5)].to_vec()),
+            (SegmentName(2).to_string(), stream[at(5)..at(12)].to_vec()),
+        ]
+        .into();
+        let host = Arc::new(Mortal(AtomicU64::new(u64::MAX)));
+        let seen: Arc<dyn Host> = host.clone();
+        let mut rig = Rig::open(root.path(), &seen);
+        rig.loan(open(&history)).unwrap();
+        host.0.store(budget, Ordering::SeqCst);
+        let done = rig.loan(cut(&history, &marks[12])).is_ok();
+        if host.0.swap(0, Ordering::SeqCst) > 0 {
+            assert!(done && log(root.path()) == expected);
+            return;
+        }
+        drop(rig);
+        // Killed at any step, it comes to the same when it is done again.
+        let mut rig = Rig::open(root.path(), &alive());
+        let loan = rig.loan(open(&history)).unwrap();
+        if loan.mark != marks[12] {
+            rig.loan(cut(&history, &marks[12])).unwrap();
+        }
+        assert!(log(root.path()) == expected, "killed at step {budget}");
+        assert_eq!(lost(root.path(), &stream, &marks), [0; 0], "killed at step {budget}");
+    }
+}

@@ -13,10 +13,11 @@
 //! recorded is shipped and received.
 
 use std::collections::BTreeMap;
+use std::io;
 
 use super::{Keeper, Lease, News};
 use crate::ids::SpaceId;
-use crate::io::bulk;
+use crate::io::disk;
 use crate::limits::{CATALOG_RETRY_DELAY, MAX_UNWRITTEN_CHANGES};
 use crate::protocol::message::ErrorCode;
 use crate::state::catalog::{CatalogError, Change, Role, SpaceRecord};
@@ -149,7 +150,7 @@ impl Keeper {
 
     /// What the catalog holds when all is written.
     fn write_again(&self) -> Result<BTreeMap<SpaceId, SpaceRecord>, CatalogError> {
-        self.catalog.reopen(&|file| bulk::forget(file, 0, 0))?;
+        self.catalog.reopen(&|file| disk::forget_all(file).map_err(io::Error::other))?;
         // If it was the last sync that failed, they may be there.
         let there = self.catalog.load()?;
         let changes = &self.unwritten.changes;

@@ -425,6 +425,11 @@ impl Keeper {
                 self.remove_superseded(&space);
             }
         }
+        for (space, change) in &changes {
+            if failure.is_none() && matches!(change, Change::Truncate { .. }) {
+                self.restore_names(space);
+            }
+        }
         let lending = std::mem::take(&mut self.lending);
         if let Some(why) = &failure {
             self.withdraw(changes, lending, why);

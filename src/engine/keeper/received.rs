@@ -238,6 +238,22 @@ impl Keeper {
         Subject { host, data_root, space, record, quarantine, checksums: self.checksums }
     }
 
+    /// The catalog has forgotten what was cut off of a space: the names that it
+    /// had taken are free.
+    pub(super) fn restore_names(&self, space: &SpaceId) {
+        let entry = self.spaces.get(space);
+        let Some(entry) = entry.filter(|entry| entry.record.role == Role::Replica) else { return };
+        let quarantine = self.places.quarantine();
+        match self.subject(space, &entry.record, &quarantine).restore_names() {
+            Ok(notices) => {
+                for notice in notices {
+                    tracing::warn!(%space, "{notice}");
+                }
+            }
+            Err(error) => tracing::warn!(%space, "a segment has not got its name back: {error}"),
+        }
+    }
+
     fn unusable(&self, space: &SpaceId, why: String) -> Lease {
         // It is tried at every attempt of the primary; the same again is no news.
         if self.received.problem_of(space).as_ref() != Some(&why) {

@@ -9,7 +9,6 @@ use super::ProofError;
 use super::ground::{Ground, Stretch};
 use super::question::{Absent, Answer, Boundary, Listed, Of, Question};
 use super::walker::{Ahead, View, Walker};
-use crate::io::bulk::forget;
 use crate::limits::{MAX_PROOF_RECORDS, MAX_RECORD_BYTES, RECORD_HEADER_BYTES, VERIFY_PIECE_BYTES};
 use crate::lsn::{Chain, Lsn};
 use crate::state::catalog::Role;
@@ -36,9 +35,6 @@ pub(super) struct Reading<'a> {
     /// Whether anybody still waits for the answer.
     wanted: &'a dyn Fn() -> bool,
 }
-
-/// No page is smaller, and where they are larger one more stays in the cache.
-const PAGE_BYTES: u64 = 4096;
 
 /// Records that are smaller than this on average are read whole for the sake
 /// of their headers.
@@ -239,9 +235,7 @@ impl<'a> Reading<'a> {
         let most = usize::try_from(piece.bytes.min(end - at)).unwrap_or(usize::MAX);
         let most = most.min(lent.len());
         if self.afresh {
-            // A page that is named in part would stay.
-            let before = piece.offset % PAGE_BYTES;
-            forget(piece.file.file(), piece.offset - before, before + most as u64 + PAGE_BYTES);
+            piece.file.forget(piece.offset, most as u64);
         }
         let (result, lent) = piece.file.read(lent, most, piece.offset).await;
         self.piece = lent;

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::ids::SpaceId;
+use crate::io::disk::DiskError;
 use crate::lsn::Lsn;
 
 /// Why a space cannot be received as it is. Nothing below the checkpoint has
@@ -21,6 +22,14 @@ pub enum RecoveryError {
         path: PathBuf,
         /// What the system said.
         source: io::Error,
+    },
+    /// It cannot be told what the disk holds of a file. Recovery can be repeated.
+    #[error("cannot verify {}: {source}", path.display())]
+    Cached {
+        /// Which.
+        path: PathBuf,
+        /// Why, and what to do.
+        source: DiskError,
     },
     /// A file that holds verified records is gone.
     #[error(

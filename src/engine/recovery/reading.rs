@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 
 use super::{Notice, RecoveryError, io_error};
 use crate::engine::verifier::Verifier;
-use crate::io::bulk;
+use crate::io::disk::{DiskError, DiskFile};
 use crate::limits::{MAX_RECORD_BYTES, RECORD_HEADER_BYTES, VERIFY_PIECE_BYTES};
 use crate::lsn::{Lsn, Mark};
 use crate::state::catalog::SpaceRecord;
 use crate::state::host::Host;
 use crate::state::runs::Run;
 use crate::wal::record::{Checksums, Header, MAGIC_BYTES, RecordError};
-use crate::wal::search::{self, Found};
+use crate::wal::search::{self, Found, ReadAt};
 
 /// Verify one run from `begin` on. Nothing if it is whole, or why it ends
 /// early; the verifier then stands behind its last whole record.
@@ -37,9 +37,8 @@ pub(super) fn verify_run(
         }
         Err(error) => return Err(failed(error)),
     };
-    host.sync_data(&file).map_err(io_error("sync", path))?;
-    bulk::forget(&file, begin, 0);
-    let found = file.metadata().map_err(&failed)?.len();
+    let file = reread(host, file, path, begin)?;
+    let found = file.bytes().map_err(&failed)?;
     let stop = expected.map_or(found, |expected| expected.min(found));
     let start = verifier.mark().lsn;
     let mut at = begin;
@@ -72,16 +71,41 @@ pub(super) fn verify_run(
     })
 }
 
+/// Have a file read from `begin` on as the disk holds it: synced, and past what
+/// the kernel remembers.
+pub(super) fn reread(
+    host: &dyn Host,
+    file: File,
+    path: &Path,
+    begin: u64,
+) -> Result<DiskFile, RecoveryError> {
+    host.sync_data(&file).map_err(io_error("sync", path))?;
+    DiskFile::new(file, path, begin).map_err(|error| match error {
+        DiskError::System(source) => io_error("read", path)(source),
+        source => RecoveryError::Cached { path: path.to_path_buf(), source },
+    })
+}
+
+impl ReadAt for DiskFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        Self::read_at(self, buffer, offset)
+    }
+
+    fn bytes(&self) -> io::Result<u64> {
+        Self::bytes(self)
+    }
+}
+
 /// Say what a damaged record at `offset` looks like.
 pub(super) fn describe(
-    file: &File,
+    file: &impl ReadAt,
     path: &Path,
     offset: u64,
     error: RecordError,
     verifier: &Verifier,
 ) -> io::Result<Notice> {
     let path = path.to_path_buf();
-    let size = file.metadata()?.len();
+    let size = file.bytes()?;
     if search::first_nonzero(file, offset, size)?.is_none() {
         return Ok(Notice::Zeroes { path, offset, bytes: size - offset });
     }

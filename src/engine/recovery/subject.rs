@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Recovered, RecoveryError, To, settle};
+use super::{Notice, Recovered, Recovery, RecoveryError, To, settle};
 use crate::ids::{Epoch, SpaceId};
 use crate::state::catalog::SpaceRecord;
 use crate::state::host::Host;
@@ -82,5 +82,18 @@ impl Subject<'_> {
     /// See [`RecoveryError`].
     pub fn keep_matched(self) -> Result<Recovered, RecoveryError> {
         settle(self, To::Matched, &mut || ())
+    }
+    /// Give segments back the names that others had taken which were cut off
+    /// since. Only once the catalog has forgotten those: until then it tells by
+    /// them where a file lies.
+    ///
+    /// # Errors
+    ///
+    /// See [`RecoveryError`]. Recovery does the same, at the latest.
+    pub fn restore_names(self) -> Result<Vec<Notice>, RecoveryError> {
+        let state_dir = self.quarantine.parent().unwrap_or(self.data_root);
+        let mut recovery = Recovery::of(self, To::Whole);
+        recovery.restore_names(state_dir)?;
+        Ok(recovery.notices)
     }
 }

@@ -10,10 +10,11 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::reading::reread;
 use super::{Notice, RecoveryError, describe, io_error};
 use crate::engine::verifier::Verifier;
 use crate::ids::SegmentName;
-use crate::io::bulk;
+use crate::io::disk::DiskFile;
 use crate::limits::{MAX_SAVED_MARKS_PER_SPACE, RECORD_HEADER_BYTES, VERIFY_PIECE_BYTES};
 use crate::lsn::{Lsn, Mark};
 use crate::state::catalog::SpaceRecord;
@@ -144,9 +145,8 @@ impl Walk<'_> {
             }
             Err(error) => return Err(failed(error)),
         };
-        self.host.sync_data(&file).map_err(io_error("sync", path))?;
-        bulk::forget(&file, begin, 0);
-        let size = file.metadata().map_err(&failed)?.len();
+        let file = reread(self.host, file, path, begin)?;
+        let size = file.bytes().map_err(&failed)?;
         let stop = expected.map_or(size, |expected| expected.min(size));
         let mut verifier = Verifier::new(self.found.mark, self.checksums);
         // Where the verifier's mark lies in the file, and what is fed next.
@@ -193,7 +193,7 @@ impl Walk<'_> {
     /// nothing if not even that is known.
     fn pass(
         &mut self,
-        file: &File,
+        file: &DiskFile,
         run: &Run,
         offset: u64,
         error: RecordError,
