@@ -3,8 +3,9 @@
 #
 #   scripts/fuzz.sh [--seconds 20] [--target NAME] [--sanitizer address|none] [--quick]
 #
-# --quick builds within minutes from nothing: no sanitizer, little
-# optimisation, no debug information. The checks of a debug build stay in.
+# --quick builds beside the tests, without cargo-fuzz: no sanitizer, no
+# optimisation, and of what the tests have built only this crate anew, because it
+# alone is watched for where an input leads. The checks of a debug build stay in.
 #
 # Begins with the inputs in fuzz/corpus/ and writes nothing there: what is found
 # on the way is kept in fuzz/found/, what fails in fuzz/artifacts/. Exit 1 if
@@ -12,18 +13,18 @@
 # fuzz/corpus/NAME/, is a test. Exit 4 if the fuzzers cannot be built here, with
 # the reason.
 #
-# An input may take 10 seconds, 2 GiB of memory in all and 256 MiB in one piece.
+# An input may take 10 seconds (30 with --quick), 2 GiB of memory in all and
+# 256 MiB in one piece.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-usage() { sed -n '2,15s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '2,17s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 
-seconds=20 sanitizer=address profile=""
+seconds=20 sanitizer=address quick=""
 targets=$(sed -n 's/^    ("\([a-z]*\)", .*/\1/p' fuzz/targets/mod.rs)
 while [ $# -gt 0 ]; do
     if [ "$1" = --quick ]; then
-        # As fuzz/Cargo.toml has it for dev.
-        sanitizer=none profile=--dev
+        quick=yes
         shift
         continue
     fi
@@ -45,27 +46,60 @@ cannot() {
 }
 # libFuzzer is C++.
 command -v c++ >/dev/null || cannot "there is no C++ compiler"
-if ! cargo fuzz --version >/dev/null 2>&1; then
-    # It only starts the others: nothing is gained by optimising it.
-    cargo install cargo-fuzz --locked --debug --quiet ||
-        cannot "cargo install cargo-fuzz failed"
+build_quickly() {
+    local flags
+    # What cargo-fuzz passes.
+    flags='"--cfg=fuzzing","-Cpasses=sancov-module","-Cllvm-args=-sanitizer-coverage-level=4"'
+    flags+=',"-Cllvm-args=-sanitizer-coverage-inline-8bit-counters"'
+    flags+=',"-Cllvm-args=-sanitizer-coverage-pc-table"'
+    flags+=',"-Cllvm-args=-sanitizer-coverage-trace-compares"'
+    cargo build --manifest-path fuzz/Cargo.toml --target-dir "$built" --bins --locked \
+        -Zprofile-rustflags \
+        --config "profile.dev.package.saltus.rustflags=[$flags]" \
+        --config "profile.dev.package.saltus-fuzz.rustflags=[$flags]"
+}
+build() { cargo fuzz build --sanitizer "$1"; }
+
+built=${CARGO_TARGET_DIR:-target}
+if [ -n "$quick" ]; then
+    build_quickly || cannot "the build failed"
+else
+    if ! cargo fuzz --version >/dev/null 2>&1; then
+        # It only starts the others: nothing is gained by optimising it.
+        cargo install cargo-fuzz --locked --debug --quiet ||
+            cannot "cargo install cargo-fuzz failed"
+    fi
+    if ! build "$sanitizer"; then
+        [ "$sanitizer" != none ] || cannot "the build failed"
+        echo "without the $sanitizer sanitizer, then" >&2
+        sanitizer=none
+        build none || cannot "the build failed"
+    fi
 fi
-build() { cargo fuzz build $profile --sanitizer "$1"; }
-if ! build "$sanitizer"; then
-    [ "$sanitizer" != none ] || cannot "the build failed"
-    echo "without the $sanitizer sanitizer, then" >&2
-    sanitizer=none
-    build none || cannot "the build failed"
-fi
+
+# cargo-fuzz has options of its own before this; what is not optimised is slow.
+end_of_ours=-- patience=10
+[ -z "$quick" ] || end_of_ours="" patience=30
+
+# Run one, with directories of inputs and options of libFuzzer.
+fuzz() {
+    local target=$1
+    shift
+    if [ -n "$quick" ]; then
+        mkdir -p "fuzz/artifacts/$target"
+        "$built/debug/$target" "-artifact_prefix=fuzz/artifacts/$target/" "$@"
+    else
+        cargo fuzz run --sanitizer "$sanitizer" "$target" "$@"
+    fi
+}
 
 failed=()
 for target in $targets; do
     echo "--- $target, $seconds s"
     mkdir -p "fuzz/found/$target"
     # The log of the program under test is not of interest.
-    SALTUS_LOG=off cargo fuzz run $profile --sanitizer "$sanitizer" "$target" \
-        "fuzz/found/$target" "fuzz/corpus/$target" -- \
-        -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -malloc_limit_mb=256 \
+    SALTUS_LOG=off fuzz "$target" "fuzz/found/$target" "fuzz/corpus/$target" $end_of_ours \
+        -max_total_time="$seconds" -timeout=$patience -rss_limit_mb=2048 -malloc_limit_mb=256 \
         -max_len=32768 -print_final_stats=1 -verbosity=1 2>&1 |
         grep -v '^#[0-9]' | tail -25 || failed+=("$target")
 done

@@ -197,11 +197,25 @@ pub const UNHEARD_GRACE: Duration = Duration::from_secs(600);
 /// ends within milliseconds; a host under load may stall one for seconds.
 pub const UNFINISHED_AFTER: Duration = Duration::from_secs(10);
 
+/// The furthest that a run may begin in a file. Half of what the system has
+/// numbers for, so that a position and a length can be added; a peer, or a row of
+/// a catalog, that names more is wrong.
+pub const MAX_FILE_OFFSET: u64 = 1 << 62;
+
+/// What is copied to the quarantine, and synced, before the keeper looks after
+/// the other spaces: some ten milliseconds on a disk that makes 1 GB/s durable.
+pub const CUT_SLICE_BYTES: u64 = 8 << 20;
+
 /// How long written bytes wait for a flush at durability level `written`.
 pub const WRITTEN_FLUSH_DELAY: Duration = Duration::from_secs(1);
 
 /// How old unacknowledged bytes are before a replica counts as lagging.
 pub const LAGGING_AFTER: Duration = Duration::from_secs(1);
+
+/// How many bytes that were not walked yet, and whose age is thus unknown, a
+/// replica may be behind before it counts as lagging: more than is walked in a
+/// second of a busy tail, less than a start finds after an hour of writing.
+pub const LAGGING_UNWALKED_BYTES: u64 = 64 << 20;
 
 /// Bytes of one receive slab for control frames: a largest one, its header,
 /// and the next header.

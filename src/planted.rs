@@ -19,16 +19,22 @@ pub enum Bug {
     NameNotSynced,
     /// A primary of an epoch that is over is taken for the present one.
     StaleEpochObeyed,
+    /// What is cut off is copied to the quarantine, and the copy is not synced.
+    CutBeforeSaved,
+    /// A primary begins a new epoch before the catalog has it.
+    EpochNotDurable,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::AckBeforeSync,
         Self::SkippedChecksum,
         Self::OneByteTooMany,
         Self::NameNotSynced,
         Self::StaleEpochObeyed,
+        Self::CutBeforeSaved,
+        Self::EpochNotDurable,
     ];
 }
 

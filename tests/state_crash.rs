@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use saltus::engine::recovery::{Notice, Recovered, RecoveryError, path_of, recover, retired_path};
+use saltus::engine::recovery::{Notice, Recovered, RecoveryError, Subject, path_of, retired_path};
 use saltus::ids::{Epoch, SegmentName, SpaceId, StreamId};
 use saltus::lsn::{Lsn, Mark};
 use saltus::state::catalog::{Catalog, CatalogError, Change, Role, SpaceRecord};
@@ -94,7 +94,15 @@ impl Replica {
     fn try_recover(&self) -> Result<Recovered, RecoveryError> {
         let (root, quarantine) = (self.root.path(), self.quarantine());
         let host: Arc<dyn Host> = Arc::new(ThisHost);
-        recover(&host, root, &self.space, &self.record(), &quarantine, Checksums::Required)
+        let subject = Subject {
+            host: &host,
+            data_root: root,
+            space: &self.space,
+            record: &self.record(),
+            quarantine: &quarantine,
+            checksums: Checksums::Required,
+        };
+        subject.recover()
     }
 
     /// Recover, tell the catalog, and check what must hold after every

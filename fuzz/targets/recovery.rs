@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;
 
-use saltus::engine::recovery::{Recovered, RecoveryError, recover};
+use saltus::engine::recovery::{Recovered, RecoveryError, Subject};
 use saltus::ids::{Epoch, SegmentName, SpaceId, StreamId};
 use saltus::lsn::{Lsn, Mark};
 use saltus::state::catalog::{Catalog, Change, Role, SpaceRecord};
@@ -52,7 +52,7 @@ pub fn run(data: &[u8]) {
         let segment = SegmentName(100 + file % 3);
         let _ =
             commit(Change::OpenRun(Run { start: Lsn(start), segment, file, offset, bytes: None }));
-        start += choice(&mut input, held);
+        start = choice(&mut input, held).saturating_add(start);
     }
     let checkpoint = choice(&mut input, start);
     let mut mark = Mark { lsn: Lsn(checkpoint), ..Mark::START };
@@ -69,7 +69,15 @@ pub fn run(data: &[u8]) {
 
     let again = |record: &SpaceRecord| -> Result<Recovered, RecoveryError> {
         let host: Arc<dyn Host> = Arc::new(ThisHost);
-        recover(&host, root, &space, record, &state.join("quarantine"), Checksums::Required)
+        let subject = Subject {
+            host: &host,
+            data_root: root,
+            space: &space,
+            record,
+            quarantine: &state.join("quarantine"),
+            checksums: Checksums::Required,
+        };
+        subject.recover()
     };
     let Ok(recovered) = again(record) else { return };
     assert!(recovered.mark.lsn >= record.checkpoint.lsn, "below the checkpoint nothing is cut");

@@ -272,11 +272,17 @@ impl Work<'_> {
         report: &mut SpaceReport,
     ) -> bool {
         let SpaceReport { space, .. } = report;
-        if (known.role, known.stream) == (wanted.role, wanted.stream)
-            || known.role == catalog::Role::Replica
-        {
+        if (known.role, known.stream) == (wanted.role, wanted.stream) {
             report.verdict = Verdict::Known;
             report.lsn = known.checkpoint.lsn.max(known.runs.end()).0;
+            return false;
+        }
+        if known.role == catalog::Role::Replica {
+            report.refuse(format!(
+                "the catalog has it as received, of stream {:?}, and {} has stream {:?} of it: that \
+                 is no loss of a catalog. Nothing was done",
+                known.stream, self.from, wanted.stream
+            ));
             return false;
         }
         if self.args.space.is_empty() {

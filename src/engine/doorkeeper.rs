@@ -14,6 +14,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::limits::{COMPLAINT_INTERVAL, MAX_COMPLAINED_ADDRESSES, MAX_STRANGERS};
@@ -21,11 +22,16 @@ use crate::limits::{COMPLAINT_INTERVAL, MAX_COMPLAINED_ADDRESSES, MAX_STRANGERS}
 /// Stands for all addresses beyond [`MAX_COMPLAINED_ADDRESSES`].
 const OTHERS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
-/// What was said of an address.
-#[derive(Debug)]
-struct Complaint {
-    told_at: Instant,
-    left_out: u64,
+/// What was said of addresses, by all shards: how often nothing more was said
+/// since. Held for a look-up when a connection has come to nothing; no data
+/// waits for it.
+#[derive(Clone, Debug, Default)]
+pub struct Complaints(Arc<Mutex<BTreeMap<IpAddr, u64>>>);
+
+impl Complaints {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<IpAddr, u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The strangers of one shard, by the number of their connection.
@@ -33,10 +39,19 @@ struct Complaint {
 pub struct Doorkeeper {
     /// In the order in which they came.
     strangers: BTreeMap<u64, IpAddr>,
-    complaints: BTreeMap<IpAddr, Complaint>,
+    complaints: Complaints,
+    /// The addresses of which this shard has said something, and when: it also
+    /// tells how often nothing was said.
+    told: BTreeMap<IpAddr, Instant>,
 }
 
 impl Doorkeeper {
+    /// One that complains together with others.
+    #[must_use]
+    pub fn among(self, complaints: Complaints) -> Self {
+        Self { complaints, ..self }
+    }
+
     /// A connection has come; numbers ascend. Gives the one that must go for
     /// it, if one must.
     pub fn enter(&mut self, id: u64, address: IpAddr) -> Option<u64> {
@@ -71,14 +86,16 @@ impl Doorkeeper {
     /// Something is to be said about an address. True if it may be said now;
     /// else it is counted.
     pub fn complain(&mut self, now: Instant, address: IpAddr) -> bool {
-        let full = self.complaints.len() >= MAX_COMPLAINED_ADDRESSES;
-        let known = self.complaints.contains_key(&address);
+        let mut complaints = self.complaints.lock();
+        let full = complaints.len() >= MAX_COMPLAINED_ADDRESSES;
+        let known = complaints.contains_key(&address);
         let address = if full && !known { OTHERS } else { address };
-        if let Some(complaint) = self.complaints.get_mut(&address) {
-            complaint.left_out += 1;
+        if let Some(left_out) = complaints.get_mut(&address) {
+            *left_out += 1;
             return false;
         }
-        self.complaints.insert(address, Complaint { told_at: now, left_out: 0 });
+        complaints.insert(address, 0);
+        self.told.insert(address, now);
         true
     }
 
@@ -86,17 +103,19 @@ impl Doorkeeper {
     /// minute is over.
     pub fn left_out(&mut self, now: Instant) -> Vec<(IpAddr, u64)> {
         let mut due = Vec::new();
-        self.complaints.retain(|address, complaint| {
-            if now < complaint.told_at + COMPLAINT_INTERVAL {
+        let mut complaints = self.complaints.lock();
+        self.told.retain(|address, told_at| {
+            if now < *told_at + COMPLAINT_INTERVAL {
                 return true;
             }
-            if complaint.left_out == 0 {
-                return false;
+            let left_out = complaints.remove(address).unwrap_or(0);
+            if left_out > 0 {
+                due.push((*address, left_out));
+                // The count was this minute's line.
+                complaints.insert(*address, 0);
+                *told_at = now;
             }
-            due.push((*address, std::mem::take(&mut complaint.left_out)));
-            // The count was this minute's line.
-            complaint.told_at = now;
-            true
+            left_out > 0
         });
         due
     }
@@ -104,7 +123,7 @@ impl Doorkeeper {
     /// When to ask [`left_out`](Self::left_out).
     #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.complaints.values().map(|complaint| complaint.told_at + COMPLAINT_INTERVAL).min()
+        self.told.values().map(|told_at| *told_at + COMPLAINT_INTERVAL).min()
     }
 }
 
@@ -161,6 +180,28 @@ mod tests {
         assert_eq!(door.left_out(later), [(address(1), 1)]);
         assert_eq!(door.left_out(later + COMPLAINT_INTERVAL), []);
         assert_eq!(door.next_timeout(), None, "what is over is forgotten");
+    }
+
+    #[test]
+    fn an_address_is_complained_of_once_however_many_shards_meet_it() {
+        let start = Instant::now();
+        let complaints = Complaints::default();
+        let mut doors = [(); 3].map(|()| Doorkeeper::default().among(complaints.clone()));
+        assert!(doors[1].complain(start, address(1)));
+        for _ in 0..100 {
+            assert!(doors.iter_mut().all(|door| !door.complain(start, address(1))));
+        }
+        // Who has said it tells the rest.
+        assert_eq!(
+            doors.each_ref().map(|door| door.next_timeout().is_some()),
+            [false, true, false]
+        );
+        let minute = start + COMPLAINT_INTERVAL;
+        let told = doors.each_mut().map(|door| door.left_out(minute));
+        assert_eq!(told, [vec![], vec![(address(1), 300)], vec![]]);
+        let later = minute + COMPLAINT_INTERVAL;
+        assert_eq!(doors[1].left_out(later), []);
+        assert!(doors[2].complain(later, address(1)), "what is over is forgotten by all");
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub mod doorkeeper;
 pub mod inbox;
 pub mod keeper;
 pub mod latency;
+#[cfg(test)]
+mod mortal;
 pub mod patience;
 pub mod primary;
 pub mod proof;
@@ -49,6 +51,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Sender, bounded, unbounded};
 
 use self::clock::SystemClock;
+use self::doorkeeper::Complaints;
 use self::keeper::{Ignored, Job, Keeper, Mailbox, Places, Received};
 use self::proof::chart::{Chart, ChartAsk};
 use self::proof::question::{Answer, Question};
@@ -251,13 +254,14 @@ impl Engine {
         }
         let others: Vec<_> =
             shards.iter().skip(1).map(|s| (s.commands.clone(), s.waker.clone())).collect();
-        let primaries = Primaries::default();
+        let (primaries, complaints) = (Primaries::default(), Complaints::default());
         for (index, go) in goes.into_iter().enumerate() {
             let first = index == 0;
             let go_on = (
                 listener.take().filter(|_| first),
                 if first { others.clone() } else { Vec::new() },
                 primaries.clone(),
+                complaints.clone(),
             );
             if go.send(go_on).is_err() {
                 tracing::error!(shard = index, "the shard ended before it began");
@@ -357,10 +361,10 @@ impl Engine {
                 if tell.send(Ok((backend.name(), backend.waker()))).is_err() {
                     return;
                 }
-                let Ok((listener, others, primaries)) = gone.recv() else { return };
+                let Ok((listener, others, primaries, complaints)) = gone.recv() else { return };
                 let shard =
                     Shard::new(setup, backend, command_queue, news_queue, jobs, listener, others)
-                        .among(primaries);
+                        .among(primaries, complaints);
                 let mut guard = FailureGuard { shard: shard.number(), failed, reason: None };
                 guard.reason = Some("it panicked; see the log".into());
                 guard.reason = shard.run().err().map(|error| error.to_string());
@@ -519,7 +523,7 @@ fn listen(address: SocketAddr) -> io::Result<crate::io::Socket> {
 
 /// What a shard gets with its go: the listener, the other shards, and who
 /// ships to any of them.
-type GoOn = (Option<crate::io::Socket>, Vec<(Sender<Command>, Waker)>, Primaries);
+type GoOn = (Option<crate::io::Socket>, Vec<(Sender<Command>, Waker)>, Primaries, Complaints);
 
 /// A shard between its spawn and its go.
 struct Starting {

@@ -25,7 +25,8 @@ use std::sync::Arc;
 pub use piece::{Extent, Manifest, Piece, Reason, find, list, tally};
 
 use crate::ids::SpaceId;
-use crate::limits::VERIFY_PIECE_BYTES;
+use crate::limits::{CUT_SLICE_BYTES, VERIFY_PIECE_BYTES};
+use crate::planted::{self, Bug};
 use crate::state::host::{Host, ensure_directory};
 use crate::wal::search::read_up_to;
 
@@ -58,12 +59,17 @@ impl Quarantine {
 
     /// Copy everything from the manifest's offset on here, make that durable,
     /// then cut the file there and make that durable too. Returns the copy's
-    /// path.
-    pub(super) fn cut(&self, path: &Path, manifest: &Manifest) -> io::Result<PathBuf> {
+    /// path. A long copy is made in slices, and `between` is called after each.
+    pub(super) fn cut(
+        &self,
+        path: &Path,
+        manifest: &Manifest,
+        between: &mut dyn FnMut(),
+    ) -> io::Result<PathBuf> {
         let (to, copy) = self.reserve(manifest)?;
         let offset = manifest.offset;
         let file = self.host.open(OpenOptions::new().read(true).write(true), path)?;
-        if let Err(error) = self.save(&file, &copy, &to, manifest) {
+        if let Err(error) = self.save(&file, &copy, &to, manifest, between) {
             // Half a copy is none. What cannot be removed only takes room.
             let _ = self.host.remove(&to);
             let _ = self.host.remove(&piece::manifest_path(&to));
@@ -85,10 +91,18 @@ impl Quarantine {
     }
 
     /// Make a copy of everything from `offset` on durable.
-    fn save(&self, file: &File, copy: &File, to: &Path, manifest: &Manifest) -> io::Result<()> {
+    fn save(
+        &self,
+        file: &File,
+        copy: &File,
+        to: &Path,
+        manifest: &Manifest,
+        between: &mut dyn FnMut(),
+    ) -> io::Result<()> {
         let offset = manifest.offset;
         let mut piece = vec![0; VERIFY_PIECE_BYTES];
         let mut at = offset;
+        let mut slice_ends = offset + CUT_SLICE_BYTES;
         loop {
             let count = read_up_to(file, &mut piece, at)?;
             if count == 0 {
@@ -100,9 +114,17 @@ impl Quarantine {
                 self.host.write_at(copy, bytes, at - offset)?;
             }
             at += count as u64;
+            if at >= slice_ends {
+                slice_ends = at + CUT_SLICE_BYTES;
+                // Or the last sync would be of all of it.
+                self.host.sync_data(copy)?;
+                between();
+            }
         }
         self.host.set_len(copy, at - offset)?;
-        self.host.sync_all(copy)?;
+        if !planted::is(Bug::CutBeforeSaved) {
+            self.host.sync_all(copy)?;
+        }
         self.describe(to, manifest)?;
         self.host.sync_directory(&self.directory)
     }

@@ -35,7 +35,7 @@ use std::path::{Path, PathBuf};
 pub use self::shipped::Shipped;
 use super::keeper::Places;
 use super::quarantine::{Manifest, Quarantine, Reason};
-use super::recovery::{self, Notice, RecoveryError, Survey};
+use super::recovery::{self, Notice, RecoveryError, Subject, Survey};
 use crate::ids::{SegmentName, SpaceId};
 use crate::limits::MAX_EPOCHS_PER_SPACE;
 use crate::lsn::{Chain, Lsn, Mark};
@@ -278,14 +278,15 @@ impl Rebuild<'_> {
         let Places { data_root, host, .. } = self.places;
         let record = &finding.record;
         let quarantine = self.places.quarantine();
-        let settled = recovery::keep_matched(
+        let subject = Subject {
             host,
             data_root,
-            self.space,
+            space: self.space,
             record,
-            &quarantine,
-            self.checksums,
-        )?;
+            quarantine: &quarantine,
+            checksums: self.checksums,
+        };
+        let settled = subject.keep_matched()?;
         let mut notices = settled.notices;
         notices.retain(|notice| !matches!(notice, Notice::Unknown { .. }));
         let kept = Quarantine::new(host.clone(), &quarantine, self.space);

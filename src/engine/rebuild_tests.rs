@@ -5,11 +5,13 @@
 use std::collections::HashMap;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
+use crate::engine::mortal::Mortal;
 use crate::ids::{Epoch, StreamId};
 use crate::limits::RECORD_HEADER_BYTES;
-use crate::state::catalog::FileRecord;
+use crate::state::catalog::{Catalog, FileRecord};
 use crate::state::host::ThisHost;
 use crate::state::runs::Runs;
 use crate::wal::record::{Header, step};
@@ -136,7 +138,7 @@ fn what_is_here_is_found_along_the_runs_and_proven_with_one_question() {
     assert_eq!((finding.unmatched_bytes, finding.strangers.len()), (0, 0));
     let (changes, notices) = bed.rebuild().settle(&finding).unwrap();
     assert_eq!(notices, []);
-    let catalog = crate::state::catalog::Catalog::open(&bed.places.state_dir).unwrap();
+    let catalog = Catalog::open(&bed.places.state_dir).unwrap();
     let changes: Vec<_> = changes.into_iter().map(|change| (bed.space.clone(), change)).collect();
     catalog.commit(&changes).unwrap();
     let found = catalog.space(&bed.space).unwrap().unwrap();
@@ -227,6 +229,57 @@ fn behind_a_file_that_is_missing_nothing_is_known() {
     assert!(notices.iter().any(|notice| matches!(notice, Notice::Moved { .. })), "{notices:?}");
 }
 
+/// Enter what was found, as `saltus rebuild` does.
+fn enter(bed: &Bed, finding: &Finding) -> Result<(), String> {
+    let (changes, _) = bed.rebuild().settle(finding).map_err(|error| error.to_string())?;
+    let catalog = Catalog::open_on(&bed.places.host, &bed.places.state_dir);
+    let catalog = catalog.map_err(|error| error.to_string())?;
+    let changes: Vec<_> = changes.into_iter().map(|change| (bed.space.clone(), change)).collect();
+    catalog.commit(&changes).map_err(|error| error.to_string())
+}
+
+#[test]
+fn killed_at_any_step_it_is_begun_again_and_nothing_is_lost() {
+    let runs = [(0, 1, 0), (4, 2, 0)];
+    let mut steps = 0;
+    for budget in 0.. {
+        let mut bed = Bed::new();
+        // Of the second segment the end is another's, and a third one is, too.
+        bed.write(1, 0..4);
+        bed.write(2, (4..6).chain(70..73));
+        bed.write(3, 80..84);
+        let mortal = Arc::new(Mortal(AtomicU64::new(u64::MAX)));
+        bed.places.host = mortal.clone();
+        let finding = bed.examine(&runs, &mut Primary::new(0..9)).unwrap();
+        mortal.0.store(budget, Ordering::SeqCst);
+        let done = enter(&bed, &finding).is_ok();
+
+        bed.places.host = Arc::new(ThisHost);
+        let finding = bed.examine(&runs, &mut Primary::new(0..9)).unwrap();
+        assert_eq!(finding.common.records, 6, "killed at step {budget}");
+        enter(&bed, &finding).unwrap_or_else(|why| {
+            // Entered, and killed before it was told so.
+            assert!(why.contains("is in the catalog"), "killed at step {budget}: {why}");
+        });
+        let catalog = Catalog::open(&bed.places.state_dir).unwrap();
+        let found = catalog.space(&bed.space).unwrap().unwrap();
+        assert_eq!((found.checkpoint, found.runs), (finding.common, chart(&runs).runs));
+        assert_eq!(fs::metadata(bed.path(2)).unwrap().len(), 2 * RECORD);
+        assert!(!bed.path(3).exists());
+        let kept = crate::engine::quarantine::list(&bed.places.quarantine()).unwrap();
+        let kept: Vec<_> = kept.iter().map(|piece| fs::read(&piece.path).unwrap()).collect();
+        for sequences in [70..73, 80..84] {
+            let bytes: Vec<_> = sequences.flat_map(record_of).collect();
+            assert!(kept.contains(&bytes), "killed at step {budget}");
+        }
+        if done {
+            steps = budget;
+            break;
+        }
+    }
+    assert!(steps > 20, "only {steps} steps");
+}
+
 #[test]
 fn who_cannot_be_asked_or_says_no_changes_nothing() {
     struct Gone;
@@ -247,7 +300,6 @@ fn who_cannot_be_asked_or_says_no_changes_nothing() {
 
 mod shipped {
     use super::*;
-    use crate::state::catalog::Catalog;
 
     fn shipped(
         bed: &Bed,

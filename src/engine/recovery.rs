@@ -31,6 +31,7 @@ mod error;
 mod notice;
 mod place;
 mod reading;
+mod subject;
 mod survey;
 
 use std::collections::BTreeMap;
@@ -45,6 +46,7 @@ pub use notice::Notice;
 pub(super) use place::bearer;
 pub use place::{path_of, retired_path};
 pub use reading::ends_with;
+pub use subject::Subject;
 pub use survey::{Rotten, Survey, survey};
 
 use self::place::{Place, locate_files, wal_directory};
@@ -71,86 +73,6 @@ pub struct Recovered {
     pub notices: Vec<Notice>,
 }
 
-/// Verify what a received space has on disk behind its checkpoint, cut what
-/// is not whole, and make the rest durable. `quarantine` is
-/// `<state directory>/quarantine`; its parent holds the retired segments.
-///
-/// Reads what lies behind the checkpoint once, in constant memory. The caller
-/// commits [`Recovered::changes`] before anything is received.
-///
-/// # Errors
-///
-/// See [`RecoveryError`].
-pub fn recover(
-    host: &Arc<dyn Host>,
-    data_root: &Path,
-    space: &SpaceId,
-    record: &SpaceRecord,
-    quarantine: &Path,
-    checksums: Checksums,
-) -> Result<Recovered, RecoveryError> {
-    settle(host, data_root, space, record, quarantine, checksums, To::Whole)
-}
-
-/// As [`recover`], for a space that [`RecoveryError::is_below_checkpoint`] was
-/// said of: the stream goes on behind the checkpoint, whose mark the catalog
-/// has, and what is below is left as it is, to be mended from the primary.
-///
-/// # Errors
-///
-/// See [`RecoveryError`].
-pub fn recover_behind_damage(
-    host: &Arc<dyn Host>,
-    data_root: &Path,
-    space: &SpaceId,
-    record: &SpaceRecord,
-    quarantine: &Path,
-    checksums: Checksums,
-) -> Result<Recovered, RecoveryError> {
-    settle(host, data_root, space, record, quarantine, checksums, To::Damaged)
-}
-
-/// Cut a received space at its checkpoint: what lies behind is of a reign that
-/// `by` has ended. It is saved first, as in [`recover`].
-///
-/// The caller has lowered the checkpoint to a boundary that was found by
-/// [`boundary`], durably: after a stop at any moment [`recover`] then comes to
-/// some boundary between there and the old end, and nothing that was cut comes
-/// back. The caller commits [`Recovered::changes`] before anything is received.
-///
-/// # Errors
-///
-/// See [`RecoveryError`].
-pub fn truncate(
-    host: &Arc<dyn Host>,
-    data_root: &Path,
-    space: &SpaceId,
-    record: &SpaceRecord,
-    quarantine: &Path,
-    checksums: Checksums,
-    by: Epoch,
-) -> Result<Recovered, RecoveryError> {
-    settle(host, data_root, space, record, quarantine, checksums, To::Checkpoint(by))
-}
-
-/// Bring a space whose catalog was lost to what `record` says: its checkpoint is
-/// the last boundary that was found to be its primary's, in its last run. What
-/// lies behind is saved and cut, as in [`recover`].
-///
-/// # Errors
-///
-/// See [`RecoveryError`].
-pub fn keep_matched(
-    host: &Arc<dyn Host>,
-    data_root: &Path,
-    space: &SpaceId,
-    record: &SpaceRecord,
-    quarantine: &Path,
-    checksums: Checksums,
-) -> Result<Recovered, RecoveryError> {
-    settle(host, data_root, space, record, quarantine, checksums, To::Matched)
-}
-
 /// To where a space is brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum To {
@@ -164,16 +86,14 @@ enum To {
     Matched,
 }
 
-/// Bring the files of a space to their end.
+/// Bring the files of a space to their end. `between` is called now and then
+/// while much is copied.
 fn settle(
-    host: &Arc<dyn Host>,
-    data_root: &Path,
-    space: &SpaceId,
-    record: &SpaceRecord,
-    quarantine: &Path,
-    checksums: Checksums,
+    subject: Subject<'_>,
     to: To,
+    between: &mut dyn FnMut(),
 ) -> Result<Recovered, RecoveryError> {
+    let Subject { host, data_root, space, record, quarantine, checksums } = subject;
     let state_dir = quarantine.parent().unwrap_or(data_root);
     let directory = wal_directory(data_root, space);
     make_directories(&**host, data_root, &directory).map_err(io_error("create", &directory))?;
@@ -202,7 +122,7 @@ fn settle(
         To::Matched => End { mark: record.checkpoint, runs: record.runs.len(), cut: true },
         To::Whole | To::Damaged => recovery.walk()?,
     };
-    recovery.enforce(&end)?;
+    recovery.enforce(&end, between)?;
     recovery.notice_unknown()?;
     host.sync_directory(&recovery.directory).map_err(io_error("sync", &recovery.directory))?;
 
@@ -408,7 +328,7 @@ impl Recovery<'_> {
 
     /// Let every file end where its last run that remains ends. The bytes
     /// behind are saved first; files without such a run are moved.
-    fn enforce(&mut self, end: &End) -> Result<(), RecoveryError> {
+    fn enforce(&mut self, end: &End, between: &mut dyn FnMut()) -> Result<(), RecoveryError> {
         let mut ends = BTreeMap::new();
         for (ordinal, run) in self.record.runs.iter().filter(|(ordinal, _)| *ordinal < end.runs) {
             let bytes = if ordinal + 1 == end.runs {
@@ -440,7 +360,7 @@ impl Recovery<'_> {
                     let torn = |notice: &Notice| matches!(notice, Notice::TornTail { path: of, .. } if of == path);
                     let torn = self.notices.iter().any(torn);
                     let bytes = found - offset;
-                    let notice = match self.quarantine.cut(path, &manifest) {
+                    let notice = match self.quarantine.cut(path, &manifest, between) {
                         Ok(saved) => Notice::Cut { path: path.clone(), offset, bytes, saved },
                         // A database could not start on it, and it may be
                         // what fills the disk.

@@ -14,7 +14,7 @@ use super::status::{
     Connection, EpochStatus, HoleStatus, Lag, Latency, QuarantineStatus, ReplicaState,
     ReplicaStatus, Role, SpaceStatus,
 };
-use crate::limits::{DEGRADED_AFTER, LAGGING_AFTER, PEER_TIMEOUT};
+use crate::limits::{DEGRADED_AFTER, LAGGING_AFTER, LAGGING_UNWALKED_BYTES, PEER_TIMEOUT};
 use crate::state::catalog::Hole;
 
 /// What one shard knows.
@@ -116,6 +116,9 @@ fn replica(now: Instant, space: &Space, link: &Link) -> ReplicaStatus {
     let age = space.age_behind(slot.flushed.lsn, now);
     let farthest = space.farthest_head();
     let caught_up = known && slot.flushed.lsn >= farthest;
+    // The age of what was not walked yet is not known.
+    let unwalked = farthest.bytes_since(head.lsn.max(slot.flushed.lsn));
+    let close = unwalked <= LAGGING_UNWALKED_BYTES && age.is_some_and(|age| age <= LAGGING_AFTER);
     let seconds = if caught_up {
         live.then_some(0.0)
     } else {
@@ -129,7 +132,7 @@ fn replica(now: Instant, space: &Space, link: &Link) -> ReplicaStatus {
         ReplicaState::Connecting
     } else if !known {
         ReplicaState::Unknown
-    } else if caught_up || age.is_some_and(|age| age <= LAGGING_AFTER) {
+    } else if caught_up || close {
         ReplicaState::Healthy
     } else {
         ReplicaState::Lagging

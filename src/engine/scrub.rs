@@ -377,9 +377,11 @@ impl Pass {
                 continue;
             }
             let holes = self.holes(&space).await?;
-            for path in self.segments(&self.data_root.join(directory)) {
+            let directory = self.data_root.join(directory);
+            for path in self.segments(&directory) {
                 self.segment(&space, &path, &holes, &mut piece, &mut pace).await?;
             }
+            self.look_into_holes(&space, &directory, &holes, &mut piece, &mut pace).await?;
         }
         let mut report = self.shared.report();
         report.running = false;

@@ -203,6 +203,7 @@ impl<'t> Batch<'t> {
 
     fn open_run(&mut self, space: &SpaceId, run: &Run) -> Result<(), CatalogError> {
         let refused = |source| CatalogError::Run { space: space.clone(), source };
+        run.fits().map_err(refused)?;
         let name = space.as_str();
         let mut ordinal = 0;
         if let Some((at, mut last)) = self.last_run(name)? {

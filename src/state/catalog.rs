@@ -114,7 +114,8 @@ impl SpaceRecord {
             Change::OpenRun(run) => {
                 // Only the last run can be meant again: of several empty ones,
                 // an earlier may lie where a later does.
-                if run.start >= self.runs.last().map_or(Lsn::ZERO, |last| last.start) {
+                let follows = run.start >= self.runs.last().map_or(Lsn::ZERO, |last| last.start);
+                if follows && run.fits().is_ok() {
                     self.runs.open(*run);
                 }
             }
@@ -553,6 +554,7 @@ impl Catalog {
         for entry in table.range(ordinals(space.as_str(), 0)).map_err(|e| self.storage(e))? {
             let (key, value) = entry.map_err(|e| self.storage(e))?;
             let run = layout::decode_run(value.value())
+                .filter(|run| run.fits().is_ok())
                 .filter(|run| runs.last().is_none_or(|last| touches(last, run)))
                 .filter(|_| usize::try_from(key.value().1) == Ok(runs.len()))
                 .ok_or_else(|| self.damaged(format!("run {:?}", key.value())))?;

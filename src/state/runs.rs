@@ -12,6 +12,7 @@
 //! empty (a segment was opened and nothing written).
 
 use crate::ids::SegmentName;
+use crate::limits::MAX_FILE_OFFSET;
 use crate::lsn::Lsn;
 
 /// A piece of the stream that lies contiguously in one segment.
@@ -37,6 +38,18 @@ impl Run {
         (self.start, self.segment, self.file, self.offset)
             == (other.start, other.segment, other.file, other.offset)
     }
+
+    /// Whether there can be a file that holds it.
+    ///
+    /// # Errors
+    ///
+    /// [`RunError::Beyond`].
+    pub fn fits(&self) -> Result<(), RunError> {
+        if self.offset > MAX_FILE_OFFSET {
+            return Err(RunError::Beyond { file: self.file, offset: self.offset });
+        }
+        Ok(())
+    }
 }
 
 /// Why a run cannot follow the runs that are there. They are unchanged.
@@ -61,6 +74,14 @@ pub enum RunError {
         offset: u64,
         /// Up to where the file is taken.
         used: u64,
+    },
+    /// No file is that long.
+    #[error("a run at offset {offset} of file {file} lies behind what any file can hold")]
+    Beyond {
+        /// The file's number.
+        file: u64,
+        /// Where in the file the refused run begins.
+        offset: u64,
     },
     /// The last run once more, under another number: the peer has lost count.
     #[error("the run of {segment} that begins at {start} is announced a second time")]
@@ -125,6 +146,7 @@ impl Runs {
     ///
     /// See [`RunError`].
     pub fn accepts(&self, run: &Run) -> Result<(), RunError> {
+        run.fits()?;
         let Some(last) = self.last() else {
             return Ok(());
         };
@@ -145,7 +167,7 @@ impl Runs {
             } else {
                 before.bytes.unwrap_or(0)
             };
-            let used = before.offset + bytes;
+            let used = before.offset.saturating_add(bytes);
             if run.offset < used {
                 return Err(RunError::Overlap { file: run.file, offset: run.offset, used });
             }
@@ -181,13 +203,15 @@ impl Runs {
     }
 
     /// The run that holds the byte at `lsn` (the last run with start <= lsn;
-    /// of several empty ones the last), and where in its file.
+    /// of several empty ones the last), and where in its file. Nothing for a
+    /// position that lies before the first, or behind what any file can hold.
     #[must_use]
     pub fn locate(&self, lsn: Lsn) -> Option<(u32, u64)> {
         let after = self.0.partition_point(|run| run.start <= lsn);
         let index = after.checked_sub(1)?;
         let run = &self.0[index];
-        Some((u32::try_from(index).ok()?, run.offset + lsn.bytes_since(run.start)))
+        let offset = run.offset.checked_add(lsn.bytes_since(run.start))?;
+        Some((u32::try_from(index).ok()?, offset))
     }
 
     /// The last run that lies in the file of that number.
@@ -233,6 +257,19 @@ mod tests {
     fn each_run_ends_where_the_next_begins() {
         let lengths: Vec<_> = turns().iter().map(|(_, run)| run.bytes).collect();
         assert_eq!(lengths, [Some(900), Some(500), Some(700), None]);
+    }
+
+    #[test]
+    fn a_run_that_no_file_can_hold_is_refused_and_a_position_there_is_nowhere() {
+        let offset = MAX_FILE_OFFSET + 1;
+        let refused = Runs::default().accepts(&run(0, 0, offset));
+        assert_eq!(refused, Err(RunError::Beyond { file: 0, offset }));
+        let mut runs = Runs::default();
+        runs.open(run(0, 0, MAX_FILE_OFFSET));
+        assert_eq!(runs.locate(Lsn(5)), Some((0, MAX_FILE_OFFSET + 5)));
+        assert_eq!(runs.locate(Lsn(u64::MAX)), None);
+        let far = run(u64::MAX, 0, 5);
+        assert!(matches!(runs.accepts(&far), Err(RunError::Overlap { .. })));
     }
 
     #[test]

@@ -216,6 +216,22 @@ impl Index {
         self.last_kept = self.last_kept.max(mark.lsn);
     }
 
+    /// Remember what a walk over an earlier part has found; its head is the
+    /// oldest boundary of this one.
+    pub fn prepend(&mut self, earlier: Self) {
+        let joint = self.oldest().lsn;
+        debug_assert_eq!(earlier.head.lsn, joint, "the two parts meet");
+        for entry in earlier.entries.into_iter().rev() {
+            match self.entries.front_mut() {
+                Some(first) if first.mark.lsn == entry.mark.lsn => first.run_end |= entry.run_end,
+                _ => self.entries.push_front(entry),
+            }
+        }
+        while self.entries.len() > MAX_MARKS_PER_SPACE {
+            self.thin();
+        }
+    }
+
     /// Forget what lies before `lsn`, except the last boundary at or before
     /// it, from which a position there can still be found.
     pub fn forget_before(&mut self, lsn: Lsn) {

@@ -324,6 +324,11 @@ fn bytes_that_are_put_back_into_a_hole_stay_out_of_the_stream_and_the_hole_keeps
         let outcome = scrub(&mut cluster.primary, "alpha");
         assert_eq!((outcome.found, outcome.unreadable), (0, 0), "{outcome:?}");
         assert_equal(&mut cluster);
+        // Of the first hole, one of the two records is still rotten.
+        let log = cluster.primary.log();
+        let said: Vec<_> = log.lines().filter(|line| line.contains("hold again")).collect();
+        let of_the_second = |line: &&str| line.contains("offset=10640 bytes=1064 records=1");
+        assert!(!said.is_empty() && said.iter().all(of_the_second), "{said:?}");
         if round == 0 {
             cluster.primary.kill();
             cluster.primary.restart();

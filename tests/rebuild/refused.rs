@@ -21,6 +21,10 @@ fn a_good_catalog_is_left_as_it_is() {
         let text = said(&rebuild(&cluster, more), 0);
         assert!(text.contains("alpha: in the catalog already"), "{text}");
     }
+    let report: serde_json::Value =
+        serde_json::from_str(&said(&rebuild(&cluster, &["--json"]), 0)).unwrap();
+    assert_eq!(report["spaces"][0]["verdict"], "known");
+    assert_eq!((&report["node"], &report["from"]), (&"replica-1".into(), &"primary".into()));
 }
 
 #[test]

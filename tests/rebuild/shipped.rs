@@ -122,6 +122,27 @@ fn segments_that_the_database_has_removed_are_not_needed() {
 }
 
 #[test]
+fn a_primary_whose_disk_was_replaced_goes_on_from_a_copy_of_the_replica() {
+    let mut cluster = Cluster::with(2, |_| {}, |_| {});
+    let (first, second) = in_turns(&mut cluster);
+    cluster.primary.kill();
+    let root = cluster.primary.spec.data_root.clone();
+    fs::remove_dir_all(&root).unwrap();
+    cluster.replicas[0].terminate();
+    fs::create_dir_all(cluster.primary.wal("alpha")).unwrap();
+    for segment in [&first, &second] {
+        let copy = cluster.replicas[0].wal("alpha").join(segment.path.file_name().unwrap());
+        fs::copy(copy, &segment.path).unwrap();
+    }
+    cluster.replicas[0].restart();
+    let text = said(&rebuild(&cluster, 0, &[]), 0);
+    assert!(text.contains("REBUILT"), "{text}");
+    // The database begins another segment.
+    Segment::create(&cluster.primary.wal("alpha"), 11).records(2, 700);
+    assert_goes_on(&mut cluster, first.len() + second.len() + 2 * 764, &[2 * 764; 2]);
+}
+
+#[test]
 fn what_was_left_out_stays_left_out_and_named() {
     let each = |spec: &mut NodeSpec| spec.more = "[wal]\non_corrupt_source = \"skip\"\n".into();
     let mut cluster = Cluster::with(1, each, |_| {});

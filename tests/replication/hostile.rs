@@ -5,12 +5,16 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use saltus::cli::node::NodeSpec;
+use saltus::config::Replica;
 use saltus::ids::Epoch;
 use saltus::limits::PEER_TIMEOUT;
+use saltus::lsn::Lsn;
 use saltus::protocol::frame::{FrameHeader, Handle, Kind};
+use saltus::protocol::message::{ErrorCode, Message, Refusal};
 
-use crate::cluster::{BACKENDS, Cluster, DEADLINE};
+use crate::cluster::{BACKENDS, Cluster, DEADLINE, until};
 use crate::feed::{Segment, payload};
+use crate::talker::Talker;
 
 /// Read until the replica hangs up. What it said.
 #[track_caller]
@@ -126,9 +130,44 @@ fn a_replica_that_is_no_replica_is_given_up() {
     talker.join().unwrap();
     let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
     segment.records(3, 100);
-    crate::cluster::until("the other replica is served", || {
+    until("the other replica is served", || {
         (cluster.replica(0, "alpha")?.flushed_lsn == segment.len()).then_some(())
     });
     let status = cluster.primary.await_problem("alpha", "");
     assert!(status.replicas[1].problem.is_some());
+}
+
+#[test]
+fn a_replica_that_calls_good_records_damaged_gets_nothing_left_out() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let skips = |spec: &mut NodeSpec| spec.more = "[wal]\non_corrupt_source = \"skip\"\n".into();
+    let mut cluster = Cluster::with(0, skips, |_| {});
+    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
+    segment.records(5, 300);
+    cluster.primary.terminate();
+    cluster.primary.spec.replicas.push(Replica { id: "liar".parse().unwrap(), address });
+    cluster.primary.restart();
+    // Two records that are good, a place within one, one behind the end.
+    for at in [0, 2 * 364, 100, 1 << 40] {
+        let mut liar = Talker::over(listener.accept().unwrap().0);
+        liar.greet("liar");
+        liar.accept_space();
+        let refusal = Refusal {
+            code: ErrorCode::Damaged,
+            sentence: "payload CRC32C is wrong".into(),
+            at: Lsn(at),
+        };
+        assert!(liar.say(&Message::Error(refusal), Handle(0), 1));
+        if [0, 2 * 364].contains(&at) {
+            let said = format!("alpha at lsn {at} came damaged to the replica, and is whole here");
+            until(&said, || cluster.primary.log().contains(&said).then_some(()));
+        } else {
+            let said = format!("a record damaged that begins at {at}, where none does");
+            cluster.primary.await_problem("alpha", &said);
+        }
+    }
+    let status = cluster.primary.space("alpha").unwrap();
+    assert_eq!((status.holes, status.epoch, status.problem), (vec![], Epoch(1), None));
+    assert!(status.head_known && status.head_lsn == segment.len());
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use saltus::config::Replica;
 use saltus::engine::status::ReplicaState;
 use saltus::ids::Epoch;
-use saltus::limits::{MAX_CONNECTIONS, MAX_STRANGERS};
+use saltus::limits::{FRAME_HEADER_BYTES, MAX_CONNECTIONS, MAX_STRANGERS};
 use saltus::protocol::frame::{FrameHeader, Handle, Kind};
 use saltus::protocol::message::Message;
 
@@ -144,17 +144,19 @@ fn a_primary_that_sends_a_byte_at_a_time_is_given_up() {
                 let address = cluster.replicas[0].spec.replication.unwrap();
                 let mut slow = Talker::primary(address, "slowly");
                 slow.open(Handle(0), "beta").unwrap();
-                let began = Instant::now();
                 let header = FrameHeader::bare(Kind::Heartbeat, Handle::CONNECTION, Epoch(0));
-                // Its bytes never end and never make a frame.
-                while slow.stream.write_all(&header.encode()[..1]).is_ok() {
-                    assert!(began.elapsed() < DEADLINE, "it is still heard");
-                    std::thread::sleep(Duration::from_millis(200));
-                    if began.elapsed() > Duration::from_secs(11) {
+                // So that it would take longer than anybody waits here to make a
+                // frame, or to be none.
+                let pause = DEADLINE / u32::try_from(FRAME_HEADER_BYTES).unwrap();
+                for byte in header.encode() {
+                    if slow.stream.write_all(&[byte]).is_err() {
                         break;
                     }
+                    std::thread::sleep(pause);
                 }
                 slow.await_hangup();
+                let log = cluster.replicas[0].log();
+                assert!(log.contains("the primary sends more slowly than any link"), "{log}");
                 let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
                 segment.records(3, 100);
                 cluster.await_flushed("alpha", segment.len());

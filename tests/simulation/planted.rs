@@ -44,6 +44,16 @@ fn a_stale_epoch_that_is_obeyed_is_found() {
 }
 
 #[test]
+fn a_cut_before_the_quarantine_is_durable_is_found() {
+    is_found(Bug::CutBeforeSaved);
+}
+
+#[test]
+fn an_epoch_that_is_obeyed_before_it_is_durable_is_found() {
+    is_found(Bug::EpochNotDurable);
+}
+
+#[test]
 fn a_clean_tree_is_not_accused() {
     let (run, found) = Seeds { first: 1, count: 100, time: Duration::MAX }.look(None);
     assert_eq!(found, None, "{run} seeds");

@@ -145,7 +145,9 @@ impl Stream {
         reign.runs.retain(|run| run.start < start);
         reign.cut(start.0);
         self.reigns.push(reign);
-        self.kept = u64::MAX;
+        if self.kept >= start.0 {
+            self.kept = u64::MAX;
+        }
     }
 
     /// A process ships something else at `lsn` than was shipped before.

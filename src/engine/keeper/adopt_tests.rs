@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::channel::{Receiver, bounded};
 
-use super::super::matched::tests::{Mortal, Rig, alive, cut, fill, log, open, space};
+use super::super::matched::tests::{Rig, alive, cut, fill, log, open, space};
 use super::*;
 use crate::engine::keeper::{Job, Scratch};
+use crate::engine::mortal::Mortal;
 use crate::engine::quarantine;
 use crate::ids::SegmentName;
 use crate::state::host::Host;

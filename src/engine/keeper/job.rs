@@ -204,6 +204,32 @@ pub enum Job {
     Stop,
 }
 
+impl Job {
+    /// The space that it is about, if it is about one.
+    #[must_use]
+    pub fn space(&self) -> Option<&SpaceId> {
+        match self {
+            Self::ScanRoot { .. } | Self::Stop => None,
+            Self::OpenReplica { open, .. } | Self::Truncate { open, .. } => Some(&open.space),
+            Self::ScanSpace { space, .. }
+            | Self::OpenSegment { space, .. }
+            | Self::Release { space, .. }
+            | Self::Commit { space, .. }
+            | Self::BeginEpoch { space, .. }
+            | Self::Match { space, .. }
+            | Self::OpenRun { space, .. }
+            | Self::CloseReplica { space, .. }
+            | Self::LookAt { space }
+            | Self::LeaveOut { space, .. }
+            | Self::ReadRange { space, .. }
+            | Self::CheckRecord { space, .. }
+            | Self::Standing { space, .. }
+            | Self::OpenAtRest { space, .. }
+            | Self::Adopt { space, .. } => Some(space),
+        }
+    }
+}
+
 /// Where a space stands, as the keeper knows it.
 #[derive(Clone, Debug)]
 pub struct Kept {

@@ -346,6 +346,17 @@ fn records_that_have_rotted_together_are_left_out_together_and_durably() {
     assert_eq!(checked(&mut rig, 67), Verdict::Whole, "the next record is there now");
 }
 
+#[test]
+fn a_stream_with_a_hole_that_is_not_durable_is_not_shipped() {
+    let mut rig = Rig::new();
+    let (path, marks) = shipped(&mut rig);
+    flip(&path, 67 + 65);
+    let Verdict::Damaged(bad) = checked(&mut rig, 67) else { panic!("it has rotted") };
+    let job = Job::LeaveOut { shard: 0, space: space(), at: marks[1], bad, unix_ns: 7 };
+    let news = rig.failing_batch(vec![job]);
+    assert!(matches!(&news[..], [News::EpochBegun { result: Err(_), .. }]), "{news:?}");
+}
+
 /// A replica that calls good records damaged must not get them left out.
 #[test]
 fn a_record_that_holds_is_never_left_out() {

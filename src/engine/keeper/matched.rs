@@ -11,9 +11,10 @@
 //! epochs, and every byte that is missing from it in the quarantine. The new
 //! epoch was seen durably before, so no older primary is obeyed meanwhile.
 
-use super::{Denial, Keeper, Lease, Lessee, Loan, remember};
-use crate::engine::recovery::{self, RecoveryError};
+use super::{Denial, Job, Keeper, Lease, Lessee, Loan, remember};
+use crate::engine::recovery::{self, RecoveryError, Subject};
 use crate::ids::{Epoch, SpaceId};
+use crate::limits::MAX_JOBS_PER_COMMIT;
 use crate::lsn::{Lsn, Mark};
 use crate::protocol::matching::common_point;
 use crate::protocol::message::{Boundary, ErrorCode, OpenSpace, Truncate};
@@ -140,31 +141,36 @@ impl Keeper {
     }
 
     /// Save what lies behind `mark`, and cut it off. The catalog learns the
-    /// rest with this batch.
+    /// rest with this batch. While much is saved the jobs of other spaces are
+    /// done.
     fn cut(&mut self, open: &OpenSpace, mark: Mark) -> Result<(), Denial> {
         let space = &open.space;
         let epoch = open.epoch().unwrap_or(Epoch::FIRST);
         let lowered = [Change::SawEpoch(epoch), Change::Checkpoint(mark)];
         let lowered = lowered.map(|change| (space.clone(), change));
-        if let Err(error) = self.catalog.commit(&lowered) {
-            let why = format!("the catalog could not be written: {error}; restart this node");
-            return Err(self.broken(space, why));
-        }
         let Some(entry) = self.spaces.get_mut(space) else { return Ok(()) };
         entry.recoveries += 1;
         for (_, change) in &lowered {
             remember(&mut entry.record, change);
         }
         let record = entry.record.clone();
-        let cut = recovery::truncate(
-            &self.places.host,
-            &self.places.data_root,
+        if let Err(failure) = self.commit(&lowered) {
+            // Written again with all others; until then the space is not lent,
+            // and nothing of it was cut.
+            let why = format!("the catalog could not be written: {}", failure.why);
+            self.withdraw(lowered.into(), Vec::new(), &failure);
+            return Err(self.broken(space, why));
+        }
+        let (places, quarantine) = (self.places.clone(), self.places.quarantine());
+        let subject = Subject {
+            host: &places.host,
+            data_root: &places.data_root,
             space,
-            &record,
-            &self.places.quarantine(),
-            self.checksums,
-            epoch,
-        );
+            record: &record,
+            quarantine: &quarantine,
+            checksums: self.checksums,
+        };
+        let cut = subject.truncate(epoch, &mut || self.look_after_others(space));
         match cut {
             Ok(recovered) => {
                 for notice in &recovered.notices {
@@ -186,6 +192,23 @@ impl Keeper {
         }
     }
 
+    /// A cut takes long: do what waits for other spaces meanwhile. What is about
+    /// the space that is being cut waits, and so does another cut, and the end.
+    fn look_after_others(&mut self, space: &SpaceId) {
+        let Some(inbox) = self.inbox.clone() else { return };
+        for job in inbox.try_iter().take(MAX_JOBS_PER_COMMIT) {
+            let waits = job.space() == Some(space)
+                || matches!(job, Job::Truncate { .. } | Job::Stop)
+                || self.deferred.iter().any(|earlier| is_after(&job, earlier));
+            if waits {
+                self.deferred.push(job);
+            } else {
+                self.handle(job);
+            }
+        }
+        self.publish();
+    }
+
     /// One more change of this batch.
     fn enter(&mut self, space: &SpaceId, change: Change) {
         if let Some(entry) = self.spaces.get_mut(space) {
@@ -202,6 +225,11 @@ impl Keeper {
         }
         denial
     }
+}
+
+/// Whether a job may not be done before an earlier one.
+fn is_after(job: &Job, earlier: &Job) -> bool {
+    matches!(earlier, Job::Stop) || (job.space().is_some() && job.space() == earlier.space())
 }
 
 #[cfg(test)]

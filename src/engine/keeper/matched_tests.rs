@@ -2,8 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,73 +12,16 @@ use crossbeam::channel::{Receiver, unbounded};
 
 use super::*;
 use crate::engine::keeper::{Job, Mailbox, News, Places, Received};
+use crate::engine::mortal::Mortal;
 use crate::engine::quarantine::{self, Reason};
 use crate::ids::{SegmentName, StreamId};
 use crate::io::Waker;
+use crate::limits::CUT_SLICE_BYTES;
 use crate::state::catalog::Catalog;
 use crate::state::host::{Host, ThisHost};
 use crate::state::pins::Pins;
 use crate::state::runs::Run;
 use crate::wal::record::{self, Checksums, Header};
-
-/// A host that stops for good after so many changes.
-#[derive(Debug)]
-pub(in crate::engine::keeper) struct Mortal(pub(in crate::engine::keeper) AtomicU64);
-
-impl Mortal {
-    fn live(&self) -> io::Result<()> {
-        match self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) {
-            Ok(_) => Ok(()),
-            Err(_) => Err(io::Error::other("killed")),
-        }
-    }
-}
-
-impl Host for Mortal {
-    fn sync_data(&self, file: &File) -> io::Result<()> {
-        self.live()?;
-        ThisHost.sync_data(file)
-    }
-    fn sync_all(&self, file: &File) -> io::Result<()> {
-        self.live()?;
-        ThisHost.sync_all(file)
-    }
-    fn sync_directory(&self, directory: &Path) -> io::Result<()> {
-        self.live()?;
-        ThisHost.sync_directory(directory)
-    }
-    fn open(&self, options: &OpenOptions, path: &Path) -> io::Result<File> {
-        self.live()?;
-        ThisHost.open(options, path)
-    }
-    fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.live()?;
-        ThisHost.write_at(file, bytes, offset)
-    }
-    fn set_len(&self, file: &File, bytes: u64) -> io::Result<()> {
-        self.live()?;
-        ThisHost.set_len(file, bytes)
-    }
-    fn make_directory(&self, directory: &Path) -> io::Result<()> {
-        self.live()?;
-        ThisHost.make_directory(directory)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.live()?;
-        ThisHost.rename(from, to)
-    }
-    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.live()?;
-        ThisHost.link(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.live()?;
-        ThisHost.remove(path)
-    }
-    fn random_u128(&self) -> io::Result<u128> {
-        ThisHost.random_u128()
-    }
-}
 
 pub(in crate::engine::keeper) struct Rig {
     pub(in crate::engine::keeper) keeper: Keeper,
@@ -296,6 +238,91 @@ fn a_truncation_killed_at_any_step_leaves_a_prefix_and_loses_nothing() {
         }
     }
     assert!(steps > 20, "only {steps} steps");
+}
+
+/// The commit that lowers the checkpoint failed once, and the space was not
+/// received again before the node was restarted.
+#[test]
+fn a_cut_whose_commit_failed_is_made_once_the_catalog_can_be_written_again() {
+    let root = tempfile::tempdir().unwrap();
+    let (marks, stream) = fill(root.path());
+    let epochs = [(1, 0), (4, marks[7].lsn.0)];
+    let host = Arc::new(Mortal(AtomicU64::new(u64::MAX)));
+    let seen: Arc<dyn Host> = host.clone();
+    let mut rig = Rig::open(root.path(), &seen);
+    rig.loan(open(&epochs)).unwrap();
+    let before = log(root.path());
+    host.0.store(0, Ordering::SeqCst);
+    let denial = rig.loan(cut(&epochs, &marks[7])).unwrap_err();
+    assert_eq!(denial.code, ErrorCode::Storage);
+    assert!(denial.why.contains("the catalog could not be written"), "{denial:?}");
+    assert!(rig.keeper.needs_mending());
+    rig.keeper.mend();
+    assert_eq!(rig.loan(open(&epochs)).unwrap_err().code, ErrorCode::Storage, "not yet");
+    assert_eq!(log(root.path()), before, "nothing was cut");
+    host.0.store(u64::MAX, Ordering::SeqCst);
+    rig.keeper.mend();
+    assert!(!rig.keeper.needs_mending());
+    let loan = rig.loan(open(&epochs)).unwrap();
+    assert_eq!((loan.mark, loan.common), (marks[20], marks[7].lsn));
+    assert_eq!(rig.loan(cut(&epochs, &marks[7])).unwrap().mark, marks[7]);
+    assert_eq!(lost(root.path(), &stream, &marks), [0; 0]);
+    let record = rig.keeper.catalog.load().unwrap()[&space()].clone();
+    assert_eq!((record.checkpoint, record.runs.len()), (marks[7], 2));
+}
+
+#[test]
+fn other_spaces_are_served_while_much_is_cut() {
+    let root = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(root.path(), &alive());
+    let (jobs, inbox) = unbounded();
+    rig.keeper.inbox = Some(inbox);
+    rig.loan(open(&[(1, 0)])).unwrap();
+    let run = Run { start: Lsn::ZERO, segment: SegmentName(1), file: 1, offset: 0, bytes: None };
+    let job = Job::OpenRun { shard: 0, ticket: 2, space: space(), ordinal: 0, run, known: false };
+    let news = rig.batch(vec![job]);
+    let [News::RunOpened { result: Ok(files), .. }, ..] = &news[..] else { panic!("{news:?}") };
+    // Three slices and a piece of one.
+    let payload = vec![7; 1 << 20];
+    let mut marks = vec![Mark::START];
+    let mut bytes = 0;
+    for number in 0.. {
+        let header = Header::new(number, 1000 + number, 1, &payload).unwrap();
+        files.buffered.write_all_at(&header.encode(), bytes).unwrap();
+        files.buffered.write_all_at(&payload, bytes + 64).unwrap();
+        marks.push(record::step(marks.last().unwrap(), &header.encode(), &header));
+        bytes = marks.last().unwrap().lsn.0;
+        if bytes > 3 * CUT_SLICE_BYTES + 1 {
+            break;
+        }
+    }
+    let end = *marks.last().unwrap();
+    let record = rig.keeper.spaces[&space()].record.clone();
+    let state = Ok(Box::new((SpaceRecord { checkpoint: end, ..record }, end)));
+    rig.batch(vec![Job::CloseReplica { space: space(), state }]);
+    let epochs = [(1, 0), (2, marks[1].lsn.0)];
+    assert_eq!(rig.loan(open(&epochs)).unwrap().common, marks[1].lsn);
+
+    let beta: SpaceId = "beta".parse().unwrap();
+    let mut other = in_epochs(&[(1, 0)]);
+    other.space = beta.clone();
+    jobs.send(Job::OpenReplica { shard: 0, ticket: 77, open: other }).unwrap();
+    let standing = unbounded();
+    jobs.send(Job::Standing { space: space(), reply: standing.0 }).unwrap();
+    jobs.send(Job::Stop).unwrap();
+    jobs.send(Job::LookAt { space: beta }).unwrap();
+    let news = rig.batch(vec![cut(&epochs, &marks[1])]);
+    let tickets: Vec<_> = (news.iter())
+        .filter_map(|news| match news {
+            News::ReplicaOpened { ticket, result: Ok(_) } => Some(*ticket),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(tickets, [77, 1], "the other space first: {news:?}");
+    let standing = standing.1.try_recv().unwrap();
+    assert_eq!(standing.standing.mark, marks[1], "what is asked of this one is answered behind it");
+    assert!(rig.keeper.stopped, "and the end is not forgotten");
+    assert!(rig.keeper.deferred.is_empty());
 }
 
 #[test]

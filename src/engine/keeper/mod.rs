@@ -238,6 +238,12 @@ pub struct Keeper {
     scrub: Option<ScrubRequests>,
     unwritten: mending::Unwritten,
     root: Root,
+    /// Where the jobs come from, to look after others while one takes long.
+    inbox: Option<Receiver<Job>>,
+    /// Jobs that wait for the one that takes long.
+    deferred: Vec<Job>,
+    /// [`Job::Stop`] is among what was done.
+    stopped: bool,
 }
 
 impl std::fmt::Debug for Keeper {
@@ -279,6 +285,9 @@ impl Keeper {
             unrecorded: BTreeMap::new(),
             scrub: None,
             unwritten: mending::Unwritten::default(),
+            inbox: None,
+            deferred: Vec::new(),
+            stopped: false,
         };
         for (space, record) in keeper.catalog.load()? {
             let mut entry = Space {
@@ -357,6 +366,7 @@ impl Keeper {
     /// Work until [`Job::Stop`], or until all shards are gone.
     pub fn run(mut self, mailboxes: Vec<Mailbox>, jobs: &Receiver<Job>) {
         self.begin(mailboxes);
+        self.inbox = Some(jobs.clone());
         let mut mend_at = None;
         loop {
             let look_at = Instant::now() + self.root.next_look();
@@ -394,13 +404,11 @@ impl Keeper {
     /// Do the next jobs, at most as many as share a commit, and tell the news.
     /// False after [`Job::Stop`].
     pub fn batch(&mut self, jobs: impl Iterator<Item = Job>) -> bool {
-        let mut stop = false;
         for job in jobs.take(MAX_JOBS_PER_COMMIT) {
-            stop |= matches!(job, Job::Stop);
             self.handle(job);
         }
         self.publish();
-        !stop
+        !self.stopped
     }
 
     /// Make the batch durable, then tell the news that waited for it.
@@ -488,6 +496,9 @@ impl Keeper {
                 self.publish();
                 let result = self.truncate_replica(shard, &open, &to).map(Box::new);
                 self.waiting.push((shard, News::ReplicaOpened { ticket, result }));
+                for job in std::mem::take(&mut self.deferred) {
+                    self.handle(job);
+                }
             }
             Job::OpenRun { shard, ticket, space, ordinal, run, known } => {
                 let result = self
@@ -523,7 +534,7 @@ impl Keeper {
             Job::CloseReplica { space, state } => self.close_replica(&space, state),
             Job::LookAt { space } => self.look_at(&space),
             Job::Release { space, file } => self.releases.push((space, file)),
-            Job::Stop => {}
+            Job::Stop => self.stopped = true,
         }
     }
 }
@@ -548,7 +559,8 @@ fn spoil(news: News, why: &str) -> News {
             News::Space { space, record: None, found: Vec::new(), problems }
         }
         News::EpochBegun { space, .. } => News::EpochBegun { space, result: Err(why) },
-        News::LeftOut { space, at, .. } => News::LeftOut { space, at, result: Err(why) },
+        // The record here is ahead of the catalog's: the stream cannot go on.
+        News::LeftOut { space, result: Ok(_), .. } => News::EpochBegun { space, result: Err(why) },
         other @ (News::Spaces(_)
         | News::Access { .. }
         | News::RootBack
@@ -561,6 +573,7 @@ fn spoil(news: News, why: &str) -> News {
         | News::Disturbed(_)
         | News::Received(_)
         | News::RangeRead { .. }
+        | News::LeftOut { .. }
         | News::RecordChecked { .. }) => other,
     }
 }

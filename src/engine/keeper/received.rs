@@ -3,10 +3,11 @@
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::sync::Arc;
 
-use super::{Denial, Keeper, Lease, Loan, News, Space, remember};
-use crate::engine::recovery;
+use super::{Denial, Keeper, Lease, Loan, News, Places, Space, remember};
+use crate::engine::recovery::{self, Subject};
 use crate::engine::replica::log::SegmentFiles;
 use crate::engine::replica::names::Names;
 use crate::engine::scrub::ScrubAsk;
@@ -195,24 +196,16 @@ impl Keeper {
         if let Some(why) = self.root.look().or_else(|| self.stranger_in(space, record)) {
             return self.unusable(space, why);
         }
-        let (host, data_root) = (self.places.host.clone(), self.places.data_root.clone());
-        let (quarantine, checksums) = (self.places.quarantine(), self.checksums);
-        let recovered =
-            match recovery::recover(&host, &data_root, space, record, &quarantine, checksums) {
-                Err(damage) if damage.is_below_checkpoint() => {
-                    tracing::error!(%space, "{damage}");
-                    self.received.damaged(space, damage.to_string());
-                    recovery::recover_behind_damage(
-                        &host,
-                        &data_root,
-                        space,
-                        record,
-                        &quarantine,
-                        checksums,
-                    )
-                }
-                other => other,
-            };
+        let quarantine = self.places.quarantine();
+        let subject = self.subject(space, record, &quarantine);
+        let recovered = match subject.recover() {
+            Err(damage) if damage.is_below_checkpoint() => {
+                tracing::error!(%space, "{damage}");
+                self.received.damaged(space, damage.to_string());
+                subject.recover_behind_damage()
+            }
+            other => other,
+        };
         match recovered {
             Ok(recovered) => {
                 for notice in &recovered.notices {
@@ -226,6 +219,17 @@ impl Keeper {
             }
             Err(error) => self.unusable(space, error.to_string()),
         }
+    }
+
+    /// What recovery needs to know of a space.
+    fn subject<'a>(
+        &'a self,
+        space: &'a SpaceId,
+        record: &'a SpaceRecord,
+        quarantine: &'a Path,
+    ) -> Subject<'a> {
+        let Places { host, data_root, .. } = &self.places;
+        Subject { host, data_root, space, record, quarantine, checksums: self.checksums }
     }
 
     fn unusable(&self, space: &SpaceId, why: String) -> Lease {

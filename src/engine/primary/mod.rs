@@ -7,13 +7,16 @@
 //!   ...                              --+--> Link                  --> replica
 //! ```
 //!
-//! A space is walked once, however many replicas follow it. A link knows
+//! A space is walked once, however many replicas follow it; an earlier part again
+//! for those that are far behind, and nobody waits for that. A link knows
 //! positions only; the bytes go from the page cache to its socket.
 
 #![forbid(unsafe_code)]
 
 mod access;
+mod ahead;
 mod damage;
+mod earlier;
 pub mod link;
 mod past;
 mod resume;

@@ -1,5 +1,6 @@
 //! What this node has at a replica's position.
 
+use super::earlier::Reach;
 use super::space::Space;
 use crate::engine::keeper::Job;
 use crate::lsn::{Lsn, Mark};
@@ -15,11 +16,19 @@ impl Space {
             return None;
         }
         if lsn < self.index.oldest().lsn {
+            match self.reach_earlier(lsn) {
+                Reach::Walked => return self.mark_at(lsn),
+                Reach::OnItsWay => return None,
+                Reach::Hindered(why) => {
+                    return Some(Found::Unavailable(ErrorCode::Corrupt, why));
+                }
+                Reach::Unknown => {}
+            }
             let start = self.saved.iter().rev().find(|mark| mark.lsn <= lsn);
             let start = start.copied().unwrap_or(Mark::START);
             return match self.ready_from(start.lsn, jobs) {
                 Ok(true) => {
-                    self.rewind(start);
+                    self.walk_earlier(start);
                     None
                 }
                 Ok(false) => None,
@@ -40,10 +49,9 @@ impl Space {
         self.mark_at(lsn)
     }
 
-    /// What there is at a position between the oldest boundary that is
-    /// remembered and the newest.
+    /// What there is at a position that was walked.
     pub(super) fn mark_at(&self, lsn: Lsn) -> Option<Found> {
-        let from = self.index.nearest_at_or_before(lsn)?;
+        let from = self.index_at(lsn).nearest_at_or_before(lsn)?;
         if from.lsn == lsn {
             return Some(Found::Mark(from));
         }

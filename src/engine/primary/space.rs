@@ -16,12 +16,14 @@
 //! name. A file that no longer holds what was walked of it begins a new epoch;
 //! see `past`.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::ahead::Ahead;
 use super::damage::{Block, Debris};
+use super::earlier::Earlier;
 use super::past::Past;
 use super::unfinished::Unfinished;
 use super::walk::Tail;
@@ -109,15 +111,12 @@ pub struct Space {
     /// The run that is being walked, and where.
     pub(super) ordinal: u32,
     pub(super) cursor: Option<Cursor>,
-    /// Up to where the cursor's file was asked into the cache.
-    pub(super) prefetched: u64,
-    /// Where ranges of it begin that are on their way.
-    pub(super) reading: BTreeSet<u64>,
-    /// The walk waits for the first of them.
-    pub(super) awaits_pages: bool,
+    pub(super) ahead: Ahead,
     /// Segments that are being opened; the walk waits for all of them.
     pub(super) opening: u32,
     pub(super) index: Index,
+    /// The walk over a part before the index.
+    pub(super) earlier: Option<Earlier>,
     /// Where the last walk began, and the sequence of the first record there:
     /// what a tail frame asks for, without another look.
     pub(super) first: Option<(Lsn, u64)>,
@@ -169,11 +168,10 @@ impl Space {
             renamed: false,
             ordinal: 0,
             cursor: None,
-            prefetched: 0,
-            reading: BTreeSet::new(),
-            awaits_pages: false,
+            ahead: Ahead::default(),
             opening: 0,
             index: Index::new(Mark::START),
+            earlier: None,
             first: None,
             head: Mark::START,
             saved: Vec::new(),
@@ -250,6 +248,7 @@ impl Space {
         remembered.push(self.head);
         self.past.check(start, remembered);
         self.index = Index::new(start);
+        self.earlier = None;
         self.cursor = None;
         self.ordinal = self.runs.locate(start.lsn).map_or(0, |(ordinal, _)| ordinal);
         for (ordinal, run) in self.runs.iter() {
@@ -327,6 +326,11 @@ impl Space {
     /// True if there may be something to walk.
     #[must_use]
     pub fn wants_turn(&self) -> bool {
+        self.wants_walk() || self.wants_earlier()
+    }
+
+    /// True if there may be something to walk at the head.
+    pub(super) fn wants_walk(&self) -> bool {
         self.known
             && self.problem.is_none()
             && !self.is_waiting()
@@ -345,15 +349,15 @@ impl Space {
 
     /// True while the walk waits for segments to be opened or pages to come.
     fn is_waiting(&self) -> bool {
-        self.opening > 0 || self.awaits_pages
+        self.opening > 0 || self.ahead.is_awaited()
     }
 
-    /// The range of the cursor's file that begins there is in the cache.
-    /// Of a file that was left, this may end a wait too soon: then the walk
-    /// touches a page or two that are not there yet.
+    /// A range of a file that begins there is in the cache.
     pub fn prefetched(&mut self, start: u64) {
-        self.reading.remove(&start);
-        self.awaits_pages = false;
+        self.ahead.came(start);
+        if let Some(earlier) = &mut self.earlier {
+            earlier.ahead.came(start);
+        }
     }
 
     /// The stream, for `OpenSpace`; nothing until the catalog has answered.
@@ -401,7 +405,7 @@ impl Space {
     #[must_use]
     pub fn is_walked(&self) -> bool {
         let at_rest = self.known && !self.is_waiting() && self.obstacle.is_none();
-        at_rest && (self.problem.is_some() || !self.wants_turn())
+        at_rest && (self.problem.is_some() || !self.wants_walk())
     }
 
     /// The keeper has made that many runs durable.
@@ -509,7 +513,7 @@ impl Space {
             most => most,
         };
         let run_end = run.bytes.map_or(Lsn(u64::MAX), |bytes| run.start.advance(bytes));
-        let cut = match self.index.cut(from, max_bytes) {
+        let cut = match self.index_at(from.lsn).cut(from, max_bytes) {
             // The index may have forgotten where a run ends; the bytes behind
             // lie elsewhere.
             Cut::To(to) if to.lsn > run_end => Cut::Walk { from: *from, to },
@@ -533,7 +537,7 @@ impl Space {
                     }
                 });
                 let found = found?;
-                self.index.insert(found);
+                self.index_at_mut(from.lsn).insert(found);
                 found
             }
         };
@@ -551,6 +555,9 @@ impl Space {
     /// Boundaries before this position are needed by no replica.
     pub fn forget_before(&mut self, lsn: Lsn) {
         self.index.forget_before(lsn);
+        if let Some(earlier) = &mut self.earlier {
+            earlier.index.forget_before(lsn);
+        }
         while self.samples.len() > 1 && self.samples.front().is_some_and(|(at, _)| *at <= lsn) {
             self.samples.pop_front();
         }

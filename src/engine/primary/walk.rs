@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::ahead::Ahead;
 use super::space::{Space, Turn};
 use crate::engine::keeper::Job;
-use crate::limits::{MAX_WALK_BYTES_PER_TURN, PREFETCH_AHEAD_BYTES, PREFETCH_BYTES};
+use crate::limits::MAX_WALK_BYTES_PER_TURN;
 use crate::lsn::{Chain, Lsn, Mark};
 use crate::state::catalog::Change;
 use crate::state::runs::Run;
@@ -26,30 +27,12 @@ impl Space {
     /// Walk some of what is new.
     pub fn advance(&mut self, now: Instant) -> Turn {
         let mut turn = Turn::default();
-        if !self.wants_turn() {
-            self.note_end();
-            return turn;
+        if self.wants_walk() {
+            self.advance_head(now, &mut turn);
         }
-        let before = self.head.lsn;
-        let mut budget = MAX_WALK_BYTES_PER_TURN;
-        self.look_back();
-        while budget > 0 && self.problem.is_none() && turn.turned.is_none() {
-            if self.past.is_suspect() {
-                self.recheck(&mut turn);
-                if self.past.is_suspect() {
-                    break;
-                }
-            }
-            if self.cursor.is_none() && !self.enter(now, &mut turn) {
-                break;
-            }
-            if self.prefetch(&mut turn) {
-                break;
-            }
-            let walked = self.walk(budget, now, &mut turn);
-            budget = budget.saturating_sub(walked.max(1));
+        if self.wants_earlier() {
+            self.advance_earlier(&mut turn);
         }
-        turn.moved = self.head.lsn > before;
         turn.more = self.wants_turn();
         self.note_end();
         if self.is_walked() {
@@ -60,6 +43,31 @@ impl Space {
             self.save(&mut turn);
         }
         turn
+    }
+
+    /// The walk that moves the head.
+    fn advance_head(&mut self, now: Instant, turn: &mut Turn) {
+        let before = self.head.lsn;
+        let mut budget = MAX_WALK_BYTES_PER_TURN;
+        self.look_back();
+        while budget > 0 && self.problem.is_none() && turn.turned.is_none() {
+            if self.past.is_suspect() {
+                self.recheck(turn);
+                if self.past.is_suspect() {
+                    break;
+                }
+            }
+            if self.cursor.is_none() && !self.enter(now, turn) {
+                break;
+            }
+            let cursor = self.cursor.as_ref();
+            if cursor.is_some_and(|cursor| self.ahead.of(cursor, &mut turn.prefetch)) {
+                break;
+            }
+            let walked = self.walk(budget, now, turn);
+            budget = budget.saturating_sub(walked.max(1));
+        }
+        turn.moved = self.head.lsn > before;
     }
 
     /// The limit of the run that is being walked, as an offset in its file.
@@ -178,8 +186,7 @@ impl Space {
             let Some(run) = current else { return false };
             run.offset + at.lsn.bytes_since(run.start)
         };
-        self.prefetched = offset;
-        self.reading.clear();
+        self.ahead = Ahead::from(offset);
         self.cursor = Some(Cursor::new(segment, offset, at, self.checksums));
         true
     }
@@ -190,33 +197,6 @@ impl Space {
         let mut cursor = Cursor::new(segment.clone(), offset, at, self.checksums);
         let stop = cursor.advance(1, &mut |_| found = true).stop;
         found || matches!(stop, Stop::Corrupt { .. } | Stop::Shrunk { .. })
-    }
-
-    /// Ask for what the walk will read. True if it must wait for it.
-    ///
-    /// There are always several requests under way, so that the disk never
-    /// waits for the walk; the walk goes on in what has come.
-    fn prefetch(&mut self, turn: &mut Turn) -> bool {
-        let Some(cursor) = &self.cursor else { return false };
-        let offset = cursor.offset();
-        self.prefetched = self.prefetched.max(offset);
-        let wanted = offset + PREFETCH_AHEAD_BYTES;
-        if self.prefetched + PREFETCH_BYTES <= wanted {
-            let segment = cursor.segment();
-            // A segment that cannot be looked at is the cursor's to report.
-            let end = segment.len().map_or(wanted, |length| wanted.min(length));
-            // What has just been appended is in the cache.
-            let appended = end.saturating_sub(offset) <= PREFETCH_BYTES / 8;
-            while !appended && self.prefetched < end {
-                let step = PREFETCH_BYTES.min(end - self.prefetched);
-                turn.prefetch.push((segment.clone(), self.prefetched, step));
-                self.reading.insert(self.prefetched);
-                self.prefetched += step;
-            }
-        }
-        let next = offset + MAX_WALK_BYTES_PER_TURN;
-        self.awaits_pages = self.reading.first().is_some_and(|&start| start < next);
-        self.awaits_pages
     }
 
     /// One step of the cursor. Returns the bytes walked.

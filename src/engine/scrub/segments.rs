@@ -98,6 +98,35 @@ impl Pass {
         Ok(())
     }
 
+    /// Say which of the bytes that were left out of the stream hold again:
+    /// somebody has put them back. That is seen by the database alone.
+    pub(super) async fn look_into_holes(
+        &mut self,
+        space: &SpaceId,
+        directory: &Path,
+        holes: &[HoleRange],
+        piece: &mut Vec<u8>,
+        pace: &mut Pace,
+    ) -> Result<(), Stopped> {
+        for (segment, from, to) in holes {
+            let path = directory.join(segment.to_string());
+            let opened = File::open(&path).and_then(|file| BulkFile::new(file, self.reads));
+            // One that the database has removed has nothing in it any more.
+            let Ok(file) = opened else { continue };
+            let (verifier, trouble) = self.verify(&file, *from, *to, piece, pace).await?;
+            let end = verifier.mark().lsn.0;
+            if trouble.is_none() && end == to - from {
+                tracing::warn!(
+                    %space, path = %path.display(), offset = from, bytes = end,
+                    records = verifier.mark().records,
+                    "bytes that were left out of the stream hold again: the database has these \
+                     records, and no replica gets them; write them anew, through the database"
+                );
+            }
+        }
+        Ok(())
+    }
+
     /// Look a second time, a moment later. Writes to a log that is being
     /// received may end in another order than they lie in: for that long, a
     /// range may be empty while a later one is there.

@@ -37,7 +37,7 @@ use std::time::Instant;
 use crossbeam::channel::{Receiver, Sender, TryRecvError};
 
 use self::jobs::Jobs;
-use super::doorkeeper::Doorkeeper;
+use super::doorkeeper::{Complaints, Doorkeeper};
 use super::keeper::{Job, News};
 use super::primary::link::{Answer, Link, State};
 use super::primary::space::Space;
@@ -298,8 +298,8 @@ impl Shard {
 
     /// The same shard, beside others that receive for the same node.
     #[must_use]
-    pub fn among(self, primaries: Primaries) -> Self {
-        Self { primaries, ..self }
+    pub fn among(self, primaries: Primaries, complaints: Complaints) -> Self {
+        Self { primaries, door: self.door.among(complaints), ..self }
     }
 
     /// Its number.
