@@ -250,13 +250,19 @@ impl ScrubHandle {
         report.passes >= passes
     }
 
-    /// Stop, and wait until the thread is gone: at most as long as one read.
+    /// Have it stop, and do not wait.
+    pub fn tell_to_stop(&self) {
+        self.shared.signal.send_modify(|signal| signal.stop = true);
+    }
+
+    /// Stop, and wait until the thread is gone: at most as long as one read, or
+    /// one sync of a file that is being built.
     pub fn stop(mut self) {
         self.end();
     }
 
     fn end(&mut self) {
-        self.shared.signal.send_modify(|signal| signal.stop = true);
+        self.tell_to_stop();
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {

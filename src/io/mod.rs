@@ -43,6 +43,7 @@ pub mod terminal;
 #[cfg(all(target_os = "linux", feature = "uring"))]
 mod uring;
 
+pub use saltus_fallback::free_bytes;
 pub use slab::{Slab, SlabPool, Slice};
 pub use socket2::Socket;
 

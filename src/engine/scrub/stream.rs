@@ -154,9 +154,9 @@ impl Pass {
             }
         }
         if ours {
-            self.repair(&survey, piece)?;
+            self.repair(&survey, piece, pace).await?;
         } else {
-            self.mend(survey, ground, piece).await?;
+            self.mend(survey, ground, piece, pace).await?;
         }
         Ok(true)
     }
@@ -347,7 +347,10 @@ impl Pass {
             make_directories(&*mender.host, &mender.state_dir, &directory)?;
             let mut options = OpenOptions::new();
             options.read(true).write(true).create(true).truncate(true).mode(0o600);
-            survey.scratch = Some(mender.host.open(&options, &directory.join("fetched"))?);
+            let path = directory.join("fetched");
+            survey.scratch = Some(mender.host.open(&options, &path)?);
+            // Its bytes are needed by this look only, whatever becomes of it.
+            mender.host.remove(&path)?;
         }
         match &survey.scratch {
             Some(file) => mender.host.write_at(file, bytes, at),
