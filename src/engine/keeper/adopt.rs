@@ -165,7 +165,13 @@ impl Keeper {
         if there {
             host.link(&named, &old)?;
         }
-        if let Err(error) = host.rename(new, &named) {
+        // Durable before the first one is taken: a crash may keep either of two
+        // names, and must not take both.
+        let second = match new.parent().filter(|_| there) {
+            Some(directory) => host.sync_directory(directory),
+            None => Ok(()),
+        };
+        if let Err(error) = second.and_then(|()| host.rename(new, &named)) {
             if there && let Err(error) = host.remove(&old) {
                 tracing::warn!(path = %old.display(), %error, "a second name is left behind");
             }
