@@ -379,10 +379,9 @@ impl Pass {
             if ask.full_speed { u64::MAX } else { self.options.bytes_per_second };
         let mut pace = Pace { begun: Instant::now(), bytes: 0, bytes_per_second };
         for (space, directory) in spaces {
-            if self.stream(&space, &ask, &mut piece, &mut pace).await? {
+            let Some(holes) = self.stream(&space, &ask, &mut piece, &mut pace).await? else {
                 continue;
-            }
-            let holes = self.holes(&space).await?;
+            };
             let directory = self.data_root.join(directory);
             for path in self.segments(&directory) {
                 self.segment(&space, &path, &holes, &mut piece, &mut pace).await?;

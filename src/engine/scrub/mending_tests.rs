@@ -352,3 +352,42 @@ fn a_stop_ends_the_building_of_a_file_at_its_next_piece() {
     assert_eq!(disk.writes.load(Ordering::SeqCst), 2, "nothing was written after the stop");
     assert_eq!(bench.scratch(), [""; 0]);
 }
+
+/// A keeper that was busy left a received space to be read file by file, where
+/// one that is gone or too short is no damage: the pass said that all was well.
+#[test]
+fn a_pass_is_not_clean_when_the_keeper_does_not_answer() {
+    let root = tempfile::tempdir().unwrap();
+    fs::create_dir_all(root.path().join("alpha/wal")).unwrap();
+    let (jobs, queue) = bounded(64);
+    let mender = Mender {
+        shards: Vec::new(),
+        keeper: jobs,
+        received: Received::default(),
+        state_dir: root.path().join(".saltus"),
+        host: Arc::new(ThisHost),
+    };
+    let spaces = || vec![(space(), PathBuf::from("alpha/wal"))];
+    let options = ScrubOptions::default();
+    let scrub =
+        Scrubber::start_mending(root.path(), Arc::new(spaces), options, Some(mender)).unwrap();
+    let pass = || {
+        let passes = scrub.report().passes;
+        let _ = scrub.requests().ask(ScrubAsk::space(space())).unwrap();
+        assert!(scrub.wait_for_passes(passes + 1, DEADLINE));
+        scrub.report().outcomes.pop_back().unwrap()
+    };
+    assert_eq!(pass().unreadable, 1);
+    // One that knows of no such space is believed.
+    let answer = std::thread::spawn(move || {
+        while let Ok(job) = queue.recv_timeout(DEADLINE) {
+            if let Job::Standing { reply, .. } = job {
+                // The first question is nobody's any more.
+                let _ = reply.send(None);
+            }
+        }
+    });
+    assert_eq!(pass().unreadable, 0);
+    scrub.stop();
+    answer.join().unwrap();
+}
