@@ -10,23 +10,10 @@
 # identical in the end.
 set -eu
 
-usage() {
-    sed -n '2,11s/^# \{0,1\}//p' "$0" >&2
-    exit 2
-}
+. "$(dirname "$0")/options.sh"
 
-SALTUS_FLIPS=10000
-while [ $# -gt 0 ]; do
-    [ $# -ge 2 ] || usage
-    case $1 in
-        --flips) SALTUS_FLIPS=$2 ;;
-        --seed) SALTUS_SEED=$2; export SALTUS_SEED ;;
-        --kib-per-s) SALTUS_KIB_PER_S=$2; export SALTUS_KIB_PER_S ;;
-        *) usage ;;
-    esac
-    shift 2
-done
-export SALTUS_FLIPS
+export SALTUS_FLIPS=10000
+take_options "flips=SALTUS_FLIPS seed=SALTUS_SEED kib-per-s=SALTUS_KIB_PER_S" "$@"
 
 cd "$(dirname "$0")/.."
 exec cargo test --release --test corruption every_flipped_bit -- --nocapture

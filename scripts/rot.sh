@@ -9,22 +9,10 @@
 # and mended, and the replica was identical after each.
 set -eu
 
-usage() {
-    sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
-    exit 2
-}
+. "$(dirname "$0")/options.sh"
 
-SALTUS_ROT=1000
-while [ $# -gt 0 ]; do
-    [ $# -ge 2 ] || usage
-    case $1 in
-        --places) SALTUS_ROT=$2 ;;
-        --seed) SALTUS_SEED=$2; export SALTUS_SEED ;;
-        *) usage ;;
-    esac
-    shift 2
-done
-export SALTUS_ROT
+export SALTUS_ROT=1000
+take_options "places=SALTUS_ROT seed=SALTUS_SEED" "$@"
 
 cd "$(dirname "$0")/.."
 exec cargo test --release --test corruption every_rotten_byte -- --nocapture

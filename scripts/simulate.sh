@@ -10,27 +10,13 @@
 # the seed and the one command that shows it in full.
 set -eu
 
-usage() {
-    sed -n '2,11s/^# \{0,1\}//p' "$0" >&2
-    exit 2
-}
+. "$(dirname "$0")/options.sh"
 
-number() {
-    case $1 in
-        '' | *[!0-9]*) usage ;;
+take_options "first-seed=SALTUS_FIRST_SEED seeds=SALTUS_SEEDS seconds=SALTUS_SECONDS" "$@"
+for number in "${SALTUS_FIRST_SEED:-0}" "${SALTUS_SEEDS:-0}" "${SALTUS_SECONDS:-0}"; do
+    case $number in
+        *[!0-9]*) usage ;;
     esac
-}
-
-while [ $# -gt 0 ]; do
-    [ $# -ge 2 ] || usage
-    number "$2"
-    case $1 in
-        --first-seed) SALTUS_FIRST_SEED=$2; export SALTUS_FIRST_SEED ;;
-        --seeds) SALTUS_SEEDS=$2; export SALTUS_SEEDS ;;
-        --seconds) SALTUS_SECONDS=$2; export SALTUS_SECONDS ;;
-        *) usage ;;
-    esac
-    shift 2
 done
 
 cd "$(dirname "$0")/.."

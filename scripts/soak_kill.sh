@@ -12,26 +12,11 @@
 # a duplicate or a torn tail.
 set -eu
 
-usage() {
-    sed -n '2,13s/^# \{0,1\}//p' "$0" >&2
-    exit 2
-}
+. "$(dirname "$0")/options.sh"
 
-SALTUS_KILLS=100
-SALTUS_MIB_PER_S=20
-while [ $# -gt 0 ]; do
-    [ $# -ge 2 ] || usage
-    case $1 in
-        --kills) SALTUS_KILLS=$2 ;;
-        --minutes) SALTUS_MINUTES=$2; export SALTUS_MINUTES ;;
-        --seed) SALTUS_SEED=$2; export SALTUS_SEED ;;
-        --backend) SALTUS_BACKEND=$2; export SALTUS_BACKEND ;;
-        --mib-per-s) SALTUS_MIB_PER_S=$2 ;;
-        *) usage ;;
-    esac
-    shift 2
-done
-export SALTUS_KILLS SALTUS_MIB_PER_S
+export SALTUS_KILLS=100 SALTUS_MIB_PER_S=20
+known="kills=SALTUS_KILLS minutes=SALTUS_MINUTES seed=SALTUS_SEED"
+take_options "$known backend=SALTUS_BACKEND mib-per-s=SALTUS_MIB_PER_S" "$@"
 
 cd "$(dirname "$0")/.."
 only=

@@ -9,23 +9,10 @@
 # the end. Exit 0 only if the memory stayed flat and below the limit.
 set -eu
 
-usage() {
-    sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
-    exit 2
-}
+. "$(dirname "$0")/options.sh"
 
-SALTUS_SECONDS=600
-SALTUS_MIB_PER_S=16
-while [ $# -gt 0 ]; do
-    [ $# -ge 2 ] || usage
-    case $1 in
-        --seconds) SALTUS_SECONDS=$2 ;;
-        --mib-per-s) SALTUS_MIB_PER_S=$2 ;;
-        *) usage ;;
-    esac
-    shift 2
-done
-export SALTUS_SECONDS SALTUS_MIB_PER_S
+export SALTUS_SECONDS=600 SALTUS_MIB_PER_S=16
+take_options "seconds=SALTUS_SECONDS mib-per-s=SALTUS_MIB_PER_S" "$@"
 
 cd "$(dirname "$0")/.."
 exec cargo test --release --test faults -- --nocapture stopped_reading

@@ -91,8 +91,29 @@ const SCRUB_SPEEDS: RangeInclusive<u32> = 64 << 10..=2 << 30;
 /// mask can name, less the shards.
 const MAX_CORE: u32 = 959;
 
+/// `retention.max_disk_share` unless told otherwise, percent: far from filling
+/// a disk, and days of log on most.
+pub const DEFAULT_DISK_SHARE: u32 = 20;
+
+/// The range of `retention.max_disk_share`. There is no "without limit": a
+/// replica that is away must never fill the disk that the database writes to.
+const DISK_SHARE: RangeInclusive<u32> = 1..=90;
+
+/// The range of `retention.max_age`. Below a second a replica could not even
+/// be restarted.
+const RETENTION_AGE: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(366 * 24 * 3600);
+
+/// The range of `retention.max_bytes`. Below, nothing would be kept; above is
+/// no disk, but a slip of the pen.
+const RETENTION_BYTES: RangeInclusive<u64> = 64 << 10..=1 << 50;
+
+/// The range of `retention.seed_bytes_per_second`. Below, nothing would move;
+/// above is no link.
+const SEED_SPEEDS: RangeInclusive<u64> = 64 << 10..=1 << 40;
+
 const SECTIONS: &[&str] =
-    &["node", "listen", "replica", "io", "batch", "durability", "wal", "scrub"];
+    &["node", "listen", "replica", "io", "batch", "durability", "retention", "wal", "scrub"];
 
 /// Every setting of one node, valid.
 #[derive(Debug, Clone)]
@@ -110,6 +131,8 @@ pub struct Config {
     pub batch: Batch,
     /// What a replica does before it acknowledges.
     pub durability: Durability,
+    /// How much is kept for replicas that are behind.
+    pub retention: Retention,
     /// What is demanded of the log itself.
     pub wal: Wal,
     /// How what is at rest is verified.
@@ -195,6 +218,27 @@ pub enum DurabilityLevel {
     /// and up to that much more to ship again after a crash of the host. The
     /// flushed position advances at that pace.
     Written,
+}
+
+/// `[retention]`: how much is kept for a replica that is behind. Bytes count
+/// that would be free otherwise: those of segments that have no name any more
+/// and are held for the replica by a pin. Past any of the limits the replica's
+/// slot is lost, its pins go, and it is filled anew once it is back.
+#[derive(Debug, Clone)]
+pub struct Retention {
+    /// `max_bytes`, per replica and space, at least 64 KiB. Default: no limit
+    /// besides the others.
+    pub max_bytes: Option<u64>,
+    /// `max_age`: how long a replica may be behind while pins are held for it,
+    /// 1 s to 366 d. Default: no limit besides the others.
+    pub max_age: Option<Duration>,
+    /// `max_disk_share`: percent of the file system that bytes may take which
+    /// only pins hold, of all spaces and replicas together; 1 to 90. Default
+    /// [`DEFAULT_DISK_SHARE`].
+    pub max_disk_share: u32,
+    /// `seed_bytes_per_second`: at most so fast a replica is filled anew, at
+    /// least 64 KiB. Default: as fast as it goes.
+    pub seed_bytes_per_second: Option<u64>,
 }
 
 /// `[wal]`.
@@ -315,6 +359,12 @@ fn parse(document: Document<'_>) -> Result<(Config, host::Places), ConfigError> 
                 &[("flushed", DurabilityLevel::Flushed), ("written", DurabilityLevel::Written)],
             )?,
         },
+        retention: retention(&Section::of(
+            document,
+            root,
+            "retention",
+            &["max_bytes", "max_age", "max_disk_share", "seed_bytes_per_second"],
+        )?)?,
         wal: Wal {
             checksums: Section::of(document, root, "wal", WAL)?.choice(
                 "checksums",
@@ -437,6 +487,15 @@ fn batch(section: &Section<'_, '_>) -> Result<Batch, ConfigError> {
         max_records: section.number("max_records", DEFAULT_BATCH_RECORDS, BATCH_RECORDS)?,
         max_delay: section.duration("max_delay", DEFAULT_BATCH_DELAY, BATCH_DELAY)?,
         max_bytes: section.bytes("max_bytes", MAX_BATCH_BYTES, BATCH_BYTES)?,
+    })
+}
+
+fn retention(section: &Section<'_, '_>) -> Result<Retention, ConfigError> {
+    Ok(Retention {
+        max_bytes: section.optional_bytes("max_bytes", RETENTION_BYTES)?,
+        max_age: section.optional_duration("max_age", RETENTION_AGE)?,
+        max_disk_share: section.number("max_disk_share", DEFAULT_DISK_SHARE, DISK_SHARE)?,
+        seed_bytes_per_second: section.optional_bytes("seed_bytes_per_second", SEED_SPEEDS)?,
     })
 }
 

@@ -177,6 +177,52 @@ pub const MAX_LAG_SAMPLES: usize = 512;
 /// file for as long as it runs, but not silently for minutes.
 pub const RELEASE_AFTER: Duration = Duration::from_secs(600);
 
+/// How long a segment whose name is gone must have been left alone before the
+/// kernel is asked whether anybody can still write to it.
+pub const RELEASE_PROBE_AFTER: Duration = Duration::from_secs(1);
+
+/// How often a shard tells the keeper how far its replicas are, while that
+/// changes: how stale a slot in the catalog can be, and how long after a budget
+/// was spent it is noticed. One commit each time, shared by all spaces.
+pub const RETENTION_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How often a segment whose name is gone is looked at again while something
+/// else than a replica holds it: mostly a writer that goes on with it.
+pub const LINGER_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How far back a rate looks: long enough to see past bursts, short enough to
+/// follow a change.
+pub const RATE_WINDOW: Duration = Duration::from_secs(30);
+
+/// The least that a position is looked at before a rate is told.
+pub const RATE_LEAST: Duration = Duration::from_secs(3);
+
+/// How far behind a replica must be for its progress to tell what its link
+/// carries; closer to the head it waits for the writer.
+pub const MEASURED_LAG_BYTES: u64 = 8 * MAX_EXTENT_BYTES as u64;
+
+/// The pause before a replica is filled anew whose last seed was lost; doubled
+/// with each that is lost in a row.
+pub const SEED_BACKOFF: Duration = Duration::from_secs(600);
+
+/// The longest such pause: someone looks at least four times a day.
+pub const SEED_BACKOFF_MOST: Duration = Duration::from_secs(6 * 3600);
+
+/// What must stay free on a replica's disk when a seed has taken its part: the
+/// catalog, and the log while it grows meanwhile.
+pub const SEED_SPARE_BYTES: u64 = 64 << 20;
+
+/// How far back the growth of a slot's lag is looked at to tell when it will be
+/// lost: long enough to see past bursts.
+pub const FORECAST_WINDOW: Duration = Duration::from_secs(120);
+
+/// The least that the growth of a lag is looked at before anything is foretold.
+pub const FORECAST_LEAST: Duration = Duration::from_secs(4);
+
+/// Forecasts at which the log warns: an hour leaves time to act, ten minutes is
+/// the last call.
+pub const FORECAST_WARNINGS: [Duration; 2] = [Duration::from_secs(3600), Duration::from_secs(600)];
+
 /// A flush that took longer on a data core than this is left to workers for
 /// [`SLOW_DISK_PAUSE`]. A hundred times the median of the development disk,
 /// and a hundredth of what a peer is patient for.

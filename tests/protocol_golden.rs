@@ -8,11 +8,11 @@
 #![allow(clippy::unwrap_used)]
 
 use saltus::ids::{Epoch, NodeUuid, SegmentName, StreamId};
-use saltus::lsn::{Chain, Lsn};
+use saltus::lsn::{Chain, Lsn, Mark};
 use saltus::protocol::frame::{FrameHeader, Handle, Kind};
 use saltus::protocol::message::{
     Ack, Boundary, ErrorCode, Fetch, Fetched, Heartbeat, Hello, HelloAck, Identity, Message,
-    OpenSpace, Refusal, SegmentOpen, Standing, Truncate,
+    OpenSpace, Refusal, Reseed, Retirement, SegmentOpen, SegmentRetire, Standing, Truncate,
 };
 
 const HELLO: &str = "\
@@ -114,6 +114,22 @@ const TRUNCATE: &str = "\
     00000000 00000000 10000000 10000000 \
     83fbd6fa 00000000 00000000 c8f57358 \
     00040000 00000000 88776655 44332211";
+const SEGMENT_RETIRE: &str = "\
+    534c5453 010f0100 07000000 00000000 \
+    02000000 00000000 00000000 00000000 \
+    00000000 00000000 18000000 18000000 \
+    5d8b6908 00000000 00000000 9ba1afdd \
+    09000000 00000000 00100000 00000000 \
+    02000000 00000000";
+const RESEED: &str = "\
+    534c5453 01100100 07000000 00000000 \
+    02000000 00000000 00000000 00000000 \
+    00000000 00000000 38000000 38000000 \
+    2b02427e 00000000 00000000 3762251a \
+    00100000 00000000 88776655 44332211 \
+    29000000 00000000 28000000 00000000 \
+    15cd853d fe9c9717 00200000 00000000 \
+    05000000 00000000";
 const ERROR_OF_RECORD: &str = "\
     534c5453 01090100 07000000 00000000 \
     02000000 00000000 00100000 00000000 \
@@ -249,6 +265,25 @@ fn error_is_frozen() {
 }
 
 #[test]
+fn segment_retire_is_frozen() {
+    let retire = SegmentRetire { file: 9, after: Lsn(4096), what: Retirement::Gone };
+    golden(&Message::SegmentRetire(retire), SPACE, SEGMENT_RETIRE);
+}
+
+#[test]
+fn reseed_is_frozen() {
+    let base = Mark {
+        lsn: Lsn(4096),
+        chain: Chain(0x1122_3344_5566_7788),
+        records: 41,
+        sequence: 40,
+        timestamp_ns: 1_700_000_000_123_456_789,
+    };
+    let reseed = Reseed { base, head: Lsn(8192), first_run: 5 };
+    golden(&Message::Reseed(reseed), SPACE, RESEED);
+}
+
+#[test]
 fn a_refused_record_is_frozen() {
     let sentence = "at 4096: payload CRC32C".into();
     let refusal = Refusal { code: ErrorCode::Damaged, sentence, at: Lsn(4096) };
@@ -306,6 +341,7 @@ fn error_codes_are_frozen() {
         ErrorCode::Limit,
         ErrorCode::Shutdown,
         ErrorCode::Timeout,
+        ErrorCode::Lost,
     ];
     for (number, code) in (1..).zip(codes) {
         assert_eq!(code as u16, number);
@@ -323,7 +359,7 @@ fn error_codes_are_frozen() {
 
 #[test]
 fn every_kind_stands_in_the_page() {
-    for number in 1..=12 {
+    for number in (1..=12).chain(15..=16) {
         let kind = Kind::from_wire(number).unwrap();
         assert!(PAGE.contains(&format!("\n| {number} | `{kind:?}` |")), "{kind:?}");
         assert!(PAGE.contains(&format!("\n### {number} {kind:?}\n")), "{kind:?}");

@@ -38,8 +38,12 @@ mod loss;
 mod pressure;
 #[path = "replication/proof.rs"]
 mod proof;
+#[path = "replication/proving.rs"]
+mod proving;
 #[path = "replication/restart.rs"]
 mod restart;
+#[path = "replication/retention.rs"]
+mod retention;
 #[path = "replication/spaces.rs"]
 mod spaces;
 #[path = "replication/talker.rs"]

@@ -10,7 +10,7 @@
 
 use super::exposition::{Exposition, Kind, Sample, Value};
 use crate::engine::status::{
-    NodeStatus, ReplicaState, ReplicaStatus, Role, ScrubStatus, SpaceStatus,
+    NodeStatus, ReplicaState, ReplicaStatus, Retention, Role, ScrubStatus, Seeding, SpaceStatus,
 };
 
 /// Every state that a replica can be in.
@@ -30,6 +30,8 @@ pub(super) fn render(status: &NodeStatus) -> String {
     spaces(&mut exposition, status);
     positions(&mut exposition, status);
     lag(&mut exposition, status);
+    retention(&mut exposition, status);
+    seeds(&mut exposition, status);
     traffic(&mut exposition, status);
     scrub(&mut exposition, &status.scrub);
     exposition.finish()
@@ -255,6 +257,70 @@ fn lag(exposition: &mut Exposition, status: &NodeStatus) {
         "From a record's timestamp to the acknowledgement that it is durable, of the last minute.",
         quantiles,
     );
+}
+
+fn retention(exposition: &mut Exposition, status: &NodeStatus) {
+    let mut gauge = |name, help, value: fn(&Retention) -> Option<Value>| {
+        let of_slot = |replica: &ReplicaStatus| replica.retention.as_ref().and_then(value);
+        exposition.family(name, Kind::Gauge, help, of_replicas(status, of_slot));
+    };
+    gauge(
+        "saltus_slot_retained_bytes",
+        "Bytes of segments without a name that are held because the replica still needs them.",
+        |slot| Some(slot.retained_bytes.into()),
+    );
+    gauge(
+        "saltus_slot_budget_bytes",
+        "The most bytes that may be held for the replica; absent where no limit is known.",
+        |slot| slot.budget_bytes.map(Value::from),
+    );
+    gauge(
+        "saltus_slot_forecast_seconds",
+        "When the replica's slot will be lost at the present growth; absent while nothing says so.",
+        |slot| slot.forecast_seconds.map(Value::from),
+    );
+    gauge(
+        "saltus_slot_lost",
+        "1 while the replica's budget is spent and nothing is held for it.",
+        |slot| Some(slot.lost.into()),
+    );
+}
+
+fn seeds(exposition: &mut Exposition, status: &NodeStatus) {
+    let mut gauge = |name, help, value: fn(&Seeding) -> Option<Value>| {
+        let of_seed = |replica: &ReplicaStatus| replica.seeding.as_ref().and_then(value);
+        exposition.family(name, Kind::Gauge, help, of_replicas(status, of_seed));
+    };
+    gauge(
+        "saltus_replica_seed_bytes",
+        "Bytes that the replica is being filled anew with; absent when it is not.",
+        |seed| Some(seed.total_bytes.into()),
+    );
+    gauge(
+        "saltus_replica_seed_done_bytes",
+        "How many of them are durable on the replica.",
+        |seed| Some(seed.done_bytes.into()),
+    );
+    gauge(
+        "saltus_replica_seed_bytes_per_second",
+        "How fast the replica is being filled; absent while that is not known.",
+        |seed| seed.bytes_per_second.map(Value::from),
+    );
+    gauge(
+        "saltus_replica_seed_eta_seconds",
+        "When the replica will be at the head; absent while that is not known, or never.",
+        |seed| seed.eta_seconds.map(Value::from),
+    );
+    let mut gauge = |name, help, value: fn(&Seeding) -> u64| {
+        let of_seed = |space: &SpaceStatus| space.seeding.as_ref().map(value);
+        exposition.family(name, Kind::Gauge, help, of_spaces(status, of_seed));
+    };
+    gauge(
+        "saltus_seed_bytes",
+        "Bytes that this replica is being filled anew with; absent when it is not.",
+        |seed| seed.total_bytes,
+    );
+    gauge("saltus_seed_done_bytes", "How many of them are durable here.", |seed| seed.done_bytes);
 }
 
 fn traffic(exposition: &mut Exposition, status: &NodeStatus) {

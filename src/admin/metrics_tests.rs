@@ -21,6 +21,8 @@ const STATUS: &str = r#"{
           "written_lsn": 0, "flushed_lsn": 0,
           "lag": {"bytes": 9007199254740993, "records": 12, "seconds": null},
           "append_to_flushed_us": {"p50": null, "p99": null, "count": 0},
+          "retention": {"retained_bytes": 9007199254740993, "budget_bytes": null,
+                        "forecast_seconds": null, "lost": true},
           "problem": "connection refused"},
          {"id": "gamma", "state": "healthy", "sent_lsn": 5, "received_lsn": 5,
           "written_lsn": 5, "flushed_lsn": 5,
@@ -28,10 +30,16 @@ const STATUS: &str = r#"{
           "append_to_flushed_us": {"p50": 1, "p99": 2, "count": 99},
           "recent_append_to_flushed_us": {"p50": 274, "p99": 1505000, "count": 10},
           "sent_bytes_by_strategy": {"sendfile": 100, "splice": 23},
+          "retention": {"retained_bytes": 4096, "budget_bytes": 65536,
+                        "forecast_seconds": 12.5, "lost": false},
+          "seeding": {"base_lsn": 64, "target_lsn": 1064, "done_bytes": 250,
+                      "total_bytes": 1000, "bytes_per_second": 50.0, "eta_seconds": 15.0},
           "connection": {"up": true, "since_seconds": 9.5, "failures": 0,
                          "next_attempt_seconds": null}}]},
       {"space": "other", "role": "replica", "epoch": 1, "head_lsn": 64, "head_sequence": 0,
        "flushed_lsn": 64, "primary": "delta", "highest_epoch": 2,
+       "seeding": {"base_lsn": 0, "target_lsn": 640, "done_bytes": 64, "total_bytes": 640,
+                   "bytes_per_second": null, "eta_seconds": null},
        "quarantine": {"pieces": 3, "bytes": 4096}}],
     "corrupt_frames": {"beta": 2, "unknown": 5},
     "scrub": {"segments": 4, "bytes": 1000, "passes": 1, "healed_ranges": 6, "bad_ranges": [
@@ -133,6 +141,17 @@ fn every_line_is_what_prometheus_reads() {
         (r#"saltus_quarantine_bytes{space="other",role="replica"}"#.to_owned(), 4096.0),
         (r#"saltus_space_highest_epoch{space="other",role="replica"}"#.to_owned(), 2.0),
         (format!("saltus_replica_connected{{{gamma}}}"), 1.0),
+        (format!("saltus_slot_retained_bytes{{{gamma}}}"), 4096.0),
+        (format!("saltus_slot_budget_bytes{{{gamma}}}"), 65536.0),
+        (format!("saltus_slot_forecast_seconds{{{gamma}}}"), 12.5),
+        (format!("saltus_slot_lost{{{gamma}}}"), 0.0),
+        (r#"saltus_slot_lost{space="default",replica="beta"}"#.to_owned(), 1.0),
+        (format!("saltus_replica_seed_bytes{{{gamma}}}"), 1000.0),
+        (format!("saltus_replica_seed_done_bytes{{{gamma}}}"), 250.0),
+        (format!("saltus_replica_seed_bytes_per_second{{{gamma}}}"), 50.0),
+        (format!("saltus_replica_seed_eta_seconds{{{gamma}}}"), 15.0),
+        (r#"saltus_seed_bytes{space="other",role="replica"}"#.to_owned(), 640.0),
+        (r#"saltus_seed_done_bytes{space="other",role="replica"}"#.to_owned(), 64.0),
         ("saltus_scrub_bad_ranges".to_owned(), 1.0),
         ("saltus_scrub_healed_ranges_total".to_owned(), 6.0),
         (r#"saltus_corrupt_frames_total{peer="beta"}"#.to_owned(), 2.0),
@@ -153,6 +172,10 @@ fn what_is_unknown_is_absent_and_not_zero() {
     assert!(of_beta("engram_replication_lag_bytes"));
     assert!(!of_beta("engram_replication_lag_seconds"));
     assert!(!of_beta("saltus_append_to_flushed_seconds"));
+    assert!(of_beta("saltus_slot_retained_bytes"));
+    assert!(!of_beta("saltus_slot_budget_bytes") && !of_beta("saltus_slot_forecast_seconds"));
+    assert!(!of_beta("saltus_replica_seed"), "it is not being filled");
+    assert!(!text.contains(r#"saltus_seed_bytes{space="default""#));
     assert!(!text.contains(r#"saltus_flushed_lsn{space="default""#));
     assert!(!text.contains(r#"saltus_space_highest_epoch{space="default""#));
     // A replica does not know what its primary left out.

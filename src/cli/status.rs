@@ -15,7 +15,8 @@ use super::{EXIT_NO, EXIT_OK, UsageError, output, parse_admin, parse_duration};
 use crate::admin::{Client, health};
 use crate::config::DEFAULT_ADMIN;
 use crate::engine::status::{
-    Connection, NodeStatus, ReplicaState, ReplicaStatus, Role, ScrubStatus, SpaceStatus,
+    Connection, NodeStatus, ReplicaState, ReplicaStatus, Retention, Role, ScrubStatus, Seeding,
+    SpaceStatus,
 };
 use crate::ids::SpaceId;
 
@@ -257,6 +258,9 @@ fn render_space(text: &mut String, space: &SpaceStatus) {
         let _ = write!(text, "  flushed {}", position(flushed));
     }
     text.push('\n');
+    if let Some(seeding) = &space.seeding {
+        let _ = writeln!(text, "  being filled anew: {}", progress(seeding));
+    }
     if let Some(seconds) = space.no_primary_seconds {
         let _ = writeln!(text, "  {}", no_primary(seconds));
     }
@@ -294,12 +298,49 @@ fn render_space(text: &mut String, space: &SpaceStatus) {
         text.push_str(&table.render());
     }
     for replica in &space.replicas {
+        if let Some(seeding) = &replica.seeding {
+            let _ = writeln!(text, "  {}: being filled anew: {}", replica.id, progress(seeding));
+        }
+        if let Some(warning) = replica.retention.as_ref().and_then(kept) {
+            let _ = writeln!(text, "  {}: {warning}", replica.id);
+        }
         if let Some(problem) = &replica.problem {
             let _ = writeln!(text, "  {}: {}", replica.id, output::printable(problem));
         }
         if let Some(down) = down(&replica.connection) {
             let _ = writeln!(text, "  {}: {down}", replica.id);
         }
+    }
+}
+
+/// How far a seed is.
+fn progress(seeding: &Seeding) -> String {
+    let mut text =
+        format!("{} of {}", output::bytes(seeding.done_bytes), output::bytes(seeding.total_bytes));
+    // Writing to a `String` cannot fail.
+    if let Some(rate) = seeding.bytes_per_second {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "shown")]
+        let _ = write!(text, ", {}/s", output::bytes(rate as u64));
+    }
+    if let Some(eta) = seeding.eta_seconds {
+        let _ = write!(text, ", {eta:.0} s to go");
+    }
+    text
+}
+
+/// What is worth saying about what is kept for a replica.
+fn kept(retention: &Retention) -> Option<String> {
+    if retention.lost {
+        return Some("its slot is lost; it is filled anew where need be".into());
+    }
+    let retained = output::bytes(retention.retained_bytes);
+    let budget = retention.budget_bytes.map_or_else(|| "?".into(), output::bytes);
+    match retention.forecast_seconds {
+        Some(seconds) => {
+            Some(format!("{retained} of {budget} kept for it; lost in {seconds:.0} s"))
+        }
+        None if retention.retained_bytes > 0 => Some(format!("{retained} of {budget} kept for it")),
+        None => None,
     }
 }
 
@@ -314,9 +355,14 @@ fn down(connection: &Connection) -> Option<String> {
 }
 
 fn row(replica: &ReplicaStatus) -> Vec<String> {
+    // What it does now says more than that it lags.
+    let state = match (replica.state, &replica.seeding) {
+        (ReplicaState::Healthy | ReplicaState::Lagging, Some(_)) => "seeding",
+        (state, _) => state.as_str(),
+    };
     vec![
         replica.id.to_string(),
-        replica.state.as_str().into(),
+        state.into(),
         known(replica.lag.bytes.map(output::bytes)),
         known(replica.lag.records.map(|records| records.to_string())),
         seconds(replica.lag.seconds),

@@ -232,6 +232,18 @@ fn find<'a>(status: &'a NodeStatus, space: &SpaceId) -> Option<&'a SpaceStatus> 
     status.spaces.iter().find(|found| found.space == *space)
 }
 
+/// Up to where a node has a space, or why nobody knows.
+fn durable_on(status: &NodeStatus, space: &SpaceId) -> Result<u64, String> {
+    let found = find(status, space).ok_or_else(|| format!("{} does not have it", status.node))?;
+    match found.flushed_lsn.unwrap_or(found.head_lsn) {
+        // Nothing is equal to a log of which nothing was read.
+        0 if !found.head_known => {
+            Err(format!("{} has not read its log yet: ask again in a moment", status.node))
+        }
+        lsn => Ok(lsn),
+    }
+}
+
 /// Compare one space. An error only if a node cannot be asked at all.
 fn verify(
     args: &VerifyArgs,
@@ -241,11 +253,10 @@ fn verify(
 ) -> Result<SpaceReport, ClientError> {
     let mut durable = [0; 2];
     for (durable, status) in durable.iter_mut().zip(statuses) {
-        let Some(found) = find(status, &space) else {
-            let problem = format!("{} does not have it", status.node);
-            return Ok(SpaceReport::unknown(space, problem));
+        *durable = match durable_on(status, &space) {
+            Ok(lsn) => lsn,
+            Err(problem) => return Ok(SpaceReport::unknown(space, problem)),
         };
-        *durable = found.flushed_lsn.unwrap_or(found.head_lsn);
     }
     let to = durable[0].min(durable[1]);
     if to == 0 {

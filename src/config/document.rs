@@ -257,6 +257,37 @@ impl<'d, 't> Section<'d, 't> {
             })
     }
 
+    /// A duration in a range, if the key is there.
+    pub(super) fn optional_duration(
+        &self,
+        key: &str,
+        range: RangeInclusive<Duration>,
+    ) -> Result<Option<Duration>, ConfigError> {
+        match self.get(key) {
+            Some(_) => self.duration(key, Duration::ZERO, range).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// A size in a range of bytes, if the key is there: a text with a unit, or
+    /// bytes.
+    pub(super) fn optional_bytes(
+        &self,
+        key: &str,
+        range: RangeInclusive<u64>,
+    ) -> Result<Option<u64>, ConfigError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let parsed = match value.get_ref() {
+            DeValue::String(text) => quantity::bytes(text),
+            other => integer(other),
+        };
+        parsed.filter(|bytes| range.contains(bytes)).map(Some).ok_or_else(|| {
+            let (low, high) = (range.start() >> 10, range.end() >> 40);
+            let expected = format!("a size from {low}KiB to {high}TiB, as \"64GiB\"");
+            self.wrong(key, value, expected)
+        })
+    }
+
     /// An absolute path. A relative one would mean something else each time
     /// the daemon is started from somewhere else.
     pub(super) fn absolute_path(&self, key: &str) -> Result<Option<PathBuf>, ConfigError> {

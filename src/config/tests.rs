@@ -33,6 +33,12 @@ max_bytes = "256KiB"
 [durability]
 level = "written"
 
+[retention]
+max_bytes = "64GiB"
+max_age = "36h"
+max_disk_share = 5
+seed_bytes_per_second = "100MiB"
+
 [wal]
 checksums = "optional"
 "#;
@@ -66,7 +72,35 @@ fn every_setting_acts() {
     assert_eq!(config.batch.max_delay, Duration::from_millis(2));
     assert_eq!(config.batch.max_bytes, 256 << 10);
     assert_eq!(config.durability.level, DurabilityLevel::Written);
+    assert_eq!(config.retention.max_bytes, Some(64 << 30));
+    assert_eq!(config.retention.max_age, Some(Duration::from_secs(36 * 3600)));
+    assert_eq!(config.retention.max_disk_share, 5);
+    assert_eq!(config.retention.seed_bytes_per_second, Some(100 << 20));
     assert_eq!(config.wal.checksums, Checksums::Optional);
+}
+
+#[test]
+fn what_is_kept_for_replicas_is_always_bounded() {
+    let least = Config::parse(LEAST, "node.toml").unwrap().retention;
+    assert_eq!((least.max_bytes, least.max_age, least.max_disk_share), (None, None, 20));
+    for (setting, wrong, range) in [
+        ("max_disk_share", "0", "from 1 to 90"),
+        ("max_disk_share", "91", "from 1 to 90"),
+        ("max_disk_share", "-5", "from 1 to 90"),
+        ("max_bytes", "0", "from 64KiB to 1024TiB"),
+        ("max_bytes", "\"1KiB\"", "from 64KiB to 1024TiB"),
+        ("max_bytes", "\"1025TiB\"", "from 64KiB to 1024TiB"),
+        ("max_bytes", "\"99999999999999TiB\"", "from 64KiB to 1024TiB"),
+        ("max_age", "\"0\"", "from 1s to 31622400s"),
+        ("max_age", "\"1ms\"", "from 1s to 31622400s"),
+        ("max_age", "\"367d\"", "from 1s to 31622400s"),
+        ("seed_bytes_per_second", "0", "from 64KiB to 1TiB"),
+        ("seed_bytes_per_second", "\"2TiB\"", "from 64KiB to 1TiB"),
+    ] {
+        let said = with(&format!("[retention]\n{setting} = {wrong}\n"));
+        let all = said.contains(&format!("retention.{setting}")) && said.contains(range);
+        assert!(all && said.contains("node.toml:6:"), "{setting} = {wrong}: {said}");
+    }
 }
 
 #[test]
@@ -315,5 +349,6 @@ fn example_file_is_valid_and_shows_the_defaults() {
     assert_eq!(format!("{:?}", example.io), format!("{:?}", least.io));
     assert_eq!(format!("{:?}", example.batch), format!("{:?}", least.batch));
     assert_eq!(format!("{:?}", example.durability), format!("{:?}", least.durability));
+    assert_eq!(format!("{:?}", example.retention), format!("{:?}", least.retention));
     assert_eq!(format!("{:?}", example.wal), format!("{:?}", least.wal));
 }

@@ -32,6 +32,7 @@ pub mod patience;
 pub mod primary;
 pub mod proof;
 pub mod quarantine;
+pub mod rate;
 pub mod rebuild;
 pub mod recovery;
 pub mod replica;
@@ -177,7 +178,8 @@ impl Engine {
         let received = Received::default();
         let prover = Prover::start(places.clone(), pins.clone(), Arc::clone(&catalog), checksums)
             .map_err(|source| EngineError::Thread { source })?;
-        let keeper = Keeper::new(places.clone(), catalog, pins, checksums, received.clone())?;
+        let rule = keeper::retention::Rule::of(config);
+        let keeper = Keeper::new(places.clone(), catalog, pins, checksums, rule, received.clone())?;
 
         let ignored = keeper.ignored();
 
@@ -204,6 +206,7 @@ impl Engine {
                 max_bytes: config.batch.max_bytes,
             },
             strategy: config.io.strategy,
+            seed_bytes_per_second: config.retention.seed_bytes_per_second,
             checksums,
             flush_delay: match config.durability.level {
                 DurabilityLevel::Flushed => Duration::ZERO,

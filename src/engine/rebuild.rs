@@ -41,7 +41,7 @@ use crate::limits::MAX_EPOCHS_PER_SPACE;
 use crate::lsn::{Chain, Lsn, Mark};
 use crate::protocol::matching::Search;
 use crate::protocol::message::Boundary;
-use crate::state::catalog::{Change, Role, SpaceRecord};
+use crate::state::catalog::{Change, Retired, Role, SpaceRecord};
 use crate::state::runs::Run;
 use crate::wal::discover;
 use crate::wal::record::Checksums;
@@ -153,13 +153,15 @@ impl Rebuild<'_> {
         go_on: &mut dyn FnMut(u64) -> bool,
     ) -> Result<Finding, RebuildError> {
         let Places { data_root, state_dir, host } = self.places;
+        let from = self.beginning(&mut record)?;
         // Runs whose files were put aside when another took over their name.
         let map = record.clone();
         let locate = |run: &Run| recovery::path_of(data_root, state_dir, self.space, &map, run);
-        let survey = recovery::survey(&**host, &map, Mark::START, self.checksums, &locate, go_on)?;
+        let survey = recovery::survey(&**host, &map, from, self.checksums, &locate, go_on)?;
         record.marks.clone_from(&survey.marks);
-        let common = self.common(&record, (&Mark::START, &survey.mark), &locate, other)?;
-        if common.lsn == Lsn::ZERO && survey.mark.lsn > Lsn::ZERO {
+        record.marks.insert(0, from);
+        let common = self.common(&record, (&from, &survey.mark), &locate, other)?;
+        if common.lsn <= from.lsn && survey.mark.lsn > from.lsn {
             return Err(self.foreign(&survey));
         }
         // Of several runs that begin there, none has anything yet; the last is
@@ -185,6 +187,50 @@ impl Rebuild<'_> {
             unmatched_bytes += self.length(&self.places.wal(self.space).join(name.to_string()))?;
         }
         Ok(Finding { record, survey, common, strangers, unmatched_bytes })
+    }
+
+    /// Where what is here begins: at the start of the stream, or behind what was
+    /// retired on both nodes. Says in `record` what became of the files that
+    /// have no name.
+    fn beginning(&self, record: &mut SpaceRecord) -> Result<Mark, RebuildError> {
+        let Places { data_root, state_dir, .. } = self.places;
+        let mut here = BTreeSet::new();
+        for (_, run) in record.runs.clone().iter() {
+            let named = recovery::path_of(data_root, state_dir, self.space, record, run);
+            let aside = recovery::retired_path(state_dir, self.space, run.file);
+            if self.is_there(&named)? {
+                here.insert(run.file);
+            } else if self.is_there(&aside)? {
+                record.retired.insert(run.file, Retired::Aside);
+                here.insert(run.file);
+            }
+        }
+        let has_bytes = |run: &Run| run.bytes != Some(0);
+        let Some((first, run)) = (record.runs.iter())
+            .find(|(_, run)| has_bytes(run) && here.contains(&run.file))
+            .map(|(ordinal, run)| (ordinal, *run))
+        else {
+            return Ok(Mark::START);
+        };
+        let before = record.runs.iter().take_while(|(ordinal, _)| *ordinal < first);
+        let before: BTreeSet<u64> = before.map(|(_, run)| run.file).collect();
+        let mut behind = record.runs.iter().filter(|(ordinal, _)| *ordinal >= first);
+        let is_apart = behind.all(|(_, run)| !before.contains(&run.file));
+        let known = record.marks.iter().find(|mark| mark.lsn == run.start).copied();
+        let Some(from) = known.filter(|_| run.offset == 0 && is_apart) else {
+            // It is taken for what follows the start, or is no part of it.
+            return Ok(Mark::START);
+        };
+        record.retired.extend(before.into_iter().map(|file| (file, Retired::Gone)));
+        Ok(from)
+    }
+
+    fn is_there(&self, path: &Path) -> Result<bool, RebuildError> {
+        path.try_exists().map_err(|source| RebuildError::Io {
+            action: "look for",
+            path: path.to_path_buf(),
+            source,
+        })
     }
 
     /// How many bytes lie behind the end of the stream in the files that hold
@@ -315,6 +361,8 @@ impl Rebuild<'_> {
         let mut changes = vec![Change::Create { role, stream, history: record.history.clone() }];
         changes.push(Change::SawEpoch(record.highest_epoch));
         changes.extend(record.runs.iter().map(|(_, run)| Change::OpenRun(*run)));
+        let retired = record.retired.iter();
+        changes.extend(retired.map(|(file, what)| Change::Retire { file: *file, what: *what }));
         changes.extend(record.marks.iter().map(|mark| Change::AddMark(*mark)));
         changes.push(Change::Checkpoint(finding.common));
         Ok((changes, notices))

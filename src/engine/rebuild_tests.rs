@@ -111,16 +111,11 @@ fn chart(of: &[(u64, u64, u64)]) -> SpaceRecord {
             bytes: None,
         });
     }
+    let history = vec![(Epoch(1), Lsn::ZERO), (Epoch(2), Lsn(RECORD))];
     SpaceRecord {
-        role: Role::Replica,
-        stream: StreamId(9),
-        history: vec![(Epoch(1), Lsn::ZERO), (Epoch(2), Lsn(RECORD))],
         highest_epoch: Epoch(5),
         runs,
-        files: Vec::new(),
-        checkpoint: Mark::START,
-        marks: Vec::new(),
-        holes: Vec::new(),
+        ..SpaceRecord::new(Role::Replica, StreamId(9), history)
     }
 }
 
@@ -227,6 +222,59 @@ fn behind_a_file_that_is_missing_nothing_is_known() {
     assert_eq!(finding.strangers, [SegmentName(3)], "it is shipped again");
     let (_, notices) = bed.rebuild().settle(&finding).unwrap();
     assert!(notices.iter().any(|notice| matches!(notice, Notice::Moved { .. })), "{notices:?}");
+}
+
+/// The mark behind so many records.
+fn mark_behind(records: u64) -> Mark {
+    (0..records).map(record_of).fold(Mark::START, |mark, bytes| {
+        let raw = bytes.first_chunk::<RECORD_HEADER_BYTES>().unwrap();
+        step(&mark, raw, &Header::parse(raw, Checksums::Required).unwrap())
+    })
+}
+
+#[test]
+fn what_was_retired_on_both_nodes_is_not_missed() {
+    let bed = Bed::new();
+    // The first two were retired; one that has no name stands aside.
+    bed.write(3, 6..9);
+    bed.write(4, 9..12);
+    let aside = recovery::retired_path(&bed.places.state_dir, &bed.space, 44);
+    fs::create_dir_all(aside.parent().unwrap()).unwrap();
+    fs::rename(bed.path(4), &aside).unwrap();
+    bed.write(5, 12..15);
+    let runs = [(0, 1, 0), (3, 2, 0), (6, 3, 0), (9, 4, 0), (12, 5, 0)];
+    let record = || SpaceRecord { marks: vec![mark_behind(6)], ..chart(&runs) };
+    let mut other = Primary::new(0..20);
+    let finding = bed.rebuild().examine(record(), &mut other, &mut |_| true).unwrap();
+    assert_eq!((finding.common, other.asked), (mark_behind(15), 1));
+    assert_eq!((finding.unmatched_bytes, finding.strangers.len()), (0, 0));
+    let (changes, notices) = bed.rebuild().settle(&finding).unwrap();
+    assert_eq!(notices, []);
+    let catalog = crate::state::catalog::Catalog::open(&bed.places.state_dir).unwrap();
+    let changes: Vec<_> = changes.into_iter().map(|change| (bed.space.clone(), change)).collect();
+    catalog.commit(&changes).unwrap();
+    let found = catalog.space(&bed.space).unwrap().unwrap();
+    assert_eq!((found.checkpoint, &found.runs), (mark_behind(15), &chart(&runs).runs));
+    let retired: Vec<_> = found.retired.into_iter().collect();
+    assert_eq!(retired, [(41, Retired::Gone), (42, Retired::Gone), (44, Retired::Aside)]);
+    // What follows must be the primary's, however it begins.
+    let foreign = Primary::new((0..6).chain(50..70));
+    let refused = bed.rebuild().examine(record(), &mut { foreign }, &mut |_| true);
+    assert!(matches!(refused, Err(RebuildError::Foreign { .. })), "{refused:?}");
+}
+
+#[test]
+fn where_the_chain_is_not_known_a_beginning_that_is_missing_leaves_nothing() {
+    let bed = Bed::new();
+    bed.write(2, 3..6);
+    let finding = bed.examine(&[(0, 1, 0), (3, 2, 0)], &mut Primary::new(0..20)).unwrap();
+    assert_eq!((finding.common, &finding.strangers[..]), (Mark::START, &[SegmentName(2)][..]));
+    // A file that went on behind what is here is needed, too.
+    let runs = [(0, 1, 0), (3, 2, 0), (6, 1, 3)];
+    let record = SpaceRecord { marks: vec![mark_behind(3)], ..chart(&runs) };
+    let mut other = Primary::new(0..20);
+    let finding = bed.rebuild().examine(record, &mut other, &mut |_| true).unwrap();
+    assert_eq!(finding.common, Mark::START);
 }
 
 /// Enter what was found, as `saltus rebuild` does.

@@ -49,7 +49,7 @@ pub use reading::ends_with;
 pub use subject::Subject;
 pub use survey::{Rotten, Survey, survey};
 
-use self::place::{Place, locate_files, wal_directory};
+use self::place::{Place, is_gone, locate_files, wal_directory};
 use self::reading::{describe, find_backwards, verify_run};
 use super::quarantine::{Extent, Manifest, Quarantine, Reason};
 use super::verifier::Verifier;
@@ -189,7 +189,8 @@ impl Recovery<'_> {
     /// Every file still has the bytes that lie below the checkpoint.
     fn check_lengths(&self) -> Result<(), RecoveryError> {
         let checkpoint = self.record.checkpoint.lsn;
-        for (_, run) in self.record.runs.iter().filter(|(_, run)| run.start < checkpoint) {
+        let below = |run: &Run| run.start < checkpoint && !is_gone(self.record, run.file);
+        for (_, run) in self.record.runs.iter().filter(|(_, run)| below(run)) {
             let reach = checkpoint.bytes_since(run.start);
             let expected = run.offset + run.bytes.map_or(reach, |bytes| bytes.min(reach));
             let path = &self.place(run)?.path;
@@ -228,6 +229,10 @@ impl Recovery<'_> {
     /// be found at the start of the stream.
     fn check_record_before_checkpoint(&self) -> Result<(), RecoveryError> {
         let checkpoint = &self.record.checkpoint;
+        if checkpoint.lsn == self.record.base.lsn {
+            // Nothing before it is here.
+            return Ok(());
+        }
         let Some(byte_before) = checkpoint.lsn.0.checked_sub(1) else { return Ok(()) };
         let (run, last_byte) = self
             .record
@@ -235,6 +240,10 @@ impl Recovery<'_> {
             .locate(Lsn(byte_before))
             .and_then(|(ordinal, offset)| Some((self.record.runs.get(ordinal)?, offset)))
             .ok_or_else(|| self.catalog_error())?;
+        if is_gone(self.record, run.file) {
+            // What it held was durable and verified, and is needed no more.
+            return Ok(());
+        }
         let path = &self.place(run)?.path;
         let end = last_byte + 1;
         let found = File::open(path)
@@ -257,14 +266,18 @@ impl Recovery<'_> {
         let checkpoint = self.record.checkpoint;
         let mut verifier = Verifier::new(checkpoint, self.checksums);
         let Some((first, first_offset)) = runs.locate(checkpoint.lsn) else {
-            if runs.is_empty() && checkpoint.lsn == Lsn::ZERO {
-                return Ok(End { mark: checkpoint, runs: 0, cut: false });
+            if runs.is_empty() && checkpoint == self.record.base {
+                return Ok(End { mark: checkpoint, runs: runs.first(), cut: false });
             }
             return Err(self.catalog_error());
         };
         let mut buffer = vec![0; VERIFY_PIECE_BYTES];
         for (ordinal, run) in runs.iter().filter(|(ordinal, _)| *ordinal >= first) {
             let begin = if ordinal == first { first_offset } else { run.offset };
+            let rest = run.bytes.map(|bytes| run.offset + bytes - begin);
+            if is_gone(self.record, run.file) && rest.is_none_or(|rest| rest == 0) {
+                continue;
+            }
             let path = self.place(run)?.path.clone();
             let trouble = verify_run(&**self.host, &path, run, begin, &mut verifier, &mut buffer)?;
             if let Some(notice) = trouble {
@@ -280,7 +293,8 @@ impl Recovery<'_> {
         let mark = self.record.checkpoint;
         // A run that begins there is told again: the primary's may be another.
         let before = self.record.runs.iter().filter(|(_, run)| run.start < mark.lsn).count();
-        End { mark, runs: u32::try_from(before).unwrap_or(u32::MAX), cut: true }
+        let before = u32::try_from(before).unwrap_or(u32::MAX);
+        End { mark, runs: self.record.runs.first().saturating_add(before), cut: true }
     }
 
     /// What the bytes of a file from `offset` on are.

@@ -12,10 +12,11 @@ use super::primary::space::Space;
 use super::replica::peer::Peer;
 use super::status::{
     Connection, EpochStatus, HoleStatus, Lag, Latency, QuarantineStatus, ReplicaState,
-    ReplicaStatus, Role, SpaceStatus,
+    ReplicaStatus, Retention, Role, Seeding, SpaceStatus,
 };
 use crate::limits::{DEGRADED_AFTER, LAGGING_AFTER, LAGGING_UNWALKED_BYTES, PEER_TIMEOUT};
-use crate::state::catalog::Hole;
+use crate::lsn::Lsn;
+use crate::state::catalog::{Hole, SpaceRecord};
 
 /// What one shard knows.
 #[derive(Debug, Default)]
@@ -54,6 +55,7 @@ pub fn of<'a>(
             head_sequence: head.sequence,
             flushed_lsn: None,
             primary: None,
+            seeding: None,
             no_primary_seconds: None,
             problem: space.problem(),
             holes: space.holes().iter().map(hole).collect(),
@@ -74,6 +76,7 @@ pub fn of<'a>(
             head_sequence: log.received().sequence,
             flushed_lsn: Some(log.flushed().lsn.0),
             primary: peer.node.clone(),
+            seeding: received_seed(&log.record, log.flushed().lsn),
             no_primary_seconds: None,
             problem: log.failed().or(log.stopped()).map(str::to_owned),
             holes: Vec::new(),
@@ -113,6 +116,8 @@ fn replica(now: Instant, space: &Space, link: &Link) -> ReplicaStatus {
     let live = up && heard && slot.confirmed && !slot.failed;
     // Nothing known is unknown, never 0.
     let known = slot.known && space.is_head_known();
+    // The catalog remembers a position that it has not confirmed yet.
+    let placed = known || (space.is_head_known() && slot.flushed.lsn > Lsn::ZERO);
     let age = space.age_behind(slot.flushed.lsn, now);
     let farthest = space.farthest_head();
     let caught_up = known && slot.flushed.lsn >= farthest;
@@ -146,13 +151,20 @@ fn replica(now: Instant, space: &Space, link: &Link) -> ReplicaStatus {
         written_lsn: slot.ack.written.0,
         flushed_lsn: slot.flushed.lsn.0,
         lag: Lag {
-            bytes: known.then(|| farthest.bytes_since(slot.flushed.lsn)),
-            records: known.then(|| head.records.saturating_sub(slot.flushed.records)),
+            bytes: placed.then(|| farthest.bytes_since(slot.flushed.lsn)),
+            records: placed.then(|| head.records.saturating_sub(slot.flushed.records)),
             seconds,
         },
         append_to_flushed_us: latencies.0,
         recent_append_to_flushed_us: latencies.1,
         sent_bytes_by_strategy: strategies(slot),
+        retention: slot.view.map(|view| Retention {
+            retained_bytes: view.retained_bytes,
+            budget_bytes: view.budget_bytes,
+            forecast_seconds: view.forecast.map(|forecast| forecast.as_secs_f64()),
+            lost: slot.is_lost(),
+        }),
+        seeding: shipped_seed(space, slot),
         problem: slot.problem.clone().or_else(|| link.problem.clone()),
         connection: Connection {
             up,
@@ -162,6 +174,38 @@ fn replica(now: Instant, space: &Space, link: &Link) -> ReplicaStatus {
             next_attempt_seconds: link.next_attempt(now).map(|pause| pause.as_secs_f64()),
         },
         corrupt_frames: link.corrupt_frames,
+    }
+}
+
+/// How far the filling of a replica is, as its primary sees it.
+fn shipped_seed(space: &Space, slot: &Slot) -> Option<Seeding> {
+    let record = slot.view.map(|view| view.record).filter(|_| slot.is_seeding())?;
+    let rate = slot.rate.per_second();
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+    let left = space.head().lsn.bytes_since(slot.flushed.lsn) as f64;
+    let gain = rate.map(|rate| rate - space.growth.per_second().unwrap_or(0.0));
+    Some(Seeding {
+        bytes_per_second: rate,
+        eta_seconds: gain.filter(|gain| *gain > 0.0).map(|gain| left / gain),
+        ..progress(record.base, record.target, slot.flushed.lsn)
+    })
+}
+
+/// The same, as the replica knows it.
+#[must_use]
+pub fn received_seed(record: &SpaceRecord, flushed: Lsn) -> Option<Seeding> {
+    record.seed.map(|seed| progress(record.base.lsn, seed.target, flushed))
+}
+
+fn progress(base: Lsn, target: Lsn, flushed: Lsn) -> Seeding {
+    let total_bytes = target.bytes_since(base);
+    Seeding {
+        base_lsn: base.0,
+        target_lsn: target.0,
+        done_bytes: flushed.bytes_since(base).min(total_bytes),
+        total_bytes,
+        bytes_per_second: None,
+        eta_seconds: None,
     }
 }
 

@@ -118,6 +118,9 @@ pub struct SpaceStatus {
     /// On a replica: who ships it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub primary: Option<NodeId>,
+    /// On a replica: it is being filled anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seeding: Option<Seeding>,
     /// On a replica: for how long no primary has been connected that ships
     /// it. `None` while one is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -256,6 +259,12 @@ pub struct ReplicaStatus {
     /// process started.
     #[serde(default)]
     pub sent_bytes_by_strategy: BTreeMap<String, u64>,
+    /// What is kept for it; `None` until that was looked at.
+    #[serde(default)]
+    pub retention: Option<Retention>,
+    /// It is being filled anew.
+    #[serde(default)]
+    pub seeding: Option<Seeding>,
     /// What is wrong with it, in a sentence.
     #[serde(default)]
     pub problem: Option<String>,
@@ -283,6 +292,42 @@ pub struct Connection {
     /// When it is tried again, from now on; `None` while it is up or being
     /// tried.
     pub next_attempt_seconds: Option<f64>,
+}
+
+/// What a primary keeps for one replica of one space.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Retention {
+    /// Bytes of segments without a name that are held because the replica
+    /// still needs them: what its slot costs.
+    pub retained_bytes: u64,
+    /// The most that may be; the smaller of the limit in bytes and what the
+    /// share of the disk leaves. `None`: the disk's size is unknown, and no
+    /// limit in bytes is set.
+    pub budget_bytes: Option<u64>,
+    /// At the present growth the slot is lost in that time. `None`: it is not
+    /// growing, or not known for long enough.
+    pub forecast_seconds: Option<f64>,
+    /// Its budget was spent, and nothing is kept for it: it will be filled
+    /// anew if it needs what is gone.
+    pub lost: bool,
+}
+
+/// A replica that is being filled anew.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Seeding {
+    /// Where the seed begins.
+    pub base_lsn: u64,
+    /// Where the head was when it began.
+    pub target_lsn: u64,
+    /// How much of that is durable on the replica, bytes.
+    pub done_bytes: u64,
+    /// Of how much.
+    pub total_bytes: u64,
+    /// How fast it goes now; `None` when that is not known.
+    pub bytes_per_second: Option<f64>,
+    /// When it will be there at that rate, the growth of the log taken into
+    /// account; `None` when that is not known, or never.
+    pub eta_seconds: Option<f64>,
 }
 
 /// How far a replica is behind the head. What is `None` is unknown.

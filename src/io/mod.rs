@@ -35,6 +35,8 @@ mod bulk_ring;
 mod bulk_ring;
 #[cfg(all(target_os = "linux", feature = "uring"))]
 mod hot;
+#[cfg(target_os = "linux")]
+mod lease;
 mod outgoing;
 mod portable;
 pub mod slab;
@@ -43,6 +45,8 @@ pub mod terminal;
 #[cfg(all(target_os = "linux", feature = "uring"))]
 mod uring;
 
+#[cfg(target_os = "linux")]
+pub use lease::has_writer;
 pub use saltus_fallback::free_bytes;
 pub use slab::{Slab, SlabPool, Slice};
 pub use socket2::Socket;
@@ -444,6 +448,16 @@ pub fn pin_thread(core: usize) -> io::Result<()> {
 /// Always.
 #[cfg(not(target_os = "linux"))]
 pub fn pin_thread(_core: usize) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Elsewhere nothing is known of who writes to a file.
+///
+/// # Errors
+///
+/// Always `Unsupported`.
+#[cfg(not(target_os = "linux"))]
+pub fn has_writer(_file: &File) -> io::Result<bool> {
     Err(io::ErrorKind::Unsupported.into())
 }
 

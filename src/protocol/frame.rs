@@ -104,6 +104,10 @@ pub enum Kind {
     Fetch = 13,
     /// Either way: that range, as it lies here.
     Fetched = 14,
+    /// Primary to replica: a file has no name any more, or is gone.
+    SegmentRetire = 15,
+    /// Primary to replica: what you need is gone, begin anew from here.
+    Reseed = 16,
 }
 
 impl Kind {
@@ -125,6 +129,8 @@ impl Kind {
             12 => Self::Truncate,
             13 => Self::Fetch,
             14 => Self::Fetched,
+            15 => Self::SegmentRetire,
+            16 => Self::Reseed,
             _ => return None,
         })
     }

@@ -2,10 +2,10 @@
 //!
 //! ```text
 //!   Opening --standing--> Open --------+--- Error out --> Closing
-//!      |        |  |       ^           |                     |
+//!      |        |  |       ^  |        |                     |
 //!      |        |  +-> Unmatched       |                     |
-//!      |        |        | Truncate    |                  Error in
-//!      |        |        v standing    |                     |
+//!      |        |        | Truncate,   |                  Error in
+//!      |        |        v or Reseed   |                     |
 //!      |        |     Opening          |                     |
 //!      |        +------> Fenced -------+                     v
 //!      |                    |
@@ -29,7 +29,7 @@
 
 use super::fetch::Questions;
 use super::frame::FrameHeader;
-use super::message::{Ack, Boundary, ErrorCode, SegmentOpen, Standing, Truncate};
+use super::message::{Ack, Boundary, ErrorCode, SegmentOpen, SegmentRetire, Standing, Truncate};
 use crate::ids::Epoch;
 use crate::limits::RECORD_HEADER_BYTES;
 use crate::lsn::{Lsn, Mark};
@@ -222,8 +222,8 @@ impl Intake {
         Ok(())
     }
 
-    /// Whether a `SegmentOpen` may come.
-    pub(super) fn admit_run(&self, header: &FrameHeader) -> Result<(), Refused> {
+    /// Whether a control frame that continues the stream may come.
+    pub(super) fn admit_told(&self, header: &FrameHeader) -> Result<(), Refused> {
         self.admit_stream(header.epoch)
     }
 
@@ -306,6 +306,42 @@ impl Intake {
         self.runs += 1;
         self.last_run = Some(*run);
         Ok(true)
+    }
+
+    /// Whether what stands instead of a retired file is durable here. The
+    /// primary knows from the acks; a file is not given up on its word alone.
+    pub(super) fn admit_retire(&self, retire: &SegmentRetire) -> Result<(), Refused> {
+        if retire.after > self.flushed.lsn {
+            return Err((
+                ErrorCode::Protocol,
+                format!(
+                    "file {} is to be retired behind {}, and only {} is durable here",
+                    retire.file, retire.after, self.flushed.lsn
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// The space is to begin anew: as if it had not been opened yet. Only
+    /// before anything of the stream has come, and only if what is here is its
+    /// primary's: what another reign wrote stands nowhere else.
+    pub(super) fn begin_anew(&mut self) -> Result<(), Refused> {
+        self.admit_matching()?;
+        if self.phase == Phase::Unmatched {
+            return Err((
+                ErrorCode::Diverged,
+                format!(
+                    "this replica is to begin anew, and what it has from {} to {} is of another \
+                     reign and stands nowhere else: set its directory and its catalog aside by \
+                     hand",
+                    self.common, self.flushed.lsn
+                ),
+            ));
+        }
+        self.phase = Phase::Opening;
+        self.last_run = None;
+        Ok(())
     }
 
     /// Verified up to `end`; true if an ack is due.

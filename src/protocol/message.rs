@@ -48,6 +48,8 @@
 //! 12   4  reserved, zero
 //! ```
 //!
+//! `SegmentRetire` and `Reseed` are drawn in [`super::retention`].
+//!
 //! Every control frame carries a CRC over its body. Bytes behind the last
 //! field, and values that a field cannot have, are refused by name.
 
@@ -64,6 +66,7 @@ pub use super::fetch::{Fetch, Fetched};
 pub use super::field::MessageError;
 pub use super::identity::{FEATURES, Hello, HelloAck, Identity};
 pub use super::refusal::{ErrorCode, MAX_SENTENCE_BYTES, Refusal};
+pub use super::retention::{Reseed, Retirement, SegmentRetire};
 
 // A longest history with a longest name must fit into one control frame.
 const _: () = assert!(28 + 16 * MAX_EPOCHS_PER_SPACE + 65 <= MAX_CONTROL_PAYLOAD_BYTES as usize);
@@ -181,6 +184,10 @@ pub enum Message {
     Fetch(Fetch),
     /// See [`Fetched`].
     Fetched(Fetched),
+    /// See [`SegmentRetire`].
+    SegmentRetire(SegmentRetire),
+    /// See [`Reseed`].
+    Reseed(Reseed),
 }
 
 impl Message {
@@ -201,6 +208,8 @@ impl Message {
             Self::Truncate(_) => Kind::Truncate,
             Self::Fetch(_) => Kind::Fetch,
             Self::Fetched(_) => Kind::Fetched,
+            Self::SegmentRetire(_) => Kind::SegmentRetire,
+            Self::Reseed(_) => Kind::Reseed,
         }
     }
 
@@ -223,6 +232,8 @@ impl Message {
             Self::Truncate(truncate) => truncate.encode(out),
             Self::Fetch(fetch) => fetch.encode(out),
             Self::Fetched(fetched) => fetched.encode(out),
+            Self::SegmentRetire(retire) => retire.encode(out),
+            Self::Reseed(reseed) => reseed.encode(out),
         }
         let bytes = u32::try_from(out.len() - body).unwrap_or(u32::MAX);
         assert!(bytes <= MAX_CONTROL_PAYLOAD_BYTES, "a {:?} body outgrew its limit", self.kind());
@@ -260,6 +271,8 @@ impl Message {
             Kind::Truncate => Self::Truncate(Truncate::decode(&mut reader)?),
             Kind::Fetch => Self::Fetch(Fetch::decode(&mut reader)?),
             Kind::Fetched => Self::Fetched(Fetched::decode(&mut reader)?),
+            Kind::SegmentRetire => Self::SegmentRetire(SegmentRetire::decode(&mut reader)?),
+            Kind::Reseed => Self::Reseed(Reseed::decode(&mut reader)?),
             Kind::Data => return Ok(None),
         };
         reader.end()?;

@@ -46,6 +46,7 @@ mod field;
 pub mod frame;
 mod identity;
 mod intake;
+mod intent;
 mod link;
 pub mod matching;
 mod mending;
@@ -53,6 +54,7 @@ pub mod message;
 mod opening;
 pub mod receiver;
 mod refusal;
+mod retention;
 pub mod sender;
 mod slot;
 mod window;
@@ -60,11 +62,18 @@ mod window;
 use std::time::Instant;
 
 /// What the clocks said when an input arrived.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Now {
     /// Monotonic: time-outs, lag.
     pub instant: Instant,
     /// Nanoseconds since the Unix epoch: sent in heartbeats, never compared
     /// across nodes for a decision.
     pub unix_ns: u64,
+}
+
+/// What a person can read: an instant means nothing outside its process.
+impl std::fmt::Debug for Now {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ns", self.unix_ns)
+    }
 }

@@ -23,7 +23,7 @@
 use super::Now;
 use super::frame::{Handle, Kind};
 use super::matching::Search;
-use super::message::{Boundary, ErrorCode, Message, Standing, Truncate};
+use super::message::{Boundary, ErrorCode, Message, Reseed, Standing, Truncate};
 use super::sender::{Event, Sender};
 use super::slot::{Phase, Stream};
 use crate::ids::Epoch;
@@ -38,6 +38,9 @@ pub enum Found {
     Nothing,
     /// It cannot be told. The space stops with this code and sentence.
     Unavailable(ErrorCode, String),
+    /// It is gone, or what lies behind it is. The space stops, unless the
+    /// replica can be filled anew: see [`Sender::handle_reseed`].
+    Gone(String),
 }
 
 /// A comparison under way.
@@ -74,6 +77,10 @@ impl Sender {
                 self.stop(handle, code, reason);
                 return None;
             }
+            Found::Gone(reason) => {
+                self.stop(handle, ErrorCode::Lost, reason);
+                return None;
+            }
             Found::Mark(mark) => Some(mark),
             Found::Nothing => None,
         };
@@ -103,6 +110,20 @@ impl Sender {
             Question::Theirs(_) | Question::Probe(..) | Question::Verdict => {}
         }
         None
+    }
+
+    /// The other answer to [`Event::Resume`]: what the replica needs is gone,
+    /// and everything from `reseed.base` on is held for it. It is told so, and
+    /// answers with its new standing. False if the space does not wait for an
+    /// answer.
+    pub fn handle_reseed(&mut self, _now: Now, handle: Handle, reseed: Reseed) -> bool {
+        let Some(slot) = self.slots.get_mut(&handle) else { return false };
+        if !matches!(slot.phase, Phase::Matching(_)) {
+            return false;
+        }
+        slot.phase = Phase::Opening { cut: Some(reseed.base.lsn) };
+        self.link.queue(&Message::Reseed(reseed), handle, slot.epoch);
+        true
     }
 
     /// The answer to [`Event::Diverged`], if no new epoch begins: the space
@@ -136,7 +157,7 @@ impl Sender {
             return self.stop(handle, ErrorCode::Fenced, reason);
         }
         if cut.is_some_and(|cut| (standing.flushed, standing.common) != (cut, cut)) {
-            let reason = format!("told to cut its stream at {cut:?}, the replica is {standing:?}");
+            let reason = format!("told to go on at {cut:?}, the replica is {standing:?}");
             return self.stop(handle, ErrorCode::Protocol, reason);
         }
         self.own(handle, standing, Question::Own(standing.common), standing.common);

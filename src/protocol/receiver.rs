@@ -17,103 +17,15 @@ use std::time::Instant;
 use super::Now;
 use super::frame::{FrameHeader, Handle, Kind, VERSION};
 use super::intake::{Admitted, Intake, Phase};
+pub use super::intent::Intent;
 use super::link::Link;
 use super::message::{
-    Boundary, ErrorCode, FEATURES, Fetch, Fetched, Hello, HelloAck, Identity, Message, OpenSpace,
-    Refusal, SegmentOpen, Standing, Truncate,
+    Boundary, ErrorCode, FEATURES, Hello, HelloAck, Identity, Message, OpenSpace, Refusal,
+    SegmentOpen, Standing,
 };
 use crate::ids::Epoch;
 use crate::limits::{MAX_GREETING_BYTES, MAX_SPACES};
 use crate::lsn::{Lsn, Mark};
-
-/// What the engine must do about a frame.
-#[derive(Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Intent {
-    /// The peer is known: who it is, and which of its shards this is.
-    Established {
-        /// Who.
-        peer: Identity,
-        /// Its shard.
-        shard: u16,
-    },
-    /// Open the space; answer with [`Receiver::handle_opened`], unless the
-    /// space is stopped first.
-    Open {
-        /// Handle for the rest of the connection.
-        handle: Handle,
-        /// What the primary says.
-        open: OpenSpace,
-    },
-    /// A run begins: create or open the file, record it durably. Data of the
-    /// run may follow at once. (A run that is announced twice shows once; if
-    /// the two differ, the space stops.)
-    Run {
-        /// The space.
-        handle: Handle,
-        /// The run.
-        run: SegmentOpen,
-    },
-    /// Verify the payload from byte `skip` on (what lies before is a
-    /// duplicate), then call [`Receiver::handle_verified`] and append it.
-    Data {
-        /// The space.
-        handle: Handle,
-        /// LSN of the first new byte.
-        start: Lsn,
-        /// Bytes at the beginning of the payload that are already here.
-        skip: u32,
-    },
-    /// The primary asks for a range of the stream: answer with
-    /// [`Receiver::serve`].
-    Fetch {
-        /// The space.
-        handle: Handle,
-        /// What it asks for.
-        fetch: Fetch,
-    },
-    /// The answer to [`Receiver::fetch`].
-    Fetched {
-        /// The space.
-        handle: Handle,
-        /// The answer.
-        fetched: Fetched,
-    },
-    /// Find the last boundary at or before `lsn`; answer with
-    /// [`Receiver::handle_matched`].
-    Match {
-        /// The space.
-        handle: Handle,
-        /// The position.
-        lsn: Lsn,
-    },
-    /// Save what lies behind `to.lsn`, cut it off, take over the epochs of the
-    /// `OpenSpace`; answer with [`Receiver::handle_opened`]. The epochs explain
-    /// it; that the chains agree there is for the engine to check.
-    Truncate {
-        /// The space.
-        handle: Handle,
-        /// Where.
-        to: Truncate,
-    },
-    /// This space has come to its end, by the primary's word or by a frame
-    /// that could not be taken: give up its lease.
-    Stopped {
-        /// The space.
-        handle: Handle,
-        /// Why.
-        code: ErrorCode,
-        /// A sentence.
-        reason: String,
-    },
-    /// The connection is finished: send what `poll_transmit` still has, close.
-    Closed {
-        /// Why.
-        code: ErrorCode,
-        /// A sentence for the operator.
-        reason: String,
-    },
-}
 
 /// What a frame that may not come puts an end to.
 #[derive(Debug)]
@@ -361,7 +273,9 @@ impl Receiver {
             | Kind::Match
             | Kind::Truncate
             | Kind::Fetch
-            | Kind::Fetched => self.link.is_established() && !of_connection,
+            | Kind::Fetched
+            | Kind::SegmentRetire
+            | Kind::Reseed => self.link.is_established() && !of_connection,
             Kind::Heartbeat => self.link.is_established(),
             Kind::HelloAck | Kind::OpenAck | Kind::Ack | Kind::Matched => false,
         };
@@ -373,7 +287,7 @@ impl Receiver {
             let reason = format!("a {:?} frame of {} bytes", header.kind, header.payload_bytes);
             return Err(Refused::Connection(ErrorCode::Protocol, reason));
         }
-        if !matches!(
+        let of_stream = matches!(
             header.kind,
             Kind::SegmentOpen
                 | Kind::Data
@@ -381,7 +295,10 @@ impl Receiver {
                 | Kind::Truncate
                 | Kind::Fetch
                 | Kind::Fetched
-        ) {
+                | Kind::SegmentRetire
+                | Kind::Reseed
+        );
+        if !of_stream {
             return Ok(());
         }
         let Some(space) = self.spaces.get(&header.handle) else {
@@ -391,7 +308,7 @@ impl Receiver {
         };
         match header.kind {
             Kind::Data => space.admit_data(header),
-            Kind::SegmentOpen => space.admit_run(header),
+            Kind::SegmentOpen | Kind::SegmentRetire => space.admit_told(header),
             Kind::Fetch | Kind::Fetched => space.admit_fetch(header),
             _ => space.admit(header.epoch),
         }
@@ -424,6 +341,13 @@ impl Receiver {
             Message::Hello(hello) => self.greet(hello),
             Message::OpenSpace(open) => self.open(header, open),
             Message::SegmentOpen(run) => self.take_run(handle, run),
+            Message::SegmentRetire(retire) => {
+                let intent = Intent::Retire { handle, retire };
+                self.take_told(handle, intent, |space| space.admit_retire(&retire))
+            }
+            Message::Reseed(reseed) => {
+                self.take_told(handle, Intent::Reseed { handle, reseed }, Intake::begin_anew)
+            }
             Message::Error(refusal) if handle == Handle::CONNECTION => {
                 self.link.closed_by_peer();
                 self.clear();
@@ -518,6 +442,20 @@ impl Receiver {
         match space.take_run(&run) {
             Ok(true) => Some(Intent::Run { handle, run }),
             Ok(false) => None,
+            Err((code, reason)) => self.stop(handle, code, reason),
+        }
+    }
+
+    /// What the primary says of a space that is open, unless it may not.
+    fn take_told(
+        &mut self,
+        handle: Handle,
+        intent: Intent,
+        admit: impl FnOnce(&mut Intake) -> Result<(), (ErrorCode, String)>,
+    ) -> Option<Intent> {
+        let space = self.spaces.get_mut(&handle).filter(|space| space.phase != Phase::Closing)?;
+        match admit(space) {
+            Ok(()) => Some(intent),
             Err((code, reason)) => self.stop(handle, code, reason),
         }
     }

@@ -56,6 +56,9 @@ pub enum ErrorCode {
     Shutdown = 14,
     /// The peer was silent for too long.
     Timeout = 15,
+    /// What the replica needs is no longer here, and it cannot be filled anew
+    /// just now.
+    Lost = 16,
     /// A record came intact as a frame, and its own checksum does not hold:
     /// the primary has to look at its file.
     Damaged = 17,
@@ -83,6 +86,7 @@ impl ErrorCode {
             13 => Self::Limit,
             14 => Self::Shutdown,
             15 => Self::Timeout,
+            16 => Self::Lost,
             17 => Self::Damaged,
             18 => Self::NewEpoch,
             _ => return None,
@@ -107,6 +111,7 @@ impl ErrorCode {
             | Self::Limit
             | Self::Shutdown
             | Self::Timeout
+            | Self::Lost
             | Self::Damaged
             | Self::NewEpoch => true,
             Self::Version

@@ -23,7 +23,7 @@ use super::frame::{FrameHeader, Handle, Kind, VERSION};
 use super::link::Link;
 use super::message::{
     Ack, ErrorCode, FEATURES, Fetch, Fetched, Hello, HelloAck, Identity, Message, OpenSpace,
-    Refusal,
+    Refusal, SegmentRetire,
 };
 use super::slot::{Phase, Slot, Step};
 use crate::ids::Epoch;
@@ -120,8 +120,8 @@ impl Sender {
         self.link.next_timeout().into_iter().chain(gather).min()
     }
 
-    /// Ship this space from now on (may be called at any time, also again
-    /// after `Stopped`; not while the space is open).
+    /// Ship this space from now on. May be called at any time, also again
+    /// after `Stopped`; ignored while the space is open.
     pub fn open_space(&mut self, _now: Now, handle: Handle, open: OpenSpace) {
         assert!(handle != Handle::CONNECTION, "the connection's own handle");
         if self.link.is_closed() {
@@ -133,10 +133,9 @@ impl Sender {
                 self.begin(handle, open);
             }
             Some(Slot { phase: Phase::Closing { reopen }, .. }) => *reopen = Some(open),
-            Some(slot) => assert!(
-                matches!(slot.phase, Phase::Closing { .. }),
-                "space {handle} is open already"
-            ),
+            // Several events may each call for it: whichever comes first opens
+            // it, and the others have what they want.
+            Some(_) => {}
         }
     }
 
@@ -146,6 +145,19 @@ impl Sender {
         let slot = Slot::new(epoch.unwrap_or(Epoch::FIRST), open);
         self.slots.insert(handle, slot);
         self.openings.push_back(handle);
+    }
+
+    /// A file of the space has no name any more, or is gone: the replica is
+    /// told. False while the space does not stream.
+    pub fn retire(&mut self, _now: Now, handle: Handle, retire: SegmentRetire) -> bool {
+        let Some(slot) = self.slots.get(&handle) else {
+            return false;
+        };
+        let streams = matches!(slot.phase, Phase::Streaming(_));
+        if streams {
+            self.link.queue(&Message::SegmentRetire(retire), handle, slot.epoch);
+        }
+        streams
     }
 
     /// The space has a new head, or a new run.
@@ -245,7 +257,9 @@ impl Sender {
             | Message::OpenSpace(_)
             | Message::SegmentOpen(_)
             | Message::Match(_)
-            | Message::Truncate(_) => self.nonsense(header.kind),
+            | Message::Truncate(_)
+            | Message::SegmentRetire(_)
+            | Message::Reseed(_) => self.nonsense(header.kind),
         }
         if self.link.is_overfull() {
             self.fail(ErrorCode::Limit, "the replica does not read what it asks for".to_owned());

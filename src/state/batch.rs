@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 
 use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
 
-use super::catalog::{Catalog, CatalogError, Change, Hole, Role};
+use super::catalog::{Catalog, CatalogError, Change, Hole, Role, SeedRecord};
 use super::history::{continues, cut_history, is_history};
 use super::layout::{self, Space};
 use super::runs::{Run, RunError, Runs};
+use super::slots;
 use super::thinning::thin;
 use crate::ids::{Epoch, SpaceId, StreamId};
 use crate::limits::MAX_EPOCHS_PER_SPACE;
@@ -24,6 +25,15 @@ pub(super) const HOLES: TableDefinition<'_, (&str, u64, u64), &[u8]> =
 /// All keys of a space in the table of holes.
 pub(super) fn places(space: &str) -> std::ops::RangeInclusive<(&str, u64, u64)> {
     (space, 0, 0)..=(space, u64::MAX, u64::MAX)
+}
+
+pub(super) const BEGINS: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("begins");
+pub(super) const RETIRED: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("retired");
+pub(super) const SLOTS: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("slots");
+
+/// All keys of a space in a table with node ids, which are ASCII.
+pub(super) fn nodes(space: &str) -> std::ops::RangeInclusive<(&str, &str)> {
+    (space, "")..=(space, "\u{7f}")
 }
 
 /// All keys of a space in a table with 64-bit numbers.
@@ -49,6 +59,9 @@ pub(super) struct Batch<'t> {
     runs: Numbered<'t, u32>,
     files: Numbered<'t, u64>,
     marks: Numbered<'t, u64>,
+    begins: Numbered<'t, u64>,
+    retired: Numbered<'t, u64>,
+    slots: Numbered<'t, &'static str>,
     holes: Table<'t, (&'static str, u64, u64), &'static [u8]>,
 }
 
@@ -65,6 +78,9 @@ impl<'t> Batch<'t> {
             runs: write.open_table(RUNS).map_err(|e| catalog.storage(e))?,
             files: write.open_table(FILES).map_err(|e| catalog.storage(e))?,
             marks: write.open_table(MARKS).map_err(|e| catalog.storage(e))?,
+            begins: write.open_table(BEGINS).map_err(|e| catalog.storage(e))?,
+            retired: write.open_table(RETIRED).map_err(|e| catalog.storage(e))?,
+            slots: write.open_table(SLOTS).map_err(|e| catalog.storage(e))?,
             holes: write.open_table(HOLES).map_err(|e| catalog.storage(e))?,
         })
     }
@@ -108,6 +124,44 @@ impl<'t> Batch<'t> {
             }
             Change::Truncate { end, runs } => self.truncate(space, *end, *runs),
             Change::Epoch { epoch, start } => self.epoch(space, *epoch, *start),
+            Change::Begin { file, mark } => {
+                let value = layout::encode_mark(mark);
+                self.begins
+                    .insert((space.as_str(), *file), value.as_slice())
+                    .map_err(|e| self.catalog.storage(e))?;
+                Ok(())
+            }
+            Change::Retire { file, what } => {
+                let key = (space.as_str(), *file);
+                let known = self.retired.get(key).map_err(|e| self.catalog.storage(e))?;
+                let known = known.and_then(|value| layout::decode_retired(value.value()));
+                let value = layout::encode_retired(known.map_or(*what, |known| known.max(*what)));
+                self.retired.insert(key, value.as_slice()).map_err(|e| self.catalog.storage(e))?;
+                Ok(())
+            }
+            Change::Slot { replica, slot } => {
+                let value = slots::encode(slot);
+                self.slots
+                    .insert((space.as_str(), replica.as_str()), value.as_slice())
+                    .map_err(|e| self.catalog.storage(e))?;
+                Ok(())
+            }
+            Change::DropSlot { replica } => {
+                let key = (space.as_str(), replica.as_str());
+                self.slots.remove(key).map_err(|e| self.catalog.storage(e))?;
+                Ok(())
+            }
+            Change::Seed { base, first_run, target } => self.seed(space, base, *first_run, *target),
+            Change::SeedMoved => {
+                if let Some(seed) = &mut self.held_mut(space)?.seed {
+                    seed.moved = true;
+                }
+                Ok(())
+            }
+            Change::SeedDone => {
+                self.held_mut(space)?.seed = None;
+                Ok(())
+            }
             Change::SawEpoch(epoch) => {
                 let held = self.held_mut(space)?;
                 held.highest_epoch = held.highest_epoch.max(*epoch);
@@ -115,6 +169,30 @@ impl<'t> Batch<'t> {
             }
             Change::Adopt(history) => self.adopt(space, history),
         }
+    }
+
+    /// Forget what was received, and begin again at `base`.
+    fn seed(
+        &mut self,
+        space: &SpaceId,
+        base: &Mark,
+        first_run: u32,
+        target: Lsn,
+    ) -> Result<(), CatalogError> {
+        let name = space.as_str();
+        let storage = |e| self.catalog.storage(e);
+        for entry in self.runs.extract_from_if(ordinals(name, 0), |_, _| true).map_err(storage)? {
+            entry.map_err(storage)?;
+        }
+        for table in [&mut self.marks, &mut self.retired] {
+            for entry in table.extract_from_if(numbers(name), |_, _| true).map_err(storage)? {
+                entry.map_err(storage)?;
+            }
+        }
+        let held = self.held_mut(space)?;
+        (held.base, held.checkpoint, held.first_run) = (*base, *base, first_run);
+        held.seed = Some(SeedRecord { target, moved: false });
+        Ok(())
     }
 
     /// Write what was held back. The tables are closed after it.
@@ -185,6 +263,9 @@ impl<'t> Batch<'t> {
             history: history.to_vec(),
             highest_epoch: last.0,
             checkpoint: Mark::START,
+            first_run: 0,
+            base: Mark::START,
+            seed: None,
         };
         self.held.insert(space.clone(), value);
         Ok(())
@@ -205,7 +286,7 @@ impl<'t> Batch<'t> {
         let refused = |source| CatalogError::Run { space: space.clone(), source };
         run.fits().map_err(refused)?;
         let name = space.as_str();
-        let mut ordinal = 0;
+        let mut ordinal = self.held_mut(space)?.first_run;
         if let Some((at, mut last)) = self.last_run(name)? {
             if last.begins_like(run) {
                 return Ok(());
@@ -230,12 +311,14 @@ impl<'t> Batch<'t> {
 
     fn truncate(&mut self, space: &SpaceId, end: Lsn, runs: u32) -> Result<(), CatalogError> {
         let name = space.as_str();
-        let present = self.last_run(name)?.map_or(0, |(at, _)| at + 1);
+        let held = self.held_mut(space)?;
+        let (first, base) = (held.first_run, held.base);
+        let present = self.last_run(name)?.map_or(first, |(at, _)| at + 1);
         let kept = match runs.checked_sub(1) {
             Some(at) => self.run(name, at)?,
             None => None,
         };
-        let lies_in_last = kept.map_or(end == Lsn::ZERO && runs == 0, |last| {
+        let lies_in_last = kept.map_or(end == base.lsn && runs == first, |last| {
             end >= last.start && last.bytes.is_none_or(|bytes| end.bytes_since(last.start) <= bytes)
         });
         if !lies_in_last {
@@ -257,6 +340,12 @@ impl<'t> Batch<'t> {
                 entry.map_err(storage)?;
             }
         }
+        let begins = self.begins.extract_from_if(numbers(name), |_, value| {
+            layout::decode_mark(value).is_some_and(|mark| mark.lsn > end)
+        });
+        for entry in begins.map_err(storage)? {
+            entry.map_err(storage)?;
+        }
         self.close_holes(space, end)?;
         let last_mark = self
             .marks
@@ -269,7 +358,7 @@ impl<'t> Batch<'t> {
 
         let held = self.held_mut(space)?;
         if held.checkpoint.lsn > end {
-            held.checkpoint = last_mark.unwrap_or(Mark::START);
+            held.checkpoint = last_mark.unwrap_or(base);
         }
         cut_history(&mut held.history, end);
         Ok(())

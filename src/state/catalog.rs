@@ -3,10 +3,13 @@
 //! ```text
 //!   table    key                     value (drawn in layout)
 //!   meta     "schema" | "node"       version | uuid
-//!   spaces   space                   role, stream, epochs, checkpoint
+//!   spaces   space                   role, stream, epochs, checkpoint, seed
 //!   runs     (space, ordinal)        run
 //!   files    (space, number)         file
 //!   marks    (space, lsn)            mark
+//!   begins   (space, file number)    mark: where a file's first run begins
+//!   retired  (space, file number)    what became of a file without a name
+//!   slots    (space, replica)        slot (drawn in slots)
 //!   holes    (space, file, offset)   hole
 //! ```
 //!
@@ -20,24 +23,28 @@
 //! name) would be obeyed after every restart from then on.
 
 use std::collections::BTreeMap;
-
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
 use super::access::guarded;
-use super::batch::{Batch, FILES, HOLES, MARKS, RUNS, SPACES, numbers, ordinals, places};
+use super::batch::{
+    BEGINS, Batch, FILES, HOLES, MARKS, RETIRED, RUNS, SLOTS, SPACES, nodes, numbers, ordinals,
+    places,
+};
+pub use super::error::CatalogError;
 use super::history::{continues, cut_history, is_history};
 pub use super::holes::Hole;
 use super::host::{Host, ThisHost};
 use super::layout;
 use super::opening::make_if_missing;
 pub use super::opening::set_aside;
-use super::runs::{Run, RunError, Runs};
+pub use super::received::{Retired, SeedRecord};
+use super::runs::{Run, Runs};
+use super::slots::{self, SlotRecord};
 use super::thinning::thin;
-use crate::ids::{Epoch, NodeUuid, SpaceId, StreamId};
+use crate::ids::{Epoch, NodeId, NodeUuid, SpaceId, StreamId};
 use crate::lsn::{Lsn, Mark};
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
@@ -99,12 +106,43 @@ pub struct SpaceRecord {
     pub checkpoint: Mark,
     /// A primary: boundaries remembered, sparse, ascending.
     pub marks: Vec<Mark>,
+    /// Where the stream begins here: the start, or where a seed began.
+    pub base: Mark,
+    /// A replica: a seed under way.
+    pub seed: Option<SeedRecord>,
+    /// A replica: files without a name on the primary, by number.
+    pub retired: BTreeMap<u64, Retired>,
+    /// A primary: where the first run of each file begins, by number.
+    pub begins: BTreeMap<u64, Mark>,
+    /// A primary: what is remembered of each replica.
+    pub slots: BTreeMap<NodeId, SlotRecord>,
     /// A primary: bytes of its files that are in no stream, because they did
     /// not hold; by file and offset.
     pub holes: Vec<Hole>,
 }
 
 impl SpaceRecord {
+    /// A space of which nothing is here yet.
+    #[must_use]
+    pub fn new(role: Role, stream: StreamId, history: Vec<(Epoch, Lsn)>) -> Self {
+        Self {
+            role,
+            stream,
+            highest_epoch: history.last().map_or(Epoch::FIRST, |(epoch, _)| *epoch),
+            history,
+            runs: Runs::default(),
+            files: Vec::new(),
+            checkpoint: Mark::START,
+            marks: Vec::new(),
+            base: Mark::START,
+            seed: None,
+            retired: BTreeMap::new(),
+            begins: BTreeMap::new(),
+            slots: BTreeMap::new(),
+            holes: Vec::new(),
+        }
+    }
+
     /// What [`Catalog::commit`] does to the catalog's record, done to one in
     /// memory. A change that the catalog would refuse is left out here; the
     /// commit names it.
@@ -140,10 +178,37 @@ impl SpaceRecord {
                 let stands = |hole: &Hole| runs.iter().any(|(_, run)| hole.ends_before(run));
                 self.holes.retain(|hole| hole.lsn < *end || stands(hole));
                 if self.checkpoint.lsn > *end {
-                    self.checkpoint = self.marks.last().copied().unwrap_or(Mark::START);
+                    self.checkpoint = self.marks.last().copied().unwrap_or(self.base);
                 }
+                self.begins.retain(|_, mark| mark.lsn <= *end);
                 cut_history(&mut self.history, *end);
             }
+            Change::Begin { file, mark } => {
+                self.begins.insert(*file, *mark);
+            }
+            Change::Retire { file, what } => {
+                let known = self.retired.entry(*file).or_insert(*what);
+                *known = (*known).max(*what);
+            }
+            Change::Slot { replica, slot } => {
+                self.slots.insert(replica.clone(), *slot);
+            }
+            Change::DropSlot { replica } => {
+                self.slots.remove(replica);
+            }
+            Change::Seed { base, first_run, target } => {
+                self.runs = Runs::based(*first_run, base.lsn);
+                self.marks.clear();
+                self.retired.clear();
+                (self.base, self.checkpoint) = (*base, *base);
+                self.seed = Some(SeedRecord { target: *target, moved: false });
+            }
+            Change::SeedMoved => {
+                if let Some(seed) = &mut self.seed {
+                    seed.moved = true;
+                }
+            }
+            Change::SeedDone => self.seed = None,
             Change::AddHole { hole, run } => {
                 let place = |known: &Hole| (known.file, known.offset);
                 match self.holes.binary_search_by_key(&place(hole), place) {
@@ -228,143 +293,48 @@ pub enum Change {
     /// A replica's copy was matched with its primary's: from now on it has the
     /// primary's epochs.
     Adopt(Vec<(Epoch, Lsn)>),
-}
-
-/// Why the catalog failed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum CatalogError {
-    /// The state directory cannot be made or read. Nothing was opened.
-    #[error(
-        "cannot use the state directory {path}: {source}; it must belong to the user that runs \
-         this process, which is the user that runs the database"
-    )]
-    Directory {
-        /// The directory or the file in it.
-        path: PathBuf,
-        /// The system's reason.
-        source: io::Error,
+    /// A primary: where the first run of a file begins.
+    Begin {
+        /// The file's number.
+        file: u64,
+        /// Where.
+        mark: Mark,
     },
-    /// Another process has the catalog open. Nothing was opened; stop the
-    /// other process, or give this one a state directory of its own.
-    #[error(
-        "{path} is open in another process: only one may run on a state directory; stop the \
-         other one, or set node.state_dir"
-    )]
-    AlreadyOpen {
-        /// The database.
-        path: PathBuf,
+    /// A replica: a file has no name on the primary any more. What is gone
+    /// stays gone.
+    Retire {
+        /// The file's number.
+        file: u64,
+        /// What became of it.
+        what: Retired,
     },
-    /// The database bears its name no more: what is written to it is gone with
-    /// this process. What was written is kept there as long as that runs.
-    #[error(
-        "the catalog {path} was removed or moved away, or another one is in its place; put it \
-         back where it was, or restart the node"
-    )]
-    Gone {
-        /// Where it should be.
-        path: PathBuf,
+    /// A primary: what is remembered of a replica.
+    Slot {
+        /// The replica.
+        replica: NodeId,
+        /// All of it.
+        slot: SlotRecord,
     },
-    /// The database is damaged. Nothing was opened or changed.
-    #[error(
-        "the catalog {path} is damaged ({detail}). It is made anew from the segments and the other \
-         node of the pair, which has it verify all logs and loses no record: saltus rebuild \
-         --config FILE --from ADDR, the other node's admin address; the damaged file is kept"
-    )]
-    Damaged {
-        /// The database.
-        path: PathBuf,
-        /// What was found.
-        detail: String,
+    /// A primary: a replica is none any more.
+    DropSlot {
+        /// The replica.
+        replica: NodeId,
     },
-    /// The database was written by another version. Nothing was changed.
-    #[error(
-        "the catalog {path} has schema {found}, this version reads {expected}; run the version \
-         that wrote it, or move the file away and have it made anew with saltus rebuild"
-    )]
-    Schema {
-        /// The database.
-        path: PathBuf,
-        /// What it has.
-        found: u32,
-        /// What is understood.
-        expected: u32,
+    /// A replica: what was received is given up for the stream from `base` on.
+    /// Runs, marks and retired files are forgotten; the files are to be moved
+    /// aside before anything is received.
+    Seed {
+        /// Where the seed begins, durable and verified by definition.
+        base: Mark,
+        /// The ordinal of the first run that will come.
+        first_run: u32,
+        /// Where the primary's head is.
+        target: Lsn,
     },
-    /// A change of a space that was never created. Nothing of its batch was
-    /// applied.
-    #[error("space {space} is not in the catalog: its first change must create it")]
-    UnknownSpace {
-        /// The space.
-        space: SpaceId,
-    },
-    /// The space exists, as another stream or in another role. Nothing of the
-    /// batch was applied.
-    #[error(
-        "space {space} is in the catalog as {found:?} of stream {found_stream:?}, not as \
-         {wanted:?} of stream {wanted_stream:?}"
-    )]
-    OtherStream {
-        /// The space.
-        space: SpaceId,
-        /// The role that the catalog has.
-        found: Role,
-        /// The stream that the catalog has.
-        found_stream: StreamId,
-        /// The role of the change.
-        wanted: Role,
-        /// The stream of the change.
-        wanted_stream: StreamId,
-    },
-    /// A run that does not continue the space. Nothing of the batch was
-    /// applied.
-    #[error("space {space}: {source}")]
-    Run {
-        /// The space.
-        space: SpaceId,
-        /// Why not.
-        source: RunError,
-    },
-    /// A truncation that leaves more runs than there are, or an end that does
-    /// not lie in the last run left. Nothing of the batch was applied.
-    #[error("space {space} cannot be cut at {end} leaving {runs} of {present} runs")]
-    Truncation {
-        /// The space.
-        space: SpaceId,
-        /// The end asked for.
-        end: Lsn,
-        /// Runs to be left.
-        runs: u32,
-        /// Runs that there are.
-        present: u32,
-    },
-    /// An epoch that contradicts the history, an empty history, or one epoch
-    /// too many. Nothing of the batch was applied.
-    #[error(
-        "space {space}: epoch {epoch} from {start} does not continue a history that ends with \
-         epoch {last} from {last_start}"
-    )]
-    History {
-        /// The space.
-        space: SpaceId,
-        /// The epoch of the change.
-        epoch: Epoch,
-        /// Where it is said to begin.
-        start: Lsn,
-        /// The last epoch of the catalog.
-        last: Epoch,
-        /// Where that began.
-        last_start: Lsn,
-    },
-    /// The database could not read, write or sync. Nothing of the batch was
-    /// applied, or, if it was the last sync that failed, all of it; later
-    /// commits fail too, until the catalog is [reopened](Catalog::reopen).
-    #[error("the catalog {path} failed: {source}")]
-    Storage {
-        /// The database.
-        path: PathBuf,
-        /// The database's reason.
-        source: Box<redb::Error>,
-    },
+    /// A replica: the files of the older copy have been moved aside.
+    SeedMoved,
+    /// A replica: the seed has come to where the head was when it began.
+    SeedDone,
 }
 
 /// The open catalog. Shared between threads; a commit blocks until it is
@@ -444,15 +414,12 @@ impl Catalog {
                 .zip(layout::decode_space(value.value()))
                 .ok_or_else(|| self.damaged(format!("space {:?}", name.value())))?;
             let record = SpaceRecord {
-                role: held.role,
-                stream: held.stream,
-                history: held.history,
                 highest_epoch: held.highest_epoch,
-                runs: Runs::default(),
-                files: Vec::new(),
+                runs: Runs::based(held.first_run, held.base.lsn),
                 checkpoint: held.checkpoint,
-                marks: Vec::new(),
-                holes: Vec::new(),
+                base: held.base,
+                seed: held.seed,
+                ..SpaceRecord::new(held.role, held.stream, held.history)
             };
             spaces.insert(space, record);
         }
@@ -462,9 +429,35 @@ impl Catalog {
         let runs = read.open_table(RUNS).map_err(|e| self.storage(e))?;
         let files = read.open_table(FILES).map_err(|e| self.storage(e))?;
         let marks = read.open_table(MARKS).map_err(|e| self.storage(e))?;
+        let begins = read.open_table(BEGINS).map_err(|e| self.storage(e))?;
+        let retired = read.open_table(RETIRED).map_err(|e| self.storage(e))?;
+        let slots = read.open_table(SLOTS).map_err(|e| self.storage(e))?;
         let holes = read.open_table(HOLES).map_err(|e| self.storage(e))?;
         for (space, record) in &mut spaces {
-            record.runs = self.load_runs(&runs, space)?;
+            record.runs = self.load_runs(&runs, space, &record.runs)?;
+            for entry in begins.range(numbers(space.as_str())).map_err(|e| self.storage(e))? {
+                let (key, value) = entry.map_err(|e| self.storage(e))?;
+                let mark = layout::decode_mark(value.value())
+                    .ok_or_else(|| self.damaged(format!("begin {:?}", key.value())))?;
+                record.begins.insert(key.value().1, mark);
+            }
+            for entry in retired.range(numbers(space.as_str())).map_err(|e| self.storage(e))? {
+                let (key, value) = entry.map_err(|e| self.storage(e))?;
+                let what = layout::decode_retired(value.value())
+                    .ok_or_else(|| self.damaged(format!("retired {:?}", key.value())))?;
+                record.retired.insert(key.value().1, what);
+            }
+            for entry in slots.range(nodes(space.as_str())).map_err(|e| self.storage(e))? {
+                let (key, value) = entry.map_err(|e| self.storage(e))?;
+                let (replica, slot) = key
+                    .value()
+                    .1
+                    .parse::<NodeId>()
+                    .ok()
+                    .zip(slots::decode(value.value()))
+                    .ok_or_else(|| self.damaged(format!("slot {:?}", key.value())))?;
+                record.slots.insert(replica, slot);
+            }
             for entry in files.range(numbers(space.as_str())).map_err(|e| self.storage(e))? {
                 let (key, value) = entry.map_err(|e| self.storage(e))?;
                 let file = layout::decode_file(key.value().1, value.value())
@@ -549,18 +542,26 @@ impl Catalog {
         &self,
         table: &impl ReadableTable<(&'static str, u32), &'static [u8]>,
         space: &SpaceId,
+        based: &Runs,
     ) -> Result<Runs, CatalogError> {
+        let (first, base) = (based.first(), based.base());
         let mut runs: Vec<Run> = Vec::new();
         for entry in table.range(ordinals(space.as_str(), 0)).map_err(|e| self.storage(e))? {
             let (key, value) = entry.map_err(|e| self.storage(e))?;
             let run = layout::decode_run(value.value())
                 .filter(|run| run.fits().is_ok())
-                .filter(|run| runs.last().is_none_or(|last| touches(last, run)))
-                .filter(|_| usize::try_from(key.value().1) == Ok(runs.len()))
+                .filter(|run| match runs.last() {
+                    Some(last) => touches(last, run),
+                    None => run.start >= base,
+                })
+                .filter(|_| {
+                    let index = key.value().1.checked_sub(first);
+                    index.and_then(|index| usize::try_from(index).ok()) == Some(runs.len())
+                })
                 .ok_or_else(|| self.damaged(format!("run {:?}", key.value())))?;
             runs.push(run);
         }
-        Ok(Runs::from_stored(runs))
+        Ok(Runs::from_stored(first, base, runs))
     }
 
     pub(super) fn storage(&self, error: impl Into<redb::Error>) -> CatalogError {

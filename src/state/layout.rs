@@ -9,15 +9,21 @@
 //!   24  8  sequence               24  8  offset in the file
 //!   32  8  timestamp, ns          32  8  bytes; all ones: open
 //!
-//!   file (32), key (space, number u64)    space (80 + 16 n), key space
+//!   file (32), key (space, number u64)    space (144 + 16 n), key space
 //!    0  8  segment number          0  1  role: 1 primary, 2 replica
-//!    8  8  device                  1  3  zero
-//!   16  8  inode                   4  4  n, entries of the history, >= 1
-//!   24  8  birth, ns               8 16  stream id
-//!                                 24  8  highest epoch seen
-//!   meta "schema" (4): 2          32 40  checkpoint, a mark
-//!   meta "node" (16): uuid        72  8  zero
-//!                                 80 16n epoch (8), where it began (8)
+//!    8  8  device                  1  1  seed: 0 none, 1 the old copy is being
+//!   16  8  inode                         moved aside, 2 it is being received
+//!   24  8  birth, ns               2  2  zero
+//!                                  4  4  n, entries of the history, >= 1
+//!   meta "schema" (4): 2           8 16  stream id
+//!   meta "node" (16): uuid        24  8  highest epoch seen
+//!                                 32 40  checkpoint, a mark
+//!   retired (1), key (space,      72  4  ordinal of the first run
+//!   number u64)                   76  4  zero
+//!    0  1  1 out of the           80 40  base: where the first run begins, a mark
+//!          directory, 2 gone     120  8  seed: where the primary's head was
+//!                                128 16  zero
+//!                                144 16n epoch (8), where it began (8)
 //! ```
 //!
 //!   hole (40 + n), key (space, file u64, offset u64)
@@ -29,9 +35,10 @@
 //!   40  n  the reason, UTF-8
 //!
 //! A mark in the table of marks has the key (space, lsn u64) and a mark as
-//! its value.
+//! its value; one in the table of begins has the key (space, file number u64),
+//! and is where the first run of that file begins. A slot is drawn in `slots`.
 
-use super::catalog::{FileRecord, Hole, Role};
+use super::catalog::{FileRecord, Hole, Retired, Role, SeedRecord};
 use super::runs::Run;
 use crate::ids::{Epoch, SegmentName, StreamId};
 use crate::lsn::{Chain, Lsn, Mark};
@@ -46,7 +53,7 @@ pub(super) const RUN_BYTES: usize = 40;
 /// Bytes of a file.
 pub(super) const FILE_BYTES: usize = 32;
 /// Bytes of a space before its history.
-const SPACE_BYTES: usize = 80;
+const SPACE_BYTES: usize = 144;
 /// Bytes of one entry of a history.
 const HISTORY_ENTRY_BYTES: usize = 16;
 /// The length of a run that may still grow.
@@ -65,10 +72,16 @@ pub(super) struct Space {
     pub(super) highest_epoch: Epoch,
     /// A replica's verified and durable position.
     pub(super) checkpoint: Mark,
+    /// The ordinal of the first run.
+    pub(super) first_run: u32,
+    /// Where the first run begins.
+    pub(super) base: Mark,
+    /// A seed under way.
+    pub(super) seed: Option<SeedRecord>,
 }
 
 /// The eight-byte word at `at`, or nothing behind the end.
-fn word(bytes: &[u8], at: usize) -> Option<u64> {
+pub(super) fn word(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
 }
 
@@ -132,6 +145,21 @@ pub(super) fn decode_file(number: u64, bytes: &[u8]) -> Option<FileRecord> {
     })
 }
 
+pub(super) fn encode_retired(what: Retired) -> [u8; 1] {
+    match what {
+        Retired::Aside => [1],
+        Retired::Gone => [2],
+    }
+}
+
+pub(super) fn decode_retired(bytes: &[u8]) -> Option<Retired> {
+    match bytes {
+        [1] => Some(Retired::Aside),
+        [2] => Some(Retired::Gone),
+        _ => None,
+    }
+}
+
 /// Bytes of a hole before its reason.
 const HOLE_BYTES: usize = 40;
 
@@ -164,13 +192,23 @@ pub(super) fn encode_space(space: &Space) -> Vec<u8> {
         Role::Primary => 1,
         Role::Replica => 2,
     });
-    bytes.extend_from_slice(&[0; 3]);
+    bytes.push(match space.seed {
+        None => 0,
+        Some(SeedRecord { moved: false, .. }) => 1,
+        Some(SeedRecord { moved: true, .. }) => 2,
+    });
+    bytes.extend_from_slice(&[0; 2]);
     let entries = u32::try_from(space.history.len()).unwrap_or(u32::MAX);
     bytes.extend_from_slice(&entries.to_le_bytes());
     bytes.extend_from_slice(&space.stream.0.to_le_bytes());
     bytes.extend_from_slice(&space.highest_epoch.0.to_le_bytes());
     bytes.extend_from_slice(&encode_mark(&space.checkpoint));
-    bytes.extend_from_slice(&[0; 8]);
+    bytes.extend_from_slice(&space.first_run.to_le_bytes());
+    bytes.extend_from_slice(&[0; 4]);
+    bytes.extend_from_slice(&encode_mark(&space.base));
+    let target = space.seed.map_or(0, |seed| seed.target.0);
+    bytes.extend_from_slice(&target.to_le_bytes());
+    bytes.extend_from_slice(&[0; 16]);
     for (epoch, start) in &space.history {
         bytes.extend_from_slice(&epoch.0.to_le_bytes());
         bytes.extend_from_slice(&start.0.to_le_bytes());
@@ -183,6 +221,13 @@ pub(super) fn decode_space(bytes: &[u8]) -> Option<Space> {
     let role = match fixed[0] {
         1 => Role::Primary,
         2 => Role::Replica,
+        _ => return None,
+    };
+    let target = Lsn(word(fixed, 120)?);
+    let seed = match fixed[1] {
+        0 => None,
+        1 => Some(SeedRecord { target, moved: false }),
+        2 => Some(SeedRecord { target, moved: true }),
         _ => return None,
     };
     let entries = u32::from_le_bytes(fixed[4..8].try_into().ok()?);
@@ -199,6 +244,9 @@ pub(super) fn decode_space(bytes: &[u8]) -> Option<Space> {
         stream: StreamId(u128::from_le_bytes(fixed[8..24].try_into().ok()?)),
         highest_epoch: Epoch(word(fixed, 24)?),
         checkpoint: decode_mark(&fixed[32..72])?,
+        first_run: u32::from_le_bytes(fixed[72..76].try_into().ok()?),
+        base: decode_mark(&fixed[80..120])?,
+        seed,
         history,
     })
 }
@@ -239,13 +287,21 @@ mod tests {
             history: vec![(Epoch(1), Lsn(0)), (Epoch(7), Lsn(99))],
             highest_epoch: Epoch(9),
             checkpoint: mark(),
+            first_run: 11,
+            base: Mark { lsn: Lsn(12), ..mark() },
+            seed: Some(SeedRecord { target: Lsn(13), moved: true }),
         };
         let bytes = encode_space(&space);
-        assert_eq!(bytes.len(), 80 + 32);
+        assert_eq!(bytes.len(), 144 + 32);
         assert_eq!((bytes[0], bytes[4], bytes[8], bytes[24], bytes[32]), (2, 2, 0xcd, 9, 1));
-        assert_eq!((bytes[80], bytes[96], bytes[104]), (1, 7, 99));
-        assert_eq!(decode_space(&bytes), Some(space));
-        assert_eq!(decode_space(&bytes[..96]), None, "a history shorter than announced");
+        assert_eq!((bytes[1], bytes[72], bytes[80], bytes[120]), (2, 11, 12, 13));
+        assert_eq!((bytes[144], bytes[160], bytes[168]), (1, 7, 99));
+        assert_eq!(decode_space(&bytes), Some(space.clone()));
+        assert_eq!(decode_space(&bytes[..160]), None, "a history shorter than announced");
+        let moving = Space { seed: Some(SeedRecord { target: Lsn(13), moved: false }), ..space };
+        assert_eq!(decode_space(&encode_space(&moving)), Some(moving.clone()));
+        let none = Space { seed: None, ..moving };
+        assert_eq!(decode_space(&encode_space(&none)), Some(none));
         assert_eq!(decode_space(&bytes[..40]), None);
     }
 

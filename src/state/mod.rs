@@ -3,9 +3,13 @@
 //!
 //! ```text
 //!   <state directory>              default <data_root>/.saltus, mode 0700
-//!     catalog.redb                 node uuid, spaces, runs, files, marks   -> catalog
+//!     catalog.redb                 node uuid, spaces, runs, files, marks,
+//!                                  slots                                   -> catalog
 //!     pins/<space>/<file>          hard links to segments                  -> pins
 //!     quarantine/<space>/...       bytes that recovery took out of a log
+//!     retired/<space>/<file>       received segments that have no name on the
+//!                                  primary any more
+//!     superseded/<space>/<n>/...   what a replica held before it was seeded
 //! ```
 //!
 //! All that changes these files, or makes them durable, goes through a [`Host`](host::Host).
@@ -27,12 +31,15 @@
 mod access;
 mod batch;
 pub mod catalog;
+mod error;
 mod history;
 mod holes;
 pub mod host;
 mod layout;
 mod opening;
 pub mod pins;
+mod received;
 pub mod runs;
+pub mod slots;
 mod storage;
 mod thinning;

@@ -10,6 +10,9 @@
 //! Runs touch: each ends where the next begins. Usually a segment holds one
 //! run; where two segments grow in turn, each turn is a run. A run may be
 //! empty (a segment was opened and nothing written).
+//!
+//! A replica that was seeded has the stream from a base on: its first run has
+//! the ordinal that it has on the primary, and begins at the base.
 
 use crate::ids::SegmentName;
 use crate::limits::MAX_FILE_OFFSET;
@@ -101,42 +104,77 @@ pub enum RunError {
 
 /// The runs of one space, by ordinal. Only the last may be open.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Runs(Vec<Run>);
+pub struct Runs {
+    list: Vec<Run>,
+    /// The ordinal of the first, whether it is there yet or not.
+    first: u32,
+    /// Where the first begins.
+    base: Lsn,
+}
 
 impl Runs {
     /// The most runs of one space. With segments of the usual 64 MiB that is
     /// 256 TiB of log; each costs 40 bytes of memory.
     pub const MOST: u32 = 4 << 20;
 
-    /// How many.
+    /// No runs yet, of a stream that is here from `base` on; the first will
+    /// have the ordinal `first`.
     #[must_use]
-    pub fn len(&self) -> u32 {
-        u32::try_from(self.0.len()).unwrap_or(u32::MAX)
+    pub fn based(first: u32, base: Lsn) -> Self {
+        Self { list: Vec::new(), first, base }
     }
 
-    /// None yet.
+    /// The ordinal that the next one has: how many there are, with those that
+    /// lie before the base.
+    #[must_use]
+    pub fn len(&self) -> u32 {
+        self.ordinal(self.list.len())
+    }
+
+    /// None is here yet.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.list.is_empty()
+    }
+
+    /// The ordinal of the first run that is here, or will be.
+    #[must_use]
+    pub fn first(&self) -> u32 {
+        self.first
+    }
+
+    /// Where the stream begins here.
+    #[must_use]
+    pub fn base(&self) -> Lsn {
+        self.base
+    }
+
+    fn ordinal(&self, index: usize) -> u32 {
+        self.first.saturating_add(u32::try_from(index).unwrap_or(u32::MAX))
+    }
+
+    fn index(&self, ordinal: u32) -> Option<usize> {
+        usize::try_from(ordinal.checked_sub(self.first)?).ok()
     }
 
     /// One of them.
     #[must_use]
     pub fn get(&self, ordinal: u32) -> Option<&Run> {
-        self.0.get(usize::try_from(ordinal).ok()?)
+        self.list.get(self.index(ordinal)?)
     }
 
     /// The last.
     #[must_use]
     pub fn last(&self) -> Option<&Run> {
-        self.0.last()
+        self.list.last()
     }
 
     /// Where the last run begins to be unknown: its end if it is closed, its
-    /// start while it is open, 0 without runs. The stream never ends before.
+    /// start while it is open, the base without runs. The stream never ends
+    /// before.
     #[must_use]
     pub fn end(&self) -> Lsn {
-        self.0.last().map_or(Lsn::ZERO, |last| last.start.advance(last.bytes.unwrap_or(0)))
+        self.list.last().map_or(self.base, |last| last.start.advance(last.bytes.unwrap_or(0)))
     }
 
     /// Whether `run` may follow, without changing anything. A run that is the
@@ -148,6 +186,9 @@ impl Runs {
     pub fn accepts(&self, run: &Run) -> Result<(), RunError> {
         run.fits()?;
         let Some(last) = self.last() else {
+            if run.start < self.base {
+                return Err(RunError::Backwards { start: run.start, last: self.base });
+            }
             return Ok(());
         };
         if last.begins_like(run) {
@@ -183,21 +224,21 @@ impl Runs {
     pub fn open(&mut self, run: Run) -> u32 {
         debug_assert_eq!(self.accepts(&run), Ok(()), "a run that does not follow");
         let ordinal = self.len();
-        if let Some(last) = self.0.last_mut() {
+        if let Some(last) = self.list.last_mut() {
             if last.begins_like(&run) {
                 return ordinal - 1;
             }
             last.bytes = Some(run.start.bytes_since(last.start));
         }
-        self.0.push(Run { bytes: None, ..run });
+        self.list.push(Run { bytes: None, ..run });
         ordinal
     }
 
-    /// Keep the first `runs` runs and open the last of them again: recovery
-    /// cut the stream.
+    /// Keep the runs with ordinals below `runs` and open the last of them
+    /// again: recovery cut the stream.
     pub fn truncate(&mut self, runs: u32) {
-        self.0.truncate(usize::try_from(runs).unwrap_or(usize::MAX));
-        if let Some(last) = self.0.last_mut() {
+        self.list.truncate(self.index(runs).unwrap_or(0));
+        if let Some(last) = self.list.last_mut() {
             last.bytes = None;
         }
     }
@@ -207,31 +248,35 @@ impl Runs {
     /// position that lies before the first, or behind what any file can hold.
     #[must_use]
     pub fn locate(&self, lsn: Lsn) -> Option<(u32, u64)> {
-        let after = self.0.partition_point(|run| run.start <= lsn);
+        let after = self.list.partition_point(|run| run.start <= lsn);
         let index = after.checked_sub(1)?;
-        let run = &self.0[index];
+        let run = &self.list[index];
         let offset = run.offset.checked_add(lsn.bytes_since(run.start))?;
-        Some((u32::try_from(index).ok()?, offset))
+        Some((self.ordinal(index), offset))
     }
 
     /// The last run that lies in the file of that number.
     #[must_use]
     pub fn latest_in(&self, file: u64) -> Option<(u32, &Run)> {
-        let index = self.0.iter().rposition(|run| run.file == file)?;
-        Some((u32::try_from(index).ok()?, &self.0[index]))
+        let index = self.list.iter().rposition(|run| run.file == file)?;
+        Some((self.ordinal(index), &self.list[index]))
+    }
+
+    /// The first run that lies in the file of that number.
+    #[must_use]
+    pub fn first_in(&self, file: u64) -> Option<(u32, &Run)> {
+        let index = self.list.iter().position(|run| run.file == file)?;
+        Some((self.ordinal(index), &self.list[index]))
     }
 
     /// All, in order.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (u32, &Run)> {
-        self.0
-            .iter()
-            .enumerate()
-            .map(|(index, run)| (u32::try_from(index).unwrap_or(u32::MAX), run))
+        self.list.iter().enumerate().map(|(index, run)| (self.ordinal(index), run))
     }
 
     /// The runs as the catalog has them: every one but the last is closed.
-    pub(super) fn from_stored(runs: Vec<Run>) -> Self {
-        Self(runs)
+    pub(super) fn from_stored(first: u32, base: Lsn, list: Vec<Run>) -> Self {
+        Self { list, first, base }
     }
 }
 
@@ -257,6 +302,29 @@ mod tests {
     fn each_run_ends_where_the_next_begins() {
         let lengths: Vec<_> = turns().iter().map(|(_, run)| run.bytes).collect();
         assert_eq!(lengths, [Some(900), Some(500), Some(700), None]);
+    }
+
+    #[test]
+    fn behind_a_base_runs_keep_the_ordinals_of_the_primary() {
+        let mut runs = Runs::based(7, Lsn(900));
+        assert_eq!((runs.len(), runs.end(), runs.is_empty()), (7, Lsn(900), true));
+        assert_eq!(
+            runs.accepts(&run(899, 1, 0)),
+            Err(RunError::Backwards { start: Lsn(899), last: Lsn(900) })
+        );
+        for next in [run(900, 1, 0), run(1400, 0, 900), run(2100, 1, 500)] {
+            runs.open(next);
+        }
+        assert_eq!(runs.len(), 10);
+        assert_eq!((runs.get(6), runs.get(7).map(|run| run.start)), (None, Some(Lsn(900))));
+        assert_eq!(runs.locate(Lsn(1500)), Some((8, 1000)));
+        assert_eq!(runs.locate(Lsn(899)), None);
+        assert_eq!(runs.latest_in(1).map(|(ordinal, _)| ordinal), Some(9));
+        assert_eq!(runs.first_in(1).map(|(ordinal, _)| ordinal), Some(7));
+        runs.truncate(8);
+        assert_eq!((runs.len(), runs.last().unwrap().bytes), (8, None));
+        runs.truncate(7);
+        assert_eq!((runs.len(), runs.end()), (7, Lsn(900)));
     }
 
     #[test]

@@ -180,9 +180,7 @@ fn rot_of_every_kind_is_mended_while_the_log_grows() {
 #[test]
 fn what_cannot_be_mended_is_named_and_is_mended_once_it_can_be() {
     let mut cluster = Cluster::with(1, |_| {}, |_| {});
-    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-    segment.records(20, 1000);
-    cluster.await_flushed("alpha", segment.len());
+    let segment = cluster.fill("alpha", 20, 1000);
     cluster.primary.terminate();
     let copy = cluster.replicas[0].wal("alpha").join(segment.path.file_name().unwrap());
     flip(&copy, 7000, 8);

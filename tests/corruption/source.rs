@@ -350,3 +350,32 @@ fn a_record_that_a_replica_has_is_not_left_out_and_comes_back_by_repair() {
     let status = cluster.primary.space("alpha").unwrap();
     assert_eq!((status.holes, status.epoch), (vec![], Epoch::FIRST));
 }
+
+/// A node that was started anew has walked the end of its log only.
+#[test]
+fn a_record_that_rotted_in_an_earlier_segment_is_left_out_after_a_restart() {
+    let mut cluster = Cluster::with(1, skipping, |_| {});
+    cluster.replicas[0].terminate();
+    let wal = cluster.primary.wal("alpha");
+    let mut first = Segment::create(&wal, 1);
+    first.records(20, 1000);
+    let mut second = Segment::create(&wal, 2);
+    second.records(10, 1000);
+    until("the log is walked", || {
+        let status = cluster.primary.space("alpha")?;
+        (status.head_lsn == 30 * 1064 && status.head_known).then_some(())
+    });
+    cluster.primary.terminate();
+    flip(&first.path, 7 * 1064 + 300, 8);
+    cluster.primary.restart();
+    cluster.replicas[0].restart();
+    cluster.await_flushed("alpha", 29 * 1064);
+    let holes = cluster.primary.space("alpha").unwrap().holes;
+    let found: Vec<_> = holes.iter().map(|hole| (hole.offset, hole.bytes, hole.lsn)).collect();
+    assert_eq!(found, [(7 * 1064, 1064, 7 * 1064)]);
+    let copy = |segment: &Segment| {
+        fs::read(cluster.replicas[0].wal("alpha").join(segment.path.file_name().unwrap())).unwrap()
+    };
+    first.content[7 * 1064..8 * 1064].fill(0);
+    assert!(copy(&first) == first.content && copy(&second) == second.content);
+}

@@ -4,7 +4,6 @@ use saltus::engine::status::ReplicaState;
 use saltus::io::BackendChoice;
 
 use crate::cluster::{Cluster, until};
-use crate::feed::Segment;
 use crate::shim::Shim;
 
 #[test]
@@ -16,9 +15,7 @@ fn a_clock_that_jumps_changes_neither_the_stream_nor_the_lag() {
         node.spec.program = shim.program();
         node.restart();
     }
-    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-    segment.records(3, 100);
-    cluster.await_flushed("alpha", segment.len());
+    let mut segment = cluster.fill("alpha", 3, 100);
     // A day ahead, a day behind, before the Unix epoch, and right again.
     for offset in [86_400_i64, -86_400, -3_000_000_000, 0] {
         shim.set("clock", &offset.to_string());

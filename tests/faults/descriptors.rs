@@ -24,9 +24,7 @@ fn a_replica_without_descriptors_takes_them_from_who_says_nothing() {
         cluster.replicas[0].terminate();
         cluster.replicas[0].spec.program = limited(cluster.directory.path(), 64);
         cluster.replicas[0].restart();
-        let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-        segment.records(3, 100);
-        cluster.await_flushed("alpha", segment.len());
+        let mut segment = cluster.fill("alpha", 3, 100);
         let address = cluster.replicas[0].spec.replication.unwrap();
         let crowd: Vec<_> = (0..150).map(|_| TcpStream::connect(address).unwrap()).collect();
         until("it says so", || {

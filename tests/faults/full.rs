@@ -32,9 +32,7 @@ fn a_replica_whose_disk_is_full_says_so_and_goes_on_when_there_is_room() {
         return;
     }
     let Some((mut cluster, disk)) = cluster("replica-1", 80) else { return };
-    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-    segment.records(3, 1000);
-    cluster.await_flushed("alpha", segment.len());
+    let mut segment = cluster.fill("alpha", 3, 1000);
     let ballast = disk.fill();
     segment.records(20, 1 << 20);
     let status = cluster.primary.await_problem("alpha", "No space left on device");

@@ -39,9 +39,7 @@ fn nothing_is_acknowledged_into_a_directory_that_was_removed() {
 #[test]
 fn a_replica_whose_data_root_was_removed_acknowledges_nothing_more() {
     let mut cluster = Cluster::start(NATIVE, 1);
-    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-    segment.records(3, 1000);
-    cluster.await_flushed("alpha", segment.len());
+    let mut segment = cluster.fill("alpha", 3, 1000);
     let before = segment.len();
     let root = cluster.replicas[0].spec.data_root.clone();
     until("it is removed, whatever the node makes in it meanwhile", || {
@@ -114,9 +112,7 @@ fn nothing_is_acknowledged_into_files_that_were_moved_away() {
 #[test]
 fn nothing_is_acknowledged_below_another_root_of_the_same_name() {
     let mut cluster = Cluster::start(NATIVE, 1);
-    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-    segment.records(3, 1000);
-    cluster.await_flushed("alpha", segment.len());
+    let mut segment = cluster.fill("alpha", 3, 1000);
     let before = segment.len();
     let root = cluster.replicas[0].spec.data_root.clone();
     let aside = root.with_extension("aside");
@@ -142,9 +138,7 @@ fn nothing_is_acknowledged_below_another_root_of_the_same_name() {
 #[test]
 fn nothing_new_is_recorded_in_a_catalog_that_was_moved_away() {
     let mut cluster = Cluster::start(NATIVE, 1);
-    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-    segment.records(3, 1000);
-    cluster.await_flushed("alpha", segment.len());
+    let segment = cluster.fill("alpha", 3, 1000);
     for node in [&mut cluster.replicas[0], &mut cluster.primary] {
         let state = node.spec.data_root.join(".saltus");
         fs::rename(&state, state.with_extension("aside")).unwrap();
@@ -185,9 +179,7 @@ fn a_file_system_that_turns_read_only_is_named_and_a_restart_goes_on_from_it() {
             |_| {},
         );
         let Some(mut disk) = disk.into_inner() else { return };
-        let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-        segment.records(30, 1000);
-        cluster.await_flushed("alpha", segment.len());
+        let mut segment = cluster.fill("alpha", 30, 1000);
         // What ext4 does when it finds itself damaged.
         disk.abort();
         segment.records(30, 1000);

@@ -5,7 +5,7 @@ use saltus::engine::status::ReplicaState;
 use saltus::io::BackendChoice;
 
 use crate::cluster::{BACKENDS, Cluster, until};
-use crate::feed::{Load, Segment, Steady};
+use crate::feed::{Load, Steady};
 
 const LOAD: Load =
     Load { segment_bytes: 4 << 20, max_payload: 64 << 10, bytes_per_second: 4 << 20, seed: 11 };
@@ -44,9 +44,7 @@ fn replica_hangs(backend: BackendChoice) {
 
 fn primary_hangs(backend: BackendChoice) {
     let mut cluster = Cluster::start(backend, 1);
-    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-    segment.records(3, 1000);
-    cluster.await_flushed("alpha", segment.len());
+    let mut segment = cluster.fill("alpha", 3, 1000);
     cluster.primary.signal(Signal::SIGSTOP);
     segment.records(3, 1000);
     until("it is given up", || {

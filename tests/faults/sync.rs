@@ -36,9 +36,7 @@ fn a_replica_whose_disk_fails_to_sync_acknowledges_nothing_until_it_was_verified
     }
     for backend in BACKENDS {
         let Some((mut cluster, mut disk, below)) = cluster(backend, "replica-1") else { return };
-        let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-        segment.records(3, 1000);
-        cluster.await_flushed("alpha", segment.len());
+        let mut segment = cluster.fill("alpha", 3, 1000);
         disk.settle();
         let ballast = below.fill();
         // Enough to need blocks that were never written.
@@ -72,9 +70,7 @@ fn a_replica_goes_on_by_itself_when_its_disk_is_well_again() {
     }
     for backend in BACKENDS {
         let Some((mut cluster, mut disk, below)) = cluster(backend, "replica-1") else { return };
-        let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-        segment.records(3, 1000);
-        cluster.await_flushed("alpha", segment.len());
+        let mut segment = cluster.fill("alpha", 3, 1000);
         disk.settle();
         let ballast = below.fill();
         segment.records(400, 3000);

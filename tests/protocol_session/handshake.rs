@@ -205,6 +205,21 @@ fn a_busy_space_is_stopped_with_a_retry_and_can_be_opened_again() {
 }
 
 #[test]
+fn a_space_that_is_open_already_goes_on_when_it_is_opened_again() {
+    let mut pair = Pair::new();
+    pair.add_space(A);
+    pair.append(A, 4, 100);
+    for _ in 0..3 {
+        // Before it is asked for, and while it streams.
+        pair.open(A);
+        pair.settle();
+        pair.check_identical();
+        pair.append(A, 4, 100);
+    }
+    assert!(pair.stops().is_empty(), "{:?}", pair.stops());
+}
+
+#[test]
 fn a_space_that_both_ends_stop_at_once_opens_cleanly_again() {
     let mut pair = Pair::streaming(2);
     pair.append(A, 4, 100);

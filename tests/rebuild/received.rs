@@ -44,6 +44,39 @@ fn a_replica_without_its_state_directory_goes_on_where_it_was() {
 }
 
 #[test]
+fn a_log_whose_beginning_was_compacted_away_goes_on_where_it_was() {
+    let mut cluster = Cluster::start(BACKENDS[0], 1);
+    let wal = cluster.primary.wal("alpha");
+    let mut old = Segment::create(&wal, 1);
+    old.records(20, 700);
+    cluster.await_flushed("alpha", old.len());
+    let mut snapshot = Segment::create(&wal, 2);
+    snapshot.records(30, 700);
+    let total = old.len() + snapshot.len();
+    cluster.await_flushed("alpha", total);
+    old.unlink();
+    drop(old);
+    let retired = cluster.replicas[0].retired("alpha", 1);
+    let named = cluster.replicas[0].wal("alpha").join(SegmentName(1).to_string());
+    until("it is gone on both nodes", || (!named.exists() && !retired.exists()).then_some(()));
+    cluster.replicas[0].kill();
+    lose(&cluster.replicas[0]);
+    snapshot.records(3, 700);
+    let text = said(&rebuild(&cluster, &[]), 0);
+    assert!(text.contains(&format!("alpha: REBUILT up to lsn {total}:")), "{text}");
+    assert_goes_on(&mut cluster, total + 3 * 764, 3 * 764);
+    assert_eq!(pieces(&cluster.replicas[0]).len(), 0);
+    // And a restart of both finds everything as it should be.
+    cluster.replicas[0].kill();
+    cluster.primary.kill();
+    snapshot.records(1, 700);
+    cluster.primary.restart();
+    cluster.replicas[0].restart();
+    cluster.await_flushed("alpha", total + 4 * 764);
+    cluster.await_identical("alpha");
+}
+
+#[test]
 fn holes_stay_holes() {
     let each = |spec: &mut saltus::cli::node::NodeSpec| {
         spec.more = "[wal]\non_corrupt_source = \"skip\"\n".into();
@@ -105,9 +138,7 @@ fn what_is_not_the_primarys_goes_to_the_quarantine() {
 #[test]
 fn a_reign_that_has_ended_meanwhile_is_cut_off() {
     let mut cluster = Cluster::with(1, |_| {}, |_| {});
-    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-    segment.records(20, 400);
-    cluster.await_flushed("alpha", segment.len());
+    let mut segment = cluster.fill("alpha", 20, 400);
     cluster.replicas[0].terminate();
     lose(&cluster.replicas[0]);
     // The source loses its end, and is written on.
@@ -133,9 +164,7 @@ fn a_reign_that_has_ended_meanwhile_is_cut_off() {
 #[test]
 fn an_unfinished_record_is_cut_off_and_kept() {
     let mut cluster = Cluster::with(1, |_| {}, |_| {});
-    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-    segment.records(5, 400);
-    cluster.await_flushed("alpha", segment.len());
+    let segment = cluster.fill("alpha", 5, 400);
     cluster.replicas[0].kill();
     lose(&cluster.replicas[0]);
     let path = copy(&cluster, &segment);
@@ -151,9 +180,7 @@ fn an_unfinished_record_is_cut_off_and_kept() {
 #[test]
 fn a_record_that_has_rotted_is_named_and_mended_afterwards() {
     let mut cluster = Cluster::with(1, |_| {}, |_| {});
-    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-    segment.records(50, 1000);
-    cluster.await_flushed("alpha", segment.len());
+    let segment = cluster.fill("alpha", 50, 1000);
     cluster.replicas[0].terminate();
     lose(&cluster.replicas[0]);
     flip(&copy(&cluster, &segment), 7 * 1064 + 500);
@@ -238,4 +265,39 @@ fn a_rebuilding_that_was_killed_is_begun_again() {
     let kept: Vec<_> = pieces(&cluster.replicas[0]);
     assert!(kept.iter().any(|piece| fs::read(&piece.path).unwrap() == foreign(3)), "{kept:?}");
     assert_goes_on(&mut cluster, first.len() + second.len(), 0);
+}
+
+/// The other replicas of a primary that is dead have nearly all that the new one
+/// has, in another stream.
+#[test]
+fn after_a_promotion_another_replica_keeps_its_copy() {
+    let mut cluster = Cluster::with(2, |_| {}, |_| {});
+    let (first, second) = in_turns(&mut cluster);
+    cluster.primary.kill();
+    let [promoted, other] = &mut cluster.replicas[..] else { panic!("two replicas") };
+    promoted.terminate();
+    other.terminate();
+    lose(promoted);
+    lose(other);
+    promoted.spec.replicas = vec![other.as_replica()];
+    promoted.restart();
+    let lsn = first.len() + second.len();
+    let space = |node: &mut crate::cluster::Node| node.space("alpha");
+    until("the new primary has walked its log", || {
+        let status = space(promoted)?;
+        (status.head_known && status.head_lsn == lsn).then_some(())
+    });
+    let mut command = crate::rebuilding(other, promoted.spec.admin, &[]);
+    let text = said(&command.output().unwrap(), 0);
+    assert!(text.contains(&format!("REBUILT up to lsn {lsn}")), "{text}");
+    other.restart();
+    Segment::create(&promoted.wal("alpha"), 99).records(2, 700);
+    until("the other replica follows", || {
+        let status = space(promoted)?;
+        (status.replicas[0].flushed_lsn == lsn + 2 * 764).then_some(())
+    });
+    let sent = &space(promoted).unwrap().replicas[0].sent_bytes_by_strategy;
+    assert_eq!(sent.values().sum::<u64>(), 2 * 764, "and nothing else was shipped");
+    let compared = saltus::wal::compare::compare(&promoted.wal("alpha"), &other.wal("alpha"));
+    assert!(compared.unwrap().is_identical());
 }

@@ -4,15 +4,12 @@ use std::fs;
 use std::net::SocketAddr;
 
 use crate::cluster::Cluster;
-use crate::feed::Segment;
 use crate::{copy, foreign, lose, rebuild, rebuilding, said, state};
 
 #[test]
 fn a_good_catalog_is_left_as_it_is() {
     let mut cluster = Cluster::with(1, |_| {}, |_| {});
-    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-    segment.records(5, 400);
-    cluster.await_flushed("alpha", segment.len());
+    cluster.fill("alpha", 5, 400);
     // While the node runs, nobody else may use its catalog.
     let text = said(&rebuild(&cluster, &[]), 3);
     assert!(text.contains("open in another process"), "{text}");
@@ -30,9 +27,7 @@ fn a_good_catalog_is_left_as_it_is() {
 #[test]
 fn another_log_is_not_taken_for_the_primarys() {
     let mut cluster = Cluster::with(1, |_| {}, |_| {});
-    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-    segment.records(5, 400);
-    cluster.await_flushed("alpha", segment.len());
+    let segment = cluster.fill("alpha", 5, 400);
     cluster.replicas[0].terminate();
     lose(&cluster.replicas[0]);
     fs::write(copy(&cluster, &segment), foreign(4)).unwrap();
@@ -44,9 +39,7 @@ fn another_log_is_not_taken_for_the_primarys() {
 #[test]
 fn a_wrong_address_is_said_before_anything_is_done() {
     let mut cluster = Cluster::with(2, |_| {}, |_| {});
-    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-    segment.records(5, 400);
-    cluster.await_flushed("alpha", segment.len());
+    cluster.fill("alpha", 5, 400);
     cluster.replicas[0].terminate();
     lose(&cluster.replicas[0]);
     let from = |admin| rebuilding(&cluster.replicas[0], admin, &[]).output().unwrap();

@@ -65,9 +65,7 @@ fn a_primary_without_its_state_directory_goes_on_with_its_stream() {
 #[test]
 fn a_replica_that_has_more_than_the_one_that_was_asked_is_matched() {
     let mut cluster = Cluster::with(2, |_| {}, |_| {});
-    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-    segment.records(10, 400);
-    cluster.await_flushed("alpha", segment.len());
+    let mut segment = cluster.fill("alpha", 10, 400);
     cluster.replicas[0].terminate();
     segment.records(5, 400);
     let mut next = Segment::create(&cluster.primary.wal("alpha"), 2);
@@ -188,9 +186,7 @@ fn a_primary_that_was_started_without_its_catalog_can_still_be_rebuilt() {
 #[test]
 fn a_log_that_no_replica_has_is_not_taken_for_the_stream() {
     let mut cluster = Cluster::with(1, |_| {}, |_| {});
-    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-    segment.records(5, 400);
-    cluster.await_flushed("alpha", segment.len());
+    let segment = cluster.fill("alpha", 5, 400);
     cluster.primary.terminate();
     lose(&cluster.primary);
     // A rotten payload is the same record, by its header.

@@ -70,9 +70,7 @@ fn assert_unknown(space: &SpaceStatus) {
 
 fn started() -> (Cluster, Segment) {
     let mut cluster = Cluster::with(1, |_| {}, |_| {});
-    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-    segment.records(3, 100);
-    cluster.await_flushed("alpha", segment.len());
+    let segment = cluster.fill("alpha", 3, 100);
     assert_caught_up(&mut cluster, "1 space, 1 replica");
     (cluster, segment)
 }
@@ -109,9 +107,7 @@ fn a_directory_that_is_gone_is_told_until_it_is_back() {
 fn a_data_root_that_is_gone_is_told_until_it_is_back() {
     for backend in BACKENDS {
         let mut cluster = Cluster::start(backend, 1);
-        let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-        segment.records(3, 100);
-        cluster.await_flushed("alpha", segment.len());
+        let mut segment = cluster.fill("alpha", 3, 100);
         let root = cluster.primary.spec.data_root.clone();
         let away = cluster.directory.path().join("away");
         fs::rename(&root, &away).unwrap();

@@ -33,12 +33,12 @@ fn a_replica_that_joins_late_gets_everything_also_what_has_no_name() {
     cluster.replicas.push(late);
     cluster.primary.restart();
     cluster.await_flushed("alpha", total);
+    cluster.await_identical("alpha");
     for replica in &cluster.replicas {
-        let wal = replica.wal("alpha");
-        let named = |number| fs::read(wal.join(SegmentName(number).to_string())).unwrap();
-        assert!(named(1) == third.content && named(2) == new.content);
-        let retired = replica.spec.data_root.join(".saltus/retired/alpha/0000000000000001");
-        assert!(fs::read(retired).unwrap() == old.content);
+        let named = fs::read(replica.wal("alpha").join(SegmentName(1).to_string())).unwrap();
+        assert!(named == third.content);
+        assert!(fs::read(replica.retired("alpha", 1)).unwrap() == old.content);
+        assert!(fs::read(replica.retired("alpha", 2)).unwrap() == new.content);
     }
 }
 
@@ -111,9 +111,7 @@ fn a_directory_that_is_made_anew_is_followed() {
 #[test]
 fn wait_and_status_say_how_it_stands() {
     let mut cluster = Cluster::with(1, |_| {}, |_| {});
-    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-    segment.records(3, 100);
-    cluster.await_flushed("alpha", segment.len());
+    let mut segment = cluster.fill("alpha", 3, 100);
     let admin = cluster.primary.spec.admin.to_string();
     let run = |args: &[&str]| {
         let output = std::process::Command::new(env!("CARGO_BIN_EXE_saltus"))

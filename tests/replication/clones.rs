@@ -47,9 +47,7 @@ const RECORD: u64 = 464;
 /// Five records on every replica, then a clone of the primary, which is down.
 fn cloned(replicas: usize) -> (Cluster, Segment, Disk) {
     let mut cluster = Cluster::with(replicas, |_| {}, |_| {});
-    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-    segment.records(5, 400);
-    cluster.await_flushed("alpha", segment.len());
+    let segment = cluster.fill("alpha", 5, 400);
     cluster.primary.terminate();
     let disk = Disk::of(&cluster.primary.spec.data_root);
     (cluster, segment, disk)

@@ -17,6 +17,8 @@ use saltus::wal::record::Checksums;
 use saltus::wal::scan;
 use tempfile::TempDir;
 
+use crate::feed::Segment;
+
 /// How long anything that is waited for may take. Far more than it should:
 /// the machine may be busy with other tests.
 pub const DEADLINE: Duration = Duration::from_secs(45);
@@ -34,13 +36,19 @@ pub const BACKENDS: [BackendChoice; 2] = [NATIVE, BackendChoice::Portable];
 
 /// Wait until `look` gives something.
 #[track_caller]
-pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + DEADLINE;
+pub fn until<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    within(DEADLINE, what, look)
+}
+
+/// The same, for what may take longer.
+#[track_caller]
+pub fn within<T>(time: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + time;
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(Instant::now() < deadline, "not within {DEADLINE:?}: {what}");
+        assert!(Instant::now() < deadline, "not within {time:?}: {what}");
         thread::sleep(LOOK_INTERVAL);
     }
 }
@@ -132,6 +140,12 @@ impl Node {
         self.spec.data_root.join(space).join("wal")
     }
 
+    /// Where a received file stands that has no name on the primary.
+    pub fn retired(&self, space: &str, file: u64) -> PathBuf {
+        let retired = self.spec.data_root.join(".saltus/retired").join(space);
+        retired.join(format!("{file:016x}"))
+    }
+
     pub fn log(&self) -> String {
         let path = self.spec.directory.join(format!("{}.log", self.spec.id));
         String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
@@ -190,6 +204,16 @@ impl Cluster {
         status.replicas.into_iter().find(|replica| replica.id == id)
     }
 
+    /// The first segment of a space, with that many records of that many payload
+    /// bytes, flushed by every replica.
+    #[track_caller]
+    pub fn fill(&mut self, space: &str, records: usize, bytes: usize) -> Segment {
+        let mut segment = Segment::create(&self.primary.wal(space), 1);
+        segment.records(records, bytes);
+        self.await_flushed(space, segment.len());
+        segment
+    }
+
     /// Wait until every replica has flushed exactly that much of a space.
     #[track_caller]
     pub fn await_flushed(&mut self, space: &str, lsn: u64) {
@@ -231,6 +255,20 @@ impl Cluster {
             text += &format!("--- {}\n{}", replica.spec.id, replica.log());
         }
         text
+    }
+
+    /// Wait until every replica's directory of a space is the primary's:
+    /// segments whose names are gone leave it a moment later.
+    #[track_caller]
+    pub fn await_identical(&self, space: &str) {
+        until(&format!("{space} is identical everywhere"), || {
+            let same = |replica: &Node| {
+                compare(&self.primary.wal(space), &replica.wal(space))
+                    .is_ok_and(|comparison| comparison.is_identical())
+            };
+            self.replicas.iter().all(same).then_some(())
+        });
+        self.assert_identical(space);
     }
 
     /// Every replica's directory of a space holds what the primary's holds.

@@ -90,9 +90,7 @@ fn t6_a_tail_that_shrank_begins_a_new_epoch() {
 fn t6_a_tail_that_shrank_and_grew_again_begins_a_new_epoch() {
     for away in [false, true] {
         let mut cluster = Cluster::with(1, |_| {}, |_| {});
-        let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-        segment.records(10, 400);
-        cluster.await_flushed("alpha", segment.len());
+        let mut segment = cluster.fill("alpha", 10, 400);
         if away {
             cluster.primary.kill();
         }
@@ -119,9 +117,7 @@ fn t6_a_tail_that_shrank_and_grew_again_begins_a_new_epoch() {
 fn t6_a_tail_of_zeroes_begins_a_new_epoch() {
     for away in [false, true] {
         let mut cluster = Cluster::with(1, |_| {}, |_| {});
-        let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-        segment.records(10, 400);
-        cluster.await_flushed("alpha", segment.len());
+        let mut segment = cluster.fill("alpha", 10, 400);
         if away {
             cluster.primary.kill();
         }
@@ -177,9 +173,7 @@ fn t6_a_change_in_an_earlier_file_begins_a_new_epoch_there() {
 #[test]
 fn a_replica_that_was_away_while_epochs_passed_is_cut_to_the_last_common_record() {
     let mut cluster = Cluster::with(2, |_| {}, |_| {});
-    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-    segment.records(10, 400);
-    cluster.await_flushed("alpha", segment.len());
+    let mut segment = cluster.fill("alpha", 10, 400);
     let before = segment.content.clone();
     cluster.replicas[0].kill();
     for (epoch, kept) in [(2, 8), (3, 9), (4, 4), (5, 6)] {
@@ -216,9 +210,7 @@ fn a_replica_that_was_away_while_epochs_passed_is_cut_to_the_last_common_record(
 fn damage_at_the_source_begins_no_epoch() {
     for away in [false, true] {
         let mut cluster = Cluster::with(1, |_| {}, |_| {});
-        let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-        segment.records(10, 400);
-        cluster.await_flushed("alpha", segment.len());
+        let mut segment = cluster.fill("alpha", 10, 400);
         if away {
             cluster.primary.kill();
         }
@@ -249,9 +241,7 @@ fn damage_at_the_source_begins_no_epoch() {
 #[test]
 fn a_replica_that_holds_other_records_in_the_same_epoch_is_left_alone() {
     let mut cluster = Cluster::with(1, |_| {}, |_| {});
-    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-    segment.records(10, 400);
-    cluster.await_flushed("alpha", segment.len());
+    cluster.fill("alpha", 10, 400);
     // Records that hold, of the same size, and not those that came.
     cluster.replicas[0].kill();
     let copy: PathBuf = cluster.replicas[0].wal("alpha").join(SegmentName(1).to_string());
@@ -277,9 +267,7 @@ fn saltus(args: &[&str]) -> (Option<i32>, String) {
 #[test]
 fn an_operator_sees_the_epochs_and_gets_at_what_was_cut() {
     let mut cluster = Cluster::with(1, |_| {}, |_| {});
-    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-    segment.records(10, 400);
-    cluster.await_flushed("alpha", segment.len());
+    let mut segment = cluster.fill("alpha", 10, 400);
     let lost = segment.content[7 * 464..].to_vec();
     shrink(&mut segment, 7 * RECORD);
     await_epoch(&mut cluster, "alpha", 2);

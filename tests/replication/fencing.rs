@@ -100,9 +100,7 @@ fn a_fenced_primary_stops_on_every_link_and_says_so() {
 #[test]
 fn a_reign_that_is_over_does_not_hold_up_the_one_that_is() {
     let mut cluster = Cluster::with(1, |_| {}, |_| {});
-    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-    segment.records(10, 400);
-    cluster.await_flushed("alpha", segment.len());
+    let mut segment = cluster.fill("alpha", 10, 400);
     // The old primary lives, is connected, and has the space.
     cluster.primary.signal(nix::sys::signal::Signal::SIGSTOP);
     let mut next = successor(&cluster, "primary-2", &[0], 2, segment.len());

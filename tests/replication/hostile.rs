@@ -59,9 +59,7 @@ fn hostile_peers_are_hung_up_on_and_nobody_else_notices() {
 
 fn suffer(mut cluster: Cluster) {
     let address = cluster.replicas[0].spec.replication.unwrap();
-    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-    segment.records(3, 100);
-    cluster.await_flushed("alpha", segment.len());
+    let mut segment = cluster.fill("alpha", 3, 100);
 
     // Those that are given up in time.
     let silent = say(address, &[]);

@@ -83,9 +83,7 @@ fn every_strategy_ships_the_same_bytes() {
 fn level_written_flushes_in_the_background() {
     let each = |spec: &mut saltus::cli::node::NodeSpec| spec.level = DurabilityLevel::Written;
     let mut cluster = Cluster::with(1, each, |_| {});
-    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-    segment.records(10, 100);
-    cluster.await_flushed("alpha", segment.len());
+    let mut segment = cluster.fill("alpha", 10, 100);
     segment.records(1, 600_000).records(10, 100);
     cluster.await_flushed("alpha", segment.len());
     cluster.assert_identical("alpha");

@@ -88,9 +88,7 @@ fn a_space_that_is_written_on_both_nodes_is_refused() {
 #[test]
 fn a_primary_that_lost_its_state_is_refused_and_nothing_is_overwritten() {
     let mut cluster = Cluster::with(1, |_| {}, |_| {});
-    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-    segment.records(30, 1000);
-    cluster.await_flushed("alpha", segment.len());
+    let mut segment = cluster.fill("alpha", 30, 1000);
     let copy = cluster.replicas[0].wal("alpha").join(segment.path.file_name().unwrap());
     cluster.primary.kill();
     fs::remove_dir_all(cluster.primary.spec.data_root.join(".saltus")).unwrap();
@@ -132,9 +130,7 @@ fn second_primary_of_a_name_is_refused_for_as_long_as_the_first_is_there() {
 #[test]
 fn two_primaries_cannot_fill_one_space() {
     let mut cluster = Cluster::with(1, |_| {}, |_| {});
-    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-    segment.records(3, 100);
-    cluster.await_flushed("alpha", segment.len());
+    let mut segment = cluster.fill("alpha", 3, 100);
     // A copy of the first one's data and state, as a careless restore makes it.
     cluster.primary.signal(Signal::SIGSTOP);
     let mut second = spec("primary-2", cluster.directory.path(), false);

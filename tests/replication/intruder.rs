@@ -24,8 +24,12 @@ fn a_segment_that_a_database_wrote_into_a_copy_stops_the_space_by_name() {
         segment.records(5, 400);
         other.records(1, 10);
         cluster.await_flushed("alpha", segment.len());
-        let before = segment.len();
         let mut intruder = Segment::create(&cluster.replicas[0].wal("alpha"), 77);
+        // An empty file is nobody's log. Once it is looked at, no name changes
+        // any more.
+        segment.records(1, 400);
+        cluster.await_flushed("alpha", segment.len());
+        let before = segment.len();
         intruder.records(3, 100);
         // While nothing is shipped, as when the primary is dead.
         let name = intruder.path.file_name().unwrap().to_str().unwrap().to_owned();
@@ -63,9 +67,7 @@ fn records_that_a_database_appended_to_a_copy_are_never_acknowledged_as_the_prim
     for (running, intrusion) in intrusions.iter().flat_map(|bytes| [(true, bytes), (false, bytes)])
     {
         let mut cluster = Cluster::start(BACKENDS[0], 1);
-        let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-        segment.records(5, 400);
-        cluster.await_flushed("alpha", segment.len());
+        let mut segment = cluster.fill("alpha", 5, 400);
         let before = segment.len();
         let copy = cluster.replicas[0].wal("alpha").join(segment.path.file_name().unwrap());
         if !running {

@@ -46,9 +46,7 @@ fn a_crowd_that_says_nothing_takes_no_place_from_a_primary() {
     for backend in BACKENDS {
         let mut cluster = Cluster::start(backend, 1);
         let address = cluster.replicas[0].spec.replication.unwrap();
-        let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-        segment.records(3, 100);
-        cluster.await_flushed("alpha", segment.len());
+        let mut segment = cluster.fill("alpha", 3, 100);
         let (memory, files) =
             (anonymous_bytes(&mut cluster.replicas[0]), descriptors(&mut cluster.replicas[0]));
         // More than a replica accepts of all kinds together.
@@ -77,9 +75,7 @@ fn a_crowd_that_says_nothing_takes_no_place_from_a_primary() {
 fn a_flood_of_runs_is_held_back_and_nobody_else_is() {
     for backend in BACKENDS {
         let mut cluster = Cluster::start(backend, 1);
-        let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-        segment.records(3, 100);
-        cluster.await_flushed("alpha", segment.len());
+        let segment = cluster.fill("alpha", 3, 100);
         let mut flood =
             Talker::primary(cluster.replicas[0].spec.replication.unwrap(), "somebody-else");
         assert_eq!(flood.open(Handle(0), "beta").unwrap().flushed.0, 0);
@@ -130,9 +126,7 @@ fn a_run_that_comes_twice_ends_its_space_by_name_and_no_more() {
         }
     };
     assert!(refusal.sentence.contains("a second time"), "{refusal:?}");
-    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-    segment.records(3, 100);
-    cluster.await_flushed("alpha", segment.len());
+    cluster.fill("alpha", 3, 100);
 }
 
 #[test]
@@ -157,9 +151,7 @@ fn a_primary_that_sends_a_byte_at_a_time_is_given_up() {
                 slow.await_hangup();
                 let log = cluster.replicas[0].log();
                 assert!(log.contains("the primary sends more slowly than any link"), "{log}");
-                let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-                segment.records(3, 100);
-                cluster.await_flushed("alpha", segment.len());
+                cluster.fill("alpha", 3, 100);
             });
         }
     });
@@ -251,9 +243,7 @@ fn a_replica_that_is_away_is_degraded_and_comes_back_by_itself() {
 #[test]
 fn a_primary_that_is_stopped_does_not_speak_of_further_attempts() {
     let mut cluster = Cluster::with(1, |_| {}, |_| {});
-    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-    segment.records(3, 100);
-    cluster.await_flushed("alpha", segment.len());
+    cluster.fill("alpha", 3, 100);
     // What a busy machine made it say before is no matter.
     let before = cluster.primary.log().len();
     cluster.primary.terminate();

@@ -13,9 +13,7 @@ use crate::feed::{Segment, record};
 fn a_replica_that_lost_what_it_had_says_so_and_gets_it_again() {
     for lost in ["shortened", "removed", "damaged"] {
         let mut cluster = Cluster::with(1, |_| {}, |_| {});
-        let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-        segment.records(10, 400);
-        cluster.await_flushed("alpha", segment.len());
+        let mut segment = cluster.fill("alpha", 10, 400);
         // A clean stop records how far it is.
         cluster.replicas[0].terminate();
         cluster.primary.terminate();

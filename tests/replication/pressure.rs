@@ -209,9 +209,7 @@ fn without_inotify_everything_is_scanned() {
         cluster.primary.terminate();
         cluster.primary.spec.program = program;
         cluster.primary.restart();
-        let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
-        segment.records(2, 100);
-        cluster.await_flushed("alpha", segment.len());
+        let mut segment = cluster.fill("alpha", 2, 100);
         segment.records(2, 100);
         cluster.await_flushed("alpha", segment.len());
         cluster.assert_identical("alpha");

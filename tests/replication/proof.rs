@@ -8,7 +8,7 @@ use std::process::Command;
 use saltus::cli::node::NodeSpec;
 use serde_json::Value;
 
-use crate::cluster::{BACKENDS, Cluster};
+use crate::cluster::{BACKENDS, Cluster, until};
 use crate::feed::{Load, Segment, Steady};
 
 /// Compare the primary with its first replica.
@@ -150,6 +150,12 @@ fn a_segment_that_a_replica_lost_is_a_difference() {
     cluster.primary.terminate();
     cluster.primary.spec.replicas.clear();
     cluster.primary.restart();
+    until("the primary has read its log", || {
+        cluster.primary.space("alpha")?.head_known.then_some(())
+    });
+    // And with all of it on record.
+    cluster.replicas[0].terminate();
+    cluster.replicas[0].restart();
     let path = cluster.replicas[0].wal("alpha").join(segments[1].path.file_name().unwrap());
     fs::rename(&path, path.with_extension("away")).unwrap();
     let (code, answer) = verify(&mut cluster, &[]);

@@ -62,7 +62,9 @@ impl Talker {
         self.frame().map(|(_, message)| message)
     }
 
-    fn frame(&mut self) -> Option<(FrameHeader, Message)> {
+    /// The next message and the frame's header; `None` when the other side has
+    /// hung up.
+    pub fn frame(&mut self) -> Option<(FrameHeader, Message)> {
         let mut header = [0; FRAME_HEADER_BYTES];
         if let Err(error) = self.stream.read_exact(&mut header) {
             assert!(error.kind() != ErrorKind::WouldBlock, "nothing heard within {DEADLINE:?}");
@@ -117,18 +119,23 @@ impl Talker {
         loop {
             let (header, message) = self.frame().expect("the primary opens a space");
             if let Message::OpenSpace(open) = message {
-                let standing = Standing {
-                    flushed: Lsn::ZERO,
-                    chain: Chain::default(),
-                    records: 0,
-                    highest_epoch: open.epoch().unwrap(),
-                    runs: 0,
-                    common: Lsn::ZERO,
-                };
-                self.say(&Message::OpenAck(standing), header.handle, header.epoch.0);
-                return;
+                return self.accept(header.handle, &open);
             }
         }
+    }
+
+    /// Answer an `OpenSpace` as a replica that has nothing yet.
+    pub fn accept(&mut self, handle: Handle, open: &OpenSpace) {
+        let epoch = open.epoch().unwrap();
+        let standing = Standing {
+            flushed: Lsn::ZERO,
+            chain: Chain::default(),
+            records: 0,
+            highest_epoch: epoch,
+            runs: 0,
+            common: Lsn::ZERO,
+        };
+        self.say(&Message::OpenAck(standing), handle, epoch.0);
     }
 
     pub fn heartbeat(&mut self) -> bool {

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+use saltus::engine::keeper::retention::Rule;
 use saltus::engine::keeper::{Job, Keeper, Mailbox, Places, Received};
 use saltus::engine::report::ShardReport;
 use saltus::engine::shard::{Command, Setup, Shard};
@@ -139,8 +140,10 @@ impl Machine {
         };
         let received = Received::default();
         let data_root = places.data_root.clone();
+        let replicas: Vec<_> = self.ships_to.iter().map(|n| name_of(*n)).collect();
+        let rule = Rule { max_bytes: None, max_age: None, max_disk_share: 90, replicas };
         let mut keeper =
-            Keeper::new(places, catalog.clone(), pins, Checksums::Required, received.clone())
+            Keeper::new(places, catalog.clone(), pins, Checksums::Required, rule, received.clone())
                 .map_err(|error| error.to_string())?;
 
         let backend = SimulatedBackend::default();
@@ -159,6 +162,7 @@ impl Machine {
             replicas: self.ships_to.iter().map(|n| (name_of(*n), address(*n))).collect(),
             batch: self.batch,
             strategy: Strategy::Auto,
+            seed_bytes_per_second: None,
             checksums: Checksums::Required,
             flush_delay: self.flush_delay,
             skips_damage: false,

@@ -24,6 +24,22 @@ fn only_a_front_that_is_gone_leaves_a_copy_equal() {
 }
 
 #[test]
+fn a_log_that_was_not_read_yet_is_equal_to_nothing() {
+    let durable = |head_lsn: u64, head_known: bool| {
+        let text = format!(
+            r#"{{"node": "one", "cluster": "test", "version": "0", "pid": 1, "backend": "uring",
+            "replication_address": null, "scrub": {{"segments": 0, "bytes": 0, "passes": 0,
+            "bad_ranges": []}}, "spaces": [{{"space": "alpha", "role": "primary", "epoch": 1,
+            "head_lsn": {head_lsn}, "head_known": {head_known}, "head_sequence": 0}}]}}"#
+        );
+        durable_on(&serde_json::from_str(&text).unwrap(), &"alpha".parse().unwrap())
+    };
+    assert!(durable(0, false).unwrap_err().contains("one has not read its log"));
+    assert_eq!(durable(0, true), Ok(0), "there is nothing in it");
+    assert_eq!(durable(70, false), Ok(70), "that much was read");
+}
+
+#[test]
 fn other_streams_and_other_chains_are_differences() {
     let report = |streams: [&str; 2], chains: [&str; 2]| {
         let streams = streams.map(str::to_owned);

@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 
 use crossbeam::channel::Sender;
 
-use super::{AtRest, Built, Ground, Keeper, Kept, Lease, Offer};
+use super::{AtRest, Built, Ground, Keeper, Kept, Lease, Offer, Unopened};
 use crate::engine::quarantine::{Extent, Manifest, Quarantine, Reason};
 use crate::engine::recovery;
 use crate::engine::shard::Standing;
 use crate::ids::SpaceId;
 use crate::limits::VERIFY_PIECE_BYTES;
 use crate::lsn::Mark;
-use crate::state::catalog::{Role, SpaceRecord};
+use crate::state::catalog::{Retired, Role, SpaceRecord};
 use crate::state::runs::Run;
 use crate::wal::search::read_up_to;
 
@@ -43,7 +43,8 @@ impl Keeper {
             Lease::Lent(_) | Lease::Broken(_) => entry.record.checkpoint,
         };
         let (runs, holes) = (entry.record.runs.clone(), entry.record.holes.clone());
-        let standing = Standing { mark, runs, role: entry.record.role, holes };
+        let (base, role) = (entry.record.base, entry.record.role);
+        let standing = Standing { mark, base, runs, role, holes };
         let history = entry.record.history.clone();
         Some(Kept { standing, history, recoveries: entry.recoveries })
     }
@@ -53,19 +54,31 @@ impl Keeper {
         let named = self.places.wal(space).join(run.segment.to_string());
         let Some(entry) = self.spaces.get(space) else {
             let gone = io::Error::other("the space is not in the catalog");
-            return AtRest { path: named, file: Err(gone) };
+            return AtRest { path: named, file: Err(gone), retired: false };
         };
         match entry.record.role {
             Role::Primary => {
-                let opened =
-                    self.open_segment(space, run.file).map_err(|gone| io::Error::other(gone.why));
-                let file = opened.and_then(|segment| segment.file.try_clone());
-                AtRest { path: named, file }
+                let opened = self.open_segment(space, run.file);
+                // What the walk stands in is never let go.
+                let last = entry.record.runs.last().is_some_and(|last| last.file == run.file);
+                let retired = !last && matches!(opened, Err(Unopened::Gone { .. }));
+                let file = opened
+                    .map_err(|error| io::Error::other(error.into_why()))
+                    .and_then(|segment| segment.file.try_clone());
+                AtRest { path: named, file, retired }
             }
             Role::Replica => {
-                let path = self.path_of(space, &entry.record, run);
-                let file = File::open(&path);
-                AtRest { path, file }
+                let mut path = self.path_of(space, &entry.record, run);
+                let mut file = File::open(&path);
+                if matches!(&file, Err(error) if error.kind() == io::ErrorKind::NotFound) {
+                    // It is put aside before the run of its successor is known.
+                    let aside = recovery::retired_path(&self.places.state_dir, space, run.file);
+                    if let Ok(found) = File::open(&aside) {
+                        (path, file) = (aside, Ok(found));
+                    }
+                }
+                let retired = entry.record.retired.get(&run.file) == Some(&Retired::Gone);
+                AtRest { path, file, retired }
             }
         }
     }
@@ -154,6 +167,9 @@ impl Keeper {
             .runs
             .latest_in(built.file)
             .ok_or_else(|| io::Error::other("no run lies in it any more"))?;
+        if record.retired.get(&built.file) == Some(&Retired::Gone) {
+            return Err(io::Error::other("it has been retired since it was read"));
+        }
         let end = end_of(record, built.file, &mark);
         let named = self.path_of(space, record, run);
         let new = &built.scratch.path;

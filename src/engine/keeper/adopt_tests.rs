@@ -162,6 +162,18 @@ fn what_waits_for_the_end_of_a_session_is_refused_when_the_space_is_cut() {
 }
 
 #[test]
+fn a_file_that_was_retired_since_it_was_read_does_not_come_back() {
+    let mut bench = Bench::new();
+    let offer = bench.offer();
+    let entry = bench.rig.keeper.spaces.get_mut(&space()).unwrap();
+    entry.record.retired.insert(1, Retired::Gone);
+    let why = bench.adopt(offer).try_recv().unwrap().unwrap_err();
+    assert!(why.contains("retired"), "{why}");
+    assert!(!recovery::retired_path(&bench.root.path().join(".saltus"), &space(), 1).exists());
+    assert_eq!(bench.scratch(), [""; 0]);
+}
+
+#[test]
 fn files_that_were_taken_back_are_not_put_in_place() {
     let mut bench = Bench::new();
     bench.rig.loan(open(&[(1, 0)])).unwrap();

@@ -1,5 +1,6 @@
 //! What a shard may ask of the keeper, and what it hears.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
@@ -9,12 +10,16 @@ use std::sync::Arc;
 use crossbeam::channel::Sender;
 
 use super::Offer;
+use super::retention::{Positions, SlotView};
 use crate::engine::replica::log::SegmentFiles;
 use crate::engine::shard::Standing;
-use crate::ids::{Epoch, SegmentName, SpaceId};
+use crate::ids::{Epoch, NodeId, SegmentName, SpaceId};
 use crate::io::Waker;
 use crate::lsn::{Lsn, Mark};
-use crate::protocol::message::{Boundary, ErrorCode, Fetch, OpenSpace, Truncate};
+use crate::protocol::Now;
+use crate::protocol::message::{
+    Boundary, ErrorCode, Fetch, OpenSpace, Reseed, Retirement, Truncate,
+};
 use crate::state::catalog::{Change, SpaceRecord};
 use crate::state::runs::Run;
 use crate::wal::record::RecordError;
@@ -50,6 +55,30 @@ pub enum Job {
         space: SpaceId,
         /// Its number.
         file: u64,
+    },
+    /// How far the replicas are; the slots' budgets are looked at.
+    Positions {
+        /// Who asks.
+        shard: usize,
+        /// When this was so.
+        now: Now,
+        /// Spaces whose replicas moved, or are behind.
+        spaces: Vec<Positions>,
+    },
+    /// Hold everything from `base` on for a replica that is filled anew.
+    Reserve {
+        /// Who asks.
+        shard: usize,
+        /// When.
+        now: Now,
+        /// The space.
+        space: SpaceId,
+        /// The replica.
+        replica: NodeId,
+        /// Where its seed begins.
+        base: Mark,
+        /// Where the head is.
+        target: Lsn,
     },
     /// Make a change durable. News come only if a ticket is given.
     Commit {
@@ -136,6 +165,28 @@ pub enum Job {
         /// True if the catalog has it already.
         known: bool,
     },
+    /// A received file has no name on the primary any more, or is gone there.
+    Retire {
+        /// The space, borrowed.
+        space: SpaceId,
+        /// The file's number.
+        file: u64,
+        /// What becomes of it.
+        what: Retirement,
+        /// What is durable here.
+        flushed: Mark,
+    },
+    /// Give up what was received of a borrowed space, and begin anew.
+    Reseed {
+        /// Who asks.
+        shard: usize,
+        /// Comes back in the news, as of a space that is lent.
+        ticket: u64,
+        /// What the primary has said of the space.
+        open: Box<OpenSpace>,
+        /// From where.
+        reseed: Reseed,
+    },
     /// Give a borrowed space back.
     CloseReplica {
         /// The space.
@@ -204,13 +255,41 @@ pub enum Job {
     Stop,
 }
 
+/// Why a numbered file is not open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unopened {
+    /// Neither its name nor its pin leads to it: what it held is gone.
+    Gone {
+        /// A sentence.
+        why: String,
+        /// Neither of them exists any more, and the directory does: as after a
+        /// crash of the host that came before the names were on the disk.
+        /// Anything else is a mistake, or was meant.
+        lost: bool,
+    },
+    /// It may be there: a later attempt can help.
+    Unreadable(String),
+}
+
+impl Unopened {
+    /// A sentence.
+    #[must_use]
+    pub fn into_why(self) -> String {
+        match self {
+            Self::Gone { why, .. } | Self::Unreadable(why) => why,
+        }
+    }
+}
+
 impl Job {
     /// The space that it is about, if it is about one.
     #[must_use]
     pub fn space(&self) -> Option<&SpaceId> {
         match self {
-            Self::ScanRoot { .. } | Self::Stop => None,
-            Self::OpenReplica { open, .. } | Self::Truncate { open, .. } => Some(&open.space),
+            Self::ScanRoot { .. } | Self::Positions { .. } | Self::Stop => None,
+            Self::OpenReplica { open, .. }
+            | Self::Truncate { open, .. }
+            | Self::Reseed { open, .. } => Some(&open.space),
             Self::ScanSpace { space, .. }
             | Self::OpenSegment { space, .. }
             | Self::Release { space, .. }
@@ -219,6 +298,8 @@ impl Job {
             | Self::Match { space, .. }
             | Self::OpenRun { space, .. }
             | Self::CloseReplica { space, .. }
+            | Self::Retire { space, .. }
+            | Self::Reserve { space, .. }
             | Self::LookAt { space }
             | Self::LeaveOut { space, .. }
             | Self::ReadRange { space, .. }
@@ -248,6 +329,9 @@ pub struct AtRest {
     pub path: PathBuf,
     /// Open for reading, or why not.
     pub file: io::Result<File>,
+    /// It was let go in order: what it held is not here any more, and that is
+    /// no damage.
+    pub retired: bool,
 }
 
 /// How a record was found at rest.
@@ -296,6 +380,8 @@ pub enum News {
         record: Option<Box<SpaceRecord>>,
         /// New segments, by number.
         found: Vec<(u64, Arc<Segment>)>,
+        /// Every file that has a name, if the directory could be listed.
+        named: Option<BTreeSet<u64>>,
         /// What could not be opened, in a sentence each.
         problems: Vec<String>,
     },
@@ -316,7 +402,25 @@ pub enum News {
         /// Its number.
         file: u64,
         /// The segment.
-        result: Result<Arc<Segment>, Gone>,
+        result: Result<Arc<Segment>, Unopened>,
+    },
+    /// What became of the slots of a space.
+    Slots {
+        /// The space.
+        space: SpaceId,
+        /// Each of them.
+        slots: Vec<(NodeId, SlotView)>,
+    },
+    /// A seed's segments are held, or why not.
+    Reserved {
+        /// The space.
+        space: SpaceId,
+        /// The replica.
+        replica: NodeId,
+        /// Where the seed begins.
+        base: Mark,
+        /// The outcome.
+        result: Result<(), String>,
     },
     /// The change is durable, or why not.
     Committed {
@@ -400,17 +504,6 @@ pub enum News {
         /// The open files.
         result: Result<SegmentFiles, String>,
     },
-}
-
-/// Why a segment cannot be opened again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Gone {
-    /// A sentence.
-    pub why: String,
-    /// Neither its name nor its pin exists any more, and the directory does: as
-    /// after a crash of the host that came before the names were on the disk.
-    /// Anything else may be over later, or is a mistake.
-    pub lost: bool,
 }
 
 /// A received space in the hands of a session.

@@ -3,10 +3,12 @@
 use crossbeam::channel::unbounded;
 
 use super::*;
+use crate::engine::recovery;
 use crate::ids::{Epoch, SegmentName, StreamId};
 use crate::io::Waker;
 use crate::lsn::Lsn;
-use crate::protocol::message::OpenSpace;
+use crate::protocol::message::{ErrorCode, OpenSpace, Reseed, Retirement};
+use crate::state::catalog::Retired;
 use crate::state::host::ThisHost;
 use crate::state::runs::Run;
 
@@ -24,8 +26,15 @@ impl Rig {
         let pins = Pins::open(&state_dir).unwrap();
         let host = Arc::new(ThisHost);
         let places = Places { data_root: directory.path().to_path_buf(), state_dir, host };
+        let rule = retention::Rule {
+            max_bytes: None,
+            max_age: None,
+            max_disk_share: 20,
+            replicas: Vec::new(),
+        };
         let mut keeper =
-            Keeper::new(places, catalog, pins, Checksums::Required, Received::default()).unwrap();
+            Keeper::new(places, catalog, pins, Checksums::Required, rule, Received::default())
+                .unwrap();
         let (tell, news) = unbounded();
         keeper.mailboxes = vec![Mailbox { news: tell, waker: Waker::new(|| {}) }];
         Self { _directory: directory, keeper, news }
@@ -284,6 +293,130 @@ fn an_empty_run_that_is_taken_up_again_is_counted_as_the_catalog_counts_it() {
     }
     assert_eq!(rig.runs(), 4);
     assert_eq!(rig.keeper.spaces[&space()].record, rig.keeper.catalog.load().unwrap()[&space()]);
+}
+
+fn reseed(base: u64, head: u64) -> Job {
+    let base = Mark { lsn: Lsn(base), records: 9, ..Mark::START };
+    let reseed = Reseed { base, head: Lsn(head), first_run: 4 };
+    let history = vec![(Epoch::FIRST, Lsn::ZERO)];
+    let open = OpenSpace { space: space(), stream: StreamId(5), history, head: Lsn(head) };
+    Job::Reseed { shard: 0, ticket: 1, open: Box::new(open), reseed }
+}
+
+#[test]
+fn a_space_that_begins_anew_keeps_its_old_copy_until_the_seed_is_there() {
+    let mut rig = Rig::new();
+    lent(&rig.batch(vec![open()])).unwrap();
+    assert!(opened(&rig.batch(vec![open_run(0, run(1, 0, 0))])));
+    let wal = rig.keeper.places.wal(&space());
+    let old = wal.join(SegmentName(1).to_string());
+    std::fs::write(&old, b"what it had").unwrap();
+    let (record, mark) = lent(&rig.batch(vec![reseed(900, 1000)])).unwrap();
+    assert_eq!((mark.lsn, record.runs.len(), record.runs.is_empty()), (Lsn(900), 4, true));
+    assert!(!old.exists(), "the directory is free for the seed");
+    let superseded = rig.keeper.places.state_dir.join("superseded/alpha/0000000000000384");
+    let kept = superseded.join(SegmentName(1).to_string());
+    assert_eq!(std::fs::read(&kept).unwrap(), b"what it had");
+    // The name is used again, by a run that continues the primary's ordinals.
+    assert!(opened(&rig.batch(vec![open_run(4, run(1, 900, 0))])));
+    let commit = |lsn| Job::Commit {
+        shard: 0,
+        ticket: None,
+        space: space(),
+        change: Change::Checkpoint(Mark { lsn: Lsn(lsn), ..Mark::START }),
+    };
+    rig.batch(vec![commit(999)]);
+    assert!(kept.exists(), "the head was at 1000");
+    rig.batch(vec![commit(1000)]);
+    assert!(!kept.exists() && !superseded.exists());
+    let durable = &rig.keeper.catalog.load().unwrap()[&space()];
+    assert_eq!((durable.seed, durable.base.lsn, durable.runs.first()), (None, Lsn(900), 4));
+}
+
+#[test]
+fn a_move_aside_that_was_interrupted_is_done_by_the_next_process() {
+    let mut rig = Rig::new();
+    lent(&rig.batch(vec![open()])).unwrap();
+    assert!(opened(&rig.batch(vec![open_run(0, run(1, 0, 0))])));
+    assert!(opened(&rig.batch(vec![open_run(1, run(2, 0, 0))])));
+    let places = rig.keeper.places.clone();
+    let named = |number| places.wal(&space()).join(SegmentName(number).to_string());
+    std::fs::write(named(1), b"first").unwrap();
+    std::fs::write(named(2), b"second").unwrap();
+    // Killed after the first of the two was moved.
+    let base = Mark { lsn: Lsn(900), ..Mark::START };
+    let seed = Change::Seed { base, first_run: 4, target: Lsn(1000) };
+    rig.keeper.catalog.commit(&[(space(), seed)]).unwrap();
+    let superseded = places.state_dir.join("superseded/alpha/0000000000000384");
+    std::fs::create_dir_all(&superseded).unwrap();
+    std::fs::rename(named(1), superseded.join(SegmentName(1).to_string())).unwrap();
+    let Rig { _directory, keeper, .. } = rig;
+    drop(keeper);
+    let catalog = Arc::new(Catalog::open(&places.state_dir).unwrap());
+    let pins = Pins::open(&places.state_dir).unwrap();
+    let rule = retention::Rule {
+        max_bytes: None,
+        max_age: None,
+        max_disk_share: 20,
+        replicas: Vec::new(),
+    };
+    let received = Received::default();
+    let checksums = Checksums::Required;
+    let keeper =
+        Keeper::new(places.clone(), catalog, pins, checksums, rule, received.clone()).unwrap();
+    assert!(!named(1).exists() && !named(2).exists());
+    for (number, content) in [(1, "first"), (2, "second")] {
+        let path = superseded.join(SegmentName(number).to_string());
+        assert_eq!(std::fs::read_to_string(path).unwrap(), content);
+    }
+    let durable = &keeper.catalog.load().unwrap()[&space()];
+    assert!(durable.seed.is_some_and(|seed| seed.moved));
+    let status = &received.statuses()[&space()];
+    assert_eq!((status.flushed_lsn, status.problem.as_ref()), (Some(900), None));
+    assert_eq!(status.seeding.map(|seeding| seeding.total_bytes), Some(100));
+}
+
+#[test]
+fn a_scan_that_was_not_recorded_is_delivered_again() {
+    let mut rig = Rig::new();
+    let wal = rig.keeper.places.wal(&space());
+    std::fs::create_dir_all(&wal).unwrap();
+    let scan = || Job::ScanSpace { shard: 0, space: space() };
+    let found = |news: &[News]| match news {
+        [News::Space { found, .. }, News::Access { obstacle: None, .. }] => {
+            found.iter().map(|(file, _)| *file).collect::<Vec<_>>()
+        }
+        other => panic!("{other:?}"),
+    };
+    std::fs::write(wal.join(SegmentName(6).to_string()), b"records").unwrap();
+    assert_eq!(found(&rig.batch(vec![scan()])), [1]);
+    std::fs::write(wal.join(SegmentName(7).to_string()), b"records").unwrap();
+    assert_eq!(found(&rig.failing_batch(vec![scan()])), [0_u64; 0], "it is in no catalog");
+    assert_eq!(found(&rig.batch(vec![scan()])), [2]);
+    let files = &rig.keeper.catalog.load().unwrap()[&space()].files;
+    assert_eq!(files.len(), 2, "and now it is");
+    assert_eq!(found(&rig.batch(vec![scan()])), [0_u64; 0], "once");
+}
+
+#[test]
+fn a_file_whose_end_is_told_before_the_next_run_goes_with_that_run() {
+    let mut rig = Rig::new();
+    lent(&rig.batch(vec![open()])).unwrap();
+    assert!(opened(&rig.batch(vec![open_run(0, run(1, 0, 0))])));
+    let named = rig.keeper.places.wal(&space()).join(SegmentName(1).to_string());
+    let retired = recovery::retired_path(&rig.keeper.places.state_dir, &space(), 1);
+    std::fs::write(&named, [0; 100]).unwrap();
+    let flushed = Mark { lsn: Lsn(100), ..Mark::START };
+    let gone = || Job::Retire { space: space(), file: 1, what: Retirement::Gone, flushed };
+    rig.batch(vec![gone()]);
+    assert!(!named.exists() && retired.exists(), "it may still grow");
+    assert!(opened(&rig.batch(vec![open_run(1, run(2, 100, 0))])));
+    assert!(!retired.exists());
+    let durable = &rig.keeper.catalog.load().unwrap()[&space()];
+    assert_eq!(durable.retired[&1], Retired::Gone);
+    assert_eq!(durable.checkpoint, flushed, "nothing looks for it again");
+    rig.batch(vec![gone()]);
+    assert_eq!(rig.keeper.catalog.load().unwrap()[&space()].retired.len(), 1, "once");
 }
 
 /// A shipped space of five records of 67 bytes, walked to its end.

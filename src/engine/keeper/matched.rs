@@ -210,7 +210,7 @@ impl Keeper {
     }
 
     /// One more change of this batch.
-    fn enter(&mut self, space: &SpaceId, change: Change) {
+    pub(super) fn enter(&mut self, space: &SpaceId, change: Change) {
         if let Some(entry) = self.spaces.get_mut(space) {
             remember(&mut entry.record, &change);
             self.changes.push((space.clone(), change));

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::channel::{Receiver, unbounded};
 
+use super::super::retention::Rule;
 use super::*;
 use crate::engine::keeper::{Job, Mailbox, News, Places, Received};
 use crate::engine::mortal::Mortal;
@@ -35,7 +36,10 @@ impl Rig {
         let pins = Pins::open_on(host, &state_dir).unwrap();
         let places = Places { data_root: root.to_path_buf(), state_dir, host: host.clone() };
         let received = Received::default();
-        let mut keeper = Keeper::new(places, catalog, pins, Checksums::Required, received).unwrap();
+        let rule =
+            Rule { max_bytes: None, max_age: None, max_disk_share: 20, replicas: Vec::new() };
+        let mut keeper =
+            Keeper::new(places, catalog, pins, Checksums::Required, rule, received).unwrap();
         let (tell, news) = unbounded();
         keeper.mailboxes = vec![Mailbox { news: tell, waker: Waker::new(|| {}) }];
         Self { keeper, news }

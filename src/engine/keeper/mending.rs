@@ -14,10 +14,11 @@
 
 use std::collections::BTreeMap;
 
-use super::{Keeper, Lease, News, spoil};
+use super::{Keeper, Lease, News};
 use crate::ids::SpaceId;
 use crate::io::bulk;
 use crate::limits::{CATALOG_RETRY_DELAY, MAX_UNWRITTEN_CHANGES};
+use crate::protocol::message::ErrorCode;
 use crate::state::catalog::{CatalogError, Change, Role, SpaceRecord};
 
 /// What waits for the catalog.
@@ -197,4 +198,43 @@ fn is_of_the_disk(error: &CatalogError) -> bool {
             | CatalogError::Directory { .. }
             | CatalogError::AlreadyOpen { .. }
     )
+}
+
+/// Turn news into the bad news that its batch was not made durable.
+fn spoil(news: News, why: &str) -> News {
+    let why = format!("the catalog cannot be written: {why}");
+    match news {
+        News::Committed { ticket, .. } => News::Committed { ticket, result: Err(why) },
+        News::ReplicaOpened { ticket, .. } => {
+            News::ReplicaOpened { ticket, result: Err((ErrorCode::Storage, why).into()) }
+        }
+        News::RunOpened { ticket, .. } => News::RunOpened { ticket, result: Err(why) },
+        News::Space { space, mut problems, .. } => {
+            problems.push(why);
+            // A stream that no restart would know must not be shipped.
+            News::Space { space, record: None, found: Vec::new(), named: None, problems }
+        }
+        News::Reserved { space, replica, base, .. } => {
+            News::Reserved { space, replica, base, result: Err(why) }
+        }
+        // A loss that is not durable lets no pin go.
+        News::Slots { space, .. } => News::Slots { space, slots: Vec::new() },
+        News::EpochBegun { space, .. } => News::EpochBegun { space, result: Err(why) },
+        // The record here is ahead of the catalog's: the stream cannot go on.
+        News::LeftOut { space, result: Ok(_), .. } => News::EpochBegun { space, result: Err(why) },
+        other @ (News::Spaces(_)
+        | News::Access { .. }
+        | News::RootBack
+        | News::Strangers(_)
+        | News::Refused(_)
+        | News::Segment { .. }
+        | News::Matched { .. }
+        | News::Recalled { .. }
+        | News::Evicted { .. }
+        | News::Disturbed(_)
+        | News::Received(_)
+        | News::RangeRead { .. }
+        | News::LeftOut { .. }
+        | News::RecordChecked { .. }) => other,
+    }
 }

@@ -21,13 +21,17 @@ mod matched;
 mod mending;
 mod offer;
 mod presence;
+mod publishing;
 mod ranges;
 mod received;
+pub mod retention;
+mod retired;
 mod root;
+mod seed;
 mod shipped;
 
 pub use ignored::Ignored;
-pub use job::{AtRest, BadRecord, Denial, Gone, Job, Kept, Loan, Mailbox, News, Verdict};
+pub use job::{AtRest, BadRecord, Denial, Job, Kept, Loan, Mailbox, News, Unopened, Verdict};
 pub use offer::{Built, Ground, Offer, Scratch};
 pub use shipped::open_numbered;
 
@@ -40,13 +44,11 @@ use crossbeam::channel::{Receiver, RecvTimeoutError};
 
 use self::adopt::Adoption;
 use self::root::Root;
-use super::quarantine;
 use super::scrub::ScrubRequests;
-use super::status::{self, EpochStatus, QuarantineStatus, SpaceStatus};
+use super::status::{QuarantineStatus, SpaceStatus};
 use crate::ids::{Epoch, SpaceId};
 use crate::limits::{CATALOG_RETRY_DELAY, MAX_JOBS_PER_COMMIT};
 use crate::lsn::Mark;
-use crate::protocol::message::ErrorCode;
 use crate::state::catalog::{Catalog, CatalogError, Change, Role, SpaceRecord};
 use crate::state::host::Host;
 use crate::state::pins::Pins;
@@ -176,14 +178,36 @@ struct Space {
     /// A primary's: files whose segments the shard has.
     delivered: BTreeSet<u64>,
     announced: bool,
+    /// What is kept of it for replicas.
+    kept: retention::Kept,
     /// A replica's.
     lease: Lease,
     /// Files to be put in their place when the space is given back.
     adoptions: Vec<Adoption>,
     /// How often this process has cut or recovered it.
     recoveries: u64,
+    /// Files that are gone from the primary while their last run is not known
+    /// to have ended here, and what was durable then.
+    going: BTreeMap<u64, Mark>,
     /// Why the last session with it failed, if it did.
     trouble: Option<String>,
+}
+
+impl Space {
+    fn new(record: SpaceRecord, lease: Lease) -> Self {
+        let (delivered, kept) = (BTreeSet::new(), retention::Kept::default());
+        Self {
+            record,
+            delivered,
+            announced: false,
+            kept,
+            lease,
+            adoptions: Vec::new(),
+            recoveries: 0,
+            going: BTreeMap::new(),
+            trouble: None,
+        }
+    }
 }
 
 /// Where things lie.
@@ -217,6 +241,7 @@ pub struct Keeper {
     catalog: Arc<Catalog>,
     pins: Pins,
     checksums: Checksums,
+    rule: retention::Rule,
     spaces: BTreeMap<SpaceId, Space>,
     received: Received,
     ignored: Ignored,
@@ -227,6 +252,10 @@ pub struct Keeper {
     changes: Vec<(SpaceId, Change)>,
     /// Pins to be let go once the batch is durable.
     releases: Vec<(SpaceId, u64)>,
+    /// Files to be removed once the batch is durable.
+    removals: Vec<PathBuf>,
+    /// Spaces whose old copy is to be removed once the batch is durable.
+    seeded: Vec<SpaceId>,
     /// News that wait for the batch to be durable.
     waiting: Vec<(usize, News)>,
     /// Spaces lent in this batch; not lent after all if it fails.
@@ -238,6 +267,8 @@ pub struct Keeper {
     scrub: Option<ScrubRequests>,
     unwritten: mending::Unwritten,
     root: Root,
+    /// Received spaces where somebody has made a file without a byte in it.
+    unsettled: BTreeSet<SpaceId>,
     /// Where the jobs come from, to look after others while one takes long.
     inbox: Option<Receiver<Job>>,
     /// Jobs that wait for the one that takes long.
@@ -265,6 +296,7 @@ impl Keeper {
         catalog: Arc<Catalog>,
         pins: Pins,
         checksums: Checksums,
+        rule: retention::Rule,
         received: Received,
     ) -> Result<Self, CatalogError> {
         let mut keeper = Self {
@@ -273,6 +305,7 @@ impl Keeper {
             catalog,
             pins,
             checksums,
+            rule,
             spaces: BTreeMap::new(),
             received,
             ignored: Ignored::default(),
@@ -280,32 +313,33 @@ impl Keeper {
             mailboxes: Vec::new(),
             changes: Vec::new(),
             releases: Vec::new(),
+            removals: Vec::new(),
+            seeded: Vec::new(),
             waiting: Vec::new(),
             lending: Vec::new(),
             unrecorded: BTreeMap::new(),
             scrub: None,
             unwritten: mending::Unwritten::default(),
+            unsettled: BTreeSet::new(),
             inbox: None,
             deferred: Vec::new(),
             stopped: false,
         };
         for (space, record) in keeper.catalog.load()? {
-            let mut entry = Space {
-                record,
-                delivered: BTreeSet::new(),
-                announced: false,
-                lease: Lease::Here(Mark::START),
-                adoptions: Vec::new(),
-                recoveries: 0,
-                trouble: None,
-            };
+            let mut entry = Space::new(record, Lease::Here(Mark::START));
             if entry.record.role == Role::Replica {
                 if let Err(error) = keeper.sweep_mending(&space, &entry.record) {
                     tracing::error!(%space, %error, "scratch files of mending are left over");
                 }
                 keeper.recover(&space, &mut entry);
             }
-            keeper.keep(space, entry);
+            keeper.keep(space.clone(), entry);
+            keeper.settle_seed(&space);
+            keeper.sweep_retired(&space);
+            if keeper.spaces.get(&space).is_some_and(|entry| entry.record.seed.is_none()) {
+                // Left by a stop between its end and its removal.
+                keeper.remove_superseded(&space);
+            }
         }
         keeper.catalog.commit(&std::mem::take(&mut keeper.changes))?;
         Ok(keeper)
@@ -316,51 +350,6 @@ impl Keeper {
     pub fn with_scrub(mut self, scrub: ScrubRequests) -> Self {
         self.scrub = Some(scrub);
         self
-    }
-
-    /// Enter or replace a space, and publish where it stands.
-    fn keep(&mut self, id: SpaceId, space: Space) {
-        if space.record.role == Role::Replica {
-            let state = match &space.lease {
-                Lease::Here(mark) => Some((*mark, space.trouble.clone())),
-                Lease::Broken(why) => Some((space.record.checkpoint, Some(why.clone()))),
-                // The session that has it knows better.
-                Lease::Lent(_) => None,
-            };
-            if let Some((mark, problem)) = state {
-                let status = SpaceStatus {
-                    space: id.clone(),
-                    role: status::Role::Replica,
-                    epoch: space.record.highest_epoch,
-                    head_lsn: mark.lsn.0,
-                    head_sequence: mark.sequence,
-                    flushed_lsn: Some(mark.lsn.0),
-                    primary: None,
-                    no_primary_seconds: None,
-                    head_known: true,
-                    blocked: problem.is_some(),
-                    problem,
-                    holes: Vec::new(),
-                    replicas: Vec::new(),
-                    epochs: EpochStatus::of(&space.record.history),
-                    highest_epoch: Some(space.record.highest_epoch),
-                    quarantine: QuarantineStatus::default(),
-                };
-                self.received.publish(status);
-            }
-        }
-        self.count_quarantine(&id);
-        self.spaces.insert(id, space);
-    }
-
-    /// Publish what a space has in quarantine.
-    fn count_quarantine(&self, space: &SpaceId) {
-        match quarantine::tally(&self.places.quarantine(), space) {
-            Ok((pieces, bytes)) => {
-                self.received.publish_quarantine(space.clone(), QuarantineStatus { pieces, bytes });
-            }
-            Err(error) => tracing::warn!(%space, %error, "the quarantine cannot be listed"),
-        }
     }
 
     /// Work until [`Job::Stop`], or until all shards are gone.
@@ -419,20 +408,42 @@ impl Keeper {
             if failure.is_some() {
                 continue;
             }
+            if let Some(entry) = self.spaces.get_mut(&space) {
+                entry.kept.pinned.remove(&file);
+            }
             match self.pins.release(&space, file) {
-                Ok(()) => tracing::info!(%space, file, "every replica has it: pin released"),
+                Ok(()) => tracing::info!(%space, file, "no replica needs it: pin released"),
                 Err(error) => tracing::warn!(%space, file, %error, "a pin cannot be released"),
+            }
+        }
+        let removals = std::mem::take(&mut self.removals);
+        if failure.is_none() {
+            removals.iter().for_each(|path| retired::remove(&*self.places.host, path));
+        }
+        for space in std::mem::take(&mut self.seeded) {
+            if failure.is_none() {
+                self.remove_superseded(&space);
             }
         }
         let lending = std::mem::take(&mut self.lending);
         if let Some(why) = &failure {
             self.withdraw(changes, lending, why);
         }
-        for (shard, news) in std::mem::take(&mut self.waiting) {
+        let waiting = std::mem::take(&mut self.waiting);
+        for (shard, news) in waiting {
+            let scanned = match &news {
+                News::Space { space, found, .. } => {
+                    Some((space.clone(), found.iter().map(|(file, _)| *file).collect()))
+                }
+                _ => None,
+            };
             let news = match &failure {
                 Some(why) => self.withhold(shard, news, why),
                 None => Some(news),
             };
+            if let (Some((space, files)), Some(_), Some(_)) = (scanned, &failure, &news) {
+                self.undeliver(&space, files);
+            }
             if let Some(news) = news {
                 self.tell(shard, news);
             }
@@ -445,6 +456,20 @@ impl Keeper {
             && mailbox.news.send(news).is_ok()
         {
             mailbox.waker.wake();
+        }
+    }
+
+    /// The shard does not hear of these files after all. The next scan numbers
+    /// and delivers them afresh.
+    fn undeliver(&mut self, space: &SpaceId, files: Vec<u64>) {
+        let Some(entry) = self.spaces.get_mut(space) else { return };
+        entry.announced = false;
+        for file in files {
+            entry.delivered.remove(&file);
+            let in_stream = entry.record.runs.first_in(file).is_some();
+            if !in_stream {
+                entry.record.files.retain(|known| known.file != file);
+            }
         }
     }
 
@@ -466,11 +491,19 @@ impl Keeper {
                 let result = self.open_segment(&space, file).map(Arc::new);
                 self.waiting.push((shard, News::Segment { space, file, result }));
             }
+            Job::Positions { shard, now, spaces } => self.sweep(shard, now, spaces),
+            Job::Reserve { shard, now, space, replica, base, target } => {
+                self.reserve(now, &space, &replica, base, target);
+                let news = News::Reserved { space, replica, base, result: Ok(()) };
+                self.waiting.push((shard, news));
+            }
             Job::Commit { shard, ticket, space, change } => {
                 if let Some(entry) = self.spaces.get_mut(&space) {
                     remember(&mut entry.record, &change);
                 }
+                let id = space.clone();
                 self.changes.push((space, change));
+                self.settle_seed(&id);
                 if let Some(ticket) = ticket {
                     self.waiting.push((shard, News::Committed { ticket, result: Ok(()) }));
                 }
@@ -510,6 +543,16 @@ impl Keeper {
                     self.have_watched(&space);
                 }
             }
+            Job::Retire { space, file, what, flushed } => {
+                if let Err(error) = self.retire(&space, file, what, flushed) {
+                    // The primary tells it again with the next session.
+                    tracing::warn!(%space, file, %error, "a file cannot be retired");
+                }
+            }
+            Job::Reseed { shard, ticket, open, reseed } => {
+                let result = self.reseed(shard, &open, &reseed).map(Box::new);
+                self.waiting.push((shard, News::ReplicaOpened { ticket, result }));
+            }
             Job::ReadRange { shard, ticket, space, fetch } => {
                 let bytes = self.read_range(&space, fetch).unwrap_or_else(|why| {
                     tracing::warn!(%space, lsn = %fetch.lsn, "a peer asks for a range: {why}");
@@ -529,7 +572,10 @@ impl Keeper {
                 let _ = reply.send(self.at_rest(&space, &run));
             }
             Job::Adopt { space, offer, reply } => self.adopt(&space, offer, reply),
-            Job::CloseReplica { space, state } => self.close_replica(&space, state),
+            Job::CloseReplica { space, state } => {
+                self.close_replica(&space, state);
+                self.settle_seed(&space);
+            }
             Job::LookAt { space } => self.look_at(&space),
             Job::Release { space, file } => self.releases.push((space, file)),
             Job::Stop => self.stopped = true,
@@ -540,40 +586,6 @@ impl Keeper {
 /// Keep the record in memory equal to the catalog.
 fn remember(record: &mut SpaceRecord, change: &Change) {
     record.apply(change);
-}
-
-/// Turn news into the bad news that its batch was not made durable.
-fn spoil(news: News, why: &str) -> News {
-    let why = format!("the catalog cannot be written: {why}");
-    match news {
-        News::Committed { ticket, .. } => News::Committed { ticket, result: Err(why) },
-        News::ReplicaOpened { ticket, .. } => {
-            News::ReplicaOpened { ticket, result: Err((ErrorCode::Storage, why).into()) }
-        }
-        News::RunOpened { ticket, .. } => News::RunOpened { ticket, result: Err(why) },
-        News::Space { space, mut problems, .. } => {
-            problems.push(why);
-            // A stream that no restart would know must not be shipped.
-            News::Space { space, record: None, found: Vec::new(), problems }
-        }
-        News::EpochBegun { space, .. } => News::EpochBegun { space, result: Err(why) },
-        // The record here is ahead of the catalog's: the stream cannot go on.
-        News::LeftOut { space, result: Ok(_), .. } => News::EpochBegun { space, result: Err(why) },
-        other @ (News::Spaces(_)
-        | News::Access { .. }
-        | News::RootBack
-        | News::Strangers(_)
-        | News::Refused(_)
-        | News::Segment { .. }
-        | News::Matched { .. }
-        | News::Recalled { .. }
-        | News::Evicted { .. }
-        | News::Disturbed(_)
-        | News::Received(_)
-        | News::RangeRead { .. }
-        | News::LeftOut { .. }
-        | News::RecordChecked { .. }) => other,
-    }
 }
 
 #[cfg(test)]

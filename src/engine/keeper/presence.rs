@@ -20,7 +20,8 @@ use crate::engine::recovery;
 use crate::engine::shard::shard_of;
 use crate::ids::SpaceId;
 use crate::lsn::Lsn;
-use crate::state::catalog::{Role, SpaceRecord};
+use crate::state::catalog::{Retired, Role, SpaceRecord};
+use crate::state::runs::Run;
 use crate::wal::discover::{self, Kind};
 
 impl Keeper {
@@ -43,6 +44,25 @@ impl Keeper {
         ))
     }
 
+    fn has_empty_stranger(&self, space: &SpaceId, record: &SpaceRecord) -> bool {
+        let entries = discover::entries(&self.places.wal(space)).unwrap_or_default();
+        entries.iter().any(|entry| match entry.kind {
+            Kind::Segment(name) => entry.bytes == 0 && recovery::bearer(record, name).is_none(),
+            _ => false,
+        })
+    }
+
+    /// Look again where somebody has made a file and not written to it.
+    pub(super) fn look_at_unsettled(&mut self) {
+        if self.unsettled.is_empty() {
+            return;
+        }
+        for space in std::mem::take(&mut self.unsettled) {
+            self.look_at(&space);
+        }
+        self.publish();
+    }
+
     /// What is not as it was left in a space that is durable up to `end`, in a
     /// sentence. `whole`: nobody has written to it since.
     fn changed(
@@ -53,7 +73,9 @@ impl Keeper {
         whole: bool,
     ) -> Option<String> {
         let (data_root, state_dir) = (&self.places.data_root, &self.places.state_dir);
-        for (ordinal, run) in record.runs.iter().filter(|(_, run)| run.start < end) {
+        let is_kept = |run: &Run| record.retired.get(&run.file) != Some(&Retired::Gone);
+        let here = record.runs.iter().filter(|(_, run)| run.start < end && is_kept(run));
+        for (ordinal, run) in here {
             let reach = end.bytes_since(run.start);
             let least = run.offset + run.bytes.map_or(reach, |bytes| bytes.min(reach));
             let path = recovery::path_of(data_root, state_dir, space, record, run);
@@ -104,6 +126,11 @@ impl Keeper {
     /// Names have changed in a received space.
     pub(super) fn look_at(&mut self, space: &SpaceId) {
         let Some(entry) = self.spaces.get(space) else { return };
+        // A database makes its file first; what it writes there changes no name.
+        match self.has_empty_stranger(space, &entry.record) {
+            true => self.unsettled.insert(space.clone()),
+            false => self.unsettled.remove(space),
+        };
         match &entry.lease {
             Lease::Here(_) => self.revisit(space),
             Lease::Lent(lessee) => {

@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::io;
 
-use super::{BadRecord, Keeper, Verdict};
+use super::{BadRecord, Keeper, Unopened, Verdict};
 use crate::engine::recovery;
 use crate::ids::SpaceId;
 use crate::limits::{MAX_RECORD_BYTES, RECORD_HEADER_BYTES};
@@ -180,7 +180,7 @@ impl Keeper {
             .ok_or_else(|| format!("no run holds lsn {at}"))?;
         let opened = match record.role {
             Role::Primary => {
-                let opened = self.open_segment(space, run.file).map_err(|gone| gone.why)?;
+                let opened = self.open_segment(space, run.file).map_err(Unopened::into_why)?;
                 opened.file.try_clone()
             }
             Role::Replica => {

@@ -191,9 +191,15 @@ impl Keeper {
     }
 
     fn recovered(&mut self, space: &SpaceId, record: &mut SpaceRecord) -> Lease {
-        // Nothing below another root is this node's, and nothing beside a
-        // stranger's file may be cut.
-        if let Some(why) = self.root.look().or_else(|| self.stranger_in(space, record)) {
+        // Nothing below another root is this node's.
+        if let Some(why) = self.root.look() {
+            return self.unusable(space, why);
+        }
+        if let Err(error) = self.finish_move(space, record) {
+            return self.unusable(space, format!("the old copy cannot be moved aside: {error}"));
+        }
+        // And nothing beside a stranger's file may be cut.
+        if let Some(why) = self.stranger_in(space, record) {
             return self.unusable(space, why);
         }
         let quarantine = self.places.quarantine();
@@ -297,7 +303,11 @@ impl Keeper {
             let change = Change::OpenRun(run);
             remember(&mut entry.record, &change);
             self.changes.push((space.clone(), change));
+            self.retire_ended(space);
         }
+        let Some(entry) = self.spaces.get(space) else {
+            return Err(io::Error::other("the space is not in the catalog"));
+        };
         let state_dir = &self.places.state_dir;
         let named =
             recovery::path_of(&self.places.data_root, state_dir, space, &entry.record, &run);
@@ -317,7 +327,8 @@ impl Keeper {
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let buffered = self.places.host.open(&options, &named)?;
         if !planted::is(Bug::NameNotSynced) {
-            self.places.host.sync_directory(&directory)?;
+            // A file without a name lies elsewhere.
+            self.places.host.sync_directory(named.parent().unwrap_or(&directory))?;
         }
         let direct = crate::io::open_direct(&named).map(Arc::new);
         let names = Names::of(&buffered, [named, retired])?;

@@ -72,6 +72,7 @@ impl Keeper {
         }
         self.root.looked_at = Some(Instant::now());
         self.mind_catalog();
+        self.look_at_unsettled();
         let found = self.root.look();
         if found == self.root.problem {
             return;

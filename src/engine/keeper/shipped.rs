@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Gone, Keeper, Lease, News, Places, Space, remember};
+use super::{Keeper, Lease, News, Places, Space, Unopened, remember};
 use crate::engine::primary::fenced;
 use crate::ids::{Epoch, SpaceId, StreamId};
 use crate::limits::{MAX_EPOCHS_PER_SPACE, MAX_SPACES, MAX_WATCHED_STRANGERS};
@@ -15,7 +15,7 @@ use crate::lsn::{Lsn, Mark};
 use crate::planted::{self, Bug};
 use crate::state::catalog::{Change, FileRecord, Hole, Role, SpaceRecord};
 use crate::state::pins::{Pin, Pins};
-use crate::state::runs::{Run, Runs};
+use crate::state::runs::Run;
 use crate::wal::discover::{self, Root};
 use crate::wal::segment::{Identity, Segment, SegmentError};
 
@@ -81,6 +81,8 @@ impl Keeper {
                 }
             }
         }
+        // Without a listing nothing is known of what has a name.
+        let mut named = listed.is_ok().then(BTreeSet::new);
         let names = listed.unwrap_or_else(|error| {
             obstacle = Some(self.unlisted(&directory, &error));
             Vec::new()
@@ -115,12 +117,20 @@ impl Keeper {
                             file
                         }
                     };
+                    if let Some(named) = &mut named {
+                        named.insert(file);
+                    }
                     if entry.delivered.insert(file) {
                         let identity = (segment.identity.device, segment.identity.inode);
-                        if let Err(error) = self.pins.pin(space, file, &path, identity) {
-                            problems.push(format!("cannot pin {}: {error}", path.display()));
-                            // The next scan tries again.
-                            entry.delivered.remove(&file);
+                        match self.pins.pin(space, file, &path, identity) {
+                            Ok(_) => {
+                                entry.kept.pinned.insert(file);
+                            }
+                            Err(error) => {
+                                problems.push(format!("cannot pin {}: {error}", path.display()));
+                                // The next scan tries again.
+                                entry.delivered.remove(&file);
+                            }
                         }
                         found.push((file, Arc::new(segment)));
                     }
@@ -129,10 +139,15 @@ impl Keeper {
                 Err(SegmentError::Io { source, .. })
                     if source.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {
+                    // It has a name, and nobody knows which file it is.
+                    named = None;
                     let also = obstacle.is_none().then(|| error.to_string());
                     obstacle = obstacle.or(also);
                 }
             }
+        }
+        if let Some(named) = &named {
+            entry.kept.named.clone_from(named);
         }
         if first {
             problems.extend(leftover_pins(&self.pins, space, &entry.record));
@@ -145,15 +160,17 @@ impl Keeper {
                     found.push((file, Arc::new(segment)));
                     if let Some(entry) = self.spaces.get_mut(space) {
                         entry.delivered.insert(file);
+                        entry.kept.pinned.insert(file);
                     }
                 }
             }
+            self.drop_foreign_slots(space);
         }
         found.sort_by_key(|(file, _)| *file);
         let record = first
             .then(|| self.spaces.get(space).map(|entry| Box::new(entry.record.clone())))
             .flatten();
-        (Some(News::Space { space: space.clone(), record, found, problems }), obstacle)
+        (Some(News::Space { space: space.clone(), record, found, named, problems }), obstacle)
     }
 
     /// Why a space's directory cannot be listed, in a sentence.
@@ -221,6 +238,13 @@ impl Keeper {
             changes.push(Change::AddMark(at));
         }
         changes.push(Change::Epoch { epoch, start: at.lsn });
+        // A position behind the cut would claim records of the new epoch.
+        for (replica, slot) in &entry.record.slots {
+            let mut slot = *slot;
+            if slot.cut(at) {
+                changes.push(Change::Slot { replica: replica.clone(), slot });
+            }
+        }
         changes.extend(left_out.map(|(hole, run)| Change::AddHole { hole, run }));
         for change in changes {
             remember(&mut entry.record, &change);
@@ -239,37 +263,18 @@ impl Keeper {
         stream: StreamId,
         history: Vec<(Epoch, Lsn)>,
     ) -> Space {
-        let highest_epoch = history.last().map_or(Epoch::FIRST, |(epoch, _)| *epoch);
-        let record = SpaceRecord {
-            role,
-            stream,
-            history: history.clone(),
-            highest_epoch,
-            runs: Runs::default(),
-            files: Vec::new(),
-            checkpoint: Mark::START,
-            marks: Vec::new(),
-            holes: Vec::new(),
-        };
+        let record = SpaceRecord::new(role, stream, history.clone());
         self.changes.push((space.clone(), Change::Create { role, stream, history }));
-        Space {
-            record,
-            delivered: BTreeSet::new(),
-            announced: false,
-            lease: Lease::Here(Mark::START),
-            adoptions: Vec::new(),
-            recoveries: 0,
-            trouble: None,
-        }
+        Space::new(record, Lease::Here(Mark::START))
     }
 
     /// A numbered file, by its pin or else by its name.
-    pub(super) fn open_segment(&self, space: &SpaceId, file: u64) -> Result<Segment, Gone> {
+    pub(super) fn open_segment(&self, space: &SpaceId, file: u64) -> Result<Segment, Unopened> {
         let known = self
             .spaces
             .get(space)
             .and_then(|entry| entry.record.files.iter().find(|known| known.file == file))
-            .ok_or_else(|| Gone {
+            .ok_or_else(|| Unopened::Gone {
                 why: format!("file {file} of space {space} is not in the catalog"),
                 lost: false,
             })?;
@@ -281,13 +286,13 @@ impl Keeper {
 ///
 /// # Errors
 ///
-/// Neither leads to it.
+/// Neither leads to it any longer, or it cannot be opened now.
 pub fn open_numbered(
     pins: &Pins,
     places: &Places,
     space: &SpaceId,
     known: &FileRecord,
-) -> Result<Segment, Gone> {
+) -> Result<Segment, Unopened> {
     let identity = Identity { device: known.device, inode: known.inode, birth_ns: known.birth_ns };
     let directory = places.wal(space);
     let named = directory.join(known.segment.to_string());
@@ -299,14 +304,11 @@ pub fn open_numbered(
             // copy of the whole directory, which is no crash.
             Ok(_) => lost = false,
             Err(SegmentError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => {
-                tracing::warn!(%space, %error, "a segment cannot be opened");
-                lost = false;
-            }
+            Err(error) => return Err(Unopened::Unreadable(error.to_string())),
         }
     }
     let why = format!("{} of space {space} is gone, and so is its pin", known.segment);
-    Err(Gone { why, lost })
+    Err(Unopened::Gone { why, lost })
 }
 
 /// The number of a file that is known already.

@@ -21,12 +21,13 @@
 
 use std::time::{Duration, Instant};
 
+use super::retention::Unresumable;
 use super::space::{Space, Turn};
 use crate::engine::keeper::{BadRecord, Job};
 use crate::engine::shard::Standing;
 use crate::ids::NodeId;
 use crate::limits::UNHEARD_GRACE;
-use crate::lsn::Lsn;
+use crate::lsn::{Lsn, Mark};
 use crate::protocol::Now;
 use crate::protocol::sender::Found;
 use crate::state::catalog::{Change, Hole, Role};
@@ -206,6 +207,12 @@ impl Space {
         }
     }
 
+    /// Where the first record is that does not hold.
+    #[must_use]
+    pub fn first_block(&self) -> Option<Lsn> {
+        self.blocks.keys().next().copied()
+    }
+
     /// Leave the first record that does not hold out of the stream, if nobody
     /// has it and it has been the same for a while: a new epoch begins there.
     pub fn leave_out(&mut self, now: Now, holders: &[Holder], turn: &mut Turn) {
@@ -223,13 +230,14 @@ impl Space {
         // from the stream without a word.
         match self.ready_from(at, &mut turn.jobs) {
             Ok(true) => {}
-            Ok(false) => return,
-            Err(why) => return self.keep_in(at, why),
+            // What cannot be opened now is asked for again.
+            Ok(false) | Err(Unresumable::Unreadable(_)) => return,
+            Err(Unresumable::Gone(why)) => return self.keep_in(at, why),
         }
         let mark = match self.resume_at(at, &mut turn.jobs) {
             Some(Found::Mark(mark)) => mark,
             Some(Found::Nothing) => return self.keep_in(at, "no record begins there".to_owned()),
-            Some(Found::Unavailable(_, why)) => return self.keep_in(at, why),
+            Some(Found::Gone(why) | Found::Unavailable(_, why)) => return self.keep_in(at, why),
             // The walk is on its way.
             None => return,
         };
@@ -270,7 +278,8 @@ impl Space {
     /// Whether a record begins there of which a replica may speak.
     #[must_use]
     pub fn begins_record(&self, at: Lsn) -> bool {
-        let within = (self.index.oldest().lsn..self.head.lsn).contains(&at);
+        let index = self.index_at(at);
+        let within = (index.oldest().lsn..index.head().lsn).contains(&at);
         within && matches!(self.mark_at(at), Some(Found::Mark(_)))
     }
 
@@ -291,6 +300,7 @@ impl Space {
     pub fn standing(&self) -> Standing {
         Standing {
             mark: self.head,
+            base: Mark::START,
             runs: self.runs.clone(),
             role: Role::Primary,
             holes: self.holes.clone(),

@@ -85,7 +85,7 @@ impl Space {
     /// Begin to walk from a boundary that is known before the oldest of the
     /// index. The files from there on are open.
     pub(super) fn walk_earlier(&mut self, start: Mark) {
-        let ordinal = self.runs.locate(start.lsn).map_or(0, |(ordinal, _)| ordinal);
+        let ordinal = self.runs.locate(start.lsn).map_or(self.runs.first(), |(o, _)| o);
         self.earlier = Some(Earlier {
             index: Index::new(start),
             ordinal,

@@ -10,27 +10,33 @@
 //! at the first record each time. So the pauses go on growing until one is
 //! *proven*: something was made durable over it, or it has lasted. After
 //! [`DEGRADED_AFTER`] failures in a row the next one is a probe: a single space
-//! is opened, and all others only when the replica has answered for that one.
+//! is opened, and all others only when the replica has answered for that one. If
+//! that space is stopped at this end first, another takes its place.
 //!
 //! What is known of the replica (its slots) outlives the connection: status
 //! and lag go on while it is down.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::retention::Base;
+use super::throttle::Throttle;
 use crate::engine::inbox::Inbox;
+use crate::engine::keeper::retention::SlotView;
 use crate::engine::latency::Latencies;
 use crate::engine::patience::Patience;
+use crate::engine::rate::Rate;
 use crate::ids::NodeId;
 use crate::io::{Slab, Socket, Strategy, Token};
 use crate::limits::{DEGRADED_AFTER, PEER_TIMEOUT, RECONNECT_DELAYS, SPACE_RETRY_DELAY};
 use crate::lsn::{Lsn, Mark};
 use crate::protocol::Now;
 use crate::protocol::frame::Handle;
-use crate::protocol::message::{Ack, ErrorCode, Standing};
+use crate::protocol::message::{Ack, ErrorCode, Retirement, Standing};
 use crate::protocol::sender::Sender;
+use crate::state::slots::{SlotRecord, SlotState};
 
 /// What a primary remembers of one replica for one space.
 #[derive(Debug, Default)]
@@ -65,6 +71,18 @@ pub struct Slot {
     pub stops: u32,
     /// The replica's position that waits for the walk to get there.
     pub resume: Option<Lsn>,
+    /// Where it said it stands.
+    pub stands: Lsn,
+    /// What the keeper last said of what is kept for it.
+    pub view: Option<SlotView>,
+    /// How fast its flushed position moves.
+    pub rate: Rate,
+    /// The seed's bucket, where there is a limit.
+    pub throttle: Option<Throttle>,
+    /// A seed is being reserved, from there.
+    pub reserving: Option<Base>,
+    /// Files without a name that it was told of on this connection.
+    pub told: BTreeMap<u64, Retirement>,
     /// Who waits for a range that the replica was asked for.
     pub asked: Option<Answer>,
     /// It holds other records, and whose fault that is has to be found out.
@@ -87,6 +105,68 @@ pub struct Dispute {
 pub type Answer = crossbeam::channel::Sender<Vec<u8>>;
 
 impl Slot {
+    /// A slot as the catalog remembers it: where the replica was before this
+    /// process started. It is not known to be there now.
+    pub fn recall(&mut self, record: &SlotRecord) {
+        let at = record.flushed.lsn;
+        self.flushed = record.flushed;
+        self.sent = at;
+        self.ack = Ack { received: at, written: at, flushed: at, ..self.ack };
+        self.view = Some(SlotView {
+            record: *record,
+            retained_bytes: 0,
+            budget_bytes: None,
+            forecast: None,
+        });
+    }
+
+    /// It is being filled anew.
+    #[must_use]
+    pub fn is_seeding(&self) -> bool {
+        self.view.is_some_and(|view| view.record.state == SlotState::Seeding)
+    }
+
+    /// Everything from `base` on is held for it: before that is durable no pin
+    /// of it may go.
+    pub fn reserve(&mut self, base: Base, target: Lsn) {
+        let record = SlotRecord {
+            state: SlotState::Seeding,
+            flushed: base.mark,
+            base: base.mark.lsn,
+            target,
+            ..self.view.map(|view| view.record).unwrap_or_default()
+        };
+        let known = self.known;
+        self.recall(&record);
+        self.known = known;
+        self.reserving = Some(base);
+    }
+
+    /// The most bytes of one frame: that of a slow seed lasts a tenth of a
+    /// second.
+    #[must_use]
+    pub fn frame_bytes(&self, limit: Option<u64>, most: u32) -> u32 {
+        let seed = self.view.map(|view| view.record).filter(|_| self.is_seeding());
+        match limit.filter(|_| seed.is_some_and(|seed| self.sent < seed.target)) {
+            Some(limit) => u32::try_from(limit / 10).unwrap_or(most).min(most),
+            None => most,
+        }
+    }
+
+    /// A frame of a seed is sent: until when the next one waits, if it must.
+    pub fn pay(&mut self, now: Instant, limit: Option<u64>, bytes: u32) -> Option<Instant> {
+        let seed = self.view.map(|view| view.record).filter(|_| self.is_seeding());
+        let limit = limit.filter(|_| seed.is_some_and(|seed| self.sent < seed.target))?;
+        let throttle = self.throttle.get_or_insert_with(|| Throttle::new(limit, now));
+        Some(throttle.sent(now, bytes)).filter(|until| *until > now)
+    }
+
+    /// Its budget was spent: nothing is kept for it.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.view.is_some_and(|view| !view.record.retains())
+    }
+
     /// Shipping goes on at `mark`, which the replica has flushed; the stream's
     /// head is at `head`. A problem is over when the replica has come further
     /// than it was, or needs nothing more.
@@ -95,7 +175,10 @@ impl Slot {
             self.problem = None;
         }
         self.failed = false;
+        // One that has all of it is shipped to as well: it is told what goes.
+        self.streaming = true;
         (self.known, self.confirmed) = (true, true);
+        self.told.clear();
         self.sent = mark.lsn;
         self.flushed = mark;
         self.ack = Ack {
@@ -113,7 +196,11 @@ impl Slot {
     pub fn cut(&mut self, at: Mark) {
         self.streaming = false;
         self.known = false;
-        (self.resume, self.dispute) = (None, None);
+        (self.resume, self.dispute, self.reserving) = (None, None, None);
+        self.told.clear();
+        if let Some(view) = &mut self.view {
+            view.record.cut(at);
+        }
         self.sent = self.sent.min(at.lsn);
         if self.flushed.lsn > at.lsn {
             self.flushed = at;
@@ -145,7 +232,7 @@ impl Slot {
     /// Nothing that was told on the connection holds any longer.
     fn forget_connection(&mut self) {
         (self.streaming, self.confirmed, self.close_since) = (false, false, None);
-        (self.resume, self.dispute) = (None, None);
+        (self.resume, self.dispute, self.reserving) = (None, None, None);
         self.asked = None;
     }
 
@@ -213,6 +300,11 @@ pub struct Link {
     pub slots: Vec<Slot>,
     /// Spaces to ask for again, and when.
     pub retries: BTreeSet<(Instant, usize)>,
+    /// Spaces that have sent their share, and until when they wait.
+    pub held: BTreeMap<Handle, Instant>,
+    /// Bytes a second that it was seen to carry while a replica was far
+    /// behind.
+    pub capacity: Option<f64>,
     /// Failures in a row, none of which was of a connection that was proven.
     pub failures: u32,
     /// Since when it is as it is: made, or not.
@@ -241,6 +333,8 @@ impl Link {
             serial: 0,
             slots: Vec::new(),
             retries: BTreeSet::new(),
+            held: BTreeMap::new(),
+            capacity: None,
             failures: 0,
             since: now,
             problem: None,
@@ -428,8 +522,9 @@ impl Link {
             State::Up(up) if up.closing.is_some() => up.closing,
             State::Up(up) => {
                 let retry = self.retries.first().map(|(at, _)| *at);
+                let held = self.held.values().min().copied();
                 let patience = [up.giving.until(), up.taking.until()];
-                let timers = [up.sender.next_timeout(), retry];
+                let timers = [up.sender.next_timeout(), retry, held];
                 timers.into_iter().chain(patience).flatten().min()
             }
         }

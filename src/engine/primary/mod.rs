@@ -17,12 +17,15 @@ mod access;
 mod ahead;
 mod damage;
 mod earlier;
+mod lag;
 pub mod link;
 mod past;
 mod resume;
-mod retention;
+pub mod retention;
+pub mod seed;
 mod source;
 pub mod space;
+pub mod throttle;
 mod unfinished;
 mod walk;
 

@@ -25,6 +25,7 @@
 use std::collections::VecDeque;
 
 use super::fenced;
+use super::retention::Unresumable;
 use super::space::{Space, Turn};
 use super::walk::Tail;
 use crate::engine::keeper::Job;
@@ -267,7 +268,7 @@ impl Space {
                     return;
                 }
                 Ok(false) => return,
-                Err(why) => reason = why,
+                Err(Unresumable::Gone(why) | Unresumable::Unreadable(why)) => reason = why,
             }
         }
         self.stop(reason);
@@ -354,13 +355,14 @@ impl Space {
         self.durable_runs = record.runs.len();
         self.runs = record.runs;
         self.saved = record.marks;
+        self.begins = record.begins;
         self.holes = record.holes;
         // Whether they hold is found out again.
         drop(self.blocks.split_off(&start));
         self.debris = None;
         for tracked in self.files.values_mut() {
             tracked.walked = 0;
-            (tracked.tail, tracked.grown_at) = (None, None);
+            (tracked.tail, tracked.grown_at, tracked.retire_after) = (None, None, None);
         }
         (self.head, self.first, self.damage, self.send_map) = (mark, None, None, None);
         self.samples.clear();

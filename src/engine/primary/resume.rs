@@ -1,6 +1,7 @@
 //! What this node has at a replica's position.
 
 use super::earlier::Reach;
+use super::retention::Unresumable;
 use super::space::Space;
 use crate::engine::keeper::Job;
 use crate::lsn::{Lsn, Mark};
@@ -24,15 +25,17 @@ impl Space {
                 }
                 Reach::Unknown => {}
             }
-            let start = self.saved.iter().rev().find(|mark| mark.lsn <= lsn);
-            let start = start.copied().unwrap_or(Mark::START);
+            let start = self.known_before(lsn);
             return match self.ready_from(start.lsn, jobs) {
                 Ok(true) => {
                     self.walk_earlier(start);
                     None
                 }
                 Ok(false) => None,
-                Err(why) => Some(Found::Unavailable(ErrorCode::Diverged, why)),
+                Err(Unresumable::Gone(why)) => Some(Found::Gone(why)),
+                Err(Unresumable::Unreadable(why)) => {
+                    Some(Found::Unavailable(ErrorCode::Storage, why))
+                }
             };
         }
         if lsn > self.index.head().lsn {
@@ -62,11 +65,19 @@ impl Space {
         Some(self.seek(ordinal, from, lsn))
     }
 
+    /// The last boundary up to `lsn` that the catalog remembers.
+    fn known_before(&self, lsn: Lsn) -> Mark {
+        let saved = self.saved.iter().rev().find(|mark| mark.lsn <= lsn);
+        let begins = self.begins.values().filter(|mark| mark.lsn <= lsn);
+        let known = saved.into_iter().chain(begins).max_by_key(|mark| mark.lsn);
+        known.copied().unwrap_or(Mark::START)
+    }
+
     /// Walk the headers of one run from a boundary to another.
     fn seek(&self, ordinal: u32, from: Mark, to: Lsn) -> Found {
         let (Some(run), Some(segment)) = (self.runs.get(ordinal), self.segment_of(ordinal)) else {
             let why = format!("the segment that holds {} is not open", from.lsn);
-            return Found::Unavailable(ErrorCode::Gap, why);
+            return Found::Gone(why);
         };
         let name = segment.name;
         let offset = run.offset + from.lsn.bytes_since(run.start);

@@ -1,46 +1,76 @@
 //! Which segments are still needed, and which are still there.
 //!
 //! A pin keeps a segment that the database has unlinked for as long as a
-//! replica may ask for it. It is let go once nobody can: every replica that is
-//! configured has made all of it durable, its name is gone, and nothing was
-//! appended to it for a while. (A writer may go on with a file whose name is
-//! gone: its descriptor here stays open, so that is still noticed and shipped.)
+//! replica may ask for it. It is let go once nobody can:
+//!
+//! - every slot that retains has made all of it durable;
+//! - its name is gone, and nobody has it open for writing any more. A writer
+//!   may go on with a file that its own compaction has unlinked; the kernel
+//!   says whether one still can, and where it does not say, ten minutes
+//!   without growth must do;
+//! - it lies before the oldest segment that has a name: what lies behind is
+//!   part of what a new replica would be filled with.
 
-use std::time::Instant;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use super::space::Space;
 use crate::engine::keeper::Job;
-use crate::limits::RELEASE_AFTER;
-use crate::lsn::Lsn;
+use crate::io::has_writer;
+use crate::limits::{RELEASE_AFTER, RELEASE_PROBE_AFTER};
+use crate::lsn::{Lsn, Mark};
+use crate::protocol::message::{Retirement, SegmentRetire};
 use crate::state::catalog::Change;
 
+/// Why shipping cannot go on at a replica's position.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unresumable {
+    /// What lies behind the position is no longer here.
+    Gone(String),
+    /// It may be here: a later attempt can help.
+    Unreadable(String),
+}
+
+/// Where a replica can be filled anew from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Base {
+    /// Where in the stream.
+    pub mark: Mark,
+    /// The run that begins there.
+    pub first_run: u32,
+}
+
 impl Space {
-    /// True if every file from the run at `from` on is open, so that the walk
-    /// can begin there again. Asks for those that are not.
+    /// True if every file from the run at `from` on is open, so that a walk
+    /// can begin there. Asks for those that are not.
     ///
     /// # Errors
     ///
-    /// One of them is gone: what it held cannot be shipped again.
-    pub(super) fn ready_from(&mut self, from: Lsn, jobs: &mut Vec<Job>) -> Result<bool, String> {
-        let first = self.runs.locate(from).map_or(0, |(ordinal, _)| ordinal);
+    /// [`Unresumable::Gone`]: what one of them held cannot be shipped again;
+    /// [`Unresumable::Unreadable`]: one of them could not be opened.
+    pub(super) fn ready_from(
+        &mut self,
+        from: Lsn,
+        jobs: &mut Vec<Job>,
+    ) -> Result<bool, Unresumable> {
+        let first = self.runs.locate(from).map_or(self.runs.first(), |(ordinal, _)| ordinal);
         let mut ready = true;
         let mut asked = 0;
-        for (ordinal, run) in self.runs.iter().filter(|(ordinal, _)| *ordinal >= first) {
-            if run.bytes == Some(0) {
-                continue;
-            }
+        let behind = |ordinal: u32, bytes: Option<u64>| ordinal >= first && bytes != Some(0);
+        for (ordinal, run) in self.runs.iter().filter(|(o, run)| behind(*o, run.bytes)) {
             let Some(tracked) = self.files.get_mut(&run.file) else { continue };
             if tracked.lost && ordinal + 1 == self.runs.len() {
                 // The walk will find that the stream ends before it.
                 continue;
             }
             if tracked.gone {
-                return Err(format!(
-                    "the log from {} to the end of run {ordinal} is no longer here: {} was \
-                     retired. The replica must be filled anew: copy the segments to it by hand, \
-                     or empty it once re-seeding exists",
+                return Err(Unresumable::Gone(format!(
+                    "the log from {} to the end of run {ordinal} is no longer here: {} was retired",
                     run.start, run.segment
-                ));
+                )));
+            }
+            if let Some(why) = tracked.unreadable.take() {
+                return Err(Unresumable::Unreadable(why));
             }
             if tracked.segment.is_none() {
                 ready = false;
@@ -57,23 +87,93 @@ impl Space {
         Ok(ready)
     }
 
-    /// Let go of pins that nobody needs; `lowest` is flushed by every replica.
+    /// The directory was listed: `named` are the files that have a name.
+    pub fn names(&mut self, named: &BTreeSet<u64>) {
+        for (file, tracked) in &mut self.files {
+            let unnamed = !named.contains(file);
+            if unnamed != tracked.unnamed {
+                tracked.unnamed = unnamed;
+                tracked.vanished = unnamed;
+                tracked.retire_after = None;
+            }
+        }
+    }
+
+    /// True if there is a segment without a name whose pin is still held.
+    #[must_use]
+    pub fn holds_unnamed(&self) -> bool {
+        self.files.values().any(|tracked| tracked.vanished && !tracked.released)
+    }
+
+    /// Where the oldest segment that has a name begins: a replica that is to
+    /// hold every one of them needs the stream from there on.
+    pub(super) fn oldest_named(&self) -> Option<(u32, Lsn)> {
+        let named = |file: &u64| self.files.get(file).is_some_and(|tracked| !tracked.vanished);
+        self.runs
+            .iter()
+            .find(|(_, run)| run.offset == 0 && named(&run.file))
+            .map(|(ordinal, run)| (ordinal, run.start))
+    }
+
+    /// What replicas must be told of files that have no name any more.
+    ///
+    /// Only what was replaced is retired: when nothing has a name, somebody
+    /// has emptied the directory, and that is no reason to empty others. And
+    /// only once everything that has a name is in the stream, so that a replica
+    /// which has flushed that much holds all of it.
+    pub fn retirements(&mut self) -> Vec<SegmentRetire> {
+        if !self.files.values().any(|tracked| tracked.unnamed) || self.oldest_named().is_none() {
+            return Vec::new();
+        }
+        let walked = self.is_walked()
+            && !self.past.is_turning()
+            && self.problem.is_none()
+            && self.damage.is_none();
+        let head = self.head.lsn;
+        let mut retirements = Vec::new();
+        for (file, tracked) in self.files.iter_mut().filter(|(_, tracked)| tracked.unnamed) {
+            if walked && tracked.retire_after.is_none() && self.runs.first_in(*file).is_some() {
+                tracked.retire_after = Some(head);
+            }
+            let Some(after) = tracked.retire_after else { continue };
+            // A replica lets go of what it has made durable to the end.
+            let end = (self.runs.latest_in(*file))
+                .and_then(|(_, run)| Some(run.start.advance(run.bytes?)))
+                .filter(|_| tracked.gone);
+            retirements.push(match end {
+                Some(end) => {
+                    SegmentRetire { file: *file, after: after.max(end), what: Retirement::Gone }
+                }
+                None => SegmentRetire { file: *file, after, what: Retirement::Aside },
+            });
+        }
+        retirements
+    }
+
+    /// Let go of pins that nobody needs; `lowest` is flushed by every replica
+    /// whose slot retains.
     pub fn release(&mut self, lowest: Lsn, now: Instant) -> Vec<Job> {
         let newest = self.files.keys().next_back().copied();
+        let seedable = self.oldest_named().map_or(Lsn(u64::MAX), |(_, start)| start);
         let mut released = Vec::new();
         for (file, tracked) in &mut self.files {
             // After a start nobody knows when it last grew: the time begins now.
             let at = *tracked.grown_at.get_or_insert(now);
-            let idle = now.duration_since(at) >= RELEASE_AFTER;
-            if !tracked.vanished || tracked.released || !idle || Some(*file) == newest {
+            let idle = now.saturating_duration_since(at);
+            if !tracked.vanished || tracked.released || Some(*file) == newest {
                 continue;
             }
-            let passed =
-                self.runs.iter().filter(|(_, run)| run.file == *file).all(|(_, run)| {
-                    run.bytes.is_some_and(|bytes| run.start.advance(bytes) <= lowest)
-                });
-            if passed {
+            let passed = self.runs.iter().filter(|(_, run)| run.file == *file).all(|(_, run)| {
+                run.bytes.is_some_and(|bytes| {
+                    run.start.advance(bytes) <= lowest && (bytes == 0 || run.start < seedable)
+                })
+            });
+            if passed && is_left(tracked.segment.as_deref(), idle) {
                 tracked.released = true;
+                tracked.gone = true;
+                // The descriptor would keep the bytes on the disk.
+                tracked.segment = None;
+                tracked.touched = false;
                 released.push(*file);
             }
         }
@@ -81,7 +181,9 @@ impl Space {
             return Vec::new();
         }
         // A restart must not look for them: it goes on from here.
-        self.saved.push(self.head);
+        if self.saved.last().is_none_or(|last| last.lsn < self.head.lsn) {
+            self.saved.push(self.head);
+        }
         let (shard, space) = (self.shard, self.id.clone());
         let mark = Change::AddMark(self.head);
         let mut jobs = vec![Job::Commit { shard, ticket: None, space, change: mark }];
@@ -89,5 +191,17 @@ impl Space {
             jobs.push(Job::Release { space: self.id.clone(), file });
         }
         jobs
+    }
+}
+
+/// True if nobody will append to a segment any more that has lost its name.
+fn is_left(segment: Option<&crate::wal::segment::Segment>, idle: Duration) -> bool {
+    if idle < RELEASE_PROBE_AFTER {
+        return false;
+    }
+    match segment.map(|segment| has_writer(&segment.file)) {
+        Some(Ok(written)) => !written,
+        // No answer: time must tell.
+        Some(Err(_)) | None => idle >= RELEASE_AFTER,
     }
 }

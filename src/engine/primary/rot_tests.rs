@@ -1,5 +1,7 @@
 //! Facts about records that have rotted at their source.
 
+use std::time::Duration;
+
 use super::*;
 use crate::engine::keeper::BadRecord;
 use crate::engine::primary::Holder;

@@ -19,7 +19,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::ahead::Ahead;
 use super::damage::{Block, Debris};
@@ -27,11 +27,10 @@ use super::earlier::Earlier;
 use super::past::Past;
 use super::unfinished::Unfinished;
 use super::walk::Tail;
-use crate::engine::keeper::{Gone, Job};
+use crate::engine::keeper::{Job, Unopened};
+use crate::engine::rate::Rate;
 use crate::ids::{SegmentName, SpaceId, StreamId};
-use crate::limits::{
-    MARK_SPACING_BYTES, MAX_LAG_SAMPLES, MAX_SAVED_MARKS_PER_SPACE, SAVED_MARK_SPACING_BYTES,
-};
+use crate::limits::{MARK_SPACING_BYTES, MAX_SAVED_MARKS_PER_SPACE, SAVED_MARK_SPACING_BYTES};
 use crate::lsn::{Lsn, Mark};
 use crate::protocol::frame::Handle;
 use crate::protocol::message::{OpenSpace, SegmentOpen};
@@ -42,9 +41,6 @@ use crate::wal::index::{Cut, Index};
 use crate::wal::map::Map;
 use crate::wal::record::Checksums;
 use crate::wal::segment::Segment;
-
-/// Samples of the head are at least this far apart.
-const SAMPLE_SPACING: Duration = Duration::from_millis(5);
 
 /// One file of the space.
 #[derive(Debug)]
@@ -64,10 +60,18 @@ pub(super) struct Tracked {
     pub(super) lost: bool,
     /// The keeper was asked to open it.
     pub(super) asked: bool,
+    /// Why it could not be opened, although it may be there.
+    pub(super) unreadable: Option<String>,
     /// The last record that was walked.
     pub(super) tail: Option<Tail>,
     /// Its pin was let go.
     pub(super) released: bool,
+    /// The directory was listed without it, and whatever stands there instead
+    /// is known.
+    pub(super) unnamed: bool,
+    /// A replica that has made that much durable holds everything that stands
+    /// in the directory instead of it.
+    pub(super) retire_after: Option<Lsn>,
     /// When the walk last found something in it.
     pub(super) grown_at: Option<Instant>,
 }
@@ -123,7 +127,11 @@ pub struct Space {
     /// Highest head ever, also while an earlier part is walked again.
     pub(super) head: Mark,
     pub(super) saved: Vec<Mark>,
+    /// Where the first run of each file begins.
+    pub(super) begins: BTreeMap<u64, Mark>,
     pub(super) samples: VecDeque<(Lsn, Instant)>,
+    /// How fast it grows.
+    pub growth: Rate,
     pub(super) send_map: Option<(u64, Arc<Map>)>,
     pub(super) problem: Option<String>,
     /// What stands in the way of the walk now; looked at afresh whenever the
@@ -175,7 +183,9 @@ impl Space {
             first: None,
             head: Mark::START,
             saved: Vec::new(),
+            begins: BTreeMap::new(),
             samples: VecDeque::new(),
+            growth: Rate::default(),
             send_map: None,
             problem: None,
             damage: None,
@@ -201,6 +211,7 @@ impl Space {
             self.track(file.file, file.segment).gone = file.is_gone();
         }
         self.saved = record.marks;
+        self.begins = record.begins;
         self.holes = record.holes;
         self.known = true;
         let last = self.saved.last().copied().unwrap_or(Mark::START);
@@ -235,8 +246,11 @@ impl Space {
             gone: false,
             lost: false,
             asked: false,
+            unreadable: None,
             tail: None,
             released: false,
+            unnamed: false,
+            retire_after: None,
             grown_at: None,
         })
     }
@@ -250,7 +264,7 @@ impl Space {
         self.index = Index::new(start);
         self.earlier = None;
         self.cursor = None;
-        self.ordinal = self.runs.locate(start.lsn).map_or(0, |(ordinal, _)| ordinal);
+        self.ordinal = self.runs.locate(start.lsn).map_or(self.runs.first(), |(o, _)| o);
         for (ordinal, run) in self.runs.iter() {
             let Some(file) = self.files.get_mut(&run.file) else { continue };
             let end = match run.bytes {
@@ -270,24 +284,37 @@ impl Space {
             let tracked = self.track(file, segment.name);
             tracked.segment = Some(segment);
             tracked.asked = false;
+            tracked.unreadable = None;
             (tracked.gone, tracked.lost) = (false, false);
             tracked.touched = true;
         }
     }
 
     /// A segment that was asked for is open again.
-    pub fn reopened(&mut self, file: u64, result: Result<Arc<Segment>, Gone>) {
+    pub fn reopened(&mut self, file: u64, result: Result<Arc<Segment>, Unopened>) {
         self.opening = self.opening.saturating_sub(1);
         match result {
             Ok(segment) => self.found(vec![(file, segment)]),
-            Err(Gone { why, lost }) => {
-                self.notice(why);
+            Err(Unopened::Unreadable(why)) => {
+                self.notice(why.clone());
+                if let Some(tracked) = self.files.get_mut(&file) {
+                    tracked.asked = false;
+                    tracked.unreadable = Some(why);
+                }
+            }
+            Err(Unopened::Gone { why, lost }) => {
                 let current = self.runs.get(self.ordinal).map(|run| run.file);
+                let stands_in = current == Some(file);
+                if stands_in {
+                    self.notice(why);
+                }
                 if let Some(tracked) = self.files.get_mut(&file) {
                     (tracked.gone, tracked.lost) = (true, lost);
+                    tracked.released = true;
+                    tracked.vanished = true;
                     // The walk needs what it stands in, and stops without it;
                     // of another file, all that is in the stream lies behind.
-                    tracked.touched = current == Some(file);
+                    tracked.touched = stands_in;
                 }
             }
         }
@@ -411,37 +438,6 @@ impl Space {
     /// The keeper has made that many runs durable.
     pub fn runs_durable(&mut self, runs: u32) {
         self.durable_runs = self.durable_runs.max(runs);
-    }
-
-    /// Remember when the head was where, for lag in seconds.
-    pub(super) fn sample(&mut self, now: Instant) {
-        if self.samples.back().is_some_and(|(_, at)| now.duration_since(*at) < SAMPLE_SPACING) {
-            // Within one spacing the older time stands for the newer bytes:
-            // lag is overstated by at most that.
-            if let Some(last) = self.samples.back_mut() {
-                last.0 = self.head.lsn;
-                return;
-            }
-        }
-        if self.samples.len() >= MAX_LAG_SAMPLES {
-            let mut keep = false;
-            self.samples.retain(|_| {
-                keep = !keep;
-                keep
-            });
-        }
-        self.samples.push_back((self.head.lsn, now));
-    }
-
-    /// How long ago the oldest byte behind `flushed` became part of the
-    /// stream: zero if there is none, nothing if that was before this process.
-    #[must_use]
-    pub fn age_behind(&self, flushed: Lsn, now: Instant) -> Option<Duration> {
-        if flushed >= self.head.lsn {
-            return Some(Duration::ZERO);
-        }
-        let first = self.samples.partition_point(|(lsn, _)| *lsn <= flushed);
-        self.samples.get(first).map(|(_, at)| now.duration_since(*at))
     }
 
     /// Keep a boundary in the catalog now and then, so that a restart need

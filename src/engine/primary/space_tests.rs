@@ -10,6 +10,7 @@ use super::*;
 use crate::engine::primary::Verdict;
 use crate::ids::Epoch;
 use crate::limits::{PREFETCH_BYTES, RELEASE_AFTER, UNFINISHED_AFTER};
+use crate::protocol::message::ErrorCode;
 use crate::protocol::sender::Found;
 use crate::state::catalog::{FileRecord, Role};
 use crate::state::runs::Run;
@@ -31,17 +32,14 @@ fn name(number: u64) -> SegmentName {
 
 /// What the catalog knows of a new space.
 fn fresh() -> SpaceRecord {
-    SpaceRecord {
-        role: Role::Primary,
-        stream: StreamId(7),
-        history: vec![(Epoch::FIRST, Lsn::ZERO)],
-        highest_epoch: Epoch::FIRST,
-        runs: Runs::default(),
-        files: Vec::new(),
-        checkpoint: Mark::START,
-        marks: Vec::new(),
-        holes: Vec::new(),
-    }
+    let history = vec![(Epoch::FIRST, Lsn::ZERO)];
+    SpaceRecord::new(Role::Primary, StreamId(7), history)
+}
+
+/// True if a job only keeps a boundary for a later start.
+fn is_remembered(job: &Job) -> bool {
+    let change = |change: &Change| matches!(change, Change::AddMark(_) | Change::Begin { .. });
+    matches!(job, Job::Commit { change: made, .. } if change(made))
 }
 
 /// A space over a directory of its own; files are numbered by the test.
@@ -87,11 +85,7 @@ impl Bed {
         let mut jobs = Vec::new();
         while self.space.wants_turn() {
             let turn = self.space.advance(self.now);
-            jobs.extend(
-                turn.jobs
-                    .into_iter()
-                    .filter(|job| !matches!(job, Job::Commit { change: Change::AddMark(_), .. })),
-            );
+            jobs.extend(turn.jobs.into_iter().filter(|job| !is_remembered(job)));
             for (_, start, _) in turn.prefetch {
                 self.space.prefetched(start);
             }
@@ -223,10 +217,14 @@ fn who_needs_what_is_gone_is_refused_and_the_others_go_on() {
     let mut jobs = Vec::new();
     assert!(bed.space.resume_at(Lsn::ZERO, &mut jobs).is_none());
     assert!(matches!(jobs[..], [Job::OpenSegment { file: 1, .. }]));
-    bed.space.reopened(1, Err(Gone { why: "gone".into(), lost: false }));
-    let Some(Found::Unavailable(_, refused)) = bed.space.resume_at(Lsn::ZERO, &mut jobs) else {
+    bed.space.reopened(1, Err(Unopened::Unreadable("no descriptors".into())));
+    let Some(Found::Unavailable(code, _)) = bed.space.resume_at(Lsn::ZERO, &mut jobs) else {
         panic!()
     };
+    assert_eq!(code, ErrorCode::Storage, "it is asked again");
+    assert!(bed.space.resume_at(Lsn::ZERO, &mut jobs).is_none());
+    bed.space.reopened(1, Err(Unopened::Gone { why: "gone".into(), lost: false }));
+    let Some(Found::Gone(refused)) = bed.space.resume_at(Lsn::ZERO, &mut jobs) else { panic!() };
     assert!(refused.contains("no longer here"), "{refused}");
     assert_eq!(bed.space.resume_at(head.lsn, &mut jobs), Some(Found::Mark(head)));
     bed.write(2, &record(1, b"two"));

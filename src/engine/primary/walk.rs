@@ -116,7 +116,7 @@ impl Space {
         let Some(segment) = tracked.segment.clone() else {
             tracked.touched = false;
             if tracked.gone && current_file != Some(file) {
-                // What is in the stream of it lies behind.
+                // All that it had is in the stream.
                 return true;
             }
             if tracked.lost && live {
@@ -173,6 +173,16 @@ impl Space {
                 self.left(current, now);
             }
             self.index.push_boundary();
+            if !in_stream {
+                // A replica may have to be filled anew from there.
+                self.begins.insert(file, at);
+                turn.jobs.push(Job::Commit {
+                    shard: self.shard,
+                    ticket: None,
+                    space: self.id.clone(),
+                    change: Change::Begin { file, mark: at },
+                });
+            }
             self.ordinal = self.runs.open(run);
             self.remember(at, turn);
             turn.jobs.push(Job::Commit {

@@ -73,6 +73,10 @@ pub struct Chart {
     pub epochs: Vec<EpochStatus>,
     /// The highest one ever heard of.
     pub highest_epoch: Epoch,
+    /// Where the stream begins there: behind its start on a replica that was
+    /// filled anew.
+    #[serde(default)]
+    pub base_lsn: u64,
     /// How many runs there are.
     pub total_runs: u32,
     /// The ordinal of the first one here.
@@ -132,6 +136,15 @@ pub enum ChartError {
         /// Why not.
         why: String,
     },
+    /// The other node was filled anew, and has not had what lies before.
+    #[error(
+        "that node was filled anew from lsn {base} on and does not know what lies before: ask \
+         another one"
+    )]
+    Based {
+        /// Where its copy begins.
+        base: u64,
+    },
     /// Another part of it was of another stream, or of other runs.
     #[error("the space was changed there while it was asked for: try again")]
     Changed,
@@ -149,9 +162,10 @@ impl Chart {
             offset: run.offset,
         });
         let mut marks = record.marks.clone();
-        if record.checkpoint.lsn > marks.last().map_or(Lsn::ZERO, |last| last.lsn) {
-            marks.push(record.checkpoint);
-        }
+        marks.extend(record.begins.values().chain([&record.base, &record.checkpoint]));
+        marks.sort_by_key(|mark| mark.lsn);
+        marks.dedup_by_key(|mark| mark.lsn);
+        marks.retain(|mark| mark.lsn > Lsn::ZERO);
         let marks = marks.into_iter().filter(|_| first == 0).map(|mark| ChartedMark {
             lsn: mark.lsn.0,
             chain: format!("{:?}", mark.chain),
@@ -167,7 +181,8 @@ impl Chart {
             stream: format!("{:?}", record.stream),
             epochs: EpochStatus::of(&record.history),
             highest_epoch: record.highest_epoch,
-            total_runs: record.runs.len(),
+            base_lsn: record.base.lsn.0,
+            total_runs: record.runs.len() - record.runs.first(),
             first_run: first,
             runs: runs.collect(),
             marks: marks.collect(),
@@ -197,6 +212,9 @@ impl Chart {
     /// [`ChartError`].
     pub fn record(&self, role: catalog::Role) -> Result<SpaceRecord, ChartError> {
         let wrong = |field, found: &str| ChartError::Value { field, found: found.to_owned() };
+        if self.base_lsn > 0 {
+            return Err(ChartError::Based { base: self.base_lsn });
+        }
         let stream = u128::from_str_radix(&self.stream, 16);
         let stream = stream.map_err(|_| wrong("stream", &self.stream))?;
         let mut runs = Runs::default();
@@ -241,15 +259,10 @@ impl Chart {
             return Err(wrong("epochs", ""));
         }
         Ok(SpaceRecord {
-            role,
-            stream: StreamId(stream),
-            history,
             highest_epoch: self.highest_epoch,
             runs,
-            files: Vec::new(),
-            checkpoint: Mark::START,
             marks,
-            holes: Vec::new(),
+            ..SpaceRecord::new(role, StreamId(stream), history)
         })
     }
 }
@@ -271,16 +284,12 @@ mod tests {
             });
         }
         let mark = Mark { lsn: Lsn(64), chain: Chain(5), records: 1, ..Mark::START };
+        let history = vec![(Epoch(1), Lsn::ZERO), (Epoch(3), Lsn(500))];
         SpaceRecord {
-            role: catalog::Role::Primary,
-            stream: StreamId(9),
-            history: vec![(Epoch(1), Lsn::ZERO), (Epoch(3), Lsn(500))],
             highest_epoch: Epoch(4),
             runs,
-            files: Vec::new(),
-            checkpoint: Mark::START,
             marks: vec![mark],
-            holes: Vec::new(),
+            ..SpaceRecord::new(catalog::Role::Primary, StreamId(9), history)
         }
     }
 
@@ -298,6 +307,18 @@ mod tests {
         }
         assert_eq!(parts, 3);
         assert_eq!(chart.record(catalog::Role::Primary), Ok(whole));
+    }
+
+    #[test]
+    fn a_chart_of_a_node_that_was_filled_anew_says_so() {
+        let base = Mark { lsn: Lsn(5000), records: 9, ..Mark::START };
+        let mut seeded = SpaceRecord { runs: Runs::based(4, base.lsn), base, ..record(0) };
+        let run = *record(1).runs.last().unwrap();
+        seeded.runs.open(Run { start: base.lsn, ..run });
+        let chart = Chart::of(&seeded, 0);
+        assert_eq!((chart.total_runs, chart.runs.len()), (1, 1));
+        let refused = chart.record(catalog::Role::Primary);
+        assert_eq!(refused, Err(ChartError::Based { base: 5000 }));
     }
 
     #[test]

@@ -12,12 +12,12 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 
-use crate::engine::keeper::{Places, open_numbered};
+use crate::engine::keeper::{Places, Unopened, open_numbered};
 use crate::engine::recovery::{path_of, retired_path};
 use crate::ids::{SegmentName, SpaceId};
 use crate::io::bulk::{BulkFile, Reads};
 use crate::lsn::{Lsn, Mark};
-use crate::state::catalog::{Role, SpaceRecord};
+use crate::state::catalog::{Retired, Role, SpaceRecord};
 use crate::state::pins::Pins;
 use crate::state::runs::Run;
 
@@ -95,8 +95,8 @@ impl Ground {
     /// The last boundary at or before `lsn` that is known without reading,
     /// with the chain there if that is known as well.
     pub(super) fn boundary(&self, lsn: Lsn) -> Option<(Lsn, Option<Mark>)> {
-        let start = self.record.runs.get(0).is_none_or(|first| first.start == Lsn::ZERO);
-        let marks = self.record.marks.iter().chain([&self.record.checkpoint]);
+        let start = self.record.base.lsn == Lsn::ZERO;
+        let marks = self.record.marks.iter().chain([&self.record.checkpoint, &self.record.base]);
         let mark = marks
             .filter(|mark| mark.lsn <= lsn && (start || mark.lsn > Lsn::ZERO))
             .max_by_key(|mark| mark.lsn)
@@ -122,7 +122,8 @@ impl Ground {
     /// A file is there and cannot be opened.
     pub(super) fn stretch(&mut self, lsn: Lsn) -> io::Result<Stretch<'_>> {
         let Some((ordinal, offset)) = self.record.runs.locate(lsn) else {
-            let until = self.record.runs.get(0).map_or(Lsn(u64::MAX), |first| first.start);
+            let (_, first) = self.record.runs.iter().next().unzip();
+            let until = first.map_or(Lsn(u64::MAX), |first| first.start);
             let why = "no segment of this node holds it".to_owned();
             return Ok(Stretch::Absent { until, segment: None, why, retired: true });
         };
@@ -170,14 +171,19 @@ impl Ground {
                 match known.map(|known| open_numbered(&self.pins, &self.places, &self.space, known))
                 {
                     Some(Ok(segment)) => segment.file.try_clone()?,
-                    Some(Err(gone)) => {
-                        return Ok(Err(Missing { why: gone.why, retired: true }));
+                    Some(Err(Unopened::Gone { why, .. })) => {
+                        return Ok(Err(Missing { why, retired: true }));
                     }
+                    Some(Err(Unopened::Unreadable(why))) => return Err(io::Error::other(why)),
                     None => {
                         let why = format!("file {} is not in the catalog", run.file);
                         return Ok(Err(Missing { why, retired: false }));
                     }
                 }
+            }
+            Role::Replica if self.record.retired.get(&run.file) == Some(&Retired::Gone) => {
+                let why = format!("{} was retired", run.segment);
+                return Ok(Err(Missing { why, retired: true }));
             }
             Role::Replica => match self.find_received(run)? {
                 Ok(file) => file,

@@ -28,6 +28,9 @@ pub enum Reason {
     /// Found in a space whose catalog was lost, and not part of the primary's
     /// stream.
     Unmatched,
+    /// Records that were appended to a segment which had no name on the
+    /// primary any more; kept when the segment was retired.
+    Unnamed,
 }
 
 impl Reason {
@@ -40,6 +43,7 @@ impl Reason {
             Self::Displaced => "displaced",
             Self::Damaged => "damaged",
             Self::Unmatched => "unmatched",
+            Self::Unnamed => "unnamed",
         }
     }
 }

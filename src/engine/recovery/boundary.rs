@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::place::is_gone;
 use super::{RecoveryError, io_error, path_of};
 use crate::ids::SpaceId;
 use crate::lsn::{Lsn, Mark};
@@ -49,15 +50,20 @@ pub fn boundary_along(
     if at >= flushed.lsn {
         return Ok(*flushed);
     }
-    let known = record.marks.iter().chain([&record.checkpoint, &Mark::START]);
+    let known = record.marks.iter().chain([&record.checkpoint, &record.base]);
     let start = known.filter(|mark| mark.lsn <= at).max_by_key(|mark| mark.lsn);
-    let mut best = start.copied().unwrap_or(Mark::START);
-    let first = record.runs.locate(best.lsn).map_or(0, |(ordinal, _)| ordinal);
+    // What lies before the base was never here.
+    let Some(mut best) = start.copied() else { return Ok(Mark::START) };
+    let first = record.runs.locate(best.lsn).map_or(record.runs.first(), |(ordinal, _)| ordinal);
     for (_, run) in record.runs.iter().filter(|(ordinal, _)| *ordinal >= first) {
         let end = run.bytes.map_or(flushed.lsn, |bytes| run.start.advance(bytes));
         let goal = end.min(at);
         if best.lsn >= goal && end <= at {
             continue;
+        }
+        if is_gone(record, run.file) {
+            // Retired with everything in it; what is known lies before it.
+            break;
         }
         let path = locate(run);
         let segment = Segment::open_as(run.segment, &path).map_err(|error| {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::ids::{SegmentName, SpaceId};
-use crate::state::catalog::SpaceRecord;
+use crate::state::catalog::{Retired, SpaceRecord};
 use crate::state::runs::Run;
 
 /// One file of the space.
@@ -22,8 +22,8 @@ pub fn retired_path(state_dir: &Path, space: &SpaceId, file: u64) -> PathBuf {
 }
 
 /// Where the file of a run of `record` lies. Of several files that bore one
-/// name, the one whose first run is the latest has it; the others are at
-/// their [`retired_path`].
+/// name, the one whose first run is the latest has it; the others, and those
+/// that have no name on the primary any more, are at their [`retired_path`].
 #[must_use]
 pub fn path_of(
     data_root: &Path,
@@ -32,7 +32,8 @@ pub fn path_of(
     record: &SpaceRecord,
     run: &Run,
 ) -> PathBuf {
-    if bearer(record, run.segment).is_none_or(|file| file == run.file) {
+    let retired = record.retired.contains_key(&run.file);
+    if !retired && bearer(record, run.segment).is_none_or(|file| file == run.file) {
         wal_directory(data_root, space).join(run.segment.to_string())
     } else {
         retired_path(state_dir, space, run.file)
@@ -42,12 +43,18 @@ pub fn path_of(
 /// The number of the file that bears a name now.
 pub(in crate::engine) fn bearer(record: &SpaceRecord, segment: SegmentName) -> Option<u64> {
     let mut seen = Vec::new();
-    for (_, run) in record.runs.iter().filter(|(_, run)| run.segment == segment) {
+    let named = |run: &Run| run.segment == segment && !record.retired.contains_key(&run.file);
+    for (_, run) in record.runs.iter().filter(|(_, run)| named(run)) {
         if !seen.contains(&run.file) {
             seen.push(run.file);
         }
     }
     seen.last().copied()
+}
+
+/// True if nothing of the file is here any more, nor anywhere else.
+pub(super) fn is_gone(record: &SpaceRecord, file: u64) -> bool {
+    record.retired.get(&file) == Some(&Retired::Gone)
 }
 
 pub(super) fn wal_directory(data_root: &Path, space: &SpaceId) -> PathBuf {
@@ -65,10 +72,12 @@ pub(super) fn locate_files(
     let mut bearers = BTreeMap::new();
     let mut files = BTreeMap::new();
     for (_, run) in record.runs.iter() {
-        if files.insert(run.file, run.segment).is_none() {
+        let first = files.insert(run.file, run.segment).is_none();
+        if first && !record.retired.contains_key(&run.file) {
             bearers.insert(run.segment, run.file);
         }
     }
+    files.retain(|file, _| !is_gone(record, *file));
     let place = |(file, segment): (u64, SegmentName)| {
         let named = bearers.get(&segment) == Some(&file);
         let path = if named {

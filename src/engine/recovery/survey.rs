@@ -78,7 +78,7 @@ pub fn survey(
         spacing: SPACING_BYTES,
         piece: vec![0; VERIFY_PIECE_BYTES],
     };
-    let first = record.runs.locate(from.lsn).map_or(0, |(ordinal, _)| ordinal);
+    let first = record.runs.locate(from.lsn).map_or(record.runs.first(), |(ordinal, _)| ordinal);
     for (ordinal, run) in record.runs.iter().filter(|(ordinal, _)| *ordinal >= first) {
         if ordinal > first {
             walk.remember(true);

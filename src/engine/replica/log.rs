@@ -490,10 +490,12 @@ impl Log {
     }
 
     /// A position worth a checkpoint in the catalog, at most one per
-    /// [`CHECKPOINT_BYTES`]; with `closing`, whenever it moved.
+    /// [`CHECKPOINT_BYTES`]; with `closing`, whenever it moved; and when a seed
+    /// has come to its target.
     pub fn checkpoint(&mut self, closing: bool) -> Option<Mark> {
         let moved = self.flushed.lsn.bytes_since(self.checkpoint);
-        let due = if closing { moved > 0 } else { moved >= CHECKPOINT_BYTES };
+        let seeded = self.record.seed.take_if(|seed| self.flushed.lsn >= seed.target).is_some();
+        let due = if closing { moved > 0 } else { moved >= CHECKPOINT_BYTES || seeded };
         due.then(|| {
             self.checkpoint = self.flushed.lsn;
             self.record.checkpoint = self.flushed;

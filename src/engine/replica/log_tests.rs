@@ -186,17 +186,8 @@ struct Rig {
 }
 
 fn record(runs: Runs) -> SpaceRecord {
-    SpaceRecord {
-        role: Role::Replica,
-        stream: StreamId(1),
-        history: vec![(Epoch::FIRST, Lsn::ZERO)],
-        highest_epoch: Epoch::FIRST,
-        runs,
-        files: Vec::new(),
-        checkpoint: Mark::START,
-        marks: Vec::new(),
-        holes: Vec::new(),
-    }
+    let history = vec![(Epoch::FIRST, Lsn::ZERO)];
+    SpaceRecord { runs, ..SpaceRecord::new(Role::Replica, StreamId(1), history) }
 }
 
 fn mark(before: &Mark, bytes: usize) -> Mark {

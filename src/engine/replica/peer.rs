@@ -30,7 +30,7 @@ use crate::limits::{
 use crate::lsn::Lsn;
 use crate::protocol::Now;
 use crate::protocol::frame::{FrameHeader, Handle, Kind};
-use crate::protocol::message::{ErrorCode, Fetch, Identity, OpenSpace, Truncate};
+use crate::protocol::message::{ErrorCode, Fetch, Identity, OpenSpace, Reseed, Truncate};
 use crate::protocol::receiver::{Intent, Receiver};
 use crate::state::catalog::Change;
 use crate::wal::record::{self, Checksums};
@@ -48,6 +48,8 @@ pub enum Action {
     Job(Job),
     /// Borrow a space from the keeper.
     Open(Handle, Box<OpenSpace>),
+    /// Begin a borrowed space anew.
+    Reseed(Handle, Box<OpenSpace>, Reseed),
     /// Find a boundary of a borrowed space.
     Match(SpaceId, Handle, Lsn),
     /// Give a space back, have it cut, and borrow it again.
@@ -379,6 +381,17 @@ impl Peer {
                     actions.push(Action::Run(log.space.clone(), handle, ordinal, run, false));
                 }
             }
+            Intent::Retire { handle, retire } => {
+                if let Some(log) = self.logs.get(&handle) {
+                    actions.push(Action::Job(Job::Retire {
+                        space: log.space.clone(),
+                        file: retire.file,
+                        what: retire.what,
+                        flushed: *log.flushed(),
+                    }));
+                }
+            }
+            Intent::Reseed { handle, reseed } => self.give_back_to_seed(handle, reseed, actions),
             Intent::Data { handle, skip, .. } => {
                 if let Some(((start, end, placed), header)) = at {
                     let checked = header.check_payload(self.inbox.payload(start..end));

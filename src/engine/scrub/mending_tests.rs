@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 
+use crate::engine::keeper::retention::Rule;
 use crate::engine::keeper::{Job, Keeper, Loan, Mailbox, News, Places, Received};
 use crate::engine::scrub::{Mender, ScrubAsk, ScrubHandle, ScrubOptions, Scrubber};
 use crate::engine::shard::{Command, Standing};
@@ -79,8 +80,10 @@ impl Bench {
             host: Arc::new(ThisHost),
         };
         let received = Received::default();
-        let keeper =
-            Keeper::new(places, catalog, pins, Checksums::Required, received.clone()).unwrap();
+        let rule =
+            Rule { max_bytes: None, max_age: None, max_disk_share: 90, replicas: Vec::new() };
+        let checksums = Checksums::Required;
+        let keeper = Keeper::new(places, catalog, pins, checksums, rule, received.clone()).unwrap();
         let (jobs, queue) = bounded(64);
         let (tell, news) = unbounded();
         let mailboxes = vec![Mailbox { news: tell, waker: Waker::new(|| {}) }];
@@ -196,8 +199,13 @@ impl Bench {
                 Ok(Command::Standing(_, reply)) => {
                     let runs = self.loan.record.runs.clone();
                     if let Some(mark) = self.flushed {
-                        let standing =
-                            Standing { mark, runs, role: Role::Replica, holes: Vec::new() };
+                        let standing = Standing {
+                            mark,
+                            base: Mark::START,
+                            runs,
+                            role: Role::Replica,
+                            holes: Vec::new(),
+                        };
                         reply.send(standing).unwrap();
                     }
                 }

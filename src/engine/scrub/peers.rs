@@ -53,7 +53,7 @@ pub struct Mender {
 /// What is known of a space.
 pub(super) enum Stand {
     /// Where it stands, and what may be built on that.
-    Known(Standing, Ground),
+    Known(Box<Standing>, Ground),
     /// It is in no catalog.
     Unknown,
     /// Nobody answers who could know.
@@ -126,12 +126,12 @@ impl Pass {
             (Some(Some(Kept { standing, history, recoveries })), live) => {
                 let standing = live.unwrap_or(standing);
                 let ground = Ground { history, mark: standing.mark, recoveries };
-                Stand::Known(standing, ground)
+                Stand::Known(Box::new(standing), ground)
             }
             // Nothing is put in the place of a primary's files.
             (None, Some(live)) if live.role == Role::Primary => {
                 let ground = Ground { history: Vec::new(), mark: live.mark, recoveries: 0 };
-                Stand::Known(live, ground)
+                Stand::Known(Box::new(live), ground)
             }
             (None, _) => Stand::Silent,
         })

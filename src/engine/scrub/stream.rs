@@ -11,7 +11,9 @@
 //! hold: everything up to the durable position was acknowledged. What was
 //! fetched goes to a scratch file; nothing is put in place before the chain at
 //! the end of the stream is the one that was acknowledged, so that what is
-//! mended is proven to be what was there.
+//! mended is proven to be what was there. Behind a file that was let go in order
+//! no chain is known: there the checksums of the records fetched must do, which
+//! come from a primary whose stream was matched with this one.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -63,6 +65,9 @@ pub(super) struct Survey {
     /// not be fetched.
     mark: Mark,
     whole: bool,
+    /// Something before has been let go in order: the chain is not known from
+    /// there on, and each record has to speak for itself.
+    retired: bool,
 }
 
 impl Pass {
@@ -104,8 +109,9 @@ impl Pass {
             seen: Vec::new(),
             scratch: None,
             scratch_bytes: 0,
-            mark: Mark::START,
+            mark: standing.base,
             whole: true,
+            retired: false,
         };
         let mut files = std::collections::BTreeSet::new();
         for (_, run) in standing.runs.iter().filter(|(_, run)| run.start < standing.mark.lsn) {
@@ -123,7 +129,8 @@ impl Pass {
             self.survey(&mut survey, run, piece, pace).await?;
             survey.seen.push((run, begin, survey.mark));
         }
-        let holds = survey.damages.is_empty() && survey.mark.chain == standing.mark.chain;
+        let same = survey.retired || survey.mark.chain == standing.mark.chain;
+        let holds = survey.damages.is_empty() && same;
         if !holds && !ours {
             let moved = match self.kept(space).await? {
                 Some(Some(kept)) if ground.is_of(&kept.history) => None,
@@ -136,7 +143,7 @@ impl Pass {
                 return Ok(None);
             }
         }
-        if survey.whole && survey.mark.chain != standing.mark.chain {
+        if survey.whole && !survey.retired && survey.mark.chain != standing.mark.chain {
             // Every record holds, and yet they are not those that were
             // acknowledged. No range can be told; nothing is put in place.
             for damage in &mut survey.damages {
@@ -173,7 +180,8 @@ impl Pass {
         piece: &mut Vec<u8>,
         pace: &mut Pace,
     ) -> Result<(), Stopped> {
-        let Some(AtRest { path, file }) = self.at_rest(&survey.space.clone(), run).await? else {
+        let Some(AtRest { path, file, retired }) = self.at_rest(&survey.space.clone(), run).await?
+        else {
             self.unreadable(&PathBuf::from(run.segment.to_string()), &silent());
             survey.whole = false;
             survey.mark.lsn = run.start.advance(run.bytes.unwrap_or(0));
@@ -181,6 +189,11 @@ impl Pass {
         };
         let mut at = run.offset;
         let end = run.offset + run.bytes.unwrap_or(0);
+        if retired {
+            survey.retired = true;
+            survey.mark.lsn = run.start.advance(end - run.offset);
+            return Ok(());
+        }
         let opened = match file {
             Ok(file) => file
                 .metadata()

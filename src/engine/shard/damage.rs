@@ -21,7 +21,7 @@ use std::time::Instant;
 use super::{Shard, Standing, Ticket};
 use crate::engine::keeper::{Job, Verdict};
 use crate::engine::primary::Holder;
-use crate::engine::primary::link::{Answer, Link};
+use crate::engine::primary::link::{Answer, Link, Slot};
 use crate::engine::primary::space::Turn;
 use crate::ids::{NodeId, SpaceId};
 use crate::limits::{ATTENTION_INTERVAL, FAREWELL_TIMEOUT};
@@ -144,8 +144,12 @@ impl Shard {
     /// Who may have a record that does not hold here; nothing if it must not be
     /// left out.
     fn holders(&self, handle: Handle) -> Option<Vec<Holder>> {
+        let at = self.spaces.get(handle).and_then(|space| space.borrow().first_block());
+        // A position that the catalog remembers may be an old one: it tells what
+        // a replica has, and not what it lacks.
+        let tells = |slot: &&Slot| slot.known || at.is_some_and(|at| slot.flushed.lsn > at);
         let holder = |link: &Link| {
-            let slot = link.slots.get(handle.0 as usize).filter(|slot| slot.known);
+            let slot = link.slots.get(handle.0 as usize).filter(tells);
             // Bytes in its memory become durable as soon as it can.
             let has = slot.map(|slot| slot.ack.received.max(slot.flushed.lsn));
             Holder { replica: link.replica.clone(), has }
@@ -257,8 +261,8 @@ impl Shard {
     pub(super) fn tell_standing(&self, id: &SpaceId, reply: &super::Sender<Standing>) {
         let received = self.peers.values().find_map(|peer| {
             let log = peer.logs().find(|log| log.space == *id)?;
-            let (mark, runs) = (*log.flushed(), log.record.runs.clone());
-            Some(Standing { mark, runs, role: Role::Replica, holes: Vec::new() })
+            let (mark, base, runs) = (*log.flushed(), log.record.base, log.record.runs.clone());
+            Some(Standing { mark, base, runs, role: Role::Replica, holes: Vec::new() })
         });
         let shipped = || {
             let space = self.spaces.get(*self.spaces.handles.get(id)?)?.borrow();

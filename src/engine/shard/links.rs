@@ -1,19 +1,21 @@
 //! The sending side: spaces walk, links ship.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
-use super::{Pending, Shard};
+use super::{Pending, Shard, Spaces};
 use crate::engine::inbox::{Inbox, Step};
 use crate::engine::patience::Patience;
 use crate::engine::primary::fenced;
-use crate::engine::primary::link::{Dispute, Link, State, Up};
+use crate::engine::primary::link::{Dispute, Link, Slot, State, Up};
 use crate::io::{Op, Outcome, SlabPool, Token};
 use crate::limits::{CONNECT_TIMEOUT, CONTROL_SLAB_BYTES, FAREWELL_TIMEOUT};
-use crate::lsn::Lsn;
+use crate::lsn::Mark;
 use crate::protocol::Now;
 use crate::protocol::frame::{FrameHeader, Handle, Kind};
-use crate::protocol::message::{ErrorCode, Identity};
-use crate::protocol::sender::{Event, Sender, Transmit};
+use crate::protocol::message::{ErrorCode, Identity, SegmentOpen};
+use crate::protocol::sender::{Event, Found, Sender, Streams, Transmit};
 use crate::wal::record::Checksums;
 
 /// A data frame of records that may have no checksums of their own gets one
@@ -21,6 +23,69 @@ use crate::wal::record::Checksums;
 fn with_checksum(header: [u8; 64], payload: &[u8]) -> [u8; 64] {
     FrameHeader::decode(&header)
         .map_or(header, |decoded| decoded.with_payload_crc(crc32c::crc32c(payload)).encode())
+}
+
+impl Spaces {
+    /// The replica has to prove itself: open a single space, any `but` that.
+    fn probe(&self, now: Now, up: &mut Up, but: Option<Handle>) {
+        let spaces = self.list.iter().map(|space| space.borrow());
+        let mut others = spaces.filter(|space| Some(space.handle) != but);
+        up.probe = others.find_map(|space| {
+            up.sender.open_space(now, space.handle, space.open()?);
+            Some(space.handle)
+        });
+    }
+
+    /// A space was stopped here. If it is the one by which the replica was to
+    /// prove itself, no answer will come for it: another takes its place.
+    pub(super) fn pass_probe_on(&self, now: Now, up: &mut Up, handle: Handle) {
+        if up.probe == Some(handle) {
+            self.probe(now, up, Some(handle));
+        }
+    }
+}
+
+/// The spaces as one link may ship them: what has sent its share has nothing
+/// to ship for the moment.
+struct Held<'a> {
+    spaces: &'a Spaces,
+    held: &'a BTreeMap<Handle, Instant>,
+    slots: &'a [Slot],
+    /// Bytes a second of a seed.
+    limit: Option<u64>,
+}
+
+impl Streams for Held<'_> {
+    fn head(&self, handle: Handle) -> Mark {
+        match self.held.contains_key(&handle) {
+            true => Mark::START,
+            false => self.spaces.head(handle),
+        }
+    }
+
+    fn run(&self, handle: Handle, ordinal: u32) -> Option<SegmentOpen> {
+        self.spaces.run(handle, ordinal)
+    }
+
+    fn cut(
+        &self,
+        handle: Handle,
+        ordinal: u32,
+        from: &Mark,
+        max_bytes: u32,
+    ) -> Option<(Mark, u64)> {
+        let slot = self.slots.get(handle.0 as usize);
+        let most = slot.map_or(max_bytes, |slot| slot.frame_bytes(self.limit, max_bytes));
+        self.spaces.cut(handle, ordinal, from, most)
+    }
+}
+
+/// A space cannot be shipped to this replica now; it is asked for again.
+pub(super) fn refuse(now: Now, link: &mut Link, handle: Handle, code: ErrorCode, why: String) {
+    if let Some(up) = link.up() {
+        up.sender.stop_space(now, handle, code, why.clone());
+    }
+    link.stopped(handle.0 as usize, now.instant, code, why, true);
 }
 
 impl Shard {
@@ -58,6 +123,7 @@ impl Shard {
     /// walk that it has moved.
     pub(super) fn head_moved(&mut self, now: Now, handle: Handle) {
         let mut jobs = Vec::new();
+        let mut gone = Vec::new();
         let mut disputes = false;
         for (index, link) in self.links.iter_mut().enumerate() {
             let slot = link.slot(handle.0 as usize);
@@ -72,9 +138,15 @@ impl Shard {
                 space.borrow_mut().resume_at(lsn, &mut jobs)
             });
             if let Some(found) = found {
+                let slot = handle.0 as usize;
+                link.slot(slot).resume = None;
+                if let Found::Gone(why) = found {
+                    gone.push((index, resume.unwrap_or_default(), why));
+                    continue;
+                }
+                let Some(up) = link.up() else { continue };
                 let streams = up.sender.handle_resume(now, handle, found);
-                let slot = link.slot(handle.0 as usize);
-                slot.resume = None;
+                let slot = link.slot(slot);
                 if let Some(mark) = streams
                     && let Some(space) = self.spaces.get(handle)
                 {
@@ -95,11 +167,15 @@ impl Shard {
             }
             self.busy_links.insert(index);
         }
+        self.retain_soon(handle);
         for job in jobs {
             self.job(job);
         }
         if disputes {
             self.settle_disputes(now, handle);
+        }
+        for (index, at, why) in gone {
+            self.begin_seed(now, index, handle, at, &why);
         }
     }
 
@@ -174,6 +250,13 @@ impl Shard {
             due.push(Handle(u32::try_from(handle).unwrap_or(u32::MAX - 1)));
         }
         let State::Up(up) = &mut link.state else { return };
+        link.held.retain(|handle, until| {
+            let held = *until > now.instant;
+            if !held {
+                up.sender.handle_head(now, *handle);
+            }
+            held
+        });
         if up.closing.is_some_and(|at| at <= now.instant) {
             // Not even the last words were taken.
             let why = link.problem.clone().unwrap_or_else(|| "closed".into());
@@ -249,8 +332,9 @@ impl Shard {
             let Some(event) = link.up().and_then(|up| up.sender.poll_event()) else { return };
             match event {
                 Event::Established { peer } => self.link_established(now, index, &peer),
-                Event::Resume { handle, at, .. } => {
-                    link.slot(handle.0 as usize).resume = Some(at);
+                Event::Resume { handle, at, standing } => {
+                    let slot = link.slot(handle.0 as usize);
+                    (slot.resume, slot.stands) = (Some(at), standing.flushed);
                     self.head_moved(now, handle);
                     self.probed(now, index, handle);
                 }
@@ -270,7 +354,7 @@ impl Shard {
                             slot.note_close(now);
                         }
                         link.proven();
-                        self.forget(now, handle);
+                        self.forget(handle);
                     }
                 }
                 Event::Stopped { handle, code, mut reason, retry } => {
@@ -287,6 +371,7 @@ impl Shard {
                 }
                 Event::Damaged { handle, at, reason } => {
                     self.suspect(index, handle, at, reason);
+                    self.probed(now, index, handle);
                 }
                 Event::Fetch { handle, fetch } => self.serve_link(index, handle, fetch),
                 Event::Fetched { handle, fetched } => {
@@ -328,16 +413,15 @@ impl Shard {
             self.link_down(index, why);
             return;
         }
-        let mut probe = link.established(now.instant);
+        let probe = link.established(now.instant);
         let Some(up) = link.up() else { return };
+        if probe {
+            return self.spaces.probe(now, up, None);
+        }
         for space in &self.spaces.list {
             let space = space.borrow();
             if let Some(open) = space.open() {
                 up.sender.open_space(now, space.handle, open);
-                if std::mem::take(&mut probe) {
-                    up.probe = Some(space.handle);
-                    break;
-                }
             }
         }
     }
@@ -359,25 +443,26 @@ impl Shard {
     }
 
     /// Boundaries that every replica has passed are needed no more.
-    pub(super) fn forget(&self, now: Now, handle: Handle) {
-        let lowest = (self.links.iter())
-            .map(|link| link.slots.get(handle.0 as usize).map_or(0, |slot| slot.flushed.lsn.0))
-            .min();
-        let (Some(lowest), Some(space)) = (lowest, self.spaces.get(handle)) else { return };
-        space.borrow_mut().forget_before(Lsn(lowest));
-        let jobs = space.borrow_mut().release(Lsn(lowest), now.instant);
-        for job in jobs {
-            self.job(job);
+    pub(super) fn forget(&mut self, handle: Handle) {
+        let lowest = self.lowest(handle);
+        if let Some(space) = self.spaces.get(handle) {
+            space.borrow_mut().forget_before(lowest);
         }
+        self.retain_soon(handle);
     }
 
     pub(super) fn link_transmit(&mut self, now: Now, index: usize) {
         let strategy = self.setup.strategy;
         let Some(link) = self.links.get_mut(index) else { return };
         let serial = link.serial;
-        let Some(up) = link.up().filter(|up| !up.sending) else { return };
+        let State::Up(up) = &mut link.state else { return };
+        if up.sending {
+            return;
+        }
         let socket = up.socket.clone();
-        let Some(transmit) = up.sender.poll_transmit(now, &self.spaces) else {
+        let limit = self.setup.seed_bytes_per_second;
+        let streams = Held { spaces: &self.spaces, held: &link.held, slots: &link.slots, limit };
+        let Some(transmit) = up.sender.poll_transmit(now, &streams) else {
             if up.closing.is_some() {
                 let why = link.problem.clone().unwrap_or_else(|| "closed".into());
                 self.link_down(index, why);
@@ -411,7 +496,10 @@ impl Shard {
                 };
                 let slot = link.slot(handle.0 as usize);
                 slot.sent = end;
-                slot.streaming = true;
+                if let Some(until) = slot.pay(now.instant, self.setup.seed_bytes_per_second, bytes)
+                {
+                    link.held.insert(handle, until);
+                }
                 self.submit(
                     Pending::LinkData(index, serial, handle, bytes),
                     Op::Transmit { socket, header, source, strategy },

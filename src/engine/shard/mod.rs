@@ -16,10 +16,13 @@
 //! meantime finds a serial that no longer matches, and is dropped.
 
 mod damage;
+mod due;
 mod jobs;
 mod links;
 mod peers;
 mod reign;
+mod retention;
+mod seeding;
 mod setup;
 mod standing;
 mod watching;
@@ -47,7 +50,7 @@ use super::replica::primaries::Primaries;
 use super::report::ShardReport;
 use crate::ids::{NodeId, SpaceId};
 use crate::io::{Backend, Completion, Op, Outcome, Socket, Token, WatchEvent, WatchId};
-use crate::limits::{DRAIN_TIMEOUT, FAREWELL_TIMEOUT, JOB_RETRY_DELAY};
+use crate::limits::{DRAIN_TIMEOUT, FAREWELL_TIMEOUT};
 use crate::lsn::{Lsn, Mark};
 use crate::protocol::Now;
 use crate::protocol::frame::Handle;
@@ -191,6 +194,15 @@ pub struct Shard {
     /// Spaces whose log is shipped under another name.
     refused: BTreeSet<SpaceId>,
     next_scan: Option<Instant>,
+    /// Spaces whose replicas moved, or are behind: the keeper is told.
+    retaining: BTreeSet<Handle>,
+    /// When.
+    next_retention: Option<Instant>,
+    /// Spaces with a segment that has no name and is still held; looked at
+    /// now and then.
+    lingering: BTreeSet<Handle>,
+    /// When.
+    next_linger: Option<Instant>,
     /// When to accept again after an attempt that failed.
     next_accept: Option<Instant>,
     stopping: Option<Instant>,
@@ -284,6 +296,10 @@ impl Shard {
             listed: false,
             refused: BTreeSet::new(),
             next_scan: None,
+            retaining: BTreeSet::new(),
+            next_retention: None,
+            lingering: BTreeSet::new(),
+            next_linger: None,
             next_accept: None,
             stopping: None,
             disk_operations: 0,
@@ -343,7 +359,12 @@ impl Shard {
         self.drive_links();
         self.drive_peers();
         self.answer();
-        if self.is_drained() { Turn::Ended } else { Turn::Wait(self.next_timeout()) }
+        if self.is_drained() {
+            // The last word on where the replicas are.
+            self.tell_positions(self.now());
+            return Turn::Ended;
+        }
+        Turn::Wait(self.next_timeout())
     }
 
     /// Wait for completions, and take them.
@@ -413,6 +434,7 @@ impl Shard {
         }
         let now = self.now();
         self.stopping = Some(now.instant + DRAIN_TIMEOUT);
+        (self.next_retention, self.next_linger) = (None, None);
         for (index, link) in self.links.iter_mut().enumerate() {
             if let Some(up) = link.up() {
                 up.sender.close(now, ErrorCode::Shutdown, "the primary is going down".into());
@@ -441,56 +463,6 @@ impl Shard {
     /// Nothing else is to be done in this turn.
     fn is_calm(&self) -> bool {
         self.growing.is_empty() && self.busy_links.is_empty() && self.busy_peers.is_empty()
-    }
-
-    fn next_timeout(&self) -> Option<Instant> {
-        if !self.is_calm() {
-            return Some(self.now().instant);
-        }
-        let links = self.links.iter().filter_map(|link| self.link_timeout(link));
-        let peers = self.peers.values().filter_map(Peer::next_timeout);
-        let keeper = self.jobs.is_congested().then(|| self.now().instant + JOB_RETRY_DELAY);
-        let mine = [
-            self.next_scan,
-            self.next_accept,
-            self.next_attention,
-            self.stopping,
-            self.door.next_timeout(),
-        ];
-        links.chain(peers).chain(mine.into_iter().flatten()).chain(keeper).min()
-    }
-
-    /// When something is due on a link. One that is stopped for good, as all
-    /// are that are down while the shard drains, is never due.
-    fn link_timeout(&self, link: &Link) -> Option<Instant> {
-        let ends = self.stopping.is_some() && !matches!(link.state, State::Up(_));
-        link.next_timeout().filter(|_| !ends)
-    }
-
-    fn timeouts(&mut self) {
-        let instant = self.now().instant;
-        for (index, link) in self.links.iter().enumerate() {
-            if self.link_timeout(link).is_some_and(|at| at <= instant) {
-                self.busy_links.insert(index);
-            }
-        }
-        for (id, peer) in &self.peers {
-            if peer.next_timeout().is_some_and(|at| at <= instant) {
-                self.busy_peers.insert(*id);
-            }
-        }
-        if self.next_scan.is_some_and(|at| at <= instant) {
-            self.scan_unwatched(instant);
-        }
-        if self.next_accept.is_some_and(|at| at <= instant) {
-            self.accept();
-        }
-        if self.door.next_timeout().is_some_and(|at| at <= instant) {
-            self.tell_left_out(instant);
-        }
-        if self.next_attention.is_some_and(|at| at <= instant) {
-            self.attend(instant);
-        }
     }
 
     fn completed(&mut self, completion: Completion) {

@@ -190,6 +190,11 @@ impl Shard {
                     let ticket = self.ticket(Ticket::Open(id, handle));
                     self.job(Job::OpenReplica { shard: self.setup.shard, ticket, open });
                 }
+                Action::Reseed(handle, open, reseed) => {
+                    let ticket = self.ticket(Ticket::Open(id, handle));
+                    let shard = self.setup.shard;
+                    self.job(Job::Reseed { shard, ticket, open, reseed });
+                }
                 Action::Serve(space, handle, fetch) => {
                     let ticket = self.ticket(Ticket::ServePeer(id, handle, fetch.lsn));
                     let shard = self.setup.shard;

@@ -35,6 +35,7 @@ impl Shard {
             link.asked(handle.0 as usize);
             if let Some(up) = link.up() {
                 up.sender.stop_space(now, handle, ErrorCode::NewEpoch, why.clone());
+                self.spaces.pass_probe_on(now, up, handle);
                 self.busy_links.insert(index);
             }
         }
@@ -57,7 +58,8 @@ impl Shard {
         self.open_everywhere(now, handle);
     }
 
-    /// Open a space on every connection that is up.
+    /// Open a space on every connection that is up. Where the replica proves
+    /// itself by another one, it is opened when it has.
     pub(super) fn open_everywhere(&mut self, now: Now, handle: Handle) {
         let Some(open) = self.spaces.get(handle).and_then(|space| space.borrow().open()) else {
             return;
@@ -69,6 +71,7 @@ impl Shard {
             if let Some(up) = link.up()
                 && up.established
                 && up.closing.is_none()
+                && up.probe.is_none_or(|probe| probe == handle)
             {
                 up.sender.open_space(now, handle, open.clone());
                 self.busy_links.insert(index);
@@ -140,6 +143,7 @@ impl Shard {
             (slot.resume, slot.dispute) = (None, None);
             if let Some(up) = link.up() {
                 up.sender.stop_space(now, handle, ErrorCode::Fenced, why.clone());
+                self.spaces.pass_probe_on(now, up, handle);
                 self.busy_links.insert(index);
             }
         }

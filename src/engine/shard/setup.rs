@@ -29,6 +29,8 @@ pub struct Setup {
     pub batch: BatchRule,
     /// How.
     pub strategy: Strategy,
+    /// How fast a replica is filled anew, at most.
+    pub seed_bytes_per_second: Option<u64>,
     /// Which records are taken.
     pub checksums: Checksums,
     /// How long a replica's written bytes may wait for their flush.

@@ -10,6 +10,8 @@ pub struct Standing {
     /// Everything before it is in the files: flushed and acknowledged on a
     /// replica, walked on a primary.
     pub mark: Mark,
+    /// Where it begins here: the start, or where a seed began.
+    pub base: Mark,
     /// Where it lies.
     pub runs: Runs,
     /// Which way it flows.

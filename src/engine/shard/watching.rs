@@ -344,13 +344,21 @@ impl Shard {
             space.borrow_mut().vanished(name);
         }
         if self.watches.values().any(|what| matches!(what, Watched::Space(other) if other == id)) {
-            return;
+            // What has a name now is listed once for all that go together.
+            return self.scan_again(id);
         }
         if let Ok(watch) = self.backend.watch(&self.setup.data_root.join(id.as_str())) {
             self.watches.insert(watch, Watched::Space(id.clone()));
         }
         // It may have been made anew before this.
         self.watch_space(id);
+    }
+
+    /// List a space's directory once more, soon.
+    fn scan_again(&mut self, id: &SpaceId) {
+        self.rescan.insert(id.clone());
+        let due = self.now().instant + SCAN_INTERVAL;
+        self.next_scan.get_or_insert(due);
     }
 
     fn touch_renamed(&mut self, space: &SpaceId) {
@@ -385,8 +393,12 @@ impl Shard {
                 News::Refused(space) => {
                     self.refused.insert(space);
                 }
-                News::Space { space, record, found, problems } => {
-                    self.learned(now, &space, record, found, problems);
+                News::Slots { space, slots } => self.slots(now, &space, slots),
+                News::Reserved { space, replica, base, result } => {
+                    self.reserved(now, &space, &replica, base, result);
+                }
+                News::Space { space, record, found, named, problems } => {
+                    self.learned(now, &space, record, found, named, problems);
                 }
                 News::Access { space, obstacle } => self.access(&space, obstacle),
                 News::RootBack => self.root_back(),
@@ -452,6 +464,7 @@ impl Shard {
         id: &SpaceId,
         record: Option<Box<crate::state::catalog::SpaceRecord>>,
         found: Vec<(u64, Arc<crate::wal::segment::Segment>)>,
+        named: Option<BTreeSet<u64>>,
         problems: Vec<String>,
     ) {
         let Some(handle) = self.spaces.handles.get(id).copied() else { return };
@@ -459,18 +472,26 @@ impl Shard {
         let mut space = space.borrow_mut();
         let first = record.is_some();
         if let Some(record) = record {
+            for link in &mut self.links {
+                if let Some(slot) = record.slots.get(&link.replica) {
+                    link.slot(handle.0 as usize).recall(slot);
+                }
+            }
             space.learn(*record);
             self.refused.remove(id);
         }
         space.found(found);
-        if space.scanned(problems) {
-            self.rescan.insert(id.clone());
-            let due = self.now().instant + SCAN_INTERVAL;
-            self.next_scan.get_or_insert(due);
+        if let Some(named) = named {
+            space.names(&named);
         }
+        let again = space.scanned(problems);
         let open = space.open();
         drop(space);
+        if again {
+            self.scan_again(id);
+        }
         self.growing.insert(handle);
+        self.retain_soon(handle);
         if first && let Some(open) = open {
             for index in 0..self.links.len() {
                 if let Some(up) = self.links[index].up()

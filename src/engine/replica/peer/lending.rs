@@ -8,7 +8,7 @@ use crate::ids::{Epoch, SpaceId};
 use crate::planted::{self, Bug};
 use crate::protocol::Now;
 use crate::protocol::frame::Handle;
-use crate::protocol::message::{Boundary, ErrorCode, Standing, Truncate};
+use crate::protocol::message::{Boundary, ErrorCode, Reseed, Standing, Truncate};
 
 impl Peer {
     /// The keeper has answered an [`Action::Open`].
@@ -139,5 +139,24 @@ impl Peer {
         self.opening.insert(handle, open.clone());
         self.asked += 1;
         actions.push(Action::Truncate(handle, Box::new(open), to));
+    }
+
+    /// What this replica needs is gone from the primary. Nothing was received
+    /// on this connection: the log is as it was lent, and goes back.
+    pub(super) fn give_back_to_seed(
+        &mut self,
+        handle: Handle,
+        reseed: Reseed,
+        actions: &mut Vec<Action>,
+    ) {
+        let (Some(log), Some(open)) = (self.logs.remove(&handle), self.opened.remove(&handle))
+        else {
+            return;
+        };
+        debug_assert!(log.is_settled(), "nothing was received");
+        self.active.remove(&handle);
+        self.opening.insert(handle, open.clone());
+        self.asked += 1;
+        actions.push(Action::Reseed(handle, Box::new(open), reseed));
     }
 }

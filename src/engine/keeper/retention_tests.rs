@@ -1,0 +1,256 @@
+//! Facts about slots and their budgets, on a keeper with real files and pins.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crossbeam::channel::{Receiver, unbounded};
+
+use super::super::{Job, Mailbox, Places, Received};
+use super::*;
+use crate::ids::SegmentName;
+use crate::io::Waker;
+use crate::state::catalog::Catalog;
+use crate::state::host::ThisHost;
+use crate::state::pins::Pins;
+use crate::state::runs::Run;
+use crate::wal::record::Checksums;
+
+fn alpha() -> SpaceId {
+    "alpha".parse().unwrap()
+}
+
+fn replica(number: u32) -> NodeId {
+    format!("replica-{number}").parse().unwrap()
+}
+
+fn rule(replicas: u32) -> Rule {
+    let replicas = (1..=replicas).map(replica).collect();
+    Rule { max_bytes: None, max_age: None, max_disk_share: 90, replicas }
+}
+
+/// A keeper over a space of segments of a kilobyte each.
+struct Rig {
+    root: tempfile::TempDir,
+    keeper: Keeper,
+    news: Receiver<News>,
+    start: Instant,
+}
+
+impl Rig {
+    fn new(rule: Rule, segments: u64) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let (keeper, news) = open(root.path().to_path_buf(), rule);
+        let mut rig = Self { root, keeper, news, start: Instant::now() };
+        std::fs::create_dir_all(rig.wal()).unwrap();
+        for number in 1..=segments {
+            std::fs::write(rig.wal().join(SegmentName(number).to_string()), [0; 1000]).unwrap();
+        }
+        rig.batch(vec![Job::ScanSpace { shard: 0, space: alpha() }]);
+        for number in 1..=segments {
+            let run = Run {
+                start: Lsn((number - 1) * 1000),
+                segment: SegmentName(number),
+                file: number,
+                offset: 0,
+                bytes: None,
+            };
+            let change = Change::OpenRun(run);
+            rig.batch(vec![Job::Commit { shard: 0, ticket: None, space: alpha(), change }]);
+        }
+        rig
+    }
+
+    fn wal(&self) -> PathBuf {
+        self.root.path().join("alpha/wal")
+    }
+
+    /// The keeper of the next process.
+    fn restart(&mut self, rule: Rule) {
+        let Self { root, keeper, news, start } = self;
+        let root = root.path().to_path_buf();
+        // The catalog must be closed before it is opened again.
+        let nowhere = tempfile::tempdir().unwrap();
+        let (placeholder, _) = open(nowhere.path().to_path_buf(), rule.clone());
+        drop(std::mem::replace(keeper, placeholder));
+        (*keeper, *news) = open(root, rule);
+        *start = Instant::now();
+        self.batch(vec![Job::ScanSpace { shard: 0, space: alpha() }]);
+    }
+
+    fn batch(&mut self, jobs: Vec<Job>) -> Vec<News> {
+        jobs.into_iter().for_each(|job| self.keeper.handle(job));
+        self.keeper.publish();
+        self.news.try_iter().collect()
+    }
+
+    /// The database's compaction removes the first segments.
+    fn unlink(&mut self, segments: u64) {
+        for number in 1..=segments {
+            std::fs::remove_file(self.wal().join(SegmentName(number).to_string())).unwrap();
+        }
+        self.batch(vec![Job::ScanSpace { shard: 0, space: alpha() }]);
+    }
+
+    /// At `seconds`, the replicas have flushed that much of a stream of `head`.
+    fn at(&mut self, seconds: u64, head: u64, flushed: &[u64]) -> Vec<SlotView> {
+        let slot = |(index, lsn): (usize, &u64)| SlotPosition {
+            replica: replica(u32::try_from(index).unwrap() + 1),
+            flushed: Mark { lsn: Lsn(*lsn), ..Mark::START },
+            streaming: false,
+            behind: Duration::ZERO,
+        };
+        let slots = flushed.iter().enumerate().map(slot).collect();
+        let spaces = vec![Positions { space: alpha(), head: Lsn(head), slots }];
+        let now = Now {
+            instant: self.start + Duration::from_secs(seconds),
+            unix_ns: (1_000_000 + seconds) * 1_000_000_000,
+        };
+        let news = self.batch(vec![Job::Positions { shard: 0, now, spaces }]);
+        match &news[..] {
+            [News::Slots { slots, .. }] => slots.iter().map(|(_, view)| *view).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn durable(&self, number: u32) -> SlotRecord {
+        self.keeper.catalog.load().unwrap()[&alpha()].slots[&replica(number)]
+    }
+}
+
+fn open(data_root: PathBuf, rule: Rule) -> (Keeper, Receiver<News>) {
+    let state_dir = data_root.join(".saltus");
+    let catalog = Arc::new(Catalog::open(&state_dir).unwrap());
+    let pins = Pins::open(&state_dir).unwrap();
+    let places = Places { data_root, state_dir, host: Arc::new(ThisHost) };
+    let checksums = Checksums::Required;
+    let received = Received::default();
+    let mut keeper = Keeper::new(places, catalog, pins, checksums, rule, received).unwrap();
+    let (tell, news) = unbounded();
+    keeper.mailboxes = vec![Mailbox { news: tell, waker: Waker::new(|| {}) }];
+    (keeper, news)
+}
+
+#[test]
+fn a_segment_that_has_its_name_costs_nothing() {
+    let mut rig = Rig::new(Rule { max_bytes: Some(1), ..rule(1) }, 3);
+    let views = rig.at(0, 3000, &[0]);
+    assert_eq!((views[0].retained_bytes, views[0].record.state), (0, SlotState::Retaining));
+}
+
+#[test]
+fn a_slot_costs_the_unnamed_segments_that_it_still_needs() {
+    let mut rig = Rig::new(rule(2), 4);
+    rig.unlink(2);
+    let views = rig.at(0, 4000, &[0, 1500]);
+    assert_eq!([views[0].retained_bytes, views[1].retained_bytes], [2000, 1000]);
+    let views = rig.at(1, 4000, &[1000, 2000]);
+    assert_eq!([views[0].retained_bytes, views[1].retained_bytes], [1000, 0]);
+}
+
+#[test]
+fn a_slot_past_its_bytes_is_lost_durably_and_the_other_is_not() {
+    let mut rig = Rig::new(Rule { max_bytes: Some(1999), ..rule(2) }, 4);
+    rig.unlink(2);
+    let views = rig.at(0, 4000, &[0, 1500]);
+    let states = [views[0].record.state, views[1].record.state];
+    assert_eq!(states, [SlotState::Lost, SlotState::Retaining]);
+    assert_eq!(views[0].retained_bytes, 0, "what is lost costs nothing");
+    assert_eq!(rig.durable(1).state, SlotState::Lost);
+    rig.restart(rule(2));
+    assert_eq!(rig.durable(1).state, SlotState::Lost);
+    assert_eq!(rig.durable(2).flushed.lsn, Lsn(1500));
+}
+
+#[test]
+fn a_slot_past_its_age_is_lost_only_if_it_costs_something() {
+    let hour = Duration::from_secs(3600);
+    let mut rig = Rig::new(Rule { max_age: Some(hour), ..rule(2) }, 4);
+    rig.at(0, 4000, &[0, 3000]);
+    let views = rig.at(3601, 4000, &[0, 3000]);
+    assert!(views.iter().all(|view| view.record.retains()));
+    rig.unlink(2);
+    let views = rig.at(3602, 4000, &[0, 3000]);
+    let states = [views[0].record.state, views[1].record.state];
+    assert_eq!(states, [SlotState::Lost, SlotState::Retaining]);
+}
+
+#[test]
+fn an_age_goes_on_over_a_restart() {
+    let rule = Rule { max_age: Some(Duration::from_secs(3600)), ..rule(1) };
+    let mut rig = Rig::new(rule.clone(), 2);
+    rig.unlink(1);
+    rig.at(0, 2000, &[0]);
+    rig.restart(rule);
+    // The wall clock says that an hour has gone by.
+    let views = rig.at(3601, 2000, &[0]);
+    assert_eq!(views[0].record.state, SlotState::Lost);
+}
+
+#[test]
+fn the_slot_that_holds_the_most_goes_when_the_disk_share_is_spent() {
+    let mut rig = Rig::new(rule(2), 4);
+    rig.unlink(3);
+    rig.at(0, 4000, &[0, 1500]);
+    let now = Now { instant: rig.start, unix_ns: 1 };
+    rig.keeper.spend(now, Some(2500));
+    rig.keeper.publish();
+    let states = [rig.durable(1).state, rig.durable(2).state];
+    assert_eq!(states, [SlotState::Lost, SlotState::Retaining], "3000 were held, now 2000 are");
+}
+
+#[test]
+fn a_loss_that_is_not_durable_lets_nothing_go() {
+    let mut rig = Rig::new(Rule { max_bytes: Some(1), ..rule(1) }, 3);
+    rig.unlink(1);
+    let flushed = Mark::START;
+    let slot =
+        SlotPosition { replica: replica(1), flushed, streaming: false, behind: Duration::ZERO };
+    let spaces = vec![Positions { space: alpha(), head: Lsn(3000), slots: vec![slot] }];
+    let now = Now { instant: rig.start, unix_ns: 1 };
+    let refused = Job::Commit {
+        shard: 0,
+        ticket: None,
+        space: "nobody".parse().unwrap(),
+        change: Change::Checkpoint(flushed),
+    };
+    let news = rig.batch(vec![Job::Positions { shard: 0, now, spaces }, refused]);
+    assert!(matches!(&news[..], [News::Slots { slots, .. }] if slots.is_empty()), "{news:?}");
+}
+
+#[test]
+fn the_forecast_follows_the_growth_of_the_lag() {
+    let mut rig = Rig::new(Rule { max_bytes: Some(100_000), ..rule(2) }, 2);
+    assert_eq!(rig.at(0, 2000, &[0, 2000])[0].forecast, None, "nothing is known yet");
+    let mut views = Vec::new();
+    for seconds in 1..=10 {
+        let head = 2000 + 100 * seconds;
+        views = rig.at(seconds, head, &[0, head]);
+    }
+    // 100 bytes a second, and nothing of the budget is spent.
+    assert_eq!(views[0].forecast.unwrap().as_secs(), 1000);
+    assert_eq!(views[1].forecast, None, "who keeps up is never lost");
+    assert_eq!(rig.keeper.spaces[&alpha()].kept.watches[&replica(1)].warned, 1);
+}
+
+#[test]
+fn a_replica_that_left_the_configuration_leaves_no_slot() {
+    let mut rig = Rig::new(rule(2), 2);
+    rig.at(0, 2000, &[0, 0]);
+    rig.restart(rule(1));
+    let slots = &rig.keeper.catalog.load().unwrap()[&alpha()].slots;
+    assert_eq!(slots.keys().collect::<Vec<_>>(), [&replica(1)]);
+}
+
+#[test]
+fn a_seed_is_not_lost_for_its_own_size() {
+    let mut rig = Rig::new(Rule { max_bytes: Some(500), ..rule(1) }, 4);
+    let now = Now { instant: rig.start, unix_ns: 1 };
+    let (space, replica) = (alpha(), replica(1));
+    let (base, target) = (Mark::START, Lsn(4000));
+    rig.batch(vec![Job::Reserve { shard: 0, now, space, replica, base, target }]);
+    rig.unlink(3);
+    let views = rig.at(1, 4000, &[0]);
+    assert_eq!((views[0].retained_bytes, views[0].record.state), (3000, SlotState::Seeding));
+}

@@ -1,0 +1,24 @@
+//! What a replica remembers besides runs: of a seed under way, and of files
+//! that have no name on the primary any more.
+
+use crate::lsn::Lsn;
+
+/// A seed that a replica is receiving: the stream from a base on, in the place
+/// of an older copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeedRecord {
+    /// Where the primary's head was when the seed began. Once that is durable
+    /// here, the older copy is needed no more.
+    pub target: Lsn,
+    /// The older copy has been moved aside. Until then nothing is received.
+    pub moved: bool,
+}
+
+/// What became of a received file that has no name on the primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Retired {
+    /// It is out of the directory; its records are here, and may grow.
+    Aside,
+    /// It is gone, here and on the primary. Its runs keep their place.
+    Gone,
+}
