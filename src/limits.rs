@@ -93,6 +93,14 @@ pub const SCRUB_CONFIRM_DELAY: Duration = Duration::from_secs(1);
 /// of such passes that are remembered.
 pub const MAX_SCRUB_REQUESTS: usize = 64;
 
+/// Bytes of a file that is built in the place of a damaged one that are made
+/// durable at once. A stop waits for one sync, and so may the log's own.
+pub const MENDING_SYNC_BYTES: u64 = 32 << 20;
+
+/// Bytes of the file system that must be free once such a file is built: a
+/// segment of the usual size. Mending may wait; what is received may not.
+pub const MENDING_FREE_BYTES: u64 = 64 << 20;
+
 /// Damaged ranges that the report of scrubbing lists; past it they are only
 /// counted, and logged.
 pub const MAX_LISTED_BAD_RANGES: usize = 256;

@@ -476,7 +476,8 @@ impl Engine {
     ///
     /// A shard had failed.
     pub fn shutdown(mut self) -> Result<(), EngineError> {
-        self.scrub.stop();
+        // It may be in the midst of a sync: the shards need not wait for that.
+        self.scrub.tell_to_stop();
         drop(self.prover);
         for shard in &self.shards {
             // A full queue empties; a shard that is gone needs no command.
@@ -488,6 +489,7 @@ impl Engine {
                 tracing::error!(shard = index, "the shard panicked");
             }
         }
+        self.scrub.stop();
         if let Some((jobs, thread)) = self.keeper.take() {
             // It may be gone already.
             let _ = jobs.send(Job::Stop);

@@ -250,13 +250,19 @@ impl ScrubHandle {
         report.passes >= passes
     }
 
-    /// Stop, and wait until the thread is gone: at most as long as one read.
+    /// Have it stop, and do not wait.
+    pub fn tell_to_stop(&self) {
+        self.shared.signal.send_modify(|signal| signal.stop = true);
+    }
+
+    /// Stop, and wait until the thread is gone: at most as long as one read, or
+    /// one sync of a file that is being built.
     pub fn stop(mut self) {
         self.end();
     }
 
     fn end(&mut self) {
-        self.shared.signal.send_modify(|signal| signal.stop = true);
+        self.tell_to_stop();
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -373,10 +379,9 @@ impl Pass {
             if ask.full_speed { u64::MAX } else { self.options.bytes_per_second };
         let mut pace = Pace { begun: Instant::now(), bytes: 0, bytes_per_second };
         for (space, directory) in spaces {
-            if self.stream(&space, &ask, &mut piece, &mut pace).await? {
+            let Some(holes) = self.stream(&space, &ask, &mut piece, &mut pace).await? else {
                 continue;
-            }
-            let holes = self.holes(&space).await?;
+            };
             let directory = self.data_root.join(directory);
             for path in self.segments(&directory) {
                 self.segment(&space, &path, &holes, &mut piece, &mut pace).await?;

@@ -48,6 +48,7 @@ mod uring;
 
 #[cfg(target_os = "linux")]
 pub use lease::has_writer;
+pub use saltus_fallback::free_bytes;
 pub use slab::{Slab, SlabPool, Slice};
 pub use socket2::Socket;
 

@@ -167,6 +167,9 @@ impl Keeper {
             .runs
             .latest_in(built.file)
             .ok_or_else(|| io::Error::other("no run lies in it any more"))?;
+        if record.retired.get(&built.file) == Some(&Retired::Gone) {
+            return Err(io::Error::other("it has been retired since it was read"));
+        }
         let end = end_of(record, built.file, &mark);
         let named = self.path_of(space, record, run);
         let new = &built.scratch.path;
@@ -178,7 +181,13 @@ impl Keeper {
         if there {
             host.link(&named, &old)?;
         }
-        if let Err(error) = host.rename(new, &named) {
+        // Durable before the first one is taken: a crash may keep either of two
+        // names, and must not take both.
+        let second = match new.parent().filter(|_| there) {
+            Some(directory) => host.sync_directory(directory),
+            None => Ok(()),
+        };
+        if let Err(error) = second.and_then(|()| host.rename(new, &named)) {
             if there && let Err(error) = host.remove(&old) {
                 tracing::warn!(path = %old.display(), %error, "a second name is left behind");
             }

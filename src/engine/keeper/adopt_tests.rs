@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use crossbeam::channel::{Receiver, bounded};
 
@@ -162,6 +162,18 @@ fn what_waits_for_the_end_of_a_session_is_refused_when_the_space_is_cut() {
 }
 
 #[test]
+fn a_file_that_was_retired_since_it_was_read_does_not_come_back() {
+    let mut bench = Bench::new();
+    let offer = bench.offer();
+    let entry = bench.rig.keeper.spaces.get_mut(&space()).unwrap();
+    entry.record.retired.insert(1, Retired::Gone);
+    let why = bench.adopt(offer).try_recv().unwrap().unwrap_err();
+    assert!(why.contains("retired"), "{why}");
+    assert!(!recovery::retired_path(&bench.root.path().join(".saltus"), &space(), 1).exists());
+    assert_eq!(bench.scratch(), [""; 0]);
+}
+
+#[test]
 fn files_that_were_taken_back_are_not_put_in_place() {
     let mut bench = Bench::new();
     bench.rig.loan(open(&[(1, 0)])).unwrap();
@@ -299,30 +311,103 @@ fn a_space_whose_new_name_is_not_durable_is_verified_again_before_it_is_lent() {
     assert_eq!(bench.quarantined(), [bench.rotten.clone()], "swept up by the next start");
 }
 
-#[test]
-fn an_adoption_killed_at_any_step_leaves_one_of_the_two_files_and_keeps_the_damaged() {
+/// A host that dies after so many changes, and forgets second names that were
+/// not made durable.
+#[derive(Debug)]
+struct Forgetful {
+    mortal: Mortal,
+    fresh: Mutex<Vec<PathBuf>>,
+}
+
+impl Forgetful {
+    /// The power fails: what is left has no name that was not synced.
+    fn forget(&self) {
+        for path in self.fresh.lock().unwrap().drain(..) {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+impl Host for Forgetful {
+    fn sync_data(&self, file: &File) -> io::Result<()> {
+        self.mortal.sync_data(file)
+    }
+    fn sync_all(&self, file: &File) -> io::Result<()> {
+        self.mortal.sync_all(file)
+    }
+    fn sync_directory(&self, directory: &Path) -> io::Result<()> {
+        self.mortal.sync_directory(directory)?;
+        self.fresh.lock().unwrap().retain(|path| path.parent() != Some(directory));
+        Ok(())
+    }
+    fn open(&self, options: &OpenOptions, path: &Path) -> io::Result<File> {
+        self.mortal.open(options, path)
+    }
+    fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.mortal.write_at(file, bytes, offset)
+    }
+    fn set_len(&self, file: &File, bytes: u64) -> io::Result<()> {
+        self.mortal.set_len(file, bytes)
+    }
+    fn make_directory(&self, directory: &Path) -> io::Result<()> {
+        self.mortal.make_directory(directory)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.mortal.rename(from, to)
+    }
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.mortal.link(from, to)?;
+        self.fresh.lock().unwrap().push(to.to_path_buf());
+        Ok(())
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.mortal.remove(path)
+    }
+    fn random_u128(&self) -> io::Result<u128> {
+        self.mortal.random_u128()
+    }
+}
+
+/// Stop an adoption at each of its steps.
+fn stop_at_every_step(power_fails: bool) {
     let mut steps = 0;
     for budget in 0.. {
-        let host = Arc::new(Mortal(AtomicU64::new(u64::MAX)));
+        let mortal = Mortal(AtomicU64::new(u64::MAX));
+        let host = Arc::new(Forgetful { mortal, fresh: Mutex::default() });
         let mut bench = Bench::on(host.clone());
         let offer = bench.offer();
-        host.0.store(budget, Ordering::SeqCst);
+        host.mortal.0.store(budget, Ordering::SeqCst);
         let done = bench.adopt(offer).try_recv().unwrap().is_ok();
-        let left = host.0.swap(0, Ordering::SeqCst);
+        let left = host.mortal.0.swap(0, Ordering::SeqCst);
+        if power_fails {
+            host.forget();
+        }
         bench.restart();
         let found = fs::read(bench.segment()).unwrap();
-        assert!(found == bench.good || found == bench.rotten, "killed at step {budget}");
+        assert!(found == bench.good || found == bench.rotten, "stopped at step {budget}");
+        assert!(!done || found == bench.good, "stopped at step {budget}");
         let kept = found == bench.rotten || bench.quarantined().contains(&bench.rotten);
-        assert!(kept, "killed at step {budget}: the damaged bytes are gone");
-        assert_eq!(bench.scratch(), [""; 0], "killed at step {budget}");
+        assert!(kept, "stopped at step {budget}: the damaged bytes are gone");
+        assert_eq!(bench.scratch(), [""; 0], "stopped at step {budget}");
         assert_eq!(log(bench.root.path()).len(), 2);
         let loan = bench.rig.loan(open(&[(1, 0)])).unwrap();
-        assert_eq!(loan.mark, bench.marks[20], "killed at step {budget}");
-        assert!(!done || found == bench.good, "killed at step {budget}");
+        assert_eq!(loan.mark, bench.marks[20], "stopped at step {budget}");
         if left > 0 {
             break;
         }
         steps = budget;
     }
     assert!(steps > 8, "only {steps} steps");
+}
+
+#[test]
+fn an_adoption_killed_at_any_step_leaves_one_of_the_two_files_and_keeps_the_damaged() {
+    stop_at_every_step(false);
+}
+
+/// The damaged file's second name was in no directory yet when its first was
+/// taken: a power cut left it without any.
+#[test]
+fn a_damaged_file_keeps_a_name_when_the_power_fails_at_any_step() {
+    stop_at_every_step(true);
 }

@@ -227,8 +227,8 @@ pub enum Job {
     Standing {
         /// The space.
         space: SpaceId,
-        /// Where the answer goes; none for a space that is in no catalog.
-        reply: Sender<Kept>,
+        /// Where the answer goes; nothing for a space that is in no catalog.
+        reply: Sender<Option<Kept>>,
     },
     /// Open the file of a run for reading.
     OpenAtRest {

@@ -323,8 +323,8 @@ fn other_spaces_are_served_while_much_is_cut() {
         })
         .collect();
     assert_eq!(tickets, [77, 1], "the other space first: {news:?}");
-    let standing = standing.1.try_recv().unwrap();
-    assert_eq!(standing.standing.mark, marks[1], "what is asked of this one is answered behind it");
+    let kept = standing.1.try_recv().unwrap().unwrap();
+    assert_eq!(kept.standing.mark, marks[1], "what is asked of this one is answered behind it");
     assert!(rig.keeper.stopped, "and the end is not forgotten");
     assert!(rig.keeper.deferred.is_empty());
 }

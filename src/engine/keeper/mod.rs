@@ -570,10 +570,8 @@ impl Keeper {
                 self.waiting.push((shard, News::RecordChecked { ticket, verdict }));
             }
             Job::Standing { space, reply } => {
-                if let Some(kept) = self.standing(&space) {
-                    // Who asked may have given up.
-                    let _ = reply.send(kept);
-                }
+                // Who asked may have given up.
+                let _ = reply.send(self.standing(&space));
             }
             Job::OpenAtRest { space, run, reply } => {
                 let _ = reply.send(self.at_rest(&space, &run));

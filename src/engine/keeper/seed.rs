@@ -80,7 +80,7 @@ impl Keeper {
         }
         let base = reseed.base;
         let bytes = reseed.head.bytes_since(base.lsn);
-        if let Some(free) = free_bytes(&self.places.data_root)
+        if let Ok(free) = crate::io::free_bytes(&self.places.data_root)
             && free < bytes.saturating_add(SEED_SPARE_BYTES)
         {
             return Err((
@@ -246,10 +246,4 @@ fn remove_all(host: &dyn Host, directory: &Path) -> io::Result<u64> {
     }
     fs::remove_dir(directory)?;
     Ok(bytes)
-}
-
-/// What this user can still write.
-fn free_bytes(path: &Path) -> Option<u64> {
-    let disk = nix::sys::statvfs::statvfs(path).ok()?;
-    Some(disk.blocks_available() * disk.fragment_size())
 }

@@ -2,10 +2,12 @@
 //! the session that receives the space, and the peer that has the records.
 #![allow(clippy::unwrap_used)]
 
-use std::fs;
+use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -57,7 +59,7 @@ struct Bench {
     flushed: Option<Mark>,
     loan: Loan,
     keeper: Option<JoinHandle<()>>,
-    scrub: ScrubHandle,
+    scrub: Option<ScrubHandle>,
 }
 
 impl Bench {
@@ -123,7 +125,7 @@ impl Bench {
             flushed,
             loan,
             keeper: Some(keeper),
-            scrub,
+            scrub: Some(scrub),
         };
         bench.loan.record.runs.open(run);
         bench.write(0, records);
@@ -137,6 +139,14 @@ impl Bench {
     fn range(&self, from: usize, to: usize) -> std::ops::Range<usize> {
         let at = |record: usize| usize::try_from(self.marks[record].lsn.0).unwrap();
         at(from)..at(to)
+    }
+
+    /// What lies where files are built.
+    fn scratch(&self) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(self.root.path().join(".saltus/mending/alpha")) else {
+            return Vec::new();
+        };
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 
     /// Write records as the session does.
@@ -164,11 +174,27 @@ impl Bench {
 
     /// One pass over the space; `told` is what the session does when it is asked
     /// to let go.
-    fn scrub(&mut self, mut told: impl FnMut(&mut Self)) -> PassOutcome {
-        let request = self.scrub.requests().ask(ScrubAsk::space(space())).unwrap();
+    fn scrub(&mut self, told: impl FnMut(&mut Self)) -> PassOutcome {
+        let request = self.scrub_handle().requests().ask(ScrubAsk::space(space())).unwrap();
+        self.serve(told, |bench| {
+            let outcomes = bench.scrub_handle().report().outcomes;
+            outcomes.into_iter().find(|outcome| outcome.request == request)
+        })
+    }
+
+    fn scrub_handle(&self) -> &ScrubHandle {
+        self.scrub.as_ref().unwrap()
+    }
+
+    /// Answer as a shard does, until something is there.
+    fn serve<T>(
+        &mut self,
+        mut told: impl FnMut(&mut Self),
+        done: impl Fn(&Self) -> Option<T>,
+    ) -> T {
         let deadline = Instant::now() + DEADLINE;
         loop {
-            assert!(Instant::now() < deadline, "the pass does not end");
+            assert!(Instant::now() < deadline, "what is waited for does not come");
             match self.commands.recv_timeout(Duration::from_millis(1)) {
                 Ok(Command::Standing(_, reply)) => {
                     let runs = self.loan.record.runs.clone();
@@ -191,9 +217,8 @@ impl Bench {
                 Ok(Command::Yield(_)) if self.flushed.is_some() => told(self),
                 _ => {}
             }
-            let outcomes = self.scrub.report().outcomes;
-            if let Some(outcome) = outcomes.into_iter().find(|outcome| outcome.request == request) {
-                return outcome;
+            if let Some(found) = done(self) {
+                return found;
             }
         }
     }
@@ -221,4 +246,156 @@ fn what_is_received_while_a_new_file_is_built_is_in_it() {
     });
     assert_eq!((outcome.found, outcome.healed), (1, 1), "{outcome:?}");
     assert!(fs::read(bench.segment()).unwrap() == bench.stream, "acknowledged records are gone");
+}
+
+/// The scrubber's host, whose writes can fail, or wait.
+#[derive(Debug)]
+struct Disk {
+    writes: AtomicU64,
+    /// The write from which on the disk is full.
+    full_from: AtomicU64,
+    /// The write that waits, who is told, and what it waits for.
+    slow: u64,
+    reached: Sender<()>,
+    go: Receiver<()>,
+}
+
+impl Host for Disk {
+    fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let write = self.writes.fetch_add(1, Ordering::SeqCst);
+        if write >= self.full_from.load(Ordering::SeqCst) {
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
+        if write == self.slow {
+            self.reached.send(()).unwrap();
+            // Until the test lets it go on.
+            let _ = self.go.recv_timeout(DEADLINE);
+        }
+        ThisHost.write_at(file, bytes, offset)
+    }
+    fn sync_data(&self, file: &File) -> io::Result<()> {
+        ThisHost.sync_data(file)
+    }
+    fn sync_all(&self, file: &File) -> io::Result<()> {
+        ThisHost.sync_all(file)
+    }
+    fn sync_directory(&self, directory: &Path) -> io::Result<()> {
+        ThisHost.sync_directory(directory)
+    }
+    fn open(&self, options: &OpenOptions, path: &Path) -> io::Result<File> {
+        ThisHost.open(options, path)
+    }
+    fn set_len(&self, file: &File, bytes: u64) -> io::Result<()> {
+        ThisHost.set_len(file, bytes)
+    }
+    fn make_directory(&self, directory: &Path) -> io::Result<()> {
+        ThisHost.make_directory(directory)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        ThisHost.rename(from, to)
+    }
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        ThisHost.link(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        ThisHost.remove(path)
+    }
+    fn random_u128(&self) -> io::Result<u128> {
+        ThisHost.random_u128()
+    }
+}
+
+impl Disk {
+    /// With a write that waits; `u64::MAX`: none does.
+    fn new(slow: u64) -> (Arc<Self>, Receiver<()>, Sender<()>) {
+        let ((reached, told), (let_go, go)) = (bounded(1), bounded(1));
+        let full_from = AtomicU64::new(u64::MAX);
+        let disk = Self { writes: AtomicU64::new(0), full_from, slow, reached, go };
+        (Arc::new(disk), told, let_go)
+    }
+}
+
+/// What was fetched and half a file stayed on a disk that was full, until the
+/// next start: the log could not go on either.
+#[test]
+fn a_full_disk_gets_back_what_mending_took() {
+    // The first write is of what was fetched, the others of the new file.
+    for full_from in 0..4 {
+        let (disk, ..) = Disk::new(u64::MAX);
+        disk.full_from.store(full_from, Ordering::SeqCst);
+        let mut bench = Bench::on(20, disk.clone());
+        bench.flip(1000);
+        let outcome = bench.scrub(|bench| bench.close(20));
+        assert_eq!((outcome.found, outcome.healed), (1, 0), "{full_from}: {outcome:?}");
+        assert_eq!(bench.scratch(), [""; 0], "{full_from}");
+        disk.full_from.store(u64::MAX, Ordering::SeqCst);
+        let outcome = bench.scrub(|bench| bench.close(20));
+        assert_eq!((outcome.found, outcome.healed), (1, 1), "{full_from}: {outcome:?}");
+        assert!(fs::read(bench.segment()).unwrap() == bench.stream);
+        assert_eq!(bench.scratch(), [""; 0], "{full_from}");
+    }
+}
+
+#[test]
+fn a_file_is_not_built_where_it_leaves_no_room() {
+    let directory = tempfile::tempdir().unwrap();
+    super::has_room(directory.path(), 1).unwrap();
+    let error = super::has_room(directory.path(), u64::MAX - 1).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    assert!(error.to_string().contains("make room"), "{error}");
+}
+
+#[test]
+fn a_stop_ends_the_building_of_a_file_at_its_next_piece() {
+    let (disk, reached, let_go) = Disk::new(1);
+    let mut bench = Bench::on(20, disk.clone());
+    bench.flip(1000);
+    let _ = bench.scrub_handle().requests().ask(ScrubAsk::space(space())).unwrap();
+    bench.serve(|_| panic!("nothing is built"), |_| reached.try_recv().ok());
+    assert!(!bench.scratch().is_empty());
+    let scrub = bench.scrub.take().unwrap();
+    scrub.tell_to_stop();
+    let_go.send(()).unwrap();
+    scrub.stop();
+    assert_eq!(disk.writes.load(Ordering::SeqCst), 2, "nothing was written after the stop");
+    assert_eq!(bench.scratch(), [""; 0]);
+}
+
+/// A keeper that was busy left a received space to be read file by file, where
+/// one that is gone or too short is no damage: the pass said that all was well.
+#[test]
+fn a_pass_is_not_clean_when_the_keeper_does_not_answer() {
+    let root = tempfile::tempdir().unwrap();
+    fs::create_dir_all(root.path().join("alpha/wal")).unwrap();
+    let (jobs, queue) = bounded(64);
+    let mender = Mender {
+        shards: Vec::new(),
+        keeper: jobs,
+        received: Received::default(),
+        state_dir: root.path().join(".saltus"),
+        host: Arc::new(ThisHost),
+    };
+    let spaces = || vec![(space(), PathBuf::from("alpha/wal"))];
+    let options = ScrubOptions::default();
+    let scrub =
+        Scrubber::start_mending(root.path(), Arc::new(spaces), options, Some(mender)).unwrap();
+    let pass = || {
+        let passes = scrub.report().passes;
+        let _ = scrub.requests().ask(ScrubAsk::space(space())).unwrap();
+        assert!(scrub.wait_for_passes(passes + 1, DEADLINE));
+        scrub.report().outcomes.pop_back().unwrap()
+    };
+    assert_eq!(pass().unreadable, 1);
+    // One that knows of no such space is believed.
+    let answer = std::thread::spawn(move || {
+        while let Ok(job) = queue.recv_timeout(DEADLINE) {
+            if let Job::Standing { reply, .. } = job {
+                // The first question is nobody's any more.
+                let _ = reply.send(None);
+            }
+        }
+    });
+    assert_eq!(pass().unreadable, 0);
+    scrub.stop();
+    answer.join().unwrap();
 }

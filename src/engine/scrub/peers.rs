@@ -22,6 +22,7 @@ use crate::ids::{NodeId, SpaceId};
 use crate::io::Waker;
 use crate::limits::{FETCH_PATIENCE, FETCH_TIMEOUT};
 use crate::protocol::message::Fetch;
+use crate::state::catalog::Role;
 use crate::state::host::Host;
 use crate::state::runs::Run;
 
@@ -47,6 +48,16 @@ pub struct Mender {
     pub state_dir: PathBuf,
     /// The host it is on.
     pub host: Arc<dyn Host>,
+}
+
+/// What is known of a space.
+pub(super) enum Stand {
+    /// Where it stands, and what may be built on that.
+    Known(Box<Standing>, Ground),
+    /// It is in no catalog.
+    Unknown,
+    /// Nobody answers who could know.
+    Silent,
 }
 
 impl Pass {
@@ -100,25 +111,35 @@ impl Pass {
         self.answer(&answers, patience).await
     }
 
-    /// Where a space stands, and what may be built on that; nothing if it is in
-    /// no catalog.
-    pub(super) async fn standing(
-        &mut self,
-        space: &SpaceId,
-    ) -> Result<Option<(Standing, Ground)>, Stopped> {
+    /// Where a space stands, and what may be built on that.
+    pub(super) async fn standing(&mut self, space: &SpaceId) -> Result<Stand, Stopped> {
+        if self.mender.is_none() {
+            return Ok(Stand::Unknown);
+        }
         // The keeper first: a cut that comes between the two answers is seen
         // then, when something is built on them.
-        let Some(kept) = self.kept(space).await? else { return Ok(None) };
+        let kept = self.kept(space).await?;
         let ask = |reply| Command::Standing(space.clone(), reply);
         let live = self.ask_shards(STANDING_TIMEOUT, ask).await?;
-        let Kept { standing, history, recoveries } = kept;
-        let standing = live.unwrap_or(standing);
-        let ground = Ground { history, mark: standing.mark, recoveries };
-        Ok(Some((standing, ground)))
+        Ok(match (kept, live) {
+            (Some(None), _) => Stand::Unknown,
+            (Some(Some(Kept { standing, history, recoveries })), live) => {
+                let standing = live.unwrap_or(standing);
+                let ground = Ground { history, mark: standing.mark, recoveries };
+                Stand::Known(Box::new(standing), ground)
+            }
+            // Nothing is put in the place of a primary's files.
+            (None, Some(live)) if live.role == Role::Primary => {
+                let ground = Ground { history: Vec::new(), mark: live.mark, recoveries: 0 };
+                Stand::Known(Box::new(live), ground)
+            }
+            (None, _) => Stand::Silent,
+        })
     }
 
-    /// What the keeper knows of a space.
-    pub(super) async fn kept(&mut self, space: &SpaceId) -> Result<Option<Kept>, Stopped> {
+    /// What the keeper knows of a space, and that may be nothing; or it does not
+    /// answer.
+    pub(super) async fn kept(&mut self, space: &SpaceId) -> Result<Option<Option<Kept>>, Stopped> {
         let space = space.clone();
         self.ask_keeper(STANDING_TIMEOUT, |reply| Job::Standing { space, reply }).await
     }

@@ -20,14 +20,17 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::stream::{Damage, Survey};
-use super::{BadRange, Pass, Stopped};
+use super::{BadRange, Pace, Pass, Stopped};
 use crate::engine::keeper::{Built, Ground, Scratch};
 use crate::engine::status::RepairedFile;
 use crate::engine::verifier::Verifier;
+use crate::io::free_bytes;
+use crate::limits::{MENDING_FREE_BYTES, MENDING_SYNC_BYTES};
 use crate::lsn::Mark;
 use crate::state::host::{Host, make_directories};
 use crate::state::runs::Run;
@@ -40,6 +43,7 @@ impl Pass {
         survey: Survey,
         ground: Ground,
         piece: &mut [u8],
+        pace: &mut Pace,
     ) -> Result<(), Stopped> {
         let space = survey.space.clone();
         let mut files: BTreeMap<u64, Vec<&Damage>> = BTreeMap::new();
@@ -51,15 +55,11 @@ impl Pass {
         for (file, damages) in &files {
             let bytes = survey.reach(*file);
             let directory = self.scratch_directory(&space);
-            match self.build(
-                &survey,
-                damages,
-                (&directory, &format!("{file:016x}")),
-                bytes,
-                piece,
-            )? {
+            let place = Place { directory, name: format!("{file:016x}"), bytes };
+            match self.build(&survey, damages, &place, piece, pace).await {
                 Ok(scratch) => built.push(Built { file: *file, scratch, bytes }),
-                Err(error) => {
+                Err(Failure::Stopped) => return Err(Stopped),
+                Err(Failure::Io(error)) => {
                     failures.insert(*file, format!("a new file cannot be built: {error}"));
                 }
             }
@@ -92,13 +92,6 @@ impl Pass {
         if healthy && let Some(mender) = &self.mender {
             mender.received.mended(&space);
         }
-        // Bytes of no stream: they were fetched, or copied.
-        if let Some(mender) = &self.mender
-            && survey.scratch().is_some()
-            && let Err(error) = mender.host.remove(&self.scratch_directory(&space).join("fetched"))
-        {
-            tracing::warn!(%space, %error, "a scratch file is left behind");
-        }
         Ok(())
     }
 
@@ -126,7 +119,12 @@ impl Pass {
 
     /// Build good copies of damaged files that the database owns: an operator
     /// takes them over, this process never writes there.
-    pub(super) fn repair(&mut self, survey: &Survey, piece: &mut [u8]) -> Result<(), Stopped> {
+    pub(super) async fn repair(
+        &mut self,
+        survey: &Survey,
+        piece: &mut [u8],
+        pace: &mut Pace,
+    ) -> Result<(), Stopped> {
         let space = survey.space.clone();
         let Some(mender) = self.mender.clone() else { return Ok(()) };
         let directory = mender.state_dir.join("repaired").join(space.as_str());
@@ -140,20 +138,20 @@ impl Pass {
             // What the database has written behind is its own: all of it goes
             // along.
             let size = first.path.metadata().map_or(0, |metadata| metadata.len());
-            let end = survey.reach(first.run.file).max(size);
+            let bytes = survey.reach(first.run.file).max(size);
+            let name = first.run.segment.to_string();
+            let place = Place { directory: directory.clone(), name, bytes };
             let missing = damages.iter().find_map(|damage| damage.fetched.as_ref().err());
             let built = match missing {
                 Some(why) => Err(io::Error::other(why.clone())),
-                None => self
-                    .build(
-                        survey,
-                        damages,
-                        (&directory, &first.run.segment.to_string()),
-                        end,
-                        piece,
-                    )?
-                    .and_then(|scratch| mender.host.rename(&scratch.path, &path))
-                    .and_then(|()| mender.host.sync_directory(&directory)),
+                None => match self.build(survey, damages, &place, piece, pace).await {
+                    Ok(scratch) => mender
+                        .host
+                        .rename(&scratch.path, &path)
+                        .and_then(|()| mender.host.sync_directory(&directory)),
+                    Err(Failure::Stopped) => return Err(Stopped),
+                    Err(Failure::Io(error)) => Err(error),
+                },
             };
             if let Err(why) = &built {
                 for damage in damages {
@@ -172,104 +170,91 @@ impl Pass {
                 ranges: damages.iter().map(|damage| (damage.offset, damage.bytes)).collect(),
             });
         }
-        if survey.scratch().is_some()
-            && let Err(error) = mender.host.remove(&self.scratch_directory(&space).join("fetched"))
-        {
-            tracing::warn!(%space, %error, "a scratch file is left behind");
+        Ok(())
+    }
+
+    /// Build a new file for the first bytes of one that is damaged. Looks for a
+    /// stop, and keeps to the rate, with each piece.
+    async fn build(
+        &mut self,
+        survey: &Survey,
+        damages: &[&Damage],
+        place: &Place,
+        piece: &mut [u8],
+        pace: &mut Pace,
+    ) -> Result<Scratch, Failure> {
+        let (Some(mender), Some(first)) = (self.mender.clone(), damages.first()) else {
+            return Err(io::Error::other("nothing to build").into());
+        };
+        let host = mender.host;
+        make_directories(&*host, &mender.state_dir, &place.directory)?;
+        has_room(&place.directory, place.bytes)?;
+        let old = match File::open(&first.path) {
+            Ok(file) => Some(file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error.into()),
+        };
+        let (new, scratch) = reserve(&host, &place.directory, &place.name)?;
+        let mut new = Building { host, file: new, unsynced: 0 };
+        let mut at = 0;
+        for damage in damages {
+            if let Some(old) = &old {
+                self.copy((old, at, damage.offset), (&mut new, at), piece, pace).await?;
+            }
+            let (Some(fetched), Ok(from)) = (survey.scratch(), &damage.fetched) else {
+                return Err(io::Error::other("what was fetched is gone").into());
+            };
+            let from = (fetched, *from, from + damage.bytes);
+            self.copy(from, (&mut new, damage.offset), piece, pace).await?;
+            at = damage.offset + damage.bytes;
+        }
+        if let Some(old) = &old {
+            self.copy((old, at, place.bytes), (&mut new, at), piece, pace).await?;
+        }
+        new.host.set_len(&new.file, place.bytes)?;
+        for seen in survey.seen.iter().filter(|(run, ..)| run.file == first.run.file) {
+            self.check(&new.file, seen, piece).await?;
+        }
+        new.host.sync_all(&new.file)?;
+        Ok(scratch)
+    }
+
+    /// Copy `at..end` of a file to a new one.
+    async fn copy(
+        &mut self,
+        (from, at, end): (&File, u64, u64),
+        (new, to): (&mut Building, u64),
+        piece: &mut [u8],
+        pace: &mut Pace,
+    ) -> Result<(), Failure> {
+        let mut done = 0;
+        while at + done < end {
+            self.sleep(Duration::ZERO).await?;
+            let most = usize::try_from(end - at - done).unwrap_or(usize::MAX).min(piece.len());
+            let count = read_up_to(from, &mut piece[..most], at + done)?;
+            if count == 0 {
+                break;
+            }
+            new.write(&piece[..count], to + done)?;
+            done += count as u64;
+            self.sleep(pace.delay(count as u64)).await?;
         }
         Ok(())
     }
 
-    /// Build a new file for the first `end` bytes of one that is damaged, in a
-    /// directory, under a name that begins so and that nobody has.
-    fn build(
-        &mut self,
-        survey: &Survey,
-        damages: &[&Damage],
-        (directory, name): (&Path, &str),
-        end: u64,
-        piece: &mut [u8],
-    ) -> Result<io::Result<Scratch>, Stopped> {
-        let (Some(mender), Some(first)) = (self.mender.clone(), damages.first()) else {
-            return Ok(Err(io::Error::other("nothing to build")));
-        };
-        let open = || -> io::Result<(Option<File>, File, Scratch)> {
-            make_directories(&*mender.host, &mender.state_dir, directory)?;
-            let old = match File::open(&first.path) {
-                Ok(file) => Some(file),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-                Err(error) => return Err(error),
-            };
-            let (new, scratch) = reserve(&mender.host, directory, name)?;
-            Ok((old, new, scratch))
-        };
-        let (old, new, scratch) = match open() {
-            Ok(files) => files,
-            Err(error) => return Ok(Err(error)),
-        };
-        let host = &*mender.host;
-        let mut copy = |from: &File, at: u64, end: u64, to: u64| -> io::Result<()> {
-            let mut done = 0;
-            while at + done < end {
-                let most = usize::try_from(end - at - done).unwrap_or(usize::MAX).min(piece.len());
-                let count = read_up_to(from, &mut piece[..most], at + done)?;
-                if count == 0 {
-                    break;
-                }
-                // A gap between two runs stays one.
-                if piece[..count].iter().any(|byte| *byte != 0) {
-                    host.write_at(&new, &piece[..count], to + done)?;
-                }
-                done += count as u64;
-            }
-            Ok(())
-        };
-        let mut build = || -> io::Result<()> {
-            let mut at = 0;
-            for damage in damages {
-                if let Some(old) = &old {
-                    copy(old, at, damage.offset, at)?;
-                }
-                let (Some(scratch), Ok(place)) = (survey.scratch(), &damage.fetched) else {
-                    return Err(io::Error::other("what was fetched is gone"));
-                };
-                copy(scratch, *place, place + damage.bytes, damage.offset)?;
-                at = damage.offset + damage.bytes;
-            }
-            if let Some(old) = &old {
-                copy(old, at, end, at)?;
-            }
-            host.set_len(&new, end)
-        };
-        if let Err(error) = build() {
-            return Ok(Err(error));
-        }
-        for seen in survey.seen.iter().filter(|(run, ..)| run.file == first.run.file) {
-            if let Err(error) = self.check(&new, seen, piece) {
-                return Ok(Err(error));
-            }
-        }
-        if let Err(error) = mender.host.sync_all(&new) {
-            return Ok(Err(error));
-        }
-        if self.signals.borrow().stop {
-            return Err(Stopped);
-        }
-        Ok(Ok(scratch))
-    }
-
     /// Verify a run of a new file, where it lies now: every record holds, and
     /// they are those that the look has come to.
-    fn check(
-        &self,
+    async fn check(
+        &mut self,
         new: &File,
         (run, begin, end): &(Run, Mark, Mark),
         piece: &mut [u8],
-    ) -> io::Result<()> {
+    ) -> Result<(), Failure> {
         let mut verifier = Verifier::new(*begin, self.options.checksums);
         let bytes = end.lsn.bytes_since(begin.lsn);
         let mut done = 0;
         while done < bytes {
+            self.sleep(Duration::ZERO).await?;
             let most = usize::try_from(bytes - done).unwrap_or(usize::MAX).min(piece.len());
             let count = read_up_to(new, &mut piece[..most], run.offset + done)?;
             if count == 0 {
@@ -282,12 +267,79 @@ impl Pass {
         if mark == *end {
             Ok(())
         } else {
-            Err(io::Error::other(format!(
+            let why = format!(
                 "the new file comes to lsn {} and chain {:?} in its run at {}, expected {} and {:?}",
                 mark.lsn, mark.chain, run.offset, end.lsn, end.chain
-            )))
+            );
+            Err(io::Error::other(why).into())
         }
     }
+}
+
+/// Where a file is built: its directory, what its name begins with, how long it
+/// will be.
+struct Place {
+    directory: PathBuf,
+    name: String,
+    bytes: u64,
+}
+
+/// Why a file was not built.
+enum Failure {
+    Stopped,
+    Io(io::Error),
+}
+
+impl From<Stopped> for Failure {
+    fn from(_: Stopped) -> Self {
+        Self::Stopped
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// A file that is being built.
+struct Building {
+    host: Arc<dyn Host>,
+    file: File,
+    /// Bytes written since the last sync.
+    unsynced: u64,
+}
+
+impl Building {
+    fn write(&mut self, bytes: &[u8], at: u64) -> io::Result<()> {
+        // A gap between two runs stays one.
+        if bytes.iter().all(|byte| *byte == 0) {
+            return Ok(());
+        }
+        self.host.write_at(&self.file, bytes, at)?;
+        self.unsynced += bytes.len() as u64;
+        if self.unsynced >= MENDING_SYNC_BYTES {
+            self.unsynced = 0;
+            self.host.sync_data(&self.file)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a file of so many bytes leaves the log enough room.
+fn has_room(directory: &Path, bytes: u64) -> io::Result<()> {
+    let free = free_bytes(directory)?;
+    if free >= bytes.saturating_add(MENDING_FREE_BYTES) {
+        return Ok(());
+    }
+    Err(io::Error::new(
+        io::ErrorKind::StorageFull,
+        format!(
+            "{} has {free} bytes free; the new file takes {bytes}, and {MENDING_FREE_BYTES} are \
+             left to what is received: make room, then scrub again",
+            directory.display()
+        ),
+    ))
 }
 
 /// A new file that will be called `<name>.<n>.new`, n being the first number

@@ -19,15 +19,16 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
+use super::peers::Stand;
 use super::{HoleRange, Pace, Pass, ScrubAsk, Stopped, Trouble, begins_record};
 use crate::engine::keeper::AtRest;
 use crate::engine::verifier::Verifier;
-use crate::ids::{NodeId, SegmentName, SpaceId};
+use crate::ids::{NodeId, SpaceId};
 use crate::io::bulk::BulkFile;
 use crate::limits::{MAX_FETCH_BYTES, MAX_SEARCH_BYTES_PER_TURN};
 use crate::lsn::{Lsn, Mark};
 use crate::protocol::message::Fetch;
-use crate::state::catalog::Role;
+use crate::state::catalog::{Hole, Role};
 use crate::state::host::make_directories;
 use crate::state::runs::Run;
 use crate::wal::record::RecordError;
@@ -76,28 +77,30 @@ impl Pass {
         state_dir.unwrap_or_default().join("mending").join(space.as_str())
     }
 
-    /// Ranges of a shipped space's files that are known to be in no stream.
-    pub(super) async fn holes(&mut self, space: &SpaceId) -> Result<Vec<HoleRange>, Stopped> {
-        let Some((standing, _)) = self.standing(space).await? else { return Ok(Vec::new()) };
-        let hole = |hole: &crate::state::catalog::Hole| {
-            (hole.segment, hole.offset, hole.offset + hole.bytes)
-        };
-        Ok(standing.holes.iter().map(hole).collect::<Vec<(SegmentName, u64, u64)>>())
-    }
-
     /// Read a received space along its stream, and mend it; or one that is to be
-    /// repaired. False for any other.
+    /// repaired. The files of any other must be read each for itself: then this
+    /// gives the ranges of them that are known to be in no stream.
     pub(super) async fn stream(
         &mut self,
         space: &SpaceId,
         ask: &ScrubAsk,
         piece: &mut Vec<u8>,
         pace: &mut Pace,
-    ) -> Result<bool, Stopped> {
-        let Some((standing, ground)) = self.standing(space).await? else { return Ok(false) };
+    ) -> Result<Option<Vec<HoleRange>>, Stopped> {
+        let directory = self.data_root.join(space.as_str()).join("wal");
+        let (standing, ground) = match self.standing(space).await? {
+            Stand::Known(standing, ground) => (standing, ground),
+            Stand::Unknown => return Ok(Some(Vec::new())),
+            Stand::Silent => {
+                // A file that is whole by itself may yet be too short.
+                self.unreadable(&directory, &silent());
+                return Ok(None);
+            }
+        };
         let ours = standing.role == Role::Primary;
         if ours != ask.repair {
-            return Ok(false);
+            let hole = |hole: &Hole| (hole.segment, hole.offset, hole.offset + hole.bytes);
+            return Ok(Some(standing.holes.iter().map(hole).collect()));
         }
         let mut survey = Survey {
             space: space.clone(),
@@ -128,15 +131,17 @@ impl Pass {
         }
         let same = survey.retired || survey.mark.chain == standing.mark.chain;
         let holds = survey.damages.is_empty() && same;
-        if !holds
-            && !ours
-            && !self.kept(space).await?.is_some_and(|kept| ground.is_of(&kept.history))
-        {
-            // What does not hold of it is no damage.
-            let directory = self.data_root.join(space.as_str()).join("wal");
-            let cut = std::io::Error::other("the space was cut while it was read");
-            self.unreadable(&directory, &cut);
-            return Ok(true);
+        if !holds && !ours {
+            let moved = match self.kept(space).await? {
+                Some(Some(kept)) if ground.is_of(&kept.history) => None,
+                Some(_) => Some(std::io::Error::other("the space was cut while it was read")),
+                None => Some(silent()),
+            };
+            if let Some(error) = moved {
+                // What does not hold of it may be no damage.
+                self.unreadable(&directory, &error);
+                return Ok(None);
+            }
         }
         if survey.whole && !survey.retired && survey.mark.chain != standing.mark.chain {
             // Every record holds, and yet they are not those that were
@@ -150,7 +155,6 @@ impl Pass {
                      {:?}: the log holds other records than it did. Compare it with the primary's",
                     standing.mark.lsn, survey.mark.chain, standing.mark.chain
                 );
-                let directory = self.data_root.join(space.as_str()).join("wal");
                 self.bad(space, &directory, (0, 0), Some(standing.mark.lsn), &reason);
             }
         } else if !survey.whole {
@@ -161,11 +165,11 @@ impl Pass {
             }
         }
         if ours {
-            self.repair(&survey, piece)?;
+            self.repair(&survey, piece, pace).await?;
         } else {
-            self.mend(survey, ground, piece).await?;
+            self.mend(survey, ground, piece, pace).await?;
         }
-        Ok(true)
+        Ok(None)
     }
 
     /// Verify one run; fetch what does not hold.
@@ -178,8 +182,7 @@ impl Pass {
     ) -> Result<(), Stopped> {
         let Some(AtRest { path, file, retired }) = self.at_rest(&survey.space.clone(), run).await?
         else {
-            let gone = std::io::Error::other("the keeper does not answer");
-            self.unreadable(&PathBuf::from(run.segment.to_string()), &gone);
+            self.unreadable(&PathBuf::from(run.segment.to_string()), &silent());
             survey.whole = false;
             survey.mark.lsn = run.start.advance(run.bytes.unwrap_or(0));
             return Ok(());
@@ -360,13 +363,21 @@ impl Pass {
             make_directories(&*mender.host, &mender.state_dir, &directory)?;
             let mut options = OpenOptions::new();
             options.read(true).write(true).create(true).truncate(true).mode(0o600);
-            survey.scratch = Some(mender.host.open(&options, &directory.join("fetched"))?);
+            let path = directory.join("fetched");
+            survey.scratch = Some(mender.host.open(&options, &path)?);
+            // Its bytes are needed by this look only, whatever becomes of it.
+            mender.host.remove(&path)?;
         }
         match &survey.scratch {
             Some(file) => mender.host.write_at(file, bytes, at),
             None => Ok(()),
         }
     }
+}
+
+/// Nobody says where a space stands.
+fn silent() -> std::io::Error {
+    std::io::Error::other("the keeper does not answer: it is busy, or the node is ending")
 }
 
 impl Survey {
