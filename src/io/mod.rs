@@ -33,8 +33,8 @@ mod bulk_ring;
 #[cfg(not(all(target_os = "linux", feature = "uring")))]
 #[path = "bulk_no_ring.rs"]
 mod bulk_ring;
-#[cfg(all(target_os = "linux", feature = "uring"))]
 pub mod disk;
+#[cfg(all(target_os = "linux", feature = "uring"))]
 mod hot;
 #[cfg(target_os = "linux")]
 mod lease;

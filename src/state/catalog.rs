@@ -68,7 +68,8 @@ pub struct FileRecord {
     pub file: u64,
     /// Name at first sight.
     pub segment: crate::ids::SegmentName,
-    /// Device.
+    /// Device, by its number at first sight, which need not outlive a boot: it
+    /// is the state directory's.
     pub device: u64,
     /// Inode.
     pub inode: u64,

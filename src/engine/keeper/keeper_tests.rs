@@ -231,6 +231,25 @@ fn a_space_is_taken_up_with_its_first_segment() {
     assert!(rig.keeper.catalog.load().unwrap()[&space()].role == Role::Primary);
 }
 
+/// Some file systems have another device number after each boot. The segment
+/// was taken for a new one then, and the one that the stream stands in for gone.
+#[test]
+fn a_segment_is_known_again_when_its_disk_has_another_number() {
+    let mut rig = Rig::new();
+    let directory = rig.keeper.places.wal(&space());
+    std::fs::create_dir_all(&directory).unwrap();
+    std::fs::write(directory.join(SegmentName(1).to_string()), b"").unwrap();
+    assert_eq!(scanned(&mut rig), Some((vec![1], vec![])));
+    let entry = rig.keeper.spaces.get_mut(&space()).unwrap();
+    entry.record.files[0].device += 1;
+    entry.delivered.clear();
+    assert_eq!(scanned(&mut rig), Some((vec![1], vec![])));
+    rig.keeper.open_segment(&space(), 1).unwrap();
+    // Another file is another one, whatever the disk is called.
+    rig.keeper.spaces.get_mut(&space()).unwrap().record.files[0].birth_ns += 1;
+    rig.keeper.open_segment(&space(), 1).unwrap_err();
+}
+
 /// A primary pins a segment before its number is durable in the catalog. Killed
 /// between the two, while the database took the name away, it has bytes that it
 /// can ship under no name. That was said once, and forgotten at the next start.

@@ -93,11 +93,12 @@ impl Keeper {
         }
         let first = !std::mem::replace(&mut entry.announced, true);
         let mut found = Vec::new();
+        let device = self.places.device();
         for name in names {
             let path = directory.join(name.to_string());
             match Segment::open(&path) {
                 Ok(segment) => {
-                    let file = match number_of(&entry.record, segment.identity) {
+                    let file = match number_of(&entry.record, segment.identity, device) {
                         Some(file) => file,
                         None => {
                             let last = entry.record.files.last().map_or(0, |file| file.file);
@@ -293,13 +294,13 @@ pub fn open_numbered(
     space: &SpaceId,
     known: &FileRecord,
 ) -> Result<Segment, Unopened> {
-    let identity = Identity { device: known.device, inode: known.inode, birth_ns: known.birth_ns };
+    let device = places.device();
     let directory = places.wal(space);
     let named = directory.join(known.segment.to_string());
     let mut lost = directory.is_dir();
     for path in [pins.path(space, known.file), named] {
         match Segment::open_as(known.segment, &path) {
-            Ok(segment) if segment.identity == identity => return Ok(segment),
+            Ok(segment) if is_same(known, segment.identity, device) => return Ok(segment),
             // The name leads to another file: a snapshot that replaced it, or a
             // copy of the whole directory, which is no crash.
             Ok(_) => lost = false,
@@ -311,17 +312,28 @@ pub fn open_numbered(
     Err(Unopened::Gone { why, lost })
 }
 
-/// The number of a file that is known already.
-fn number_of(record: &SpaceRecord, identity: Identity) -> Option<u64> {
-    record
-        .files
-        .iter()
-        .find(|file| {
-            file.device == identity.device
-                && file.inode == identity.inode
-                && file.birth_ns == identity.birth_ns
-        })
-        .map(|file| file.file)
+impl Places {
+    /// What the system now calls the device of the state directory; nothing if
+    /// it cannot be asked.
+    fn device(&self) -> Option<u64> {
+        self.state_dir.metadata().ok().map(|found| found.dev())
+    }
+}
+
+/// The number of a file that is known already. `device` is the state
+/// directory's.
+fn number_of(record: &SpaceRecord, identity: Identity, device: Option<u64>) -> Option<u64> {
+    record.files.iter().find(|known| is_same(known, identity, device)).map(|known| known.file)
+}
+
+/// Whether a file is the one that was numbered. All that are lie on the device
+/// of the state directory, for they are pinned there; and that may be called
+/// otherwise since the last boot.
+fn is_same(known: &FileRecord, identity: Identity, device: Option<u64>) -> bool {
+    let Identity { device: found, inode, birth_ns } = identity;
+    (known.inode, known.birth_ns) == (inode, birth_ns)
+        && !known.is_gone()
+        && (known.device == found || device == Some(found))
 }
 
 /// Pins that no entry of the catalog names: a process was killed between the
