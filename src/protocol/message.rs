@@ -48,7 +48,7 @@
 //! 12   4  reserved, zero
 //! ```
 //!
-//! `SegmentRetire` and `Reseed` are drawn in [`super::retention`].
+//! `SegmentRetire` and `Reseed` are drawn in `protocol::retention`.
 //!
 //! Every control frame carries a CRC over its body. Bytes behind the last
 //! field, and values that a field cannot have, are refused by name.
