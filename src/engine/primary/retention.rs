@@ -168,7 +168,13 @@ impl Space {
                     run.start.advance(bytes) <= lowest && (bytes == 0 || run.start < seedable)
                 })
             });
-            if passed && is_left(tracked.segment.as_deref(), idle) {
+            // What was not walked, nobody has, however it got there.
+            let unwalked = tracked.touched
+                || tracked.segment.as_ref().is_some_and(|segment| {
+                    segment.len().map_or(true, |length| length > tracked.walked)
+                        && !self.unfinished.contains_key(file)
+                });
+            if passed && !unwalked && is_left(tracked.segment.as_deref(), idle) {
                 tracked.released = true;
                 tracked.gone = true;
                 // The descriptor would keep the bytes on the disk.

@@ -203,6 +203,31 @@ fn a_pin_is_released_only_when_nobody_needs_it() {
 }
 
 #[test]
+fn a_pin_is_kept_while_its_file_holds_what_was_not_walked() {
+    let mut bed = Bed::new(&[]);
+    for number in [1, 2] {
+        bed.write(number, &record(0, b"one"));
+        bed.found(number);
+    }
+    bed.write(2, &[0xff; 100]);
+    bed.walk();
+    assert!(bed.space.problem().unwrap().contains("damaged"), "only that file may be walked");
+    bed.space.vanished(name(1));
+    bed.write(1, &record(1, b"two"));
+    bed.space.touch(Some(name(1)));
+    bed.write(3, &record(0, b"three"));
+    bed.found(3);
+    bed.space.vanished(name(3));
+    bed.write(4, &record(0, b"four"));
+    bed.found(4);
+    bed.walk();
+    let later = bed.now + RELEASE_AFTER;
+    for _ in 0..2 {
+        assert!(bed.space.release(Lsn(u64::MAX), later).is_empty(), "nobody has the rest of it");
+    }
+}
+
+#[test]
 fn who_needs_what_is_gone_is_refused_and_the_others_go_on() {
     let mut bed = Bed::new(&[]);
     for number in [1, 2] {
