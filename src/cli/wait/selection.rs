@@ -171,7 +171,9 @@ impl Selection {
                 ReplicaState::Healthy | ReplicaState::Lagging | ReplicaState::Unknown
             );
             let lsn = self.level.position(replica);
-            let reached = head.is_some_and(|head| lsn >= head);
+            // While it is filled anew its position says where that began, and
+            // nothing of what it has.
+            let reached = head.is_some_and(|head| lsn >= head) && replica.seeding.is_none();
             if known && reached && space.head_known && !space.blocked {
                 continue;
             }

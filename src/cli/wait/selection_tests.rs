@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::engine::status::Seeding;
 
 fn select(space: Option<&str>, replica: Option<&str>, level: Level) -> Selection {
     let space = space.map(|id| id.parse().unwrap());
@@ -54,6 +55,21 @@ fn everyone_counts_unless_named() {
     assert_eq!(names(Some("one"), None), [("one".into(), "gamma".into())]);
     assert_eq!(names(None, Some("beta")), [("two".into(), "beta".into())]);
     assert!(look(&status, select(Some("one"), Some("beta"), Level::Flushed)).is_reached());
+}
+
+#[test]
+fn a_replica_that_is_being_filled_anew_has_reached_nothing() {
+    let mut status = done();
+    status.spaces[0].replicas[1].seeding = Some(Seeding {
+        base_lsn: 100,
+        target_lsn: 200,
+        done_bytes: 0,
+        total_bytes: 100,
+        bytes_per_second: None,
+        eta_seconds: None,
+    });
+    let looked = look(&status, select(None, None, Level::Flushed));
+    assert_eq!(names(&looked), [("one".into(), "gamma".into())]);
 }
 
 #[test]
