@@ -274,7 +274,10 @@ impl<'t> Batch<'t> {
         self.runs.retain_in(ordinals(name, 0), |_, _| false).map_err(storage)?;
         self.files.retain_in(numbers(name), |_, _| false).map_err(storage)?;
         self.marks.retain_in(numbers(name), |_, _| false).map_err(storage)?;
-        self.holes.retain_in(places(name), |_, _| false).map_err(storage)
+        self.holes.retain_in(places(name), |_, _| false).map_err(storage)?;
+        self.begins.retain_in(numbers(name), |_, _| false).map_err(storage)?;
+        self.retired.retain_in(numbers(name), |_, _| false).map_err(storage)?;
+        self.slots.retain(|(of, _), _| of != name).map_err(storage)
     }
 
     fn open_run(&mut self, space: &SpaceId, run: &Run) -> Result<(), CatalogError> {

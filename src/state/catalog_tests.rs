@@ -439,6 +439,16 @@ fn a_space_that_is_forgotten_can_be_created_anew() {
         run: run(3500, 2, 509),
     };
     catalog.commit(&[alpha(Change::AddMark(mark(64))), alpha(hole)]).unwrap();
+    catalog
+        .commit(&[
+            alpha(Change::Begin { file: 1, mark: mark(64) }),
+            alpha(Change::Retire { file: 1, what: Retired::Aside }),
+            alpha(Change::Slot {
+                replica: "two".parse().unwrap(),
+                slot: SlotRecord { flushed: mark(64), ..SlotRecord::default() },
+            }),
+        ])
+        .unwrap();
     let history = vec![(Epoch(3), Lsn::ZERO)];
     let anew = Change::Create { role: Role::Primary, stream: StreamId(8), history };
     // In one batch with changes before it, as well.
@@ -450,6 +460,7 @@ fn a_space_that_is_forgotten_can_be_created_anew() {
         (Role::Primary, StreamId(8), Mark::START)
     );
     assert!(found.runs.is_empty() && found.marks.is_empty() && found.holes.is_empty());
+    assert!(found.begins.is_empty() && found.retired.is_empty() && found.slots.is_empty());
     assert_eq!(load(&catalog, "beta"), beta);
     catalog.commit(&[alpha(Change::Forget), alpha(Change::Forget)]).unwrap();
     assert!(!catalog.load().unwrap().contains_key(&space("alpha")));
