@@ -12,9 +12,11 @@ use crate::state::slots::SlotRecord;
 impl Space {
     /// Where a replica can be filled anew from: the beginning of the oldest
     /// segment that has a name, so that it gets every segment of the directory
-    /// and the tail. `None` while what lies behind is being opened.
+    /// and the tail. `None` while that is being walked or opened.
     pub fn seed_base(&mut self, jobs: &mut Vec<Job>) -> Option<Result<Base, Unresumable>> {
-        if !self.known {
+        // What a replica has when it is filled must be all that stands here now.
+        let walking = self.obstacle.is_none() && !self.is_walked();
+        if !self.known || walking {
             return None;
         }
         let Some((first_run, start)) = self.oldest_named() else {
@@ -57,7 +59,9 @@ pub fn outrun(growth: Option<f64>, measured: Option<f64>, limit: Option<u64>) ->
     #[expect(clippy::cast_precision_loss, reason = "a rate")]
     let limit = limit.map(|limit| limit as f64);
     let rate = [measured, limit].into_iter().flatten().reduce(f64::min)?;
-    if growth < rate {
+    // A log that stands still comes to its end at any rate, also at one that was
+    // measured while the replica's disk stood still.
+    if growth < rate || growth <= 0.0 {
         return None;
     }
     let (what, remedy) = if limit.is_some_and(|limit| limit <= rate) {
@@ -99,6 +103,7 @@ mod tests {
         assert_eq!(outrun(None, Some(1.0), Some(1)), None);
         assert_eq!(outrun(Some(100.0), None, None), None, "nothing was measured yet");
         assert_eq!(outrun(Some(100.0), Some(200.0), Some(150)), None);
+        assert_eq!(outrun(Some(0.0), Some(0.0), None), None, "nothing has to be outrun");
         let why = outrun(Some(100.0), Some(200.0), Some(50)).unwrap();
         assert!(why.contains("100 bytes") && why.contains("allows 50"), "{why}");
         let why = outrun(Some(100.0), Some(80.0), None).unwrap();

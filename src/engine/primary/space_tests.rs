@@ -228,6 +228,24 @@ fn a_pin_is_kept_while_its_file_holds_what_was_not_walked() {
 }
 
 #[test]
+fn nobody_is_filled_anew_from_what_was_not_walked_to_its_end() {
+    let mut bed = Bed::new(&[]);
+    for sequence in 0..6 {
+        bed.write(1, &record(sequence, &vec![7; (1 << 20) - 64]));
+    }
+    bed.found(1);
+    let turn = bed.space.advance(bed.now);
+    for (_, start, _) in turn.prefetch {
+        bed.space.prefetched(start);
+    }
+    let mut jobs = Vec::new();
+    assert!(bed.space.advance(bed.now).more, "a part of it");
+    assert!(bed.space.head().records > 0 && bed.space.seed_base(&mut jobs).is_none());
+    bed.walk();
+    assert!(matches!(bed.space.seed_base(&mut jobs), Some(Ok(base)) if base.mark == Mark::START));
+}
+
+#[test]
 fn who_needs_what_is_gone_is_refused_and_the_others_go_on() {
     let mut bed = Bed::new(&[]);
     for number in [1, 2] {
