@@ -192,21 +192,38 @@ impl Keeper {
         }
     }
 
-    /// A cut takes long: do what waits for other spaces meanwhile. What is about
-    /// the space that is being cut waits, and so does another cut, and the end.
-    fn look_after_others(&mut self, space: &SpaceId) {
+    /// A long copy is being made: do what waits for other spaces meanwhile.
+    /// What is about the space that is being copied from waits, and so does what
+    /// may take long itself, and the end.
+    pub(super) fn look_after_others(&mut self, space: &SpaceId) {
         let Some(inbox) = self.inbox.clone() else { return };
+        if std::mem::replace(&mut self.attending, true) {
+            // One of those others copies something: whoever waits, waits for
+            // the first.
+            return;
+        }
         for job in inbox.try_iter().take(MAX_JOBS_PER_COMMIT) {
             let waits = job.space() == Some(space)
-                || matches!(job, Job::Truncate { .. } | Job::Stop)
+                || matches!(job, Job::Truncate { .. } | Job::Retire { .. } | Job::Stop)
                 || self.deferred.iter().any(|earlier| is_after(&job, earlier));
             if waits {
-                self.deferred.push(job);
+                self.deferred.push_back(job);
             } else {
                 self.handle(job);
             }
         }
         self.publish();
+        self.attending = false;
+    }
+
+    /// The long copy is made: do what waited for it. What comes meanwhile is
+    /// held against what still waits.
+    pub(super) fn catch_up(&mut self) {
+        while !self.attending
+            && let Some(job) = self.deferred.pop_front()
+        {
+            self.handle(job);
+        }
     }
 
     /// One more change of this batch.

@@ -29,13 +29,14 @@ mod retired;
 mod root;
 mod seed;
 mod shipped;
+mod unnamed;
 
 pub use ignored::Ignored;
 pub use job::{AtRest, BadRecord, Denial, Job, Kept, Loan, Mailbox, News, Unopened, Verdict};
 pub use offer::{Built, Ground, Offer, Scratch};
 pub use shipped::open_numbered;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -272,7 +273,9 @@ pub struct Keeper {
     /// Where the jobs come from, to look after others while one takes long.
     inbox: Option<Receiver<Job>>,
     /// Jobs that wait for the one that takes long.
-    deferred: Vec<Job>,
+    deferred: VecDeque<Job>,
+    /// Other spaces are looked after while one takes long.
+    attending: bool,
     /// [`Job::Stop`] is among what was done.
     stopped: bool,
 }
@@ -322,7 +325,8 @@ impl Keeper {
             unwritten: mending::Unwritten::default(),
             unsettled: BTreeSet::new(),
             inbox: None,
-            deferred: Vec::new(),
+            deferred: VecDeque::new(),
+            attending: false,
             stopped: false,
         };
         for (space, record) in keeper.catalog.load()? {
@@ -534,25 +538,21 @@ impl Keeper {
                 self.publish();
                 let result = self.truncate_replica(shard, &open, &to).map(Box::new);
                 self.waiting.push((shard, News::ReplicaOpened { ticket, result }));
-                for job in std::mem::take(&mut self.deferred) {
-                    self.handle(job);
-                }
+                self.catch_up();
             }
             Job::OpenRun { shard, ticket, space, ordinal, run, known } => {
                 let result = self
                     .open_run(&space, ordinal, run, known)
                     .map_err(|error| format!("cannot open {} of {space}: {error}", run.segment));
                 self.waiting.push((shard, News::RunOpened { ticket, result }));
+                self.retire_ended(&space);
                 if known || ordinal == 0 {
                     // A session begins; the directory may have been made just now.
                     self.have_watched(&space);
                 }
             }
             Job::Retire { space, file, what, flushed } => {
-                if let Err(error) = self.retire(&space, file, what, flushed) {
-                    // The primary tells it again with the next session.
-                    tracing::warn!(%space, file, %error, "a file cannot be retired");
-                }
+                self.told_to_retire(&space, file, what, flushed);
             }
             Job::Reseed { shard, ticket, open, reseed } => {
                 let result = self.reseed(shard, &open, &reseed).map(Box::new);
