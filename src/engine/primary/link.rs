@@ -31,7 +31,7 @@ use crate::engine::rate::Rate;
 use crate::ids::NodeId;
 use crate::io::{Slab, Socket, Strategy, Token};
 use crate::limits::{DEGRADED_AFTER, PEER_TIMEOUT, RECONNECT_DELAYS, SPACE_RETRY_DELAY};
-use crate::lsn::{Lsn, Mark};
+use crate::lsn::{Chain, Lsn, Mark};
 use crate::protocol::Now;
 use crate::protocol::frame::Handle;
 use crate::protocol::message::{Ack, ErrorCode, Retirement, Standing};
@@ -76,6 +76,8 @@ pub struct Slot {
     pub farthest: Option<Lsn>,
     /// Where it said it stands.
     pub stands: Lsn,
+    /// The chain that it has there.
+    pub stands_with: Chain,
     /// What the keeper last said of what is kept for it.
     pub view: Option<SlotView>,
     /// How fast its flushed position moves.
