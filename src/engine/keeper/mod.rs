@@ -15,6 +15,7 @@
 //! News of a change are sent only after the change is durable.
 
 mod adopt;
+mod batch;
 mod ignored;
 mod job;
 mod matched;
@@ -250,11 +251,11 @@ pub struct Keeper {
     mailboxes: Vec<Mailbox>,
     /// Changes of the batch that is being gathered.
     changes: Vec<(SpaceId, Change)>,
-    /// Pins to be let go once the batch is durable.
+    /// Pins to be let go once everything so far is durable.
     releases: Vec<(SpaceId, u64)>,
-    /// Files to be removed once the batch is durable.
+    /// Files to be removed once everything so far is durable.
     removals: Vec<PathBuf>,
-    /// Spaces whose old copy is to be removed once the batch is durable.
+    /// Spaces whose old copy is to be removed once everything so far is durable.
     seeded: Vec<SpaceId>,
     /// News that wait for the batch to be durable.
     waiting: Vec<(usize, News)>,
@@ -398,84 +399,6 @@ impl Keeper {
         }
         self.publish();
         !self.stopped
-    }
-
-    /// Make the batch durable, then tell the news that waited for it.
-    fn publish(&mut self) {
-        let changes = std::mem::take(&mut self.changes);
-        let failure = self.commit(&changes).err();
-        for (space, file) in std::mem::take(&mut self.releases) {
-            if failure.is_some() {
-                continue;
-            }
-            if let Some(entry) = self.spaces.get_mut(&space) {
-                entry.kept.pinned.remove(&file);
-            }
-            match self.pins.release(&space, file) {
-                Ok(()) => tracing::info!(%space, file, "no replica needs it: pin released"),
-                Err(error) => tracing::warn!(%space, file, %error, "a pin cannot be released"),
-            }
-        }
-        let removals = std::mem::take(&mut self.removals);
-        if failure.is_none() {
-            removals.iter().for_each(|path| retired::remove(&*self.places.host, path));
-        }
-        for space in std::mem::take(&mut self.seeded) {
-            if failure.is_none() {
-                self.remove_superseded(&space);
-            }
-        }
-        for (space, change) in &changes {
-            if failure.is_none() && matches!(change, Change::Truncate { .. }) {
-                self.restore_names(space);
-            }
-        }
-        let lending = std::mem::take(&mut self.lending);
-        if let Some(why) = &failure {
-            self.withdraw(changes, lending, why);
-        }
-        let waiting = std::mem::take(&mut self.waiting);
-        for (shard, news) in waiting {
-            let scanned = match &news {
-                News::Space { space, found, .. } => {
-                    Some((space.clone(), found.iter().map(|(file, _)| *file).collect()))
-                }
-                _ => None,
-            };
-            let news = match &failure {
-                Some(why) => self.withhold(shard, news, why),
-                None => Some(news),
-            };
-            if let (Some((space, files)), Some(_), Some(_)) = (scanned, &failure, &news) {
-                self.undeliver(&space, files);
-            }
-            if let Some(news) = news {
-                self.tell(shard, news);
-            }
-        }
-    }
-
-    fn tell(&self, shard: usize, news: News) {
-        // A shard that is gone needs no news.
-        if let Some(mailbox) = self.mailboxes.get(shard)
-            && mailbox.news.send(news).is_ok()
-        {
-            mailbox.waker.wake();
-        }
-    }
-
-    /// The shard does not hear of these files after all. The next scan numbers
-    /// and delivers them afresh.
-    fn undeliver(&mut self, space: &SpaceId, files: Vec<u64>) {
-        let Some(entry) = self.spaces.get_mut(space) else { return };
-        entry.announced = false;
-        for file in files {
-            entry.delivered.remove(&file);
-            let in_stream = entry.record.runs.first_in(file).is_some();
-            if !in_stream {
-                entry.record.files.retain(|known| known.file != file);
-            }
-        }
     }
 
     fn handle(&mut self, job: Job) {

@@ -4,15 +4,17 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::channel::{Receiver, unbounded};
 
 use super::super::{Job, Mailbox, Places, Received};
 use super::*;
+use crate::engine::mortal::Mortal;
 use crate::ids::SegmentName;
 use crate::io::Waker;
 use crate::state::catalog::Catalog;
-use crate::state::host::ThisHost;
+use crate::state::host::{Host, ThisHost};
 use crate::state::pins::Pins;
 use crate::state::runs::Run;
 use crate::wal::record::Checksums;
@@ -40,8 +42,13 @@ struct Rig {
 
 impl Rig {
     fn new(rule: Rule, segments: u64) -> Self {
+        Self::on(&(Arc::new(ThisHost) as _), rule, segments)
+    }
+
+    /// With a catalog on that host.
+    fn on(host: &Arc<dyn Host>, rule: Rule, segments: u64) -> Self {
         let root = tempfile::tempdir().unwrap();
-        let (keeper, news) = open(root.path().to_path_buf(), rule);
+        let (keeper, news) = open(host, root.path().to_path_buf(), rule);
         let mut rig = Self { root, keeper, news, start: Instant::now() };
         std::fs::create_dir_all(rig.wal()).unwrap();
         for number in 1..=segments {
@@ -72,9 +79,10 @@ impl Rig {
         let root = root.path().to_path_buf();
         // The catalog must be closed before it is opened again.
         let nowhere = tempfile::tempdir().unwrap();
-        let (placeholder, _) = open(nowhere.path().to_path_buf(), rule.clone());
+        let host: Arc<dyn Host> = Arc::new(ThisHost);
+        let (placeholder, _) = open(&host, nowhere.path().to_path_buf(), rule.clone());
         drop(std::mem::replace(keeper, placeholder));
-        (*keeper, *news) = open(root, rule);
+        (*keeper, *news) = open(&host, root, rule);
         *start = Instant::now();
         self.batch(vec![Job::ScanSpace { shard: 0, space: alpha() }]);
     }
@@ -119,9 +127,9 @@ impl Rig {
     }
 }
 
-fn open(data_root: PathBuf, rule: Rule) -> (Keeper, Receiver<News>) {
+fn open(host: &Arc<dyn Host>, data_root: PathBuf, rule: Rule) -> (Keeper, Receiver<News>) {
     let state_dir = data_root.join(".saltus");
-    let catalog = Arc::new(Catalog::open(&state_dir).unwrap());
+    let catalog = Arc::new(Catalog::open_on(host, &state_dir).unwrap());
     let pins = Pins::open(&state_dir).unwrap();
     let places = Places { data_root, state_dir, host: Arc::new(ThisHost) };
     let checksums = Checksums::Required;
@@ -217,6 +225,31 @@ fn a_loss_that_is_not_durable_lets_nothing_go() {
     };
     let news = rig.batch(vec![Job::Positions { shard: 0, now, spaces }, refused]);
     assert!(matches!(&news[..], [News::Slots { slots, .. }] if slots.is_empty()), "{news:?}");
+}
+
+/// The disk was full for a moment. A pin whose release fell into it was held
+/// until the node was restarted; and one that was released by a batch without a
+/// change went although what that rested on was not durable.
+#[test]
+fn while_the_catalog_cannot_be_written_pins_wait_and_then_they_go() {
+    let host = Arc::new(Mortal(AtomicU64::new(u64::MAX)));
+    let seen: Arc<dyn Host> = host.clone();
+    let mut rig = Rig::on(&seen, rule(1), 3);
+    rig.unlink(2);
+    let pins = [1, 2].map(|file| rig.keeper.pins.path(&alpha(), file));
+    let held = || pins.iter().filter(|pin| pin.exists()).count();
+    let release = |file| Job::Release { space: alpha(), file };
+    let change = Change::AddMark(Mark { lsn: Lsn(3000), ..Mark::START });
+    let mark = Job::Commit { shard: 0, ticket: None, space: alpha(), change };
+    host.0.store(0, Ordering::SeqCst);
+    rig.batch(vec![mark, release(1)]);
+    assert_eq!(held(), 2, "what it rests on is not durable");
+    rig.batch(vec![release(2)]);
+    rig.keeper.mend();
+    assert_eq!((held(), rig.keeper.needs_mending()), (2, true));
+    host.0.store(u64::MAX, Ordering::SeqCst);
+    rig.keeper.mend();
+    assert_eq!((held(), rig.keeper.needs_mending()), (0, false));
 }
 
 #[test]
