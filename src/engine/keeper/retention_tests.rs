@@ -38,6 +38,8 @@ struct Rig {
     keeper: Keeper,
     news: Receiver<News>,
     start: Instant,
+    /// Segments that their writer has not closed.
+    written: BTreeSet<u64>,
 }
 
 impl Rig {
@@ -49,7 +51,8 @@ impl Rig {
     fn on(host: &Arc<dyn Host>, rule: Rule, segments: u64) -> Self {
         let root = tempfile::tempdir().unwrap();
         let (keeper, news) = open(host, root.path().to_path_buf(), rule);
-        let mut rig = Self { root, keeper, news, start: Instant::now() };
+        let start = Instant::now();
+        let mut rig = Self { root, keeper, news, start, written: BTreeSet::new() };
         std::fs::create_dir_all(rig.wal()).unwrap();
         for number in 1..=segments {
             std::fs::write(rig.wal().join(SegmentName(number).to_string()), [0; 1000]).unwrap();
@@ -75,7 +78,7 @@ impl Rig {
 
     /// The keeper of the next process.
     fn restart(&mut self, rule: Rule) {
-        let Self { root, keeper, news, start } = self;
+        let Self { root, keeper, news, start, .. } = self;
         let root = root.path().to_path_buf();
         // The catalog must be closed before it is opened again.
         let nowhere = tempfile::tempdir().unwrap();
@@ -101,6 +104,12 @@ impl Rig {
         self.batch(vec![Job::ScanSpace { shard: 0, space: alpha() }]);
     }
 
+    /// What the shard says of the segments: whether they have a name does not
+    /// matter.
+    fn spare(&self) -> BTreeSet<u64> {
+        (1..=9).filter(|file| !self.written.contains(file)).collect()
+    }
+
     /// At `seconds`, the replicas have flushed that much of a stream of `head`.
     fn at(&mut self, seconds: u64, head: u64, flushed: &[u64]) -> Vec<SlotView> {
         let slot = |(index, lsn): (usize, &u64)| SlotPosition {
@@ -110,7 +119,8 @@ impl Rig {
             behind: Duration::ZERO,
         };
         let slots = flushed.iter().enumerate().map(slot).collect();
-        let spaces = vec![Positions { space: alpha(), head: Lsn(head), slots }];
+        let spare = self.spare();
+        let spaces = vec![Positions { space: alpha(), head: Lsn(head), spare, slots }];
         let now = Now {
             instant: self.start + Duration::from_secs(seconds),
             unix_ns: (1_000_000 + seconds) * 1_000_000_000,
@@ -171,6 +181,24 @@ fn a_slot_past_its_bytes_is_lost_durably_and_the_other_is_not() {
     assert_eq!(rig.durable(2).flushed.lsn, Lsn(1500));
 }
 
+/// A writer goes on with the segment that its own compaction has unlinked. Its
+/// length was charged to every replica that had not flushed the last byte of
+/// it: with a smaller budget each look said that the slot was lost.
+#[test]
+fn a_segment_that_is_still_written_is_charged_to_no_slot() {
+    let mut rig = Rig::new(Rule { max_bytes: Some(500), ..rule(2) }, 3);
+    rig.unlink(2);
+    rig.written = [2].into();
+    let views = rig.at(0, 3000, &[1000, 1990]);
+    for view in views {
+        assert_eq!((view.retained_bytes, view.record.state), (0, SlotState::Retaining));
+    }
+    rig.written.clear();
+    let views = rig.at(1, 3000, &[1000, 2000]);
+    let states = [views[0].record.state, views[1].record.state];
+    assert_eq!(states, [SlotState::Lost, SlotState::Retaining], "now it is held for one of them");
+}
+
 #[test]
 fn a_slot_past_its_age_is_lost_only_if_it_costs_something() {
     let hour = Duration::from_secs(3600);
@@ -215,7 +243,8 @@ fn a_loss_that_is_not_durable_lets_nothing_go() {
     let flushed = Mark::START;
     let slot =
         SlotPosition { replica: replica(1), flushed, streaming: false, behind: Duration::ZERO };
-    let spaces = vec![Positions { space: alpha(), head: Lsn(3000), slots: vec![slot] }];
+    let (head, spare) = (Lsn(3000), rig.spare());
+    let spaces = vec![Positions { space: alpha(), head, spare, slots: vec![slot] }];
     let now = Now { instant: rig.start, unix_ns: 1 };
     let refused = Job::Commit {
         shard: 0,
