@@ -28,6 +28,7 @@ mod received;
 pub mod retention;
 mod retired;
 mod root;
+mod search;
 mod seed;
 mod shipped;
 
@@ -36,10 +37,10 @@ pub use job::{AtRest, BadRecord, Denial, Job, Kept, Loan, Mailbox, News, Unopene
 pub use offer::{Built, Ground, Offer, Scratch};
 pub use shipped::open_numbered;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 
@@ -274,6 +275,8 @@ pub struct Keeper {
     inbox: Option<Receiver<Job>>,
     /// Jobs that wait for the one that takes long.
     deferred: Vec<Job>,
+    /// Boundaries that are searched for.
+    searches: VecDeque<search::Search>,
     /// [`Job::Stop`] is among what was done.
     stopped: bool,
 }
@@ -324,6 +327,7 @@ impl Keeper {
             unsettled: BTreeSet::new(),
             inbox: None,
             deferred: Vec::new(),
+            searches: VecDeque::new(),
             stopped: false,
         };
         for (space, record) in keeper.catalog.load()? {
@@ -359,12 +363,13 @@ impl Keeper {
         self.inbox = Some(jobs.clone());
         let mut mend_at = None;
         loop {
-            let look_at = Instant::now() + self.root.next_look();
+            let pause = if self.is_searching() { Duration::ZERO } else { self.root.next_look() };
+            let look_at = Instant::now() + pause;
             let wake_at =
                 mend_at.filter(|_| self.needs_mending()).map_or(look_at, |at| look_at.min(at));
             let goes_on = match jobs.recv_deadline(wake_at) {
                 Ok(first) => self.batch(std::iter::once(first).chain(jobs.try_iter())),
-                Err(RecvTimeoutError::Timeout) => true,
+                Err(RecvTimeoutError::Timeout) => self.batch(std::iter::empty()),
                 Err(RecvTimeoutError::Disconnected) => false,
             };
             let now = Instant::now();
@@ -397,11 +402,16 @@ impl Keeper {
         for job in jobs.take(MAX_JOBS_PER_COMMIT) {
             self.handle(job);
         }
+        self.go_on_searching(false);
         self.publish();
         !self.stopped
     }
 
     fn handle(&mut self, job: Job) {
+        if self.waits_for_cut(&job) {
+            self.deferred.push(job);
+            return;
+        }
         match job {
             Job::ScanRoot { shard } => {
                 let (spaces, strangers) = self.scan_root();
@@ -448,19 +458,8 @@ impl Keeper {
                 let result = self.open_replica(shard, &open).map(Box::new);
                 self.waiting.push((shard, News::ReplicaOpened { ticket, result }));
             }
-            Job::Match { shard, ticket, space, at } => {
-                let result = self.match_replica(&space, at);
-                self.waiting.push((shard, News::Matched { ticket, result }));
-            }
-            Job::Truncate { shard, ticket, open, to } => {
-                // What waits for this batch has nothing to do with the cut.
-                self.publish();
-                let result = self.truncate_replica(shard, &open, &to).map(Box::new);
-                self.waiting.push((shard, News::ReplicaOpened { ticket, result }));
-                for job in std::mem::take(&mut self.deferred) {
-                    self.handle(job);
-                }
-            }
+            Job::Match { shard, ticket, space, at } => self.begin_match(shard, ticket, space, at),
+            Job::Truncate { shard, ticket, open, to } => self.begin_cut(shard, ticket, open, to),
             Job::OpenRun { shard, ticket, space, ordinal, run, known } => {
                 let result = self
                     .open_run(&space, ordinal, run, known)
@@ -478,6 +477,7 @@ impl Keeper {
                 }
             }
             Job::Reseed { shard, ticket, open, reseed } => {
+                self.end_search(&open.space);
                 let result = self.reseed(shard, &open, &reseed).map(Box::new);
                 self.waiting.push((shard, News::ReplicaOpened { ticket, result }));
             }
@@ -501,12 +501,16 @@ impl Keeper {
             }
             Job::Adopt { space, offer, reply } => self.adopt(&space, offer, reply),
             Job::CloseReplica { space, state } => {
+                self.end_search(&space);
                 self.close_replica(&space, state);
                 self.settle_seed(&space);
             }
             Job::LookAt { space } => self.look_at(&space),
             Job::Release { space, file } => self.releases.push((space, file)),
-            Job::Stop => self.stopped = true,
+            Job::Stop => {
+                self.give_up_searching();
+                self.stopped = true;
+            }
         }
     }
 }
