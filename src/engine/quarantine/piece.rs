@@ -198,7 +198,8 @@ fn is_piece(name: &OsStr) -> bool {
     name.to_str().is_some_and(|name| name.starts_with("wal-") && !name.ends_with(".json"))
 }
 
-fn manifest(bytes: &Path) -> Option<Manifest> {
+/// What is written beside these bytes.
+pub(super) fn manifest(bytes: &Path) -> Option<Manifest> {
     let path = manifest_path(bytes);
     let small = fs::metadata(&path).is_ok_and(|found| found.len() <= MAX_MANIFEST_BYTES);
     small.then(|| serde_json::from_slice(&fs::read(&path).ok()?).ok()).flatten()
