@@ -240,24 +240,21 @@ fn position(lsn: u64) -> String {
     }
 }
 
+/// The columns of the narrowest terminal that a status is laid out for.
+const WIDTH: usize = 80;
+
 fn render_space(text: &mut String, space: &SpaceStatus) {
-    let head = if space.head_known { "head" } else { "head unknown, at least" };
-    let _ = write!(
-        text,
-        "{}  {}  epoch {}  {head} {}  sequence {}",
-        space.space,
-        space.role.as_str(),
-        space.epoch,
-        position(space.head_lsn),
-        space.head_sequence
-    );
-    if let Some(primary) = &space.primary {
-        let _ = write!(text, "  from {primary}");
+    let name = format!("{}  {}  epoch {}", space.space, space.role.as_str(), space.epoch);
+    let known = if space.head_known { "head" } else { "head unknown, at least" };
+    let head = format!("{known} {}  sequence {}", position(space.head_lsn), space.head_sequence);
+    let between = if name.len() + 2 + head.len() <= WIDTH { "  " } else { "\n  " };
+    let _ = writeln!(text, "{name}{between}{head}");
+    let source = space.primary.as_ref().map(|primary| format!("from {primary}"));
+    let flushed = space.flushed_lsn.map(|lsn| format!("flushed {}", position(lsn)));
+    if source.is_some() || flushed.is_some() {
+        let received: Vec<_> = source.into_iter().chain(flushed).collect();
+        let _ = writeln!(text, "  {}", received.join("  "));
     }
-    if let Some(flushed) = space.flushed_lsn {
-        let _ = write!(text, "  flushed {}", position(flushed));
-    }
-    text.push('\n');
     if let Some(seeding) = &space.seeding {
         let _ = writeln!(text, "  being filled anew: {}", progress(seeding));
     }
@@ -402,7 +399,10 @@ mod tests {
                "written_lsn": 0, "flushed_lsn": 0,
                "lag": {"bytes": 0, "records": 0, "seconds": 0.0},
                "append_to_flushed_us": {"p50": 274, "p99": 505, "count": 10}}
-            ]}]
+            ]}, {
+            "space": "a-space-that-is-received", "role": "replica", "epoch": 12,
+            "head_lsn": 123456789, "head_sequence": 98765, "replicas": [],
+            "primary": "beta-eu-west-1", "flushed_lsn": 123456789}]
     }"#;
 
     fn text() -> String {
@@ -413,8 +413,14 @@ mod tests {
     fn full_table_holds_in_80_columns() {
         let text = text();
         for line in text.lines() {
-            assert!(line.chars().count() <= 80, "{}: {line}", line.chars().count());
+            assert!(line.chars().count() <= WIDTH, "{}: {line}", line.chars().count());
         }
+    }
+
+    #[test]
+    fn a_received_space_tells_from_whom_and_how_far_it_is_durable() {
+        let line = "\n  from beta-eu-west-1  flushed 123456789 B (117.7 MiB)\n";
+        assert!(text().contains(line), "{}", text());
     }
 
     #[test]
