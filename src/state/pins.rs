@@ -75,73 +75,11 @@ impl Pins {
         self.root.join(space.as_str()).join(format!("{file:016x}"))
     }
 
-    /// Pin the file of number `file`, which was seen under the name `source`
-    /// with the (device, inode) `expected`. Returns the pin's path; a pin that
-    /// is there already is left as it is. Durable when it returns.
-    ///
-    /// # Errors
-    ///
-    /// Nothing is left behind by any of them:
-    ///
-    /// - `NotFound`: the name is gone, or means another file by now. A
-    ///   descriptor that is open still reads the file.
-    /// - `AlreadyExists`: another file has a pin of this number.
-    /// - `CrossesDevices`: the state directory is on another file system.
-    /// - `PermissionDenied`: the kernel lets only the owner link a file
-    ///   (`fs.protected_hardlinks`), or the file system knows no hard links.
-    pub fn pin(
-        &self,
-        space: &SpaceId,
-        file: u64,
-        source: &Path,
-        expected: (u64, u64),
-    ) -> io::Result<PathBuf> {
-        let path = self.path(space, file);
-        let directory = self.root.join(space.as_str());
-        ensure_directory(&*self.host, &directory).map_err(|e| named(&e, &directory))?;
-        match self.host.link(source, &path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let found = identity(&path.symlink_metadata()?);
-                if found == expected {
-                    // Who made it may not have lived to sync its name.
-                    self.host.sync_directory(&directory)?;
-                    return Ok(path);
-                }
-                return Err(io::Error::new(
-                    io::ErrorKind::AlreadyExists,
-                    format!(
-                        "{} pins device {} inode {}, not device {} inode {} ({}); if the \
-                         catalog was rebuilt it is a leftover: move it away",
-                        path.display(),
-                        found.0,
-                        found.1,
-                        expected.0,
-                        expected.1,
-                        source.display()
-                    ),
-                ));
-            }
-            Err(error) => return Err(explain(&error, &path)),
-        }
-        let found = identity(&path.symlink_metadata()?);
-        if found != expected {
-            self.host.remove(&path)?;
-            return Err(io::Error::new(
-                io::ErrorKind::NotFound,
-                format!(
-                    "{} has come to mean another file (device {} inode {}, expected device {} \
-                     inode {}): not pinned",
-                    source.display(),
-                    found.0,
-                    found.1,
-                    expected.0,
-                    expected.1
-                ),
-            ));
-        }
-        self.host.sync_directory(&directory)?;
-        Ok(path)
+    /// Pin files of a space, however many; they are durable with
+    /// [`Pinning::finish`].
+    #[must_use]
+    pub fn pin<'a>(&'a self, space: &'a SpaceId) -> Pinning<'a> {
+        Pinning { pins: self, space, directory: None, files: Vec::new() }
     }
 
     /// Give a file back. One that has no pin is fine. Not synced: a pin that
@@ -209,6 +147,91 @@ impl Pins {
     }
 }
 
+/// Pins that are being made: one sync makes all of them durable, since a node
+/// that starts beside a long log finds thousands at once.
+#[derive(Debug)]
+pub struct Pinning<'a> {
+    pins: &'a Pins,
+    space: &'a SpaceId,
+    directory: Option<PathBuf>,
+    files: Vec<u64>,
+}
+
+impl Pinning<'_> {
+    /// Pin the file of number `file`, which was seen under the name `source`
+    /// with the (device, inode) `expected`. Returns the pin's path; a pin that
+    /// is there already is left as it is.
+    ///
+    /// # Errors
+    ///
+    /// Nothing of this file is left behind by any of them:
+    ///
+    /// - `NotFound`: the name is gone, or means another file by now. A
+    ///   descriptor that is open still reads the file.
+    /// - `AlreadyExists`: another file has a pin of this number.
+    /// - `CrossesDevices`: the state directory is on another file system.
+    /// - `PermissionDenied`: the kernel lets only the owner link a file
+    ///   (`fs.protected_hardlinks`), or the file system knows no hard links.
+    pub fn add(&mut self, file: u64, source: &Path, expected: (u64, u64)) -> io::Result<PathBuf> {
+        let host = &*self.pins.host;
+        if self.directory.is_none() {
+            let directory = self.pins.root.join(self.space.as_str());
+            ensure_directory(host, &directory).map_err(|e| named(&e, &directory))?;
+            self.directory = Some(directory);
+        }
+        let path = self.pins.path(self.space, file);
+        let linked = host.link(source, &path);
+        let found = match &linked {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(explain(error, &path));
+            }
+            _ => identity(&path.symlink_metadata()?),
+        };
+        let told = |(device, inode)| format!("device {device} inode {inode}");
+        if found == expected {
+            // Who made one that is there may not have lived to sync its name.
+            self.files.push(file);
+            return Ok(path);
+        }
+        let (found, expected) = (told(found), told(expected));
+        if linked.is_err() {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                format!(
+                    "{} pins {found}, not {expected} ({}); if the catalog was rebuilt it is a \
+                     leftover: move it away",
+                    path.display(),
+                    source.display()
+                ),
+            ));
+        }
+        host.remove(&path)?;
+        Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            format!(
+                "{} has come to mean another file ({found}, expected {expected}): not pinned",
+                source.display()
+            ),
+        ))
+    }
+
+    /// Make them durable. Gives the numbers of the files, and whether they are
+    /// pinned from now on.
+    ///
+    /// # Errors
+    ///
+    /// The directory cannot be synced: the files may be pinned or not.
+    pub fn finish(self) -> (Vec<u64>, io::Result<()>) {
+        let synced = match &self.directory {
+            Some(directory) if !self.files.is_empty() => {
+                self.pins.host.sync_directory(directory).map_err(|e| named(&e, directory))
+            }
+            _ => Ok(()),
+        };
+        (self.files, synced)
+    }
+}
+
 /// The number that a pin's name stands for.
 fn file_number(name: &str) -> Option<u64> {
     let hex = name.len() == 16 && name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
@@ -264,10 +287,20 @@ mod tests {
         (directory, pins, source)
     }
 
+    /// Pin one file of the space.
+    fn pin(pins: &Pins, file: u64, source: &Path, meant: (u64, u64)) -> io::Result<PathBuf> {
+        let space = space();
+        let mut pinning = pins.pin(&space);
+        let path = pinning.add(file, source, meant)?;
+        let (files, synced) = pinning.finish();
+        assert_eq!(files, [file]);
+        synced.map(|()| path)
+    }
+
     #[test]
     fn a_pinned_segment_outlives_its_name() {
         let (_directory, pins, source) = segment();
-        let path = pins.pin(&space(), 3, &source, meant(&source)).unwrap();
+        let path = pin(&pins, 3, &source, meant(&source)).unwrap();
         assert!(path.ends_with("pins/alpha/0000000000000003"));
         fs::remove_file(&source).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"records");
@@ -283,8 +316,8 @@ mod tests {
     fn pinning_twice_is_pinning_once() {
         let (_directory, pins, source) = segment();
         let expected = meant(&source);
-        let first = pins.pin(&space(), 3, &source, expected).unwrap();
-        assert_eq!(pins.pin(&space(), 3, &source, expected).unwrap(), first);
+        let first = pin(&pins, 3, &source, expected).unwrap();
+        assert_eq!(pin(&pins, 3, &source, expected).unwrap(), first);
         assert_eq!(pins.list().unwrap().len(), 1);
         assert!(!pins.list().unwrap()[0].last_name);
     }
@@ -296,22 +329,22 @@ mod tests {
         let next = directory.path().join("wal-0000000000000001.log.tmp");
         fs::write(&next, b"compacted").unwrap();
         fs::rename(&next, &source).unwrap();
-        let error = pins.pin(&space(), 3, &source, expected).unwrap_err();
+        let error = pin(&pins, 3, &source, expected).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}");
         assert_eq!(pins.list().unwrap(), []);
 
         fs::remove_file(&source).unwrap();
-        let error = pins.pin(&space(), 3, &source, expected).unwrap_err();
+        let error = pin(&pins, 3, &source, expected).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}");
     }
 
     #[test]
     fn a_pin_is_never_replaced() {
         let (directory, pins, source) = segment();
-        pins.pin(&space(), 3, &source, meant(&source)).unwrap();
+        pin(&pins, 3, &source, meant(&source)).unwrap();
         let other = directory.path().join("wal-0000000000000002.log");
         fs::write(&other, b"other").unwrap();
-        let error = pins.pin(&space(), 3, &other, meant(&other)).unwrap_err();
+        let error = pin(&pins, 3, &other, meant(&other)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AlreadyExists, "{error}");
         assert_eq!(pins.list().unwrap()[0].identity, meant(&source));
     }
@@ -325,7 +358,7 @@ mod tests {
         }
         let elsewhere = tempfile::NamedTempFile::new_in(shared).unwrap();
         let expected = meant(elsewhere.path());
-        let error = pins.pin(&space(), 1, elsewhere.path(), expected).unwrap_err();
+        let error = pin(&pins, 1, elsewhere.path(), expected).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::CrossesDevices, "{error}");
         assert!(error.to_string().contains("state_dir"), "{error}");
     }

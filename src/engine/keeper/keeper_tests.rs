@@ -1,8 +1,11 @@
 #![allow(clippy::unwrap_used)]
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use crossbeam::channel::unbounded;
 
 use super::*;
+use crate::engine::mortal::Mortal;
 use crate::engine::recovery;
 use crate::ids::{Epoch, SegmentName, StreamId};
 use crate::io::Waker;
@@ -268,7 +271,11 @@ fn a_pin_that_nobody_knows_is_named_after_each_start() {
         let source = directory.join(SegmentName(name).to_string());
         let found = std::os::unix::fs::MetadataExt::ino(&source.metadata().unwrap());
         let device = std::os::unix::fs::MetadataExt::dev(&source.metadata().unwrap());
-        rig.keeper.pins.pin(&space(), file, &source, (device, found)).unwrap()
+        let space = space();
+        let mut pinning = rig.keeper.pins.pin(&space);
+        let path = pinning.add(file, &source, (device, found)).unwrap();
+        pinning.finish().1.unwrap();
+        path
     };
     // One whose name is gone, and one that is numbered by its name.
     let left = pin(&rig, 7, 3);
@@ -278,6 +285,33 @@ fn a_pin_that_nobody_knows_is_named_after_each_start() {
     assert_eq!(found, [1, 2]);
     assert!(problems.len() == 1 && problems[0].contains("0000000000000007"), "{problems:?}");
     assert!(left.exists() && !other.exists());
+}
+
+/// A node that started beside a thousand segments synced the directory of their
+/// pins two thousand times before anything was shipped.
+#[test]
+fn however_many_segments_are_found_their_pins_are_synced_at_once() {
+    const SEGMENTS: u64 = 200;
+    let directory = tempfile::tempdir().unwrap();
+    let data_root = directory.path().to_path_buf();
+    let host = Arc::new(Mortal(AtomicU64::new(u64::MAX)));
+    let changes = || u64::MAX - host.0.load(Ordering::SeqCst);
+    let places = Places { state_dir: data_root.join(".saltus"), data_root, host: host.clone() };
+    std::fs::create_dir_all(places.wal(&space())).unwrap();
+    for number in 1..=SEGMENTS {
+        let path = places.wal(&space()).join(SegmentName(number).to_string());
+        std::fs::write(path, b"").unwrap();
+    }
+    for start in ["the first", "another"] {
+        let mut keeper = keeper_of(&places);
+        keeper.pins = Pins::open_on(&(host.clone() as _), &places.state_dir).unwrap();
+        let before = changes();
+        keeper.handle(Job::ScanSpace { shard: 0, space: space() });
+        assert_eq!(keeper.spaces[&space()].kept.pinned.len() as u64, SEGMENTS, "{start} start");
+        let others = changes() - before - SEGMENTS;
+        assert!(others < 5, "{start} start: {others} changes of the host beside the links");
+        keeper.publish();
+    }
 }
 
 /// A disk that was full when a space was taken up: its stream was told to the

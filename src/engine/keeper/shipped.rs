@@ -94,6 +94,7 @@ impl Keeper {
         let first = !std::mem::replace(&mut entry.announced, true);
         let mut found = Vec::new();
         let device = self.places.device();
+        let mut pinning = self.pins.pin(space);
         for name in names {
             let path = directory.join(name.to_string());
             match Segment::open(&path) {
@@ -123,15 +124,10 @@ impl Keeper {
                     }
                     if entry.delivered.insert(file) {
                         let identity = (segment.identity.device, segment.identity.inode);
-                        match self.pins.pin(space, file, &path, identity) {
-                            Ok(_) => {
-                                entry.kept.pinned.insert(file);
-                            }
-                            Err(error) => {
-                                problems.push(format!("cannot pin {}: {error}", path.display()));
-                                // The next scan tries again.
-                                entry.delivered.remove(&file);
-                            }
+                        if let Err(error) = pinning.add(file, &path, identity) {
+                            problems.push(format!("cannot pin {}: {error}", path.display()));
+                            // The next scan tries again.
+                            entry.delivered.remove(&file);
                         }
                         found.push((file, Arc::new(segment)));
                     }
@@ -144,6 +140,15 @@ impl Keeper {
                     named = None;
                     let also = obstacle.is_none().then(|| error.to_string());
                     obstacle = obstacle.or(also);
+                }
+            }
+        }
+        match pinning.finish() {
+            (files, Ok(())) => entry.kept.pinned.extend(files),
+            (files, Err(error)) => {
+                problems.push(format!("{} segments cannot be pinned: {error}", files.len()));
+                for file in files {
+                    entry.delivered.remove(&file);
                 }
             }
         }

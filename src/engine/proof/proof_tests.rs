@@ -59,7 +59,10 @@ impl Node {
                 let identity = Identity::of(&File::open(&path).unwrap()).unwrap();
                 let Identity { device, inode, birth_ns } = identity;
                 node.commit(Change::AddFile(FileRecord { file, segment, device, inode, birth_ns }));
-                pins.pin(&space(), file, &path, (device, inode)).unwrap();
+                let space = space();
+                let mut pinning = pins.pin(&space);
+                pinning.add(file, &path, (device, inode)).unwrap();
+                pinning.finish().1.unwrap();
             }
             let run = Run { start: Lsn(start as u64), segment, file, offset, bytes: None };
             node.commit(Change::OpenRun(run));
