@@ -143,6 +143,24 @@ fn a_retirement_killed_at_any_step_leaves_the_stream_whole_and_loses_nothing() {
     assert!(steps > 10, "only {steps} steps");
 }
 
+#[test]
+fn a_move_is_done_when_it_is_durable_whoever_made_it() {
+    let root = tempfile::tempdir().unwrap();
+    let state_dir = root.path().join(".saltus");
+    let named = root.path().join("alpha/wal/wal-1");
+    let to = retired(root.path(), 1);
+    for directory in [named.parent().unwrap(), to.parent().unwrap()] {
+        fs::create_dir_all(directory).unwrap();
+    }
+    // An attempt that was stopped behind its rename.
+    fs::write(&to, b"moved").unwrap();
+    let step =
+        |budget: u64| move_aside(&Mortal(AtomicU64::new(budget)), &state_dir, &named, &to).is_ok();
+    // Two directories are made, each with its name; the rename; two syncs.
+    let done: Vec<_> = (0..=8).map(step).collect();
+    assert_eq!(done, [false, false, false, false, false, false, false, true, true]);
+}
+
 /// Records of these seconds, numbered from `sequence` on.
 fn at_seconds<const N: usize>(sequence: u64, seconds: [f64; N]) -> [(u64, u64); N] {
     let mut next = sequence;
