@@ -191,7 +191,8 @@ fn a_node_that_is_told_to_end_does_not_finish_the_file_that_it_is_mending() {
     flip(&copy, 7000, 8);
     let rotten = fs::read(&copy).unwrap();
     let client = Client::new(cluster.replicas[0].spec.admin).unwrap();
-    client.scrub(&ScrubAsk::space("alpha".parse().unwrap())).unwrap();
+    let ask = ScrubAsk::space("alpha".parse().unwrap());
+    client.scrub(&ScrubAsk { full_speed: false, ..ask }).unwrap();
     let mending = cluster.replicas[0].spec.data_root.join(".saltus/mending/alpha");
     let built = || -> Vec<u64> {
         let entries = fs::read_dir(&mending).into_iter().flatten().flatten();
