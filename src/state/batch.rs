@@ -112,7 +112,7 @@ impl<'t> Batch<'t> {
                     .insert((space.as_str(), mark.lsn.0), value.as_slice())
                     .map_err(|e| self.catalog.storage(e))?;
                 // With each one, as in memory: the two stay the same.
-                self.thin_marks(space)
+                self.thin_marks(space, mark.lsn)
             }
             Change::AddHole { hole, run } => {
                 let value = layout::encode_hole(hole);
@@ -182,7 +182,7 @@ impl<'t> Batch<'t> {
         for entry in self.runs.extract_from_if(ordinals(name, 0), |_, _| true).map_err(storage)? {
             entry.map_err(storage)?;
         }
-        for table in [&mut self.marks, &mut self.retired] {
+        for table in [&mut self.marks, &mut self.begins, &mut self.retired] {
             for entry in table.extract_from_if(numbers(name), |_, _| true).map_err(storage)? {
                 entry.map_err(storage)?;
             }
@@ -423,14 +423,14 @@ impl<'t> Batch<'t> {
     }
 
     /// Keep no more marks than the limit says.
-    fn thin_marks(&mut self, space: &SpaceId) -> Result<(), CatalogError> {
+    fn thin_marks(&mut self, space: &SpaceId, added: Lsn) -> Result<(), CatalogError> {
         let storage = |e| self.catalog.storage(e);
         let name = space.as_str();
         let mut kept = Vec::new();
         for entry in self.marks.range(numbers(name)).map_err(storage)? {
             kept.push(entry.map_err(storage)?.0.value().1);
         }
-        for lsn in thin(&mut kept) {
+        for lsn in thin(&mut kept, |lsn| Lsn(*lsn), added) {
             self.marks.remove((name, lsn)).map_err(|e| self.catalog.storage(e))?;
         }
         Ok(())

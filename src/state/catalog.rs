@@ -113,7 +113,7 @@ pub struct SpaceRecord {
     pub seed: Option<SeedRecord>,
     /// A replica: files without a name on the primary, by number.
     pub retired: BTreeMap<u64, Retired>,
-    /// A primary: where the first run of each file begins, by number.
+    /// Where the first run of each file begins, by number.
     pub begins: BTreeMap<u64, Mark>,
     /// A primary: what is remembered of each replica.
     pub slots: BTreeMap<NodeId, SlotRecord>,
@@ -170,7 +170,7 @@ impl SpaceRecord {
                     Ok(index) => self.marks[index] = *mark,
                     Err(index) => self.marks.insert(index, *mark),
                 }
-                drop(thin(&mut self.marks));
+                drop(thin(&mut self.marks, |mark| mark.lsn, mark.lsn));
             }
             Change::Truncate { end, runs } => {
                 self.runs.truncate(*runs);
@@ -200,6 +200,7 @@ impl SpaceRecord {
             Change::Seed { base, first_run, target } => {
                 self.runs = Runs::based(*first_run, base.lsn);
                 self.marks.clear();
+                self.begins.clear();
                 self.retired.clear();
                 (self.base, self.checkpoint) = (*base, *base);
                 self.seed = Some(SeedRecord { target: *target, moved: false });
@@ -260,7 +261,7 @@ pub enum Change {
     /// A replica's verified and durable position.
     Checkpoint(Mark),
     /// A boundary worth remembering on a primary. Past
-    /// [`MAX_SAVED_MARKS_PER_SPACE`](crate::limits::MAX_SAVED_MARKS_PER_SPACE) the older half is thinned out.
+    /// [`MAX_SAVED_MARKS_PER_SPACE`](crate::limits::MAX_SAVED_MARKS_PER_SPACE) the older ones are thinned out.
     AddMark(Mark),
     /// The stream was cut: runs from ordinal `runs` on are forgotten, the last
     /// one left is open again, and so are marks and epochs that begin behind

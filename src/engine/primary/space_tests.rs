@@ -588,3 +588,6 @@ mod rot;
 
 #[path = "earlier_tests.rs"]
 mod earlier;
+
+#[path = "retention_tests.rs"]
+mod retention;

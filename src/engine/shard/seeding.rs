@@ -153,7 +153,7 @@ impl Shard {
             let far = head.bytes_since(slot.flushed.lsn) >= MEASURED_LAG_BYTES;
             let free = far && slot.throttle.is_none();
             if let Some(rate) = slot.rate.per_second().filter(|_| free) {
-                link.capacity = Some(rate);
+                link.carried(rate);
             }
         }
     }
