@@ -93,12 +93,14 @@ impl Keeper {
             held.files().map(|run| (held.path_of(run), *run)).collect();
         for (from, path) in files {
             let known = runs.get(&path);
+            // What a seed had received counts for nothing before its end.
+            let doubted = !reseed.vouched && !plan.unfinished;
             let unnamed = match known {
-                Some(run) => held.unnamed_in(run.file)?,
-                None => None,
+                Some(run) if !doubted => held.unnamed_in(run.file)?,
+                _ => None,
             };
             let reason = match unnamed {
-                _ if !reseed.vouched => Reason::Superseded,
+                _ if doubted => Reason::Superseded,
                 // The primary held all of it until this seed was given up.
                 Some(Unnamed::Untold(_)) if plan.unfinished => continue,
                 None => continue,
