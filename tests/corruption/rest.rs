@@ -5,8 +5,10 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use saltus::admin::Client;
+use saltus::engine::quarantine::list;
 use saltus::engine::scrub::ScrubAsk;
 use saltus::engine::status::PassOutcome;
 use saltus::wal::discover;
@@ -175,6 +177,48 @@ fn rot_of_every_kind_is_mended_while_the_log_grows() {
         }
     }
     assert_eq!(cluster.replicas[0].space("alpha").unwrap().problem, None);
+}
+
+/// A look and a build of this file take eight seconds each, at that rate.
+const SLOW: &str = "[scrub]\nbytes_per_second = \"512KiB\"\n";
+const SLOW_RECORDS: usize = 64;
+
+#[test]
+fn a_node_that_is_told_to_end_does_not_finish_the_file_that_it_is_mending() {
+    let mut cluster = Cluster::with(1, |spec| spec.more = SLOW.into(), |_| {});
+    let segment = cluster.fill("alpha", SLOW_RECORDS, 64 << 10);
+    let copy = cluster.replicas[0].wal("alpha").join(segment.path.file_name().unwrap());
+    flip(&copy, 7000, 8);
+    let rotten = fs::read(&copy).unwrap();
+    let client = Client::new(cluster.replicas[0].spec.admin).unwrap();
+    let ask = ScrubAsk::space("alpha".parse().unwrap());
+    client.scrub(&ScrubAsk { full_speed: false, ..ask }).unwrap();
+    let mending = cluster.replicas[0].spec.data_root.join(".saltus/mending/alpha");
+    let built = || -> Vec<u64> {
+        let entries = fs::read_dir(&mending).into_iter().flatten().flatten();
+        let new = entries.filter(|entry| entry.path().extension().is_some_and(|e| e == "new"));
+        new.map(|entry| entry.metadata().unwrap().len()).collect()
+    };
+    let bytes = until("a new file is being built", || built().pop().filter(|bytes| *bytes > 0));
+    assert!(bytes < segment.len(), "{bytes} bytes are there already");
+    let told = Instant::now();
+    cluster.replicas[0].terminate();
+    let took = told.elapsed();
+    assert!(took < Duration::from_secs(4), "it took {took:?} to end");
+    assert!(fs::read(&copy).unwrap() == rotten, "half a file takes nobody's name");
+    assert_eq!(built(), [0; 0], "and is not left behind");
+    assert!(!quarantine(&cluster.replicas[0]).exists());
+
+    // The next process mends it.
+    cluster.replicas[0].spec.more.clear();
+    cluster.replicas[0].restart();
+    cluster.await_flushed("alpha", segment.len());
+    let outcome = scrub(&mut cluster.replicas[0], "alpha");
+    assert_eq!((outcome.found, outcome.healed), (1, 1), "{outcome:?}");
+    cluster.assert_identical("alpha");
+    let pieces = list(&quarantine(&cluster.replicas[0])).unwrap();
+    assert_eq!(pieces.len(), 1, "{pieces:?}");
+    assert!(fs::read(&pieces[0].path).unwrap() == rotten);
 }
 
 #[test]

@@ -283,6 +283,55 @@ fn an_emptied_directory_empties_no_other() {
     assert_eq!(discover::segments(&cluster.replicas[0].wal("alpha")).unwrap(), [SegmentName(1)]);
 }
 
+/// What a replica had that is filled anew: the primary that shipped it knows
+/// that it was its stream; the next one only knows that somebody did.
+#[test]
+fn of_an_old_copy_is_kept_what_the_primary_cannot_vouch_for() {
+    for restarted in [false, true] {
+        let limit = "[retention]\nmax_bytes = \"64KiB\"\n";
+        let mut cluster = Cluster::with(1, |spec| spec.more = limit.into(), |_| {});
+        let wal = cluster.primary.wal("alpha");
+        let mut old = vec![Segment::create(&wal, 1)];
+        old[0].records(20, 1000);
+        cluster.await_flushed("alpha", old[0].len());
+        old.push(Segment::create(&wal, 2));
+        old[1].records(20, 1000);
+        cluster.await_flushed("alpha", old[0].len() + old[1].len());
+        cluster.replicas[0].kill();
+        let had: Vec<_> = old.iter().map(|segment| segment.content.clone()).collect();
+        old[1].records(100, 1000);
+        let total = old[0].len() + old[1].len();
+        let new = compact(&cluster.primary, "alpha", 3, 9, &old);
+        drop(old);
+        await_slot(&mut cluster, 0, "the slot is lost", |replica| {
+            replica.retention.is_some_and(|kept| kept.lost)
+        });
+        until("its pins are gone", || (pins(&cluster.primary, "alpha").len() == 1).then_some(()));
+        if restarted {
+            cluster.primary.kill();
+            cluster.primary.restart();
+        }
+        cluster.replicas[0].restart();
+        cluster.await_flushed("alpha", total + new.len());
+        cluster.await_identical("alpha");
+        until("the old copy is gone", || {
+            (!superseded(&cluster.replicas[0]).exists()).then_some(())
+        });
+        let root = cluster.replicas[0].spec.data_root.join(".saltus/quarantine");
+        let kept = quarantine::list(&root).unwrap();
+        let found: Vec<_> = (kept.iter())
+            .map(|piece| (piece.manifest.as_ref().unwrap().reason, fs::read(&piece.path).unwrap()))
+            .collect();
+        let expected: Vec<_> = match restarted {
+            true => had.into_iter().map(|content| (Reason::Superseded, content)).collect(),
+            // Nobody knows what replaced the last one, when it was received.
+            false => vec![(Reason::Unnamed, had[1].clone())],
+        };
+        assert!(found == expected, "restarted: {restarted}, {} pieces", found.len());
+        assert_eq!(cluster.replicas[0].log().contains("cannot say whether"), restarted);
+    }
+}
+
 #[test]
 fn an_empty_replica_is_filled_when_the_beginning_is_gone() {
     for backend in BACKENDS {

@@ -48,6 +48,8 @@ impl Keeper {
         };
         let epoch = open.epoch().unwrap_or(Epoch::FIRST);
         entry.lease = Lease::Lent(Lessee { shard, epoch, mark });
+        // What is gone is told again, as it is in this stream.
+        entry.going.clear();
         self.lending.push(space.clone());
         Ok(Loan { record: entry.record.clone(), mark, common })
     }

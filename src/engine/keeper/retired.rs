@@ -163,7 +163,10 @@ pub(super) fn move_aside(
     make_directories(host, state_dir, to)?;
     match host.rename(named, retired) {
         Ok(()) => {}
-        // It was moved by an attempt that the catalog does not know of.
+        // Moved by an attempt that the catalog does not know of, and that may
+        // have been stopped before the move was durable.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && retired.try_exists()? => {}
+        // Nothing was ever written to it.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     }

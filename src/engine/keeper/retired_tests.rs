@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::super::matched::tests::{Rig, alive, open, space};
+use super::super::matched::tests::{Rig, alive, cut, open, space};
 use super::*;
 use crate::engine::keeper::{Job, News};
 use crate::engine::mortal::Mortal;
@@ -141,6 +141,48 @@ fn a_retirement_killed_at_any_step_leaves_the_stream_whole_and_loses_nothing() {
         }
     }
     assert!(steps > 10, "only {steps} steps");
+}
+
+#[test]
+fn a_move_is_done_when_it_is_durable_whoever_made_it() {
+    let root = tempfile::tempdir().unwrap();
+    let state_dir = root.path().join(".saltus");
+    let named = root.path().join("alpha/wal/wal-1");
+    let to = retired(root.path(), 1);
+    for directory in [named.parent().unwrap(), to.parent().unwrap()] {
+        fs::create_dir_all(directory).unwrap();
+    }
+    // An attempt that was stopped behind its rename.
+    fs::write(&to, b"moved").unwrap();
+    let step =
+        |budget: u64| move_aside(&Mortal(AtomicU64::new(budget)), &state_dir, &named, &to).is_ok();
+    // Two directories are made, each with its name; the rename; two syncs.
+    let done: Vec<_> = (0..=8).map(step).collect();
+    assert_eq!(done, [false, false, false, false, false, false, false, true, true]);
+}
+
+/// It was to go with the next run; the stream was cut within it first.
+#[test]
+fn what_was_told_of_a_file_that_is_cut_since_is_forgotten() {
+    let root = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(root.path(), &alive());
+    rig.loan(open(&[(1, 0)])).unwrap();
+    let received = receive(&mut rig, &[(1, &EARLY)]);
+    rig.batch(vec![retire(1, Retirement::Gone, received.end())]);
+    let record = rig.keeper.spaces[&space()].record.clone();
+    let state = Ok(Box::new((record, received.end())));
+    rig.batch(vec![Job::CloseReplica { space: space(), state }]);
+    let history = [(1, 0), (2, received.marks[2].lsn.0)];
+    rig.loan(open(&history)).unwrap();
+    rig.loan(cut(&history, &received.marks[2])).unwrap();
+    let start = received.marks[2].lsn;
+    let run = Run { start, segment: SegmentName(2), file: 2, offset: 0, bytes: None };
+    let (ordinal, known) = (1, false);
+    let job = Job::OpenRun { shard: 0, ticket: 2, space: space(), ordinal, run, known };
+    rig.batch(vec![job]);
+    assert!(fs::read(retired(root.path(), 1)).unwrap() == received.bytes(0..2));
+    let record = rig.keeper.catalog.load().unwrap()[&space()].clone();
+    assert_eq!((record.checkpoint, record.retired[&1]), (received.marks[2], Retired::Aside));
 }
 
 /// Records of these seconds, numbered from `sequence` on.

@@ -73,6 +73,10 @@ impl Keeper {
         record: &SpaceRecord,
         reseed: &Reseed,
     ) -> io::Result<()> {
+        let files = self.files_of(space)?;
+        if files.is_empty() {
+            return Ok(());
+        }
         let directory = self.superseded_by(space, &reseed.base);
         make_directories(&*self.places.host, &self.places.state_dir, &directory)?;
         // Another seed may have begun at the same base.
@@ -87,14 +91,16 @@ impl Keeper {
         let held = Held::new(&self.places, space, record, self.checksums);
         let runs: BTreeMap<PathBuf, Run> =
             held.files().map(|run| (held.path_of(run), *run)).collect();
-        for (from, path) in self.files_of(space)? {
+        for (from, path) in files {
             let known = runs.get(&path);
+            // What a seed had received counts for nothing before its end.
+            let doubted = !reseed.vouched && !plan.unfinished;
             let unnamed = match known {
-                Some(run) => held.unnamed_in(run.file)?,
-                None => None,
+                Some(run) if !doubted => held.unnamed_in(run.file)?,
+                _ => None,
             };
             let reason = match unnamed {
-                _ if !reseed.vouched => Reason::Superseded,
+                _ if doubted => Reason::Superseded,
                 // The primary held all of it until this seed was given up.
                 Some(Unnamed::Untold(_)) if plan.unfinished => continue,
                 None => continue,
