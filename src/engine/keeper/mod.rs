@@ -31,6 +31,7 @@ mod root;
 mod search;
 mod seed;
 mod shipped;
+mod superseded;
 mod unnamed;
 
 pub use ignored::Ignored;
@@ -345,10 +346,7 @@ impl Keeper {
             keeper.keep(space.clone(), entry);
             keeper.settle_seed(&space);
             keeper.sweep_retired(&space);
-            if keeper.spaces.get(&space).is_some_and(|entry| entry.record.seed.is_none()) {
-                // Left by a stop between its end and its removal.
-                keeper.remove_superseded(&space);
-            }
+            keeper.sweep_superseded(&space);
         }
         keeper.catalog.commit(&std::mem::take(&mut keeper.changes))?;
         Ok(keeper)
@@ -528,4 +526,4 @@ fn remember(record: &mut SpaceRecord, change: &Change) {
 
 #[cfg(test)]
 #[path = "keeper_tests.rs"]
-mod tests;
+pub(super) mod tests;

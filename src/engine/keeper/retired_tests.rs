@@ -14,6 +14,7 @@ use crate::engine::keeper::{Job, News};
 use crate::engine::mortal::Mortal;
 use crate::engine::quarantine::{Piece, list};
 use crate::ids::SegmentName;
+use crate::lsn::Lsn;
 use crate::wal::record::{self, Header};
 
 /// Records that were received, and the boundaries between them.
@@ -37,9 +38,20 @@ impl Received {
 /// name, and the records with (sequence, timestamp). From sequence 1000 on they
 /// are of 1 MiB.
 pub(in crate::engine::keeper) fn receive(rig: &mut Rig, runs: &[(u64, &[(u64, u64)])]) -> Received {
-    let mut received = Received { marks: vec![Mark::START], stream: Vec::new() };
+    receive_from(rig, Lsn::ZERO, 0, runs)
+}
+
+/// As [`receive`], from a base on.
+pub(in crate::engine::keeper) fn receive_from(
+    rig: &mut Rig,
+    base: Lsn,
+    first_run: u32,
+    runs: &[(u64, &[(u64, u64)])],
+) -> Received {
+    let from = Mark { lsn: base, ..Mark::START };
+    let mut received = Received { marks: vec![from], stream: Vec::new() };
     let mut ends = std::collections::BTreeMap::new();
-    for (ordinal, (file, records)) in (0..).zip(runs) {
+    for (ordinal, (file, records)) in (first_run..).zip(runs) {
         let start = received.end().lsn;
         let from = received.stream.len();
         for (sequence, timestamp) in *records {
@@ -77,7 +89,8 @@ fn retired(root: &Path, file: u64) -> PathBuf {
 const EARLY: [(u64, u64); 5] = [(0, 7), (1, 7), (2, 7), (3, 7), (4, 7)];
 
 /// Segment 1 had lost its name to 2 and was written on with; then came 3.
-const UNNAMED: [(u64, &[(u64, u64)]); 4] = [(1, &EARLY), (2, &EARLY), (1, &EARLY), (3, &EARLY)];
+pub(in crate::engine::keeper) const UNNAMED: [(u64, &[(u64, u64)]); 4] =
+    [(1, &EARLY), (2, &EARLY), (1, &EARLY), (3, &EARLY)];
 
 #[test]
 fn a_retirement_killed_at_any_step_leaves_the_stream_whole_and_loses_nothing() {

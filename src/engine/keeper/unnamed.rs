@@ -47,6 +47,8 @@ pub(super) struct Held<'a> {
 pub(super) enum Unnamed {
     /// At this offset.
     From(u64),
+    /// There, as nothing is known that could have replaced it.
+    Untold(u64),
     /// At the first one that is not older than something else; if none is, at
     /// `rest`.
     Since {
@@ -73,6 +75,11 @@ impl<'a> Held<'a> {
             firsts.entry(run.file).or_insert((ordinal, *run));
         }
         Self { places, space, record, checksums, firsts }
+    }
+
+    /// The first run of each file.
+    pub(super) fn files(&self) -> impl Iterator<Item = &Run> {
+        self.firsts.values().map(|(_, run)| run)
     }
 
     pub(super) fn path_of(&self, run: &Run) -> PathBuf {
@@ -113,7 +120,7 @@ impl<'a> Held<'a> {
         let Some(last) = before.last().cloned() else { return rest_only };
         let instead = self.instead_of(file, first);
         if instead.is_empty() {
-            return Ok(Some(Unnamed::From(before[0].start)));
+            return Ok(Some(Unnamed::Untold(before[0].start)));
         }
         let last = recovery::record_before(&opened, last.start, last.end, self.checksums)?;
         // A segment that is younger than all of it cannot lack any of it.
@@ -190,7 +197,7 @@ impl Unnamed {
         between: &mut dyn FnMut(),
     ) -> io::Result<Option<u64>> {
         let (path, within, timestamp_ns, rest) = match self {
-            Self::From(offset) => return Ok(Some(offset)),
+            Self::From(offset) | Self::Untold(offset) => return Ok(Some(offset)),
             Self::Since { path, within, timestamp_ns, rest } => (path, within, timestamp_ns, rest),
         };
         let file = File::open(path)?;

@@ -9,7 +9,7 @@ use crate::engine::keeper::retention::SlotView;
 use crate::engine::latency::Latencies;
 use crate::engine::rate::Rate;
 use crate::io::Strategy;
-use crate::lsn::{Lsn, Mark};
+use crate::lsn::{Chain, Lsn, Mark};
 use crate::protocol::Now;
 use crate::protocol::message::{Ack, Retirement, Standing};
 use crate::state::slots::{SlotRecord, SlotState};
@@ -52,6 +52,8 @@ pub struct Slot {
     pub farthest: Option<Lsn>,
     /// Where it said it stands.
     pub stands: Lsn,
+    /// The chain that it has there.
+    pub stands_with: Chain,
     /// What the keeper last said of what is kept for it.
     pub view: Option<SlotView>,
     /// How fast its flushed position moves.

@@ -29,8 +29,12 @@ pub enum Reason {
     /// stream.
     Unmatched,
     /// Records that were appended to a segment which had no name on the
-    /// primary any more; kept when the segment was retired.
+    /// primary any more; kept when the segment was retired. Of a replica that
+    /// was filled anew, the whole segment.
     Unnamed,
+    /// A whole segment of a replica that was filled anew, of which the primary
+    /// could not say whether it was what it had shipped.
+    Superseded,
 }
 
 impl Reason {
@@ -44,6 +48,7 @@ impl Reason {
             Self::Damaged => "damaged",
             Self::Unmatched => "unmatched",
             Self::Unnamed => "unnamed",
+            Self::Superseded => "superseded",
         }
     }
 }

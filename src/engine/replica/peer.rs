@@ -377,6 +377,17 @@ impl Peer {
                     }
                     let run = log.begin_run(&run);
                     let ordinal = log.record.runs.len() - 1;
+                    if log.record.runs.first_in(run.file).is_some_and(|(at, _)| at == ordinal) {
+                        // Once what lies before has been let go, nothing else tells.
+                        let (space, shard) = (log.space.clone(), self.shard);
+                        let change = Change::Begin { file: run.file, mark: *log.received() };
+                        actions.push(Action::Job(Job::Commit {
+                            shard,
+                            ticket: None,
+                            space,
+                            change,
+                        }));
+                    }
                     self.asked += 1;
                     actions.push(Action::Run(log.space.clone(), handle, ordinal, run, false));
                 }

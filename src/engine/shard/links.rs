@@ -336,6 +336,7 @@ impl Shard {
                 Event::Resume { handle, at, standing } => {
                     let slot = link.slot(handle.0 as usize);
                     (slot.resume, slot.stands) = (Some(at), standing.flushed);
+                    slot.stands_with = standing.chain;
                     slot.farthest = slot.farthest.max(Some(at));
                     self.head_moved(now, handle);
                     self.probed(now, index, handle);
