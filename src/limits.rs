@@ -263,8 +263,8 @@ pub const UNFINISHED_AFTER: Duration = Duration::from_secs(10);
 /// a catalog, that names more is wrong.
 pub const MAX_FILE_OFFSET: u64 = 1 << 62;
 
-/// What is copied to the quarantine, and synced, before the keeper looks after
-/// the other spaces: some ten milliseconds on a disk that makes 1 GB/s durable.
+/// What the keeper copies, to the quarantine or to a file that is mended, and
+/// syncs before it looks after the other spaces: some ten milliseconds on a disk that makes 1 GB/s durable.
 pub const CUT_SLICE_BYTES: u64 = 8 << 20;
 
 /// How long written bytes wait for a flush at durability level `written`.

@@ -13,7 +13,7 @@ use crate::engine::quarantine::{Extent, Manifest, Quarantine, Reason};
 use crate::engine::recovery;
 use crate::engine::shard::Standing;
 use crate::ids::SpaceId;
-use crate::limits::VERIFY_PIECE_BYTES;
+use crate::limits::{CUT_SLICE_BYTES, VERIFY_PIECE_BYTES};
 use crate::lsn::{Lsn, Mark};
 use crate::state::catalog::{Retired, Role, SpaceRecord};
 use crate::state::runs::Run;
@@ -118,7 +118,8 @@ impl Keeper {
     }
 
     /// Put files in their place. Nobody writes to the space meanwhile: only
-    /// this thread could lend it.
+    /// this thread could lend it. While much is read or copied for it, the jobs
+    /// of other spaces are done.
     pub(super) fn carry_out(&mut self, space: &SpaceId, adoption: &Adoption) {
         // Who has built them may have taken them back.
         let Some((ground, built)) = adoption.offer.take() else { return };
@@ -142,7 +143,7 @@ impl Keeper {
 
     /// Whether what files were built for still stands: the space is the same
     /// stream up to the boundary, and reaches there.
-    fn stands(&self, space: &SpaceId, ground: &Ground) -> io::Result<()> {
+    fn stands(&mut self, space: &SpaceId, ground: &Ground) -> io::Result<()> {
         let entry = self.spaces.get(space).ok_or_else(|| io::Error::other("no such space"))?;
         let mark = mark_of(&entry.lease)?;
         let record = &entry.record;
@@ -162,7 +163,7 @@ impl Keeper {
         // It may have ended before the boundary for a while: what was received
         // then must come to the same chain there.
         let at = ground.mark.lsn;
-        let found = self.boundary(space, record, &mark, at).map_err(io::Error::other)?;
+        let found = self.boundary(space, &mark, at).map_err(io::Error::other)?;
         if (found.lsn, found.chain) != (at, ground.mark.chain) {
             return Err(other("the space was recovered, and has received other records"));
         }
@@ -174,17 +175,17 @@ impl Keeper {
         let entry = self.spaces.get(space).ok_or_else(|| io::Error::other("no such space"))?;
         let mark = mark_of(&entry.lease)?;
         let record = &entry.record;
-        let (_, run) = record
-            .runs
-            .latest_in(built.file)
-            .ok_or_else(|| io::Error::other("no run lies in it any more"))?;
+        let run = record.runs.latest_in(built.file).map(|(_, run)| *run);
+        let run = run.ok_or_else(|| io::Error::other("no run lies in it any more"))?;
         if record.retired.get(&built.file) == Some(&Retired::Gone) {
             return Err(io::Error::other("it has been retired since it was read"));
         }
         let end = end_of(record, built.file, &mark);
-        let named = self.path_of(space, record, run);
+        let named = self.path_of(space, record, &run);
         let new = &built.scratch.path;
-        self.extend(built, &named, end)?;
+        self.extend(space, built, &named, end)?;
+        let entry = self.spaces.get(space).ok_or_else(|| io::Error::other("no such space"))?;
+        let record = &entry.record;
         let host = &self.places.host;
         // A second name first, so that the segment's own never points nowhere.
         let old = new.with_extension("old");
@@ -217,7 +218,7 @@ impl Keeper {
             return Ok(None);
         }
         let quarantine = Quarantine::new(host.clone(), &self.places.quarantine(), space);
-        let kept = manifest(space, record, run, &old)
+        let kept = manifest(space, record, &run, &old)
             .and_then(|manifest| quarantine.take(&old, &manifest));
         Ok(Some(kept.unwrap_or_else(|error| {
             tracing::error!(
@@ -230,8 +231,9 @@ impl Keeper {
     }
 
     /// Copy to a new file what was received since it was built: the session has
-    /// ended, so nothing of it is still to come.
-    fn extend(&self, built: &Built, named: &Path, end: u64) -> io::Result<()> {
+    /// ended, so nothing of it is still to come. In slices, like a cut; given up
+    /// when this process is to end.
+    fn extend(&mut self, space: &SpaceId, built: &Built, named: &Path, end: u64) -> io::Result<()> {
         let mut at = built.bytes;
         if end < at {
             return Err(io::Error::other(format!(
@@ -241,11 +243,21 @@ impl Keeper {
         if end == at {
             return Ok(());
         }
-        let host = &self.places.host;
+        let host = self.places.host.clone();
         let new = host.open(OpenOptions::new().read(true).write(true), &built.scratch.path)?;
         let old = File::open(named)?;
         let mut piece = vec![0; VERIFY_PIECE_BYTES];
+        let mut slice_ends = at + CUT_SLICE_BYTES;
         while at < end {
+            if at >= slice_ends {
+                slice_ends = at + CUT_SLICE_BYTES;
+                // Or the last sync would bring all of it to the disk at once.
+                host.sync_data(&new)?;
+                self.look_after_others(space);
+                if self.is_to_stop() {
+                    return Err(io::Error::other("this node is stopping"));
+                }
+            }
             let most = usize::try_from(end - at).unwrap_or(usize::MAX).min(piece.len());
             let count = read_up_to(&old, &mut piece[..most], at)?;
             if count == 0 {

@@ -6,11 +6,11 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crossbeam::channel::{Receiver, bounded};
+use crossbeam::channel::{Receiver, bounded, unbounded};
 
 use super::super::matched::tests::{Rig, alive, cut, fill, log, open, space};
 use super::*;
-use crate::engine::keeper::{Job, Scratch};
+use crate::engine::keeper::{Job, News, Scratch};
 use crate::engine::mortal::Mortal;
 use crate::engine::quarantine;
 use crate::ids::SegmentName;
@@ -410,4 +410,67 @@ fn an_adoption_killed_at_any_step_leaves_one_of_the_two_files_and_keeps_the_dama
 #[test]
 fn a_damaged_file_keeps_a_name_when_the_power_fails_at_any_step() {
     stop_at_every_step(true);
+}
+
+/// A session receives three slices and more while the file that it writes is
+/// built anew, and then a bit of another space is asked for. Gives what the file
+/// has to hold, and the end.
+fn received_since(bench: &mut Bench) -> (Answer, Vec<u8>, Mark) {
+    bench.rig.loan(open(&[(1, 0)])).unwrap();
+    let offer = bench.offer();
+    let answer = bench.adopt(offer);
+    let (mut tail, mut end) = (Vec::new(), bench.marks[20]);
+    let payload = vec![7; 1 << 20];
+    let header = Header::new(0, 5000, 1, &payload).unwrap();
+    while (tail.len() as u64) < 3 * CUT_SLICE_BYTES + 1 {
+        end = record::step(&end, &header.encode(), &header);
+        tail.extend(header.encode());
+        tail.extend(&payload);
+    }
+    let file = File::options().write(true).open(bench.segment()).unwrap();
+    file.write_all_at(&tail, bench.good.len() as u64).unwrap();
+    (answer, [&bench.good[..], &tail].concat(), end)
+}
+
+fn close(bench: &Bench, end: Mark) -> Job {
+    let record = bench.rig.keeper.spaces[&space()].record.clone();
+    let state = Ok(Box::new((SpaceRecord { checkpoint: end, ..record }, end)));
+    Job::CloseReplica { space: space(), state }
+}
+
+/// What was received while the file was built, gigabytes on a fast link, was
+/// copied in one go, and no other space was served meanwhile.
+#[test]
+fn other_spaces_are_served_while_the_end_of_a_mended_file_is_copied() {
+    let mut bench = Bench::new();
+    let (answer, expected, end) = received_since(&mut bench);
+    let (jobs, inbox) = unbounded();
+    bench.rig.keeper.inbox = Some(inbox);
+    jobs.send(open(&[(1, 0)])).unwrap();
+    jobs.send(Job::ScanSpace { shard: 0, space: "beta".parse().unwrap() }).unwrap();
+    let job = close(&bench, end);
+    let news = bench.rig.batch(vec![job]);
+    let [News::Access { .. }, News::ReplicaOpened { result: Ok(loan), .. }] = &news[..] else {
+        panic!("{news:?}");
+    };
+    assert_eq!(loan.mark, end, "lent when all of it is in place");
+    assert_eq!(answer.try_recv().unwrap().unwrap().len(), 1);
+    assert!(fs::read(bench.segment()).unwrap() == expected);
+    assert!(bench.rig.keeper.deferred.is_empty());
+}
+
+#[test]
+fn a_copy_of_the_end_of_a_mended_file_does_not_hold_up_the_end_of_the_process() {
+    let mut bench = Bench::new();
+    let (answer, _, end) = received_since(&mut bench);
+    let before = fs::read(bench.segment()).unwrap();
+    let (jobs, inbox) = unbounded();
+    bench.rig.keeper.inbox = Some(inbox);
+    jobs.send(Job::Stop).unwrap();
+    let job = close(&bench, end);
+    bench.rig.batch(vec![job]);
+    assert!(bench.rig.keeper.stopped);
+    assert!(answer.try_recv().unwrap().unwrap_err().contains("stopping"));
+    assert!(fs::read(bench.segment()).unwrap() == before, "the next pass builds it again");
+    assert_eq!(bench.scratch(), [""; 0]);
 }

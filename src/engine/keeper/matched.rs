@@ -12,13 +12,13 @@
 //! epoch was seen durably before, so no older primary is obeyed meanwhile.
 
 use super::{Denial, Job, Keeper, Lease, Lessee, Loan, remember};
-use crate::engine::recovery::{self, RecoveryError, Subject};
+use crate::engine::recovery::{self, Found, RecoveryError, Subject};
 use crate::ids::{Epoch, SpaceId};
-use crate::limits::MAX_JOBS_PER_COMMIT;
+use crate::limits::{MAX_JOBS_PER_COMMIT, MAX_WALK_BYTES_PER_TURN};
 use crate::lsn::{Lsn, Mark};
 use crate::protocol::matching::common_point;
 use crate::protocol::message::{ErrorCode, OpenSpace, Truncate};
-use crate::state::catalog::{Change, SpaceRecord};
+use crate::state::catalog::Change;
 
 impl Keeper {
     /// Lend a space that is here and durable up to `mark`. It gets the
@@ -54,15 +54,28 @@ impl Keeper {
         Ok(Loan { record: entry.record.clone(), mark, common })
     }
 
+    /// The last boundary at or before a position of a space that is here, and
+    /// durable up to `flushed`. While it is far the jobs of other spaces are done.
     pub(super) fn boundary(
-        &self,
+        &mut self,
         space: &SpaceId,
-        record: &SpaceRecord,
         flushed: &Mark,
         at: Lsn,
     ) -> Result<Mark, RecoveryError> {
-        let (data_root, state_dir) = (&self.places.data_root, &self.places.state_dir);
-        recovery::boundary(data_root, state_dir, space, record, flushed, at, self.checksums)
+        let mut from = None;
+        loop {
+            let Some(entry) = self.spaces.get(space) else { return Ok(Mark::START) };
+            let (data_root, state_dir) = (&self.places.data_root, &self.places.state_dir);
+            let record = &entry.record;
+            let locate = |run: &_| recovery::path_of(data_root, state_dir, space, record, run);
+            let mut budget = MAX_WALK_BYTES_PER_TURN;
+            let checksums = self.checksums;
+            match recovery::search(record, flushed, from, at, checksums, &locate, &mut budget)? {
+                Found::At(mark) => return Ok(mark),
+                Found::Behind(mark) => from = Some(mark),
+            }
+            self.look_after_others(space);
+        }
     }
 
     /// Cut a space that was lent and has come back, and lend it again. `found` is
@@ -204,6 +217,11 @@ impl Keeper {
             }
             _ => false,
         }
+    }
+
+    /// The end of this process waits for what takes long.
+    pub(super) fn is_to_stop(&self) -> bool {
+        self.deferred.iter().any(|job| matches!(job, Job::Stop))
     }
 
     /// What took long is done: do what waited for it. What comes meanwhile is

@@ -19,7 +19,7 @@ use crate::ids::{SegmentName, StreamId};
 use crate::io::Waker;
 use crate::limits::CUT_SLICE_BYTES;
 use crate::protocol::message::Boundary;
-use crate::state::catalog::Catalog;
+use crate::state::catalog::{Catalog, SpaceRecord};
 use crate::state::host::{Host, ThisHost};
 use crate::state::pins::Pins;
 use crate::state::runs::Run;

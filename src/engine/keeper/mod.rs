@@ -499,11 +499,15 @@ impl Keeper {
             Job::OpenAtRest { space, run, reply } => {
                 let _ = reply.send(self.at_rest(&space, &run));
             }
-            Job::Adopt { space, offer, reply } => self.adopt(&space, offer, reply),
+            Job::Adopt { space, offer, reply } => {
+                self.adopt(&space, offer, reply);
+                self.catch_up();
+            }
             Job::CloseReplica { space, state } => {
                 self.end_search(&space);
                 self.close_replica(&space, state);
                 self.settle_seed(&space);
+                self.catch_up();
             }
             Job::LookAt { space } => self.look_at(&space),
             Job::Release { space, file } => self.releases.push((space, file)),

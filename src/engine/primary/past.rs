@@ -388,6 +388,7 @@ impl Space {
         }
         (self.head, self.first, self.damage, self.send_map) = (mark, None, None, None);
         self.samples.clear();
+        self.retirements.outdate();
         // From a boundary before it in the same file, if there is one: then the
         // last record is known, and its change is noticed.
         let before = self.saved.iter().rev().find(|known| known.lsn < start).copied();

@@ -32,6 +32,25 @@ pub enum Unresumable {
     Unreadable(String),
 }
 
+/// What replicas must be told of files that have no name any more. Looked for
+/// again when something has changed, and not with each look at the slots: in the
+/// end that are all files that there ever were.
+#[derive(Debug, Default)]
+pub(super) struct Retirements {
+    list: Vec<SegmentRetire>,
+    /// Counts the changes of the list.
+    version: u64,
+    /// Nothing has changed since it was made.
+    fresh: bool,
+}
+
+impl Retirements {
+    /// A file got or lost a name, or is gone, or the stream was cut.
+    pub(super) fn outdate(&mut self) {
+        self.fresh = false;
+    }
+}
+
 /// Where a replica can be filled anew from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Base {
@@ -93,9 +112,12 @@ impl Space {
         for (file, tracked) in &mut self.files {
             let unnamed = !named.contains(file);
             if unnamed != tracked.unnamed {
-                tracked.unnamed = unnamed;
-                tracked.vanished = unnamed;
                 tracked.retire_after = None;
+            }
+            // It may have been moved away and back since it was listed last.
+            if (unnamed, unnamed) != (tracked.unnamed, tracked.vanished) {
+                (tracked.unnamed, tracked.vanished) = (unnamed, unnamed);
+                self.retirements.outdate();
             }
         }
     }
@@ -116,15 +138,29 @@ impl Space {
             .map(|(ordinal, run)| (ordinal, run.start))
     }
 
-    /// What replicas must be told of files that have no name any more.
+    /// What replicas must be told of files that have no name any more, and which
+    /// version of that it is: who was told all of one need not be told it again.
     ///
     /// Only what was replaced is retired: when nothing has a name, somebody
     /// has emptied the directory, and that is no reason to empty others. And
     /// only once everything that has a name is in the stream, so that a replica
     /// which has flushed that much holds all of it.
-    pub fn retirements(&mut self) -> Vec<SegmentRetire> {
-        if !self.files.values().any(|tracked| tracked.unnamed) || self.oldest_named().is_none() {
-            return Vec::new();
+    pub fn retirements(&mut self) -> (&[SegmentRetire], u64) {
+        if !self.retirements.fresh {
+            let (list, fresh) = self.find_retirements();
+            let version = self.retirements.version + u64::from(list != self.retirements.list);
+            self.retirements = Retirements { list, version, fresh };
+        }
+        (&self.retirements.list, self.retirements.version)
+    }
+
+    /// All of them, and whether no more come of what is known now.
+    fn find_retirements(&mut self) -> (Vec<SegmentRetire>, bool) {
+        if !self.files.values().any(|tracked| tracked.unnamed) {
+            return (Vec::new(), true);
+        }
+        if self.oldest_named().is_none() {
+            return (Vec::new(), false);
         }
         let walked = self.is_walked()
             && !self.past.is_turning()
@@ -132,15 +168,20 @@ impl Space {
             && self.damage.is_none();
         let head = self.head.lsn;
         let mut retirements = Vec::new();
+        let mut settled = true;
         for (file, tracked) in self.files.iter_mut().filter(|(_, tracked)| tracked.unnamed) {
             if walked && tracked.retire_after.is_none() && self.runs.first_in(*file).is_some() {
                 tracked.retire_after = Some(head);
             }
-            let Some(after) = tracked.retire_after else { continue };
+            let Some(after) = tracked.retire_after else {
+                settled = false;
+                continue;
+            };
             // A replica lets go of what it has made durable to the end.
             let end = (self.runs.latest_in(*file))
                 .and_then(|(_, run)| Some(run.start.advance(run.bytes?)))
                 .filter(|_| tracked.gone);
+            settled &= end.is_some() || !tracked.gone;
             retirements.push(match end {
                 Some(end) => {
                     SegmentRetire { file: *file, after: after.max(end), what: Retirement::Gone }
@@ -148,7 +189,7 @@ impl Space {
                 None => SegmentRetire { file: *file, after, what: Retirement::Aside },
             });
         }
-        retirements
+        (retirements, settled)
     }
 
     /// Files without a name that would go at once if no replica needed them.
@@ -199,6 +240,9 @@ impl Space {
             tracked.touched = false;
         }
         self.close_all(&released);
+        if !released.is_empty() {
+            self.retirements.outdate();
+        }
         if released.is_empty() {
             return Vec::new();
         }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::io::Strategy;
 use crate::limits::RELEASE_PROBE_AFTER;
+use crate::protocol::message::Retirement;
 
 /// Both names are gone, and a snapshot stands there instead. The writer has
 /// closed the first one, and goes on with the second one.
@@ -50,4 +51,54 @@ fn nothing_here_keeps_what_was_released() {
     let later = bed.now + RELEASE_PROBE_AFTER;
     assert!(!bed.space.release(Lsn(u64::MAX), later).is_empty());
     assert!(one.upgrade().is_none() && bed.space.send_map.is_none());
+}
+
+/// All files that had ever been were gone through every other second.
+#[test]
+fn what_is_told_of_unnamed_files_is_looked_for_when_something_has_changed() {
+    let mut bed = Bed::new(&[]);
+    for number in [1, 2, 3] {
+        bed.write(number, &record(0, b"one"));
+        bed.found(number);
+    }
+    let named = |files: &[u64]| files.iter().copied().collect();
+    bed.space.names(&named(&[3]));
+    let told = |bed: &mut Bed| {
+        let (list, version) = bed.space.retirements();
+        (list.iter().map(|retire| (retire.file, retire.what)).collect::<Vec<_>>(), version)
+    };
+    assert_eq!(told(&mut bed), (vec![], 0), "what replaced them is not in the stream");
+    bed.walk();
+    let aside = vec![(1, Retirement::Aside), (2, Retirement::Aside)];
+    assert_eq!(told(&mut bed), (aside.clone(), 1));
+    // Nothing is looked at: this has not been told to it.
+    bed.space.files.get_mut(&1).unwrap().gone = true;
+    assert_eq!(told(&mut bed), (aside, 1));
+    let later = bed.now + RELEASE_PROBE_AFTER;
+    assert!(!bed.space.release(Lsn(u64::MAX), later).is_empty());
+    assert_eq!(told(&mut bed), (vec![(1, Retirement::Gone), (2, Retirement::Gone)], 2));
+    // The last name goes: somebody has emptied the directory.
+    bed.space.vanished(name(3));
+    assert_eq!(told(&mut bed), (vec![], 3));
+    bed.space.names(&named(&[3]));
+    assert_eq!(told(&mut bed).0.len(), 2);
+    bed.space.names(&named(&[1, 3]));
+    assert_eq!(told(&mut bed).0, [(2, Retirement::Gone)]);
+}
+
+/// Its pin was released, and a replica that needed it was refused.
+#[test]
+fn a_segment_that_was_moved_away_and_back_is_not_let_go() {
+    let mut bed = Bed::new(&[]);
+    for number in [1, 2] {
+        bed.write(number, &record(0, b"one"));
+        bed.found(number);
+    }
+    bed.walk();
+    let later = bed.now + RELEASE_PROBE_AFTER;
+    bed.space.names(&[1, 2].into());
+    bed.space.vanished(name(1));
+    assert_eq!(bed.space.spare(later), [1].into());
+    bed.space.names(&[1, 2].into());
+    assert!(bed.space.spare(later).is_empty());
 }

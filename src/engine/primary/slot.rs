@@ -67,6 +67,8 @@ pub struct Slot {
     before: Option<Box<Reached>>,
     /// Files without a name that it was told of on this connection.
     pub told: BTreeMap<u64, Retirement>,
+    /// The version of what there is to tell of them, if it was told all of it.
+    pub told_all: Option<u64>,
     /// Who waits for a range that the replica was asked for.
     pub asked: Option<Answer>,
     /// It holds other records, and whose fault that is has to be found out.
@@ -192,6 +194,7 @@ impl Slot {
         self.streaming = true;
         (self.known, self.confirmed) = (true, true);
         self.told.clear();
+        self.told_all = None;
         self.sent = mark.lsn;
         self.flushed = mark;
         self.ack = Ack {
@@ -212,6 +215,7 @@ impl Slot {
         (self.resume, self.dispute, self.reserving) = (None, None, None);
         (self.farthest, self.before) = (None, None);
         self.told.clear();
+        self.told_all = None;
         if let Some(view) = &mut self.view {
             view.record.cut(at);
         }

@@ -25,6 +25,7 @@ use super::ahead::Ahead;
 use super::damage::{Block, Debris};
 use super::earlier::Earlier;
 use super::past::Past;
+use super::retention::Retirements;
 use super::unfinished::Unfinished;
 use super::walk::Tail;
 use crate::engine::keeper::{Job, Unopened};
@@ -113,6 +114,7 @@ pub struct Space {
     pub(super) files: BTreeMap<u64, Tracked>,
     /// A file may have another name than the one it is known by.
     renamed: bool,
+    pub(super) retirements: Retirements,
     /// The run that is being walked, and where.
     pub(super) ordinal: u32,
     pub(super) cursor: Option<Cursor>,
@@ -175,6 +177,7 @@ impl Space {
             durable_runs: 0,
             files: BTreeMap::new(),
             renamed: false,
+            retirements: Retirements::default(),
             ordinal: 0,
             cursor: None,
             ahead: Ahead::default(),
@@ -288,6 +291,7 @@ impl Space {
             tracked.unreadable = None;
             (tracked.gone, tracked.lost) = (false, false);
             tracked.touched = true;
+            self.retirements.outdate();
         }
     }
 
@@ -310,6 +314,7 @@ impl Space {
                     self.notice(why);
                 }
                 if let Some(tracked) = self.files.get_mut(&file) {
+                    self.retirements.outdate();
                     (tracked.gone, tracked.lost) = (true, lost);
                     tracked.released = true;
                     tracked.vanished = true;
@@ -341,6 +346,7 @@ impl Space {
         for tracked in self.files.values_mut().filter(|tracked| tracked.name == name) {
             tracked.vanished = true;
             self.renamed = true;
+            self.retirements.outdate();
         }
     }
 

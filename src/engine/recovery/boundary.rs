@@ -1,12 +1,11 @@
 //! Record boundaries of a received space, by headers alone.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::place::is_gone;
-use super::{RecoveryError, io_error, path_of};
-use crate::ids::SpaceId;
+use super::{RecoveryError, io_error};
 use crate::limits::MAX_WALK_BYTES_PER_TURN;
 use crate::lsn::{Lsn, Mark};
 use crate::state::catalog::SpaceRecord;
@@ -16,31 +15,14 @@ use crate::wal::record::Checksums;
 use crate::wal::segment::{Segment, SegmentError};
 
 /// The last boundary at or before `at` of a space that is durable up to
-/// `flushed`, with all that is known there. Walks from the nearest boundary
-/// that the catalog has, and reads headers only.
+/// `flushed`, with all that is known there, of files that lie where `locate`
+/// says. Walks from the nearest boundary that the catalog has, and reads headers
+/// only.
 ///
 /// # Errors
 ///
 /// [`RecoveryError::Rotten`] if a record before `at` is not whole any more: that
 /// tells nothing about where the stream ends. Or a file cannot be read.
-pub fn boundary(
-    data_root: &Path,
-    state_dir: &Path,
-    space: &SpaceId,
-    record: &SpaceRecord,
-    flushed: &Mark,
-    at: Lsn,
-    checksums: Checksums,
-) -> Result<Mark, RecoveryError> {
-    let locate = |run: &Run| path_of(data_root, state_dir, space, record, run);
-    boundary_along(record, flushed, at, checksums, &locate)
-}
-
-/// As [`boundary`], of files that lie where `locate` says.
-///
-/// # Errors
-///
-/// As [`boundary`].
 pub fn boundary_along(
     record: &SpaceRecord,
     flushed: &Mark,
@@ -80,7 +62,7 @@ pub fn nearest(record: &SpaceRecord, at: Lsn) -> Option<Mark> {
 ///
 /// # Errors
 ///
-/// As [`boundary`].
+/// As [`boundary_along`].
 pub fn search(
     record: &SpaceRecord,
     flushed: &Mark,

@@ -78,17 +78,19 @@ impl Shard {
     /// what stands instead of them. True if one is still to be told.
     fn mirror(&mut self, now: Now, handle: Handle) -> bool {
         let Some(space) = self.spaces.get(handle) else { return false };
-        let retirements = space.borrow_mut().retirements();
+        let mut space = space.borrow_mut();
+        let (retirements, version) = space.retirements();
         let mut untold = false;
         for (index, link) in self.links.iter_mut().enumerate() {
             let slot = link.slot(handle.0 as usize);
             let flushed = slot.flushed.lsn;
-            if !slot.streaming {
-                // It is told when it is shipped to again.
+            // One that is not streaming is told when it is shipped to again.
+            if !slot.streaming || slot.told_all == Some(version) {
                 continue;
             }
             let mut told = std::mem::take(&mut slot.told);
-            for retire in &retirements {
+            let mut told_all = true;
+            for retire in retirements {
                 if told.get(&retire.file).is_some_and(|what| *what >= retire.what) {
                     continue;
                 }
@@ -98,10 +100,13 @@ impl Shard {
                     told.insert(retire.file, retire.what);
                     self.busy_links.insert(index);
                 } else {
-                    untold = true;
+                    told_all = false;
                 }
             }
-            link.slot(handle.0 as usize).told = told;
+            untold |= !told_all;
+            let slot = link.slot(handle.0 as usize);
+            slot.told = told;
+            slot.told_all = told_all.then_some(version);
         }
         untold
     }
