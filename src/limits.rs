@@ -253,7 +253,8 @@ pub const UNFINISHED_AFTER: Duration = Duration::from_secs(10);
 
 /// The furthest that a run may begin in a file. Half of what the system has
 /// numbers for, so that a position and a length can be added; a peer, or a row of
-/// a catalog, that names more is wrong.
+/// a catalog, that names more is wrong. A chart names no position of a stream
+/// beyond it either.
 pub const MAX_FILE_OFFSET: u64 = 1 << 62;
 
 /// What is copied to the quarantine, and synced, before the keeper looks after
