@@ -41,12 +41,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use boundary::{boundary, boundary_along};
+pub use boundary::{Found, boundary, boundary_along, nearest, search};
 pub use error::RecoveryError;
 pub use notice::Notice;
 pub(super) use place::bearer;
 pub use place::{path_of, retired_path};
-pub use reading::ends_with;
+pub use reading::{ends_with, record_before};
 pub use subject::Subject;
 pub use survey::{Rotten, Survey, survey};
 

@@ -21,7 +21,7 @@ use super::primaries::{Entry, Primaries};
 use crate::engine::inbox::{Inbox, Step};
 use crate::engine::keeper::Job;
 use crate::engine::patience::Patience;
-use crate::engine::primary::link::Answer;
+use crate::engine::primary::slot::Answer;
 use crate::ids::{NodeId, SpaceId};
 use crate::io::{Op, SlabPool, Socket};
 use crate::limits::{
