@@ -87,7 +87,8 @@ pub struct Chart {
     pub first_run: u32,
     /// The runs from there on; each ends where the next begins.
     pub runs: Vec<ChartedRun>,
-    /// Boundaries that are known, ascending; with the first part only.
+    /// Boundaries that are known, ascending: those at which these runs begin, and
+    /// with the first part all others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub marks: Vec<ChartedMark>,
 }
@@ -160,23 +161,27 @@ impl Chart {
     #[must_use]
     pub fn of(record: &SpaceRecord, first: u32) -> Self {
         let from = record.runs.iter().skip(usize::try_from(first).unwrap_or(usize::MAX));
-        let runs = from.take(MAX_CHART_RUNS).map(|(_, run)| ChartedRun {
-            start: run.start.0,
-            segment: run.segment.to_string(),
-            file: run.file,
-            offset: run.offset,
-        });
-        let mut marks = record.marks.clone();
-        marks.extend(record.begins.values().chain([&record.base, &record.checkpoint]));
+        let runs: Vec<Run> = from.take(MAX_CHART_RUNS).map(|(_, run)| *run).collect();
+        let begin = |run: &Run| record.begins.get(&run.file).filter(|mark| mark.lsn == run.start);
+        let mut marks: Vec<Mark> = runs.iter().filter_map(begin).copied().collect();
+        if first == 0 {
+            marks.extend(record.marks.iter().chain([&record.base, &record.checkpoint]));
+        }
         marks.sort_by_key(|mark| mark.lsn);
         marks.dedup_by_key(|mark| mark.lsn);
         marks.retain(|mark| mark.lsn > Lsn::ZERO);
-        let marks = marks.into_iter().filter(|_| first == 0).map(|mark| ChartedMark {
+        let marks = marks.into_iter().map(|mark| ChartedMark {
             lsn: mark.lsn.0,
             chain: format!("{:?}", mark.chain),
             records: mark.records,
             sequence: mark.sequence,
             timestamp_ns: mark.timestamp_ns,
+        });
+        let runs = runs.into_iter().map(|run| ChartedRun {
+            start: run.start.0,
+            segment: run.segment.to_string(),
+            file: run.file,
+            offset: run.offset,
         });
         Self {
             role: match record.role {
@@ -222,6 +227,7 @@ impl Chart {
             return Err(ChartError::Changed);
         }
         self.runs.extend(next.runs);
+        self.marks.extend(next.marks);
         Ok(())
     }
 

@@ -39,6 +39,44 @@ fn a_chart_in_parts_says_what_the_catalog_has() {
     assert_eq!(chart.record(catalog::Role::Primary), Ok(whole));
 }
 
+/// A chart came with the beginnings of all files in its first part: of some
+/// thousands of segments that was more than a client takes.
+#[test]
+fn the_chart_of_many_files_comes_in_parts_that_are_taken() {
+    let count = 2 * MAX_CHART_RUNS as u64 + 3;
+    // Numbers as long as they come.
+    let far = 1 << 60;
+    let mark = |lsn: u64| Mark {
+        lsn: Lsn(lsn),
+        chain: Chain(u64::MAX - lsn),
+        records: lsn / 64,
+        sequence: u64::MAX,
+        timestamp_ns: u64::MAX,
+    };
+    let mut whole = record(1);
+    for number in 1..count {
+        let (start, file) = (far + number, far + number);
+        let run = Run { start: Lsn(start), file, offset: 0, ..*whole.runs.last().unwrap() };
+        whole.runs.open(run);
+        whole.begins.insert(file, mark(start));
+    }
+    whole.marks = (0..crate::limits::MAX_SAVED_MARKS_PER_SPACE as u64)
+        .map(|number| mark(far / 2 + number))
+        .collect();
+    let part = |first| {
+        let text = serde_json::to_string(&Chart::of(&whole, first)).unwrap();
+        assert!(text.len() < crate::limits::MAX_ANSWER_BYTES, "{} bytes", text.len());
+        serde_json::from_str::<Chart>(&text).unwrap()
+    };
+    let mut chart = part(0);
+    while chart.missing().unwrap() > 0 {
+        chart.extend(part(u32::try_from(chart.runs.len()).unwrap())).unwrap();
+    }
+    let found = chart.record(catalog::Role::Replica).unwrap();
+    let known: Vec<_> = whole.marks.iter().chain(whole.begins.values()).copied().collect();
+    assert!(found.marks == known && found.runs == whole.runs);
+}
+
 /// What a node has that was filled anew, behind four runs.
 fn seeded() -> SpaceRecord {
     let base = Mark { lsn: Lsn(5000), records: 9, ..Mark::START };
