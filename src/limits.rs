@@ -260,7 +260,8 @@ pub const UNFINISHED_AFTER: Duration = Duration::from_secs(10);
 
 /// The furthest that a run may begin in a file. Half of what the system has
 /// numbers for, so that a position and a length can be added; a peer, or a row of
-/// a catalog, that names more is wrong.
+/// a catalog, that names more is wrong. A chart names no position of a stream
+/// beyond it either.
 pub const MAX_FILE_OFFSET: u64 = 1 << 62;
 
 /// What the keeper copies, to the quarantine or to a file that is mended, and
@@ -475,9 +476,10 @@ pub const MAX_PROOF_PARTS: usize = 64;
 /// the bytes; and a record has 64 of header anyway.
 pub const MIN_PROOF_PART_BYTES: u64 = 1 << 10;
 
-/// Runs in one part of a chart: about 400 KiB, well within an answer. Each run
-/// is a segment, as a rule, so nearly all charts have one part.
-pub const MAX_CHART_RUNS: usize = 4096;
+/// Runs in one part of a chart. With the boundary at which each begins, 250 bytes
+/// together, about half of an answer; what else a part has needs 90 KiB. Each run is
+/// a segment, as a rule, so nearly all charts have one part.
+pub const MAX_CHART_RUNS: usize = 2048;
 
 /// Records that one answer lists: more than a smallest part can hold.
 pub const MAX_PROOF_RECORDS: usize = 32;

@@ -312,6 +312,8 @@ fn an_unruly_writer_is_followed_through_kills() {
     let written = writer.finish();
     println!("{written} bytes written to {} segments", writer.segments().count());
     cluster.await_flushed("alpha", written);
+    // What has no name any more is moved, at any moment from now on.
+    cluster.replicas[0].signal(Signal::SIGSTOP);
     let there = contents(&cluster.replicas[0], "alpha");
     for segment in writer.segments().filter(|segment| segment.len() > 0) {
         let copies = there.iter().filter(|content| **content == segment.content).count();

@@ -7,6 +7,9 @@
 mod cluster;
 #[path = "replication/compaction.rs"]
 mod compaction;
+#[expect(dead_code, reason = "shared with the tests of failing machinery")]
+#[path = "faults/disk.rs"]
+mod disk;
 #[expect(dead_code, reason = "shared with the other end-to-end tests")]
 #[path = "replication/feed.rs"]
 mod feed;

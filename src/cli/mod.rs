@@ -132,7 +132,7 @@ pub struct UsageError(pub String);
 /// A node that cannot start where it was told to, because it may not: nothing
 /// changes by itself, and nothing was done.
 #[derive(Debug, thiserror::Error)]
-#[error("{0:#}")]
+#[error("{}", output::chain(.0))]
 struct NotPermitted(anyhow::Error);
 
 impl NotPermitted {

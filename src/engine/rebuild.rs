@@ -42,7 +42,7 @@ use crate::lsn::{Chain, Lsn, Mark};
 use crate::protocol::matching::Search;
 use crate::protocol::message::Boundary;
 use crate::state::catalog::{Change, Retired, Role, SpaceRecord};
-use crate::state::runs::Run;
+use crate::state::runs::{Run, Runs};
 use crate::wal::discover;
 use crate::wal::record::Checksums;
 
@@ -373,10 +373,20 @@ impl Rebuild<'_> {
         changes.extend(record.runs.iter().map(|(_, run)| Change::OpenRun(*run)));
         let retired = record.retired.iter();
         changes.extend(retired.map(|(file, what)| Change::Retire { file: *file, what: *what }));
-        changes.extend(record.marks.iter().map(|mark| Change::AddMark(*mark)));
+        let known = record.marks.iter().map(|mark| (mark.lsn, *mark)).collect();
+        changes.extend(begins(&record.runs, &known));
+        changes.extend(known.into_values().map(Change::AddMark));
         changes.push(Change::Checkpoint(finding.common));
         Ok((changes, notices))
     }
+}
+
+/// Where files begin, of those of which it is known.
+fn begins(runs: &Runs, known: &BTreeMap<Lsn, Mark>) -> Vec<Change> {
+    let mut seen = BTreeSet::new();
+    let firsts = runs.iter().map(|(_, run)| run).filter(|run| seen.insert(run.file));
+    let begin = |run: &Run| Some((run.file, *known.get(&run.start)?));
+    firsts.filter_map(begin).map(|(file, mark)| Change::Begin { file, mark }).collect()
 }
 
 #[cfg(test)]

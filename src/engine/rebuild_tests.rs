@@ -417,6 +417,24 @@ mod shipped {
         assert!(matches!(refused, RebuildError::Gone { .. }), "{refused}");
     }
 
+    /// A replica is filled anew from the beginning of a file: without its
+    /// boundary it is not, and of the others the catalog keeps few.
+    #[test]
+    fn it_is_known_where_each_file_begins() {
+        let bed = Bed::new();
+        let mut runs = Vec::new();
+        for number in 0..300 {
+            bed.write(number + 1, [number]);
+            runs.push((number, number + 1, 0));
+        }
+        let found = shipped(&bed, chart(&runs), &mut Primary::new(0..300)).unwrap();
+        let record = entered(&bed, &found);
+        assert!(record.marks.len() < 300);
+        for number in 0..300 {
+            assert_eq!(record.begins.get(&(number + 41)), Some(&mark_behind(number)), "{number}");
+        }
+    }
+
     #[test]
     fn a_source_that_lost_its_end_is_shipped_up_to_there() {
         let bed = Bed::new();

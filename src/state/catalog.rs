@@ -34,7 +34,8 @@ use super::batch::{
     places,
 };
 pub use super::error::CatalogError;
-use super::history::{continues, cut_history, is_history};
+pub(crate) use super::history::is_history;
+use super::history::{continues, cut_history};
 pub use super::holes::Hole;
 use super::host::{Host, ThisHost};
 use super::layout;

@@ -8,15 +8,29 @@ use super::runs::RunError;
 use crate::ids::{Epoch, SpaceId, StreamId};
 use crate::lsn::Lsn;
 
+/// What to do about a directory that cannot be used.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "nothing was done: have its file system mounted so that it can be written to (the \
+             kernel's log says whether it was turned read-only for damage), and begin again"
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "make room on its file system, and begin again"
+        }
+        _ => {
+            "it must belong to the user that runs this process, which is the user that runs the \
+             database"
+        }
+    }
+}
+
 /// Why the catalog failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CatalogError {
     /// The state directory cannot be made or read. Nothing was opened.
-    #[error(
-        "cannot use the state directory {path}: {source}; it must belong to the user that runs \
-         this process, which is the user that runs the database"
-    )]
+    #[error("cannot use the state directory {path}: {source}; {}", remedy(source))]
     Directory {
         /// The directory or the file in it.
         path: PathBuf,

@@ -13,7 +13,7 @@ pub(super) fn continues(history: &[(Epoch, Lsn)], epoch: Epoch, start: Lsn) -> b
 
 /// Whether these can be the epochs of one stream: at least one, ascending, and
 /// no more than the limit.
-pub(super) fn is_history(history: &[(Epoch, Lsn)]) -> bool {
+pub(crate) fn is_history(history: &[(Epoch, Lsn)]) -> bool {
     let ascends = history.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 <= pair[1].1);
     !history.is_empty() && ascends && history.len() <= MAX_EPOCHS_PER_SPACE
 }

@@ -108,6 +108,40 @@ fn with_debris(segment: &mut Segment) -> Vec<std::ops::Range<usize>> {
     vec![first, second, behind..segment.content.len()]
 }
 
+/// What holds after a restart of the primary, after one of a replica, and when
+/// the last replica has begun anew; with one more record each time.
+fn over_restarts(
+    cluster: &mut Cluster,
+    segment: &mut Segment,
+    lsn: &mut u64,
+    mut holds: impl FnMut(&mut Cluster, &Segment),
+) {
+    for round in 0..3 {
+        match round {
+            0 => {
+                cluster.primary.kill();
+                cluster.primary.restart();
+            }
+            1 => {
+                cluster.replicas[0].kill();
+                cluster.replicas[0].restart();
+            }
+            _ => {
+                let last = cluster.replicas.last_mut().unwrap();
+                last.kill();
+                fs::remove_dir_all(&last.spec.data_root).unwrap();
+                last.restart();
+                cluster.primary.kill();
+                cluster.primary.restart();
+            }
+        }
+        segment.records(1, 300);
+        *lsn += 364;
+        cluster.await_flushed("alpha", *lsn);
+        holds(cluster, segment);
+    }
+}
+
 #[test]
 fn t7_debris_is_left_out_by_name_if_the_operator_says_so() {
     for backend in BACKENDS {
@@ -137,30 +171,10 @@ fn t7_debris_is_left_out_by_name_if_the_operator_says_so() {
         };
         holds(&segment.content, &cluster);
         // Restarts of either side, more records, late replicas: the holes stay.
-        for round in 0..3 {
-            match round {
-                0 => {
-                    cluster.primary.kill();
-                    cluster.primary.restart();
-                }
-                1 => {
-                    cluster.replicas[0].kill();
-                    cluster.replicas[0].restart();
-                }
-                _ => {
-                    cluster.replicas[0].kill();
-                    fs::remove_dir_all(&cluster.replicas[0].spec.data_root).unwrap();
-                    cluster.replicas[0].restart();
-                    cluster.primary.kill();
-                    cluster.primary.restart();
-                }
-            }
-            segment.records(1, 300);
-            lsn += 364;
-            cluster.await_flushed("alpha", lsn);
-            holds(&segment.content, &cluster);
+        over_restarts(&mut cluster, &mut segment, &mut lsn, |cluster, segment| {
+            holds(&segment.content, cluster);
             assert_eq!(cluster.primary.space("alpha").unwrap().holes, holes);
-        }
+        });
         // The gap is no damage, on either side; rot beside it is.
         for node in [&mut cluster.primary, &mut cluster.replicas[0]] {
             let outcome = scrub(node, "alpha");
@@ -260,30 +274,10 @@ fn a_rotten_record_that_nobody_has_is_left_out_by_name_if_the_operator_says_so()
         assert_left_out(&cluster, &segment);
         // Restarts of either side, a replica that begins anew: the same holes.
         let holes = cluster.primary.space("alpha").unwrap().holes;
-        for round in 0..3 {
-            match round {
-                0 => {
-                    cluster.primary.kill();
-                    cluster.primary.restart();
-                }
-                1 => {
-                    cluster.replicas[0].kill();
-                    cluster.replicas[0].restart();
-                }
-                _ => {
-                    cluster.replicas[1].kill();
-                    fs::remove_dir_all(&cluster.replicas[1].spec.data_root).unwrap();
-                    cluster.replicas[1].restart();
-                    cluster.primary.kill();
-                    cluster.primary.restart();
-                }
-            }
-            segment.records(1, 300);
-            lsn += 364;
-            cluster.await_flushed("alpha", lsn);
-            assert_left_out(&cluster, &segment);
+        over_restarts(&mut cluster, &mut segment, &mut lsn, |cluster, segment| {
+            assert_left_out(cluster, segment);
             assert_eq!(cluster.primary.space("alpha").unwrap().holes, holes);
-        }
+        });
         for node in std::iter::once(&mut cluster.primary).chain(&mut cluster.replicas) {
             let outcome = scrub(node, "alpha");
             assert_eq!((outcome.found, outcome.unreadable), (0, 0), "{outcome:?}");
@@ -349,6 +343,41 @@ fn a_record_that_a_replica_has_is_not_left_out_and_comes_back_by_repair() {
     cluster.assert_identical("alpha");
     let status = cluster.primary.space("alpha").unwrap();
     assert_eq!((status.holes, status.epoch), (vec![], Epoch::FIRST));
+}
+
+/// A node that was started anew knows of a replica that is away what its catalog
+/// says. That may be old: it tells what the replica has, and not what it lacks.
+#[test]
+fn a_position_in_the_catalog_tells_what_a_replica_has_and_not_what_it_lacks() {
+    for (had, said) in [(10, "replica-1 has it"), (3, "when replica-1 was heard not to have it")] {
+        let mut cluster = Cluster::with(2, skipping, |_| {});
+        cluster.replicas[1].terminate();
+        let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
+        segment.records(had, 1000);
+        let known = segment.len();
+        until("the first replica has it", || {
+            (cluster.replica(0, "alpha")?.flushed_lsn == known).then_some(())
+        });
+        cluster.replicas[0].terminate();
+        segment.records(10 - had, 1000);
+        cluster.primary.terminate();
+        flip(&segment.path, 5 * 1064 + 200, 4);
+        cluster.primary.restart();
+        cluster.replicas[1].restart();
+        let status = cluster.primary.await_problem("alpha", said);
+        assert_eq!((status.holes, status.epoch), (vec![], Epoch::FIRST));
+        let away = &status.replicas[0];
+        assert!(!away.connection.up && away.flushed_lsn == known, "{away:?}");
+        // Once it is heard, it is known: left out if it has it not.
+        cluster.replicas[0].restart();
+        let is_there = known > 5 * 1064;
+        if is_there {
+            flip(&segment.path, 5 * 1064 + 200, 4);
+        }
+        cluster.await_flushed("alpha", segment.len() - if is_there { 0 } else { 1064 });
+        let holes = cluster.primary.space("alpha").unwrap().holes;
+        assert_eq!(holes.len(), usize::from(!is_there), "{holes:?}");
+    }
 }
 
 /// A node that was started anew has walked the end of its log only.

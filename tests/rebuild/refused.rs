@@ -1,9 +1,11 @@
 //! When nothing is rebuilt, and what is said then.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::net::SocketAddr;
 
 use crate::cluster::Cluster;
+use crate::disk::{own_mounts, run};
 use crate::{copy, foreign, lose, rebuild, rebuilding, said, state};
 
 #[test]
@@ -52,4 +54,39 @@ fn a_wrong_address_is_said_before_anything_is_done() {
     fs::remove_dir_all(cluster.replicas[0].wal("alpha")).unwrap();
     let text = said(&rebuild(&cluster, &["--space", "alpha"]), 0);
     assert!(text.contains("no segment of it is here"), "{text}");
+}
+
+/// A mount that turned read-only, say: nothing is changed, and it is said where.
+#[test]
+fn a_state_directory_that_cannot_be_written_is_named() {
+    if !own_mounts() {
+        return;
+    }
+    let mut cluster = Cluster::with(1, |_| {}, |_| {});
+    let segment = cluster.fill("alpha", 5, 400);
+    let lsn = segment.len();
+    cluster.replicas[0].terminate();
+    lose(&cluster.replicas[0]);
+    let root = cluster.replicas[0].spec.data_root.clone();
+    run("mount", &[OsStr::new("--bind"), root.as_os_str(), root.as_os_str()]);
+    // Once without a state directory, once with one from an earlier attempt.
+    for begun in [false, true] {
+        if begun {
+            fs::create_dir(state(&cluster.replicas[0])).unwrap();
+        }
+        run("mount", &[OsStr::new("-o"), OsStr::new("remount,bind,ro"), root.as_os_str()]);
+        let text = said(&rebuild(&cluster, &["--check"]), 0);
+        assert!(text.contains(&format!("can be rebuilt up to lsn {lsn}")), "{text}");
+        let text = said(&rebuild(&cluster, &[]), 2);
+        let place = state(&cluster.replicas[0]).display().to_string();
+        assert!(text.contains(&place) && text.contains("nothing was done"), "{text}");
+        assert_eq!(text.matches("Read-only file system").count(), 1, "{text}");
+        assert!(fs::read(copy(&cluster, &segment)).unwrap() == segment.content);
+        run("mount", &[OsStr::new("-o"), OsStr::new("remount,bind,rw"), root.as_os_str()]);
+    }
+    let text = said(&rebuild(&cluster, &[]), 0);
+    assert!(text.contains(&format!("REBUILT up to lsn {lsn}")), "{text}");
+    cluster.replicas[0].restart();
+    cluster.await_flushed("alpha", lsn);
+    cluster.assert_identical("alpha");
 }

@@ -23,10 +23,11 @@ const ASK_AGAIN_DELAY: Duration = Duration::from_millis(200);
 pub(super) fn chart(client: &Client, space: &SpaceId) -> anyhow::Result<Chart> {
     let mut ask = ChartAsk { space: space.clone(), first: 0 };
     let mut chart = patiently(|| client.chart(&ask))?;
-    while u32::try_from(chart.runs.len()).unwrap_or(u32::MAX) < chart.total_runs {
+    let unusable = || format!("the chart of {space} cannot be used");
+    while chart.missing().with_context(unusable)? > 0 {
         ask.first = u32::try_from(chart.runs.len()).unwrap_or(u32::MAX);
         let next = patiently(|| client.chart(&ask))?;
-        chart.extend(next).with_context(|| format!("the chart of {space} cannot be used"))?;
+        chart.extend(next).with_context(unusable)?;
     }
     Ok(chart)
 }

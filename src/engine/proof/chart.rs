@@ -13,7 +13,7 @@
 //! A chart is a claim, as all that comes from another node: who takes it holds
 //! his own bytes against it, and proves by the chain that they are the same.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -22,9 +22,9 @@ use serde::{Deserialize, Serialize};
 use super::question::QuestionError;
 use crate::engine::status::{EpochStatus, Role};
 use crate::ids::{Epoch, SegmentName, SpaceId, StreamId};
-use crate::limits::MAX_CHART_RUNS;
+use crate::limits::{MAX_CHART_RUNS, MAX_FILE_OFFSET, RECORD_HEADER_BYTES};
 use crate::lsn::{Chain, Lsn, Mark};
-use crate::state::catalog::{self, SpaceRecord};
+use crate::state::catalog::{self, SpaceRecord, is_history};
 use crate::state::runs::{Run, Runs};
 
 /// Which part of which chart is asked for. Prints as a query string, and is
@@ -87,7 +87,8 @@ pub struct Chart {
     pub first_run: u32,
     /// The runs from there on; each ends where the next begins.
     pub runs: Vec<ChartedRun>,
-    /// Boundaries that are known, ascending; with the first part only.
+    /// Boundaries that are known, ascending: those at which these runs begin, and
+    /// with the first part all others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub marks: Vec<ChartedMark>,
 }
@@ -160,23 +161,27 @@ impl Chart {
     #[must_use]
     pub fn of(record: &SpaceRecord, first: u32) -> Self {
         let from = record.runs.iter().skip(usize::try_from(first).unwrap_or(usize::MAX));
-        let runs = from.take(MAX_CHART_RUNS).map(|(_, run)| ChartedRun {
-            start: run.start.0,
-            segment: run.segment.to_string(),
-            file: run.file,
-            offset: run.offset,
-        });
-        let mut marks = record.marks.clone();
-        marks.extend(record.begins.values().chain([&record.base, &record.checkpoint]));
+        let runs: Vec<Run> = from.take(MAX_CHART_RUNS).map(|(_, run)| *run).collect();
+        let begin = |run: &Run| record.begins.get(&run.file).filter(|mark| mark.lsn == run.start);
+        let mut marks: Vec<Mark> = runs.iter().filter_map(begin).copied().collect();
+        if first == 0 {
+            marks.extend(record.marks.iter().chain([&record.base, &record.checkpoint]));
+        }
         marks.sort_by_key(|mark| mark.lsn);
         marks.dedup_by_key(|mark| mark.lsn);
         marks.retain(|mark| mark.lsn > Lsn::ZERO);
-        let marks = marks.into_iter().filter(|_| first == 0).map(|mark| ChartedMark {
+        let marks = marks.into_iter().map(|mark| ChartedMark {
             lsn: mark.lsn.0,
             chain: format!("{:?}", mark.chain),
             records: mark.records,
             sequence: mark.sequence,
             timestamp_ns: mark.timestamp_ns,
+        });
+        let runs = runs.into_iter().map(|run| ChartedRun {
+            start: run.start.0,
+            segment: run.segment.to_string(),
+            file: run.file,
+            offset: run.offset,
         });
         Self {
             role: match record.role {
@@ -195,6 +200,20 @@ impl Chart {
         }
     }
 
+    /// How many runs are still to be asked for.
+    ///
+    /// # Errors
+    ///
+    /// [`ChartError::Value`]: more than any space has.
+    pub fn missing(&self) -> Result<u32, ChartError> {
+        if self.total_runs > Runs::MOST {
+            let found = self.total_runs.to_string();
+            return Err(ChartError::Value { field: "total_runs", found });
+        }
+        let have = u32::try_from(self.runs.len()).unwrap_or(u32::MAX);
+        Ok(self.total_runs.saturating_sub(have))
+    }
+
     /// Add the next part.
     ///
     /// # Errors
@@ -202,11 +221,13 @@ impl Chart {
     /// [`ChartError::Changed`].
     pub fn extend(&mut self, next: Self) -> Result<(), ChartError> {
         let have = u32::try_from(self.runs.len()).unwrap_or(u32::MAX);
-        let same = (&self.stream, &self.epochs) == (&next.stream, &next.epochs);
+        let base = (self.base_lsn, self.base_run) == (next.base_lsn, next.base_run);
+        let same = base && (&self.stream, &self.epochs) == (&next.stream, &next.epochs);
         if !same || next.first_run != have || next.runs.is_empty() {
             return Err(ChartError::Changed);
         }
         self.runs.extend(next.runs);
+        self.marks.extend(next.marks);
         Ok(())
     }
 
@@ -221,8 +242,10 @@ impl Chart {
         if self.base_lsn > 0 && role == catalog::Role::Replica {
             return Err(ChartError::Based { base: self.base_lsn });
         }
-        let stream = u128::from_str_radix(&self.stream, 16);
-        let stream = stream.map_err(|_| wrong("stream", &self.stream))?;
+        let stream = digits(&self.stream, 32).ok_or_else(|| wrong("stream", &self.stream))?;
+        if self.first_run != 0 {
+            return Err(wrong("first_run", &self.first_run.to_string()));
+        }
         let mut runs = self.before()?;
         for (ordinal, run) in (self.base_run..).zip(&self.runs) {
             let segment: SegmentName =
@@ -241,7 +264,7 @@ impl Chart {
                 None => run.start == Lsn::ZERO,
             };
             let refused = |why: String| ChartError::Run { ordinal, why };
-            if !fits {
+            if !fits || run.start.0 > MAX_FILE_OFFSET {
                 return Err(refused(format!("it begins at {}", run.start)));
             }
             runs.accepts(&run).map_err(|error| refused(error.to_string()))?;
@@ -249,17 +272,19 @@ impl Chart {
                 return Err(refused("it is the one before once more".to_owned()));
             }
         }
-        let mut marks = Vec::new();
+        let mut marks = BTreeMap::new();
         for mark in &self.marks {
-            let chain = u64::from_str_radix(&mark.chain, 16);
-            marks.push(Mark {
-                lsn: Lsn(mark.lsn),
-                chain: Chain(chain.map_err(|_| wrong("chain", &mark.chain))?),
-                records: mark.records,
-                sequence: mark.sequence,
-                timestamp_ns: mark.timestamp_ns,
-            });
+            let ChartedMark { lsn, records, sequence, timestamp_ns, .. } = *mark;
+            // No record is shorter than its header.
+            if lsn > MAX_FILE_OFFSET || records > lsn / RECORD_HEADER_BYTES as u64 {
+                return Err(wrong("marks", &format!("{records} records up to {lsn}")));
+            }
+            let chain = digits(&mark.chain, 16).and_then(|chain| u64::try_from(chain).ok());
+            let chain = Chain(chain.ok_or_else(|| wrong("chain", &mark.chain))?);
+            let lsn = Lsn(lsn);
+            marks.insert(lsn, Mark { lsn, chain, records, sequence, timestamp_ns });
         }
+        let marks: Vec<_> = marks.into_values().collect();
         let base = match self.base_lsn {
             0 => Some(Mark::START),
             base => marks.iter().find(|mark| mark.lsn == Lsn(base)).copied(),
@@ -267,8 +292,14 @@ impl Chart {
         let base = base.ok_or_else(|| wrong("base_lsn", &self.base_lsn.to_string()))?;
         let history: Vec<_> =
             self.epochs.iter().map(|reign| (reign.epoch, Lsn(reign.start_lsn))).collect();
-        if history.is_empty() {
-            return Err(wrong("epochs", ""));
+        // One more can always begin.
+        let last = history.last().map_or(Epoch(0), |(epoch, _)| *epoch);
+        let counted = history.first().is_some_and(|(epoch, _)| *epoch >= Epoch::FIRST)
+            && (last..Epoch(u64::MAX)).contains(&self.highest_epoch);
+        let within = history.iter().all(|(_, start)| start.0 <= MAX_FILE_OFFSET);
+        if !is_history(&history) || !counted || !within {
+            let found = format!("{history:?}, up to {}", self.highest_epoch);
+            return Err(wrong("epochs", &found));
         }
         Ok(SpaceRecord {
             highest_epoch: self.highest_epoch,
@@ -302,114 +333,12 @@ impl Chart {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    fn record(count: u64) -> SpaceRecord {
-        let mut runs = Runs::default();
-        for file in 0..count {
-            runs.open(Run {
-                start: Lsn(file * 1000),
-                segment: SegmentName(100 + file),
-                file: file + 7,
-                offset: 0,
-                bytes: None,
-            });
-        }
-        let mark = Mark { lsn: Lsn(64), chain: Chain(5), records: 1, ..Mark::START };
-        let history = vec![(Epoch(1), Lsn::ZERO), (Epoch(3), Lsn(500))];
-        SpaceRecord {
-            highest_epoch: Epoch(4),
-            runs,
-            marks: vec![mark],
-            ..SpaceRecord::new(catalog::Role::Primary, StreamId(9), history)
-        }
-    }
-
-    #[test]
-    fn a_chart_in_parts_says_what_the_catalog_has() {
-        let whole = record(2 * MAX_CHART_RUNS as u64 + 3);
-        let mut chart = Chart::of(&whole, 0);
-        let mut parts = 1;
-        while chart.runs.len() < chart.total_runs as usize {
-            let first = u32::try_from(chart.runs.len()).unwrap();
-            let text = serde_json::to_string(&Chart::of(&whole, first)).unwrap();
-            assert!(text.len() < crate::limits::MAX_ANSWER_BYTES);
-            chart.extend(serde_json::from_str(&text).unwrap()).unwrap();
-            parts += 1;
-        }
-        assert_eq!(parts, 3);
-        assert_eq!(chart.record(catalog::Role::Primary), Ok(whole));
-    }
-
-    /// What a node has that was filled anew, behind four runs.
-    fn seeded() -> SpaceRecord {
-        let base = Mark { lsn: Lsn(5000), records: 9, ..Mark::START };
-        let mut seeded = SpaceRecord { runs: Runs::based(4, base.lsn), base, ..record(0) };
-        let run = *record(1).runs.last().unwrap();
-        seeded.runs.open(Run { start: base.lsn, ..run });
-        seeded.runs.open(Run { start: Lsn(5300), file: 0, ..run });
-        seeded
-    }
-
-    #[test]
-    fn a_chart_of_a_node_that_was_filled_anew_serves_a_primary_only() {
-        let chart = Chart::of(&seeded(), 0);
-        assert_eq!((chart.total_runs, chart.runs.len()), (2, 2));
-        let refused = chart.record(catalog::Role::Replica);
-        assert_eq!(refused, Err(ChartError::Based { base: 5000 }));
-        let record = chart.record(catalog::Role::Primary).unwrap();
-        assert_eq!((record.base, record.runs.len()), (seeded().base, 6));
-        for ordinal in [4, 5] {
-            assert_eq!(record.runs.get(ordinal), seeded().runs.get(ordinal), "its ordinal is kept");
-        }
-        assert_eq!(record.runs.locate(Lsn(4999)).unwrap().0, 3, "nothing lies between");
-        let before: Vec<_> = record.runs.iter().take(4).map(|(_, run)| run.file).collect();
-        assert_eq!(before, [1, 2, 1, 2], "no file that is known");
-    }
-
-    #[test]
-    fn a_base_that_cannot_be_is_refused() {
-        let wrong = |change: fn(&mut Chart)| {
-            let mut chart = Chart::of(&seeded(), 0);
-            change(&mut chart);
-            chart.record(catalog::Role::Primary).unwrap_err()
-        };
-        wrong(|chart| chart.base_run = 0);
-        wrong(|chart| chart.base_run = u32::MAX);
-        wrong(|chart| chart.base_lsn = 0);
-        wrong(|chart| chart.base_lsn = 4999);
-        wrong(|chart| chart.runs[0].start = 5001);
-        wrong(|chart| chart.marks.clear());
-    }
-
-    #[test]
-    fn a_chart_that_contradicts_itself_is_refused() {
-        let good = Chart::of(&record(3), 0);
-        let wrong = |change: fn(&mut Chart)| {
-            let mut chart = good.clone();
-            change(&mut chart);
-            chart.record(catalog::Role::Replica).unwrap_err()
-        };
-        wrong(|chart| chart.stream = "x".into());
-        wrong(|chart| chart.epochs.clear());
-        wrong(|chart| chart.runs[0].start = 1);
-        wrong(|chart| chart.runs[1].start = 5000);
-        wrong(|chart| chart.runs[1].segment = "../x".into());
-        wrong(|chart| chart.runs[2] = ChartedRun { offset: 10, ..chart.runs[0].clone() });
-        wrong(|chart| chart.marks[0].chain = "-".into());
-        let mut chart = good.clone();
-        assert_eq!(chart.extend(Chart::of(&record(4), 2)), Err(ChartError::Changed));
-    }
-
-    #[test]
-    fn what_is_asked_for_is_read_as_it_is_written() {
-        let ask = ChartAsk { space: "alpha".parse().unwrap(), first: 8 };
-        assert_eq!(ask.to_string().parse(), Ok(ask));
-        for wrong in ["", "space=..", "space=alpha&first=-1", "space=alpha&more=1"] {
-            assert!(wrong.parse::<ChartAsk>().is_err(), "{wrong}");
-        }
-    }
+/// A number in hexadecimal, as it is written here: of so many digits.
+fn digits(text: &str, digits: usize) -> Option<u128> {
+    let plain = text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    plain.then(|| u128::from_str_radix(text, 16).ok()).flatten()
 }
+
+#[cfg(test)]
+#[path = "chart_tests.rs"]
+mod tests;

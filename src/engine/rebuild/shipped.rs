@@ -15,7 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use super::{Other, Rebuild, RebuildError};
+use super::{Other, Rebuild, RebuildError, begins};
 use crate::engine::recovery::{self, Survey, bearer};
 use crate::ids::{Epoch, SegmentName};
 use crate::limits::MAX_EPOCHS_PER_SPACE;
@@ -172,6 +172,11 @@ impl Shipped {
         let mut changes = vec![Change::Create { role, stream, history: record.history.clone() }];
         changes.push(Change::SawEpoch(record.highest_epoch));
         changes.extend(self.files.iter().map(|file| Change::AddFile(*file)));
+        let marks = self.survey.marks.iter().filter(|mark| mark.lsn < self.common.lsn);
+        let marks = record.marks.first().into_iter().chain(marks).chain([&self.common]);
+        let known: BTreeMap<Lsn, Mark> = marks.map(|mark| (mark.lsn, *mark)).collect();
+        // The catalog thins out other marks: these are what a seed needs.
+        changes.extend(begins(&record.runs, &known));
         let mut ends = BTreeMap::new();
         for (_, run) in record.runs.iter() {
             let end = ends.entry(run.file).or_insert(0);
@@ -192,10 +197,8 @@ impl Shipped {
             });
             *end = run.offset + run.bytes.unwrap_or(0);
         }
-        let marks = self.survey.marks.iter().filter(|mark| mark.lsn < self.common.lsn);
-        let marks = record.marks.first().into_iter().chain(marks).chain([&self.common]);
-        let kept = marks.filter(|mark| mark.lsn > Lsn::ZERO);
-        changes.extend(kept.map(|mark| Change::AddMark(*mark)));
+        let kept = known.into_values().filter(|mark| mark.lsn > Lsn::ZERO);
+        changes.extend(kept.map(Change::AddMark));
         changes
     }
 

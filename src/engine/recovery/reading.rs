@@ -54,21 +54,29 @@ pub(super) fn verify_run(
             return describe(&file, path, offset, error, verifier).map(Some).map_err(failed);
         }
     }
-    let path = path.to_path_buf();
-    Ok(match expected {
+    Ok(end_of_run(path, expected, at, verifier))
+}
+
+/// What is wrong with a run whose file was read up to `at`, and in which
+/// everything held; nothing if it is whole. `expected` is where it must end, if
+/// that is known.
+pub(super) fn end_of_run(
+    path: &Path,
+    expected: Option<u64>,
+    at: u64,
+    verifier: &Verifier,
+) -> Option<Notice> {
+    let (path, bytes) = (path.to_path_buf(), verifier.pending());
+    match expected {
         Some(expected) if at < expected => Some(Notice::Short { path, expected, found: at }),
-        _ if verifier.pending() == 0 => None,
+        _ if bytes == 0 => None,
         Some(expected) => {
             // The run ends within a record: it was never cut there.
-            let (bytes, offset) = (verifier.pending(), expected - verifier.pending());
             let error = RecordError::Truncated { need: verifier.needed(), have: bytes };
-            Some(Notice::Damaged { path, offset, error, good_after: None })
+            Some(Notice::Damaged { path, offset: expected - bytes, error, good_after: None })
         }
-        None => {
-            let bytes = verifier.pending();
-            Some(Notice::TornTail { path, offset: at - bytes, bytes })
-        }
-    })
+        None => Some(Notice::TornTail { path, offset: at - bytes, bytes }),
+    }
 }
 
 /// Have a file read from `begin` on as the disk holds it: synced, and past what

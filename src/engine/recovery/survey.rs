@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::reading::reread;
+use super::reading::{end_of_run, reread};
 use super::{Notice, RecoveryError, describe, io_error};
 use crate::engine::verifier::Verifier;
 use crate::ids::SegmentName;
@@ -173,20 +173,7 @@ impl Walk<'_> {
             verifier = Verifier::new(self.found.mark, self.checksums);
             (base, at) = ((behind, self.found.mark.lsn), behind);
         }
-        let path = path.to_path_buf();
-        Ok(match expected {
-            Some(expected) if at < expected => Some(Notice::Short { path, expected, found: at }),
-            _ if verifier.pending() == 0 => None,
-            Some(expected) => {
-                let (bytes, offset) = (verifier.pending(), expected - verifier.pending());
-                let error = RecordError::Truncated { need: verifier.needed(), have: bytes };
-                Some(Notice::Damaged { path, offset, error, good_after: None })
-            }
-            None => {
-                let bytes = verifier.pending();
-                Some(Notice::TornTail { path, offset: at - bytes, bytes })
-            }
-        })
+        Ok(end_of_run(path, expected, at, &verifier))
     }
 
     /// Go past a record whose payload does not hold. Where the next one begins;
