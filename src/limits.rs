@@ -60,6 +60,12 @@ pub const MAX_MARKS_PER_SPACE: usize = 64 << 10;
 /// and 1,000 spaces they are 10 MiB of database.
 pub const MAX_SAVED_MARKS_PER_SPACE: usize = 256;
 
+/// Of these, the newest that are not thinned out: with two for each
+/// [`SAVED_MARK_SPACING_BYTES`] they reach 2 GiB back.
+pub const NEWEST_MARKS_PER_SPACE: usize = 64;
+const _: () = assert!(NEWEST_MARKS_PER_SPACE >= 2);
+const _: () = assert!(NEWEST_MARKS_PER_SPACE < MAX_SAVED_MARKS_PER_SPACE);
+
 /// Epochs in the history of one space. One is added by each promotion and by
 /// each damaged tail, both rare; the history travels in one control frame.
 pub const MAX_EPOCHS_PER_SPACE: usize = 1024;
@@ -156,7 +162,8 @@ pub const MAX_WINDOW_BYTES: u64 = 256 << 20;
 pub const MAX_WINDOW_FRAMES: usize = 4096;
 
 /// Bytes that one turn of the shard loop walks in one space before it looks
-/// after the others.
+/// after the others; and those that one batch of the keeper walks in all spaces
+/// whose boundaries are searched for.
 pub const MAX_WALK_BYTES_PER_TURN: u64 = 4 << 20;
 
 /// One request to bring a cold range of a segment into the cache.

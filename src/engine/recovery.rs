@@ -41,7 +41,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use boundary::{boundary, boundary_along};
+pub use boundary::{Found, boundary, boundary_along, nearest, search};
 pub use error::RecoveryError;
 pub use notice::Notice;
 pub(super) use place::bearer;

@@ -112,7 +112,7 @@ impl<'t> Batch<'t> {
                     .insert((space.as_str(), mark.lsn.0), value.as_slice())
                     .map_err(|e| self.catalog.storage(e))?;
                 // With each one, as in memory: the two stay the same.
-                self.thin_marks(space)
+                self.thin_marks(space, mark.lsn)
             }
             Change::AddHole { hole, run } => {
                 let value = layout::encode_hole(hole);
@@ -423,14 +423,14 @@ impl<'t> Batch<'t> {
     }
 
     /// Keep no more marks than the limit says.
-    fn thin_marks(&mut self, space: &SpaceId) -> Result<(), CatalogError> {
+    fn thin_marks(&mut self, space: &SpaceId, added: Lsn) -> Result<(), CatalogError> {
         let storage = |e| self.catalog.storage(e);
         let name = space.as_str();
         let mut kept = Vec::new();
         for entry in self.marks.range(numbers(name)).map_err(storage)? {
             kept.push(entry.map_err(storage)?.0.value().1);
         }
-        for lsn in thin(&mut kept) {
+        for lsn in thin(&mut kept, |lsn| Lsn(*lsn), added) {
             self.marks.remove((name, lsn)).map_err(|e| self.catalog.storage(e))?;
         }
         Ok(())

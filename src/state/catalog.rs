@@ -170,7 +170,7 @@ impl SpaceRecord {
                     Ok(index) => self.marks[index] = *mark,
                     Err(index) => self.marks.insert(index, *mark),
                 }
-                drop(thin(&mut self.marks));
+                drop(thin(&mut self.marks, |mark| mark.lsn, mark.lsn));
             }
             Change::Truncate { end, runs } => {
                 self.runs.truncate(*runs);
@@ -260,7 +260,7 @@ pub enum Change {
     /// A replica's verified and durable position.
     Checkpoint(Mark),
     /// A boundary worth remembering on a primary. Past
-    /// [`MAX_SAVED_MARKS_PER_SPACE`](crate::limits::MAX_SAVED_MARKS_PER_SPACE) the older half is thinned out.
+    /// [`MAX_SAVED_MARKS_PER_SPACE`](crate::limits::MAX_SAVED_MARKS_PER_SPACE) the older ones are thinned out.
     AddMark(Mark),
     /// The stream was cut: runs from ordinal `runs` on are forgotten, the last
     /// one left is open again, and so are marks and epochs that begin behind

@@ -220,6 +220,25 @@ fn marks_are_thinned_from_the_old_end() {
     assert_eq!(newest, (936..1000).collect::<Vec<_>>());
 }
 
+/// Of the older half every second one went, over and over: in a long stream
+/// almost all marks lay near its end, and the way from one to the next became
+/// as long as the stream.
+#[test]
+fn the_gaps_between_marks_are_a_small_part_of_the_stream_however_long_it_is() {
+    let history = vec![(Epoch::FIRST, Lsn::ZERO)];
+    let mut record = SpaceRecord::new(Role::Replica, StreamId(1), history);
+    let count = 20_000;
+    (0..count).for_each(|index| record.apply(&Change::AddMark(mark(index * 64))));
+    let gaps = record.marks.windows(2).map(|pair| pair[1].lsn.bytes_since(pair[0].lsn));
+    let widest = gaps.max().unwrap();
+    assert!(widest < count * 64 / 64, "{widest}");
+    // And one in the midst of a gap, which was far to go for, stays.
+    let (before, behind) = (record.marks[100], record.marks[101]);
+    let found = mark(before.lsn.0.midpoint(behind.lsn.0));
+    record.apply(&Change::AddMark(found));
+    assert!(record.marks.contains(&found));
+}
+
 /// Thinned per change here and per batch there, the two were different after a
 /// batch that passed the limit by several marks, which was taken for a catalog
 /// that had not recorded the space.

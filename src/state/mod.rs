@@ -43,3 +43,5 @@ pub mod runs;
 pub mod slots;
 mod storage;
 mod thinning;
+
+pub use thinning::thin;

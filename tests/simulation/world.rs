@@ -408,6 +408,9 @@ impl World {
             self.trace.say(self.time.passed_ns(), || format!("{name} keeper: {}", job_line(job)));
         }
         running.keeper.batch(jobs.into_iter());
+        if running.keeper.is_searching() {
+            self.keeper_soon(number);
+        }
     }
 
     fn database(&mut self, number: usize) {

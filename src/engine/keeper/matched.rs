@@ -17,7 +17,7 @@ use crate::ids::{Epoch, SpaceId};
 use crate::limits::MAX_JOBS_PER_COMMIT;
 use crate::lsn::{Lsn, Mark};
 use crate::protocol::matching::common_point;
-use crate::protocol::message::{Boundary, ErrorCode, OpenSpace, Truncate};
+use crate::protocol::message::{ErrorCode, OpenSpace, Truncate};
 use crate::state::catalog::{Change, SpaceRecord};
 
 impl Keeper {
@@ -52,29 +52,6 @@ impl Keeper {
         Ok(Loan { record: entry.record.clone(), mark, common })
     }
 
-    /// The boundary of a lent space at or before a position.
-    pub(super) fn match_replica(
-        &mut self,
-        space: &SpaceId,
-        at: Lsn,
-    ) -> Result<Boundary, (ErrorCode, String)> {
-        let lent = self.spaces.get(space).and_then(|entry| match &entry.lease {
-            Lease::Lent(lessee) => Some((lessee.mark, &entry.record)),
-            Lease::Here(_) | Lease::Broken(_) => None,
-        });
-        let Some((mark, record)) = lent else {
-            return Err((ErrorCode::Protocol, format!("space {space} is not lent")));
-        };
-        let found = self.boundary(space, record, &mark, at);
-        match found {
-            Ok(Mark { lsn, chain, records, .. }) => Ok(Boundary { lsn, chain, records }),
-            Err(error) => {
-                tracing::error!(%space, %error, "the space cannot be compared");
-                Err((ErrorCode::Storage, format!("space {space}: {error}")))
-            }
-        }
-    }
-
     pub(super) fn boundary(
         &self,
         space: &SpaceId,
@@ -86,13 +63,14 @@ impl Keeper {
         recovery::boundary(data_root, state_dir, space, record, flushed, at, self.checksums)
     }
 
-    /// Cut a space that was lent and has come back, and lend it again. Refused,
-    /// it stays here.
+    /// Cut a space that was lent and has come back, and lend it again. `found` is
+    /// its last boundary at or before the cut. Refused, it stays here.
     pub(super) fn truncate_replica(
         &mut self,
         shard: usize,
         open: &OpenSpace,
         to: &Truncate,
+        found: Result<Mark, RecoveryError>,
     ) -> Result<Loan, Denial> {
         let space = &open.space;
         let Some(entry) = self.spaces.get_mut(space) else {
@@ -115,8 +93,7 @@ impl Keeper {
             let why = format!("space {space} has seen epoch {highest} meanwhile");
             return Err(Denial { code: ErrorCode::Fenced, why, highest: Some(highest) });
         }
-        let record = entry.record.clone();
-        let common = common_point(&record.history, lessee.mark.lsn, &open.history);
+        let common = common_point(&entry.record.history, lessee.mark.lsn, &open.history);
         if to.lsn < common || to.lsn > lessee.mark.lsn {
             let why = format!(
                 "space {space} is not cut at {}: by the epochs it is its primary's up to {common}",
@@ -124,9 +101,8 @@ impl Keeper {
             );
             return Err((ErrorCode::Diverged, why).into());
         }
-        let mark = self
-            .boundary(space, &record, &lessee.mark, to.lsn)
-            .map_err(|error| (ErrorCode::Storage, format!("space {space}: {error}")))?;
+        let mark =
+            found.map_err(|error| (ErrorCode::Storage, format!("space {space}: {error}")))?;
         if (mark.lsn, mark.chain) != (to.lsn, to.chain) {
             let why = format!(
                 "space {space} is not cut at {}: the primary has chain {:?} there, and the last \
@@ -193,12 +169,12 @@ impl Keeper {
     }
 
     /// A cut takes long: do what waits for other spaces meanwhile. What is about
-    /// the space that is being cut waits, and so does another cut, and the end.
+    /// the space that is being cut waits, and so do another cut and the end.
     fn look_after_others(&mut self, space: &SpaceId) {
         let Some(inbox) = self.inbox.clone() else { return };
         for job in inbox.try_iter().take(MAX_JOBS_PER_COMMIT) {
             let waits = job.space() == Some(space)
-                || matches!(job, Job::Truncate { .. } | Job::Stop)
+                || matches!(job, Job::Stop)
                 || self.deferred.iter().any(|earlier| is_after(&job, earlier));
             if waits {
                 self.deferred.push(job);
@@ -206,6 +182,7 @@ impl Keeper {
                 self.handle(job);
             }
         }
+        self.go_on_searching(true);
         self.publish();
     }
 

@@ -18,6 +18,7 @@ use crate::engine::quarantine::{self, Reason};
 use crate::ids::{SegmentName, StreamId};
 use crate::io::Waker;
 use crate::limits::CUT_SLICE_BYTES;
+use crate::protocol::message::Boundary;
 use crate::state::catalog::Catalog;
 use crate::state::host::{Host, ThisHost};
 use crate::state::pins::Pins;
@@ -46,8 +47,7 @@ impl Rig {
     }
 
     pub(in crate::engine::keeper) fn batch(&mut self, jobs: Vec<Job>) -> Vec<News> {
-        jobs.into_iter().for_each(|job| self.keeper.handle(job));
-        self.keeper.publish();
+        self.keeper.batch(jobs.into_iter());
         self.news.try_iter().collect()
     }
 

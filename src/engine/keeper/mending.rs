@@ -39,11 +39,12 @@ pub(super) struct Unwritten {
 pub(super) struct Failure {
     pub(super) why: String,
     /// It is tried again.
-    waits: bool,
+    pub(super) waits: bool,
 }
 
 impl Keeper {
-    /// Make changes durable, unless earlier ones wait.
+    /// Make changes durable, unless earlier ones wait. No changes are always
+    /// durable, whatever waits.
     pub(super) fn commit(&mut self, changes: &[(SpaceId, Change)]) -> Result<(), Failure> {
         if changes.is_empty() {
             return Ok(());
@@ -139,6 +140,7 @@ impl Keeper {
                     spaces.get(space).is_some_and(|entry| there.get(space) != Some(&entry.record))
                 });
                 self.received.set_problem(None);
+                self.let_go();
                 for (shard, news) in std::mem::take(&mut self.unwritten.news) {
                     self.tell(shard, news);
                 }

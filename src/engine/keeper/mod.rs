@@ -15,6 +15,7 @@
 //! News of a change are sent only after the change is durable.
 
 mod adopt;
+mod batch;
 mod ignored;
 mod job;
 mod matched;
@@ -27,6 +28,7 @@ mod received;
 pub mod retention;
 mod retired;
 mod root;
+mod search;
 mod seed;
 mod shipped;
 
@@ -35,10 +37,10 @@ pub use job::{AtRest, BadRecord, Denial, Job, Kept, Loan, Mailbox, News, Unopene
 pub use offer::{Built, Ground, Offer, Scratch};
 pub use shipped::open_numbered;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 
@@ -250,11 +252,11 @@ pub struct Keeper {
     mailboxes: Vec<Mailbox>,
     /// Changes of the batch that is being gathered.
     changes: Vec<(SpaceId, Change)>,
-    /// Pins to be let go once the batch is durable.
+    /// Pins to be let go once everything so far is durable.
     releases: Vec<(SpaceId, u64)>,
-    /// Files to be removed once the batch is durable.
+    /// Files to be removed once everything so far is durable.
     removals: Vec<PathBuf>,
-    /// Spaces whose old copy is to be removed once the batch is durable.
+    /// Spaces whose old copy is to be removed once everything so far is durable.
     seeded: Vec<SpaceId>,
     /// News that wait for the batch to be durable.
     waiting: Vec<(usize, News)>,
@@ -273,6 +275,8 @@ pub struct Keeper {
     inbox: Option<Receiver<Job>>,
     /// Jobs that wait for the one that takes long.
     deferred: Vec<Job>,
+    /// Boundaries that are searched for.
+    searches: VecDeque<search::Search>,
     /// [`Job::Stop`] is among what was done.
     stopped: bool,
 }
@@ -323,6 +327,7 @@ impl Keeper {
             unsettled: BTreeSet::new(),
             inbox: None,
             deferred: Vec::new(),
+            searches: VecDeque::new(),
             stopped: false,
         };
         for (space, record) in keeper.catalog.load()? {
@@ -358,12 +363,13 @@ impl Keeper {
         self.inbox = Some(jobs.clone());
         let mut mend_at = None;
         loop {
-            let look_at = Instant::now() + self.root.next_look();
+            let pause = if self.is_searching() { Duration::ZERO } else { self.root.next_look() };
+            let look_at = Instant::now() + pause;
             let wake_at =
                 mend_at.filter(|_| self.needs_mending()).map_or(look_at, |at| look_at.min(at));
             let goes_on = match jobs.recv_deadline(wake_at) {
                 Ok(first) => self.batch(std::iter::once(first).chain(jobs.try_iter())),
-                Err(RecvTimeoutError::Timeout) => true,
+                Err(RecvTimeoutError::Timeout) => self.batch(std::iter::empty()),
                 Err(RecvTimeoutError::Disconnected) => false,
             };
             let now = Instant::now();
@@ -396,89 +402,16 @@ impl Keeper {
         for job in jobs.take(MAX_JOBS_PER_COMMIT) {
             self.handle(job);
         }
+        self.go_on_searching(false);
         self.publish();
         !self.stopped
     }
 
-    /// Make the batch durable, then tell the news that waited for it.
-    fn publish(&mut self) {
-        let changes = std::mem::take(&mut self.changes);
-        let failure = self.commit(&changes).err();
-        for (space, file) in std::mem::take(&mut self.releases) {
-            if failure.is_some() {
-                continue;
-            }
-            if let Some(entry) = self.spaces.get_mut(&space) {
-                entry.kept.pinned.remove(&file);
-            }
-            match self.pins.release(&space, file) {
-                Ok(()) => tracing::info!(%space, file, "no replica needs it: pin released"),
-                Err(error) => tracing::warn!(%space, file, %error, "a pin cannot be released"),
-            }
-        }
-        let removals = std::mem::take(&mut self.removals);
-        if failure.is_none() {
-            removals.iter().for_each(|path| retired::remove(&*self.places.host, path));
-        }
-        for space in std::mem::take(&mut self.seeded) {
-            if failure.is_none() {
-                self.remove_superseded(&space);
-            }
-        }
-        for (space, change) in &changes {
-            if failure.is_none() && matches!(change, Change::Truncate { .. }) {
-                self.restore_names(space);
-            }
-        }
-        let lending = std::mem::take(&mut self.lending);
-        if let Some(why) = &failure {
-            self.withdraw(changes, lending, why);
-        }
-        let waiting = std::mem::take(&mut self.waiting);
-        for (shard, news) in waiting {
-            let scanned = match &news {
-                News::Space { space, found, .. } => {
-                    Some((space.clone(), found.iter().map(|(file, _)| *file).collect()))
-                }
-                _ => None,
-            };
-            let news = match &failure {
-                Some(why) => self.withhold(shard, news, why),
-                None => Some(news),
-            };
-            if let (Some((space, files)), Some(_), Some(_)) = (scanned, &failure, &news) {
-                self.undeliver(&space, files);
-            }
-            if let Some(news) = news {
-                self.tell(shard, news);
-            }
-        }
-    }
-
-    fn tell(&self, shard: usize, news: News) {
-        // A shard that is gone needs no news.
-        if let Some(mailbox) = self.mailboxes.get(shard)
-            && mailbox.news.send(news).is_ok()
-        {
-            mailbox.waker.wake();
-        }
-    }
-
-    /// The shard does not hear of these files after all. The next scan numbers
-    /// and delivers them afresh.
-    fn undeliver(&mut self, space: &SpaceId, files: Vec<u64>) {
-        let Some(entry) = self.spaces.get_mut(space) else { return };
-        entry.announced = false;
-        for file in files {
-            entry.delivered.remove(&file);
-            let in_stream = entry.record.runs.first_in(file).is_some();
-            if !in_stream {
-                entry.record.files.retain(|known| known.file != file);
-            }
-        }
-    }
-
     fn handle(&mut self, job: Job) {
+        if self.waits_for_cut(&job) {
+            self.deferred.push(job);
+            return;
+        }
         match job {
             Job::ScanRoot { shard } => {
                 let (spaces, strangers) = self.scan_root();
@@ -525,19 +458,8 @@ impl Keeper {
                 let result = self.open_replica(shard, &open).map(Box::new);
                 self.waiting.push((shard, News::ReplicaOpened { ticket, result }));
             }
-            Job::Match { shard, ticket, space, at } => {
-                let result = self.match_replica(&space, at);
-                self.waiting.push((shard, News::Matched { ticket, result }));
-            }
-            Job::Truncate { shard, ticket, open, to } => {
-                // What waits for this batch has nothing to do with the cut.
-                self.publish();
-                let result = self.truncate_replica(shard, &open, &to).map(Box::new);
-                self.waiting.push((shard, News::ReplicaOpened { ticket, result }));
-                for job in std::mem::take(&mut self.deferred) {
-                    self.handle(job);
-                }
-            }
+            Job::Match { shard, ticket, space, at } => self.begin_match(shard, ticket, space, at),
+            Job::Truncate { shard, ticket, open, to } => self.begin_cut(shard, ticket, open, to),
             Job::OpenRun { shard, ticket, space, ordinal, run, known } => {
                 let result = self
                     .open_run(&space, ordinal, run, known)
@@ -555,6 +477,7 @@ impl Keeper {
                 }
             }
             Job::Reseed { shard, ticket, open, reseed } => {
+                self.end_search(&open.space);
                 let result = self.reseed(shard, &open, &reseed).map(Box::new);
                 self.waiting.push((shard, News::ReplicaOpened { ticket, result }));
             }
@@ -578,12 +501,16 @@ impl Keeper {
             }
             Job::Adopt { space, offer, reply } => self.adopt(&space, offer, reply),
             Job::CloseReplica { space, state } => {
+                self.end_search(&space);
                 self.close_replica(&space, state);
                 self.settle_seed(&space);
             }
             Job::LookAt { space } => self.look_at(&space),
             Job::Release { space, file } => self.releases.push((space, file)),
-            Job::Stop => self.stopped = true,
+            Job::Stop => {
+                self.give_up_searching();
+                self.stopped = true;
+            }
         }
     }
 }

@@ -10,7 +10,8 @@
 //! whose name is gone, held by a pin, of which the replica has not made all
 //! durable. A segment that has its name costs nothing, however far behind the
 //! replica is; so a slot is never lost for a backlog that the database itself
-//! still keeps.
+//! still keeps. Nor does one that its writer goes on with after its own
+//! compaction has unlinked it: no loss would make that any smaller.
 //!
 //! A slot that is past its budget is lost: that is durable before a pin goes.
 //! The pins go by the shard's word, which knows what the other slots need.
@@ -60,6 +61,8 @@ pub struct Positions {
     pub space: SpaceId,
     /// Its head.
     pub head: Lsn,
+    /// Files without a name that nothing but slots holds.
+    pub spare: BTreeSet<u64>,
     /// Each replica of the configuration.
     pub slots: Vec<SlotPosition>,
 }
@@ -111,6 +114,10 @@ pub(super) struct Kept {
     pub(super) pinned: BTreeSet<u64>,
     /// Files that had a name when the directory was last listed.
     pub(super) named: BTreeSet<u64>,
+    /// Files without a name that nothing but slots holds, by the shard's last
+    /// word. One that it does not speak of is held by something else, or was
+    /// when it looked.
+    spare: BTreeSet<u64>,
     head: Lsn,
     watches: BTreeMap<NodeId, Watch>,
     /// Bytes that pins alone hold and that some slot needs.
@@ -118,14 +125,17 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    /// Files that only a pin holds, and how long they are.
+    /// Files that only a pin holds, and the pin only for slots; and how long
+    /// they are.
     fn unnamed(&self, record: &SpaceRecord) -> BTreeMap<u64, u64> {
         let mut lengths = BTreeMap::new();
-        if self.pinned.is_subset(&self.named) {
+        let is_unnamed = |file: &&u64| self.pinned.contains(file) && !self.named.contains(file);
+        let unnamed: BTreeSet<u64> = self.spare.iter().filter(is_unnamed).copied().collect();
+        if unnamed.is_empty() {
             return lengths;
         }
         for (_, run) in record.runs.iter() {
-            if self.pinned.contains(&run.file) && !self.named.contains(&run.file) {
+            if unnamed.contains(&run.file) {
                 let bytes = run.bytes.unwrap_or_else(|| self.head.bytes_since(run.start));
                 lengths.insert(run.file, run.offset + bytes);
             }
@@ -205,6 +215,7 @@ impl Keeper {
         let space = &positions.space;
         let Some(entry) = self.spaces.get_mut(space) else { return };
         entry.kept.head = positions.head;
+        entry.kept.spare.clone_from(&positions.spare);
         for at in positions.slots {
             let known = entry.record.slots.get(&at.replica).copied();
             let mut slot = known.unwrap_or(SlotRecord { since_ns: now.unix_ns, ..at.record() });

@@ -4,15 +4,17 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::channel::{Receiver, unbounded};
 
 use super::super::{Job, Mailbox, Places, Received};
 use super::*;
+use crate::engine::mortal::Mortal;
 use crate::ids::SegmentName;
 use crate::io::Waker;
 use crate::state::catalog::Catalog;
-use crate::state::host::ThisHost;
+use crate::state::host::{Host, ThisHost};
 use crate::state::pins::Pins;
 use crate::state::runs::Run;
 use crate::wal::record::Checksums;
@@ -36,13 +38,21 @@ struct Rig {
     keeper: Keeper,
     news: Receiver<News>,
     start: Instant,
+    /// Segments that their writer has not closed.
+    written: BTreeSet<u64>,
 }
 
 impl Rig {
     fn new(rule: Rule, segments: u64) -> Self {
+        Self::on(&(Arc::new(ThisHost) as _), rule, segments)
+    }
+
+    /// With a catalog on that host.
+    fn on(host: &Arc<dyn Host>, rule: Rule, segments: u64) -> Self {
         let root = tempfile::tempdir().unwrap();
-        let (keeper, news) = open(root.path().to_path_buf(), rule);
-        let mut rig = Self { root, keeper, news, start: Instant::now() };
+        let (keeper, news) = open(host, root.path().to_path_buf(), rule);
+        let start = Instant::now();
+        let mut rig = Self { root, keeper, news, start, written: BTreeSet::new() };
         std::fs::create_dir_all(rig.wal()).unwrap();
         for number in 1..=segments {
             std::fs::write(rig.wal().join(SegmentName(number).to_string()), [0; 1000]).unwrap();
@@ -68,13 +78,14 @@ impl Rig {
 
     /// The keeper of the next process.
     fn restart(&mut self, rule: Rule) {
-        let Self { root, keeper, news, start } = self;
+        let Self { root, keeper, news, start, .. } = self;
         let root = root.path().to_path_buf();
         // The catalog must be closed before it is opened again.
         let nowhere = tempfile::tempdir().unwrap();
-        let (placeholder, _) = open(nowhere.path().to_path_buf(), rule.clone());
+        let host: Arc<dyn Host> = Arc::new(ThisHost);
+        let (placeholder, _) = open(&host, nowhere.path().to_path_buf(), rule.clone());
         drop(std::mem::replace(keeper, placeholder));
-        (*keeper, *news) = open(root, rule);
+        (*keeper, *news) = open(&host, root, rule);
         *start = Instant::now();
         self.batch(vec![Job::ScanSpace { shard: 0, space: alpha() }]);
     }
@@ -93,6 +104,12 @@ impl Rig {
         self.batch(vec![Job::ScanSpace { shard: 0, space: alpha() }]);
     }
 
+    /// What the shard says of the segments: whether they have a name does not
+    /// matter.
+    fn spare(&self) -> BTreeSet<u64> {
+        (1..=9).filter(|file| !self.written.contains(file)).collect()
+    }
+
     /// At `seconds`, the replicas have flushed that much of a stream of `head`.
     fn at(&mut self, seconds: u64, head: u64, flushed: &[u64]) -> Vec<SlotView> {
         let slot = |(index, lsn): (usize, &u64)| SlotPosition {
@@ -102,7 +119,8 @@ impl Rig {
             behind: Duration::ZERO,
         };
         let slots = flushed.iter().enumerate().map(slot).collect();
-        let spaces = vec![Positions { space: alpha(), head: Lsn(head), slots }];
+        let spare = self.spare();
+        let spaces = vec![Positions { space: alpha(), head: Lsn(head), spare, slots }];
         let now = Now {
             instant: self.start + Duration::from_secs(seconds),
             unix_ns: (1_000_000 + seconds) * 1_000_000_000,
@@ -119,9 +137,9 @@ impl Rig {
     }
 }
 
-fn open(data_root: PathBuf, rule: Rule) -> (Keeper, Receiver<News>) {
+fn open(host: &Arc<dyn Host>, data_root: PathBuf, rule: Rule) -> (Keeper, Receiver<News>) {
     let state_dir = data_root.join(".saltus");
-    let catalog = Arc::new(Catalog::open(&state_dir).unwrap());
+    let catalog = Arc::new(Catalog::open_on(host, &state_dir).unwrap());
     let pins = Pins::open(&state_dir).unwrap();
     let places = Places { data_root, state_dir, host: Arc::new(ThisHost) };
     let checksums = Checksums::Required;
@@ -161,6 +179,24 @@ fn a_slot_past_its_bytes_is_lost_durably_and_the_other_is_not() {
     rig.restart(rule(2));
     assert_eq!(rig.durable(1).state, SlotState::Lost);
     assert_eq!(rig.durable(2).flushed.lsn, Lsn(1500));
+}
+
+/// A writer goes on with the segment that its own compaction has unlinked. Its
+/// length was charged to every replica that had not flushed the last byte of
+/// it: with a smaller budget each look said that the slot was lost.
+#[test]
+fn a_segment_that_is_still_written_is_charged_to_no_slot() {
+    let mut rig = Rig::new(Rule { max_bytes: Some(500), ..rule(2) }, 3);
+    rig.unlink(2);
+    rig.written = [2].into();
+    let views = rig.at(0, 3000, &[1000, 1990]);
+    for view in views {
+        assert_eq!((view.retained_bytes, view.record.state), (0, SlotState::Retaining));
+    }
+    rig.written.clear();
+    let views = rig.at(1, 3000, &[1000, 2000]);
+    let states = [views[0].record.state, views[1].record.state];
+    assert_eq!(states, [SlotState::Lost, SlotState::Retaining], "now it is held for one of them");
 }
 
 #[test]
@@ -207,7 +243,8 @@ fn a_loss_that_is_not_durable_lets_nothing_go() {
     let flushed = Mark::START;
     let slot =
         SlotPosition { replica: replica(1), flushed, streaming: false, behind: Duration::ZERO };
-    let spaces = vec![Positions { space: alpha(), head: Lsn(3000), slots: vec![slot] }];
+    let (head, spare) = (Lsn(3000), rig.spare());
+    let spaces = vec![Positions { space: alpha(), head, spare, slots: vec![slot] }];
     let now = Now { instant: rig.start, unix_ns: 1 };
     let refused = Job::Commit {
         shard: 0,
@@ -217,6 +254,31 @@ fn a_loss_that_is_not_durable_lets_nothing_go() {
     };
     let news = rig.batch(vec![Job::Positions { shard: 0, now, spaces }, refused]);
     assert!(matches!(&news[..], [News::Slots { slots, .. }] if slots.is_empty()), "{news:?}");
+}
+
+/// The disk was full for a moment. A pin whose release fell into it was held
+/// until the node was restarted; and one that was released by a batch without a
+/// change went although what that rested on was not durable.
+#[test]
+fn while_the_catalog_cannot_be_written_pins_wait_and_then_they_go() {
+    let host = Arc::new(Mortal(AtomicU64::new(u64::MAX)));
+    let seen: Arc<dyn Host> = host.clone();
+    let mut rig = Rig::on(&seen, rule(1), 3);
+    rig.unlink(2);
+    let pins = [1, 2].map(|file| rig.keeper.pins.path(&alpha(), file));
+    let held = || pins.iter().filter(|pin| pin.exists()).count();
+    let release = |file| Job::Release { space: alpha(), file };
+    let change = Change::AddMark(Mark { lsn: Lsn(3000), ..Mark::START });
+    let mark = Job::Commit { shard: 0, ticket: None, space: alpha(), change };
+    host.0.store(0, Ordering::SeqCst);
+    rig.batch(vec![mark, release(1)]);
+    assert_eq!(held(), 2, "what it rests on is not durable");
+    rig.batch(vec![release(2)]);
+    rig.keeper.mend();
+    assert_eq!((held(), rig.keeper.needs_mending()), (2, true));
+    host.0.store(u64::MAX, Ordering::SeqCst);
+    rig.keeper.mend();
+    assert_eq!((held(), rig.keeper.needs_mending()), (0, false));
 }
 
 #[test]

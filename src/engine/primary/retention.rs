@@ -150,12 +150,13 @@ impl Space {
         retirements
     }
 
-    /// Let go of pins that nobody needs; `lowest` is flushed by every replica
-    /// whose slot retains.
-    pub fn release(&mut self, lowest: Lsn, now: Instant) -> Vec<Job> {
+    /// Files without a name that would go at once if no replica needed them.
+    /// One that is still written, that is not walked to its end or that a new
+    /// replica would be filled with is none of them: it stays in any case.
+    pub fn spare(&mut self, now: Instant) -> BTreeSet<u64> {
         let newest = self.files.keys().next_back().copied();
         let seedable = self.oldest_named().map_or(Lsn(u64::MAX), |(_, start)| start);
-        let mut released = Vec::new();
+        let mut spare = BTreeSet::new();
         for (file, tracked) in &mut self.files {
             // After a start nobody knows when it last grew: the time begins now.
             let at = *tracked.grown_at.get_or_insert(now);
@@ -163,25 +164,38 @@ impl Space {
             if !tracked.vanished || tracked.released || Some(*file) == newest {
                 continue;
             }
-            let passed = self.runs.iter().filter(|(_, run)| run.file == *file).all(|(_, run)| {
-                run.bytes.is_some_and(|bytes| {
-                    run.start.advance(bytes) <= lowest && (bytes == 0 || run.start < seedable)
-                })
-            });
+            let mut runs = self.runs.iter().filter(|(_, run)| run.file == *file);
+            let ended = runs
+                .all(|(_, run)| run.bytes.is_some_and(|bytes| bytes == 0 || run.start < seedable));
             // What was not walked, nobody has, however it got there.
             let unwalked = tracked.touched
                 || tracked.segment.as_ref().is_some_and(|segment| {
                     segment.len().map_or(true, |length| length > tracked.walked)
                         && !self.unfinished.contains_key(file)
                 });
-            if passed && !unwalked && is_left(tracked.segment.as_deref(), idle) {
-                tracked.released = true;
-                tracked.gone = true;
-                // The descriptor would keep the bytes on the disk.
-                tracked.segment = None;
-                tracked.touched = false;
-                released.push(*file);
+            if ended && !unwalked && is_left(tracked.segment.as_deref(), idle) {
+                spare.insert(*file);
             }
+        }
+        spare
+    }
+
+    /// Let go of pins that nobody needs; `lowest` is flushed by every replica
+    /// whose slot retains.
+    pub fn release(&mut self, lowest: Lsn, now: Instant) -> Vec<Job> {
+        let mut released = self.spare(now);
+        for (_, run) in self.runs.iter() {
+            if run.bytes.is_none_or(|bytes| run.start.advance(bytes) > lowest) {
+                released.remove(&run.file);
+            }
+        }
+        for file in &released {
+            let Some(tracked) = self.files.get_mut(file) else { continue };
+            tracked.released = true;
+            tracked.gone = true;
+            // The descriptor would keep the bytes on the disk.
+            tracked.segment = None;
+            tracked.touched = false;
         }
         if released.is_empty() {
             return Vec::new();

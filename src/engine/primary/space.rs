@@ -30,12 +30,13 @@ use super::walk::Tail;
 use crate::engine::keeper::{Job, Unopened};
 use crate::engine::rate::Rate;
 use crate::ids::{SegmentName, SpaceId, StreamId};
-use crate::limits::{MARK_SPACING_BYTES, MAX_SAVED_MARKS_PER_SPACE, SAVED_MARK_SPACING_BYTES};
+use crate::limits::{MARK_SPACING_BYTES, SAVED_MARK_SPACING_BYTES};
 use crate::lsn::{Lsn, Mark};
 use crate::protocol::frame::Handle;
 use crate::protocol::message::{OpenSpace, SegmentOpen};
 use crate::state::catalog::{Change, Hole, SpaceRecord};
 use crate::state::runs::Runs;
+use crate::state::thin;
 use crate::wal::cursor::Cursor;
 use crate::wal::index::{Cut, Index};
 use crate::wal::map::Map;
@@ -460,15 +461,9 @@ impl Space {
         if self.saved.last().is_some_and(|last| last.lsn >= mark.lsn) || mark.lsn == Lsn::ZERO {
             return;
         }
-        if self.saved.len() >= 2 * MAX_SAVED_MARKS_PER_SPACE {
-            // As the catalog does: the older half is thinned out.
-            let mut place = 0;
-            self.saved.retain(|_| {
-                place += 1;
-                place > MAX_SAVED_MARKS_PER_SPACE || place % 2 == 0
-            });
-        }
         self.saved.push(mark);
+        // As the catalog does.
+        drop(thin(&mut self.saved, |mark| mark.lsn, mark.lsn));
         turn.jobs.push(Job::Commit {
             shard: self.shard,
             ticket: None,

@@ -558,3 +558,6 @@ mod rot;
 
 #[path = "earlier_tests.rs"]
 mod earlier;
+
+#[path = "retention_tests.rs"]
+mod retention;

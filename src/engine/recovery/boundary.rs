@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::place::is_gone;
 use super::{RecoveryError, io_error, path_of};
 use crate::ids::SpaceId;
+use crate::limits::MAX_WALK_BYTES_PER_TURN;
 use crate::lsn::{Lsn, Mark};
 use crate::state::catalog::SpaceRecord;
 use crate::state::runs::Run;
@@ -47,13 +48,54 @@ pub fn boundary_along(
     checksums: Checksums,
     locate: &dyn Fn(&Run) -> PathBuf,
 ) -> Result<Mark, RecoveryError> {
-    if at >= flushed.lsn {
-        return Ok(*flushed);
+    let mut from = None;
+    loop {
+        let mut budget = MAX_WALK_BYTES_PER_TURN;
+        match search(record, flushed, from, at, checksums, locate, &mut budget)? {
+            Found::At(mark) => return Ok(mark),
+            Found::Behind(mark) => from = Some(mark),
+        }
     }
+}
+
+/// Where a turn of a search has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// It is this boundary.
+    At(Mark),
+    /// It is this one or one behind it: the next turn begins here.
+    Behind(Mark),
+}
+
+/// The nearest boundary at or before `at` that the catalog has: where a search
+/// begins. Nothing if none is known: what lies before was never here.
+#[must_use]
+pub fn nearest(record: &SpaceRecord, at: Lsn) -> Option<Mark> {
     let known = record.marks.iter().chain([&record.checkpoint, &record.base]);
-    let start = known.filter(|mark| mark.lsn <= at).max_by_key(|mark| mark.lsn);
-    // What lies before the base was never here.
-    let Some(mut best) = start.copied() else { return Ok(Mark::START) };
+    known.filter(|mark| mark.lsn <= at).max_by_key(|mark| mark.lsn).copied()
+}
+
+/// One turn of [`boundary_along`], from where the last one has come to: walks
+/// at most `budget` bytes and one record, and takes them off it.
+///
+/// # Errors
+///
+/// As [`boundary`].
+pub fn search(
+    record: &SpaceRecord,
+    flushed: &Mark,
+    from: Option<Mark>,
+    at: Lsn,
+    checksums: Checksums,
+    locate: &dyn Fn(&Run) -> PathBuf,
+    budget: &mut u64,
+) -> Result<Found, RecoveryError> {
+    if at >= flushed.lsn {
+        return Ok(Found::At(*flushed));
+    }
+    let Some(mut best) = from.or_else(|| nearest(record, at)) else {
+        return Ok(Found::At(Mark::START));
+    };
     let first = record.runs.locate(best.lsn).map_or(record.runs.first(), |(ordinal, _)| ordinal);
     for (_, run) in record.runs.iter().filter(|(ordinal, _)| *ordinal >= first) {
         let end = run.bytes.map_or(flushed.lsn, |bytes| run.start.advance(bytes));
@@ -76,12 +118,16 @@ pub fn boundary_along(
         let offset = run.offset + best.lsn.bytes_since(run.start);
         let mut cursor = Cursor::new(Arc::new(segment), offset, best, checksums);
         while cursor.mark().lsn < goal {
+            if *budget == 0 {
+                return Ok(Found::Behind(best));
+            }
             let missing = goal.bytes_since(cursor.mark().lsn);
-            let advance = cursor.advance(missing, &mut |mark| {
+            let advance = cursor.advance(missing.min(*budget), &mut |mark| {
                 if mark.lsn <= goal {
                     best = *mark;
                 }
             });
+            *budget = budget.saturating_sub(advance.bytes);
             match advance.stop {
                 _ if cursor.mark().lsn >= goal => {}
                 Stop::Budget => {}
@@ -97,5 +143,5 @@ pub fn boundary_along(
             break;
         }
     }
-    Ok(best)
+    Ok(Found::At(best))
 }

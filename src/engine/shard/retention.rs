@@ -112,9 +112,10 @@ impl Shard {
     /// Nothing before the walk has been where the catalog left off: the head
     /// is not known then.
     fn positions(&self, now: Now, handle: Handle) -> Option<(Positions, bool)> {
-        let space = self.spaces.get(handle)?.borrow();
+        let mut space = self.spaces.get(handle)?.borrow_mut();
         space.open()?;
         let head = space.head().lsn;
+        let spare = space.spare(now.instant);
         let mut settled = true;
         let unknown = crate::engine::primary::link::Slot::default();
         let slots: Vec<_> = (self.links.iter())
@@ -130,7 +131,7 @@ impl Shard {
                 }
             })
             .collect();
-        Some((Positions { space: space.id.clone(), head, slots }, settled))
+        Some((Positions { space: space.id.clone(), head, spare, slots }, settled))
     }
 
     /// The keeper has looked at the slots of a space.

@@ -1,0 +1,113 @@
+//! The end of a batch: durable, or not.
+//!
+//! ```text
+//!   commit --> let go of pins, files, old copies --> tell the news
+//!      `-- failed: what was to be let go waits until all that comes before it
+//!          is durable; news are withheld, or told as bad news
+//! ```
+
+use std::mem::take;
+
+use super::mending::Failure;
+use super::{Keeper, News, retired};
+use crate::ids::SpaceId;
+use crate::state::catalog::Change;
+
+impl Keeper {
+    /// Make the batch durable, then tell the news that waited for it.
+    pub(super) fn publish(&mut self) {
+        let changes = take(&mut self.changes);
+        let failure = self.commit(&changes).err();
+        match &failure {
+            None => self.let_go(),
+            Some(Failure { waits: true, .. }) => {}
+            Some(Failure { waits: false, .. }) => self.keep_all(),
+        }
+        for (space, change) in &changes {
+            if failure.is_none() && matches!(change, Change::Truncate { .. }) {
+                self.restore_names(space);
+            }
+        }
+        let lending = take(&mut self.lending);
+        if let Some(why) = &failure {
+            self.withdraw(changes, lending, why);
+        }
+        let waiting = take(&mut self.waiting);
+        for (shard, news) in waiting {
+            let scanned = match &news {
+                News::Space { space, found, .. } => {
+                    Some((space.clone(), found.iter().map(|(file, _)| *file).collect()))
+                }
+                _ => None,
+            };
+            let news = match &failure {
+                Some(why) => self.withhold(shard, news, why),
+                None => Some(news),
+            };
+            if let (Some((space, files)), Some(_), Some(_)) = (scanned, &failure, &news) {
+                self.undeliver(&space, files);
+            }
+            if let Some(news) = news {
+                self.tell(shard, news);
+            }
+        }
+    }
+
+    /// Let go of what is needed no more by what was recorded. Nothing goes while
+    /// any of that is not durable: a batch without a change says nothing of the
+    /// changes of earlier ones.
+    pub(super) fn let_go(&mut self) {
+        if !self.unwritten.changes.is_empty() {
+            return;
+        }
+        for (space, file) in take(&mut self.releases) {
+            if let Some(entry) = self.spaces.get_mut(&space) {
+                entry.kept.pinned.remove(&file);
+            }
+            match self.pins.release(&space, file) {
+                Ok(()) => tracing::info!(%space, file, "no replica needs it: pin released"),
+                Err(error) => tracing::warn!(%space, file, %error, "a pin cannot be released"),
+            }
+        }
+        for path in take(&mut self.removals) {
+            retired::remove(&*self.places.host, &path);
+        }
+        for space in take(&mut self.seeded) {
+            // It may be filled anew once more meanwhile.
+            if self.spaces.get(&space).is_some_and(|entry| entry.record.seed.is_none()) {
+                self.remove_superseded(&space);
+            }
+        }
+    }
+
+    /// What was to be let go rests on changes that this process will not record.
+    /// The next one finds it all, and lets it go.
+    fn keep_all(&mut self) {
+        self.releases.clear();
+        self.removals.clear();
+        self.seeded.clear();
+    }
+
+    pub(super) fn tell(&self, shard: usize, news: News) {
+        // A shard that is gone needs no news.
+        if let Some(mailbox) = self.mailboxes.get(shard)
+            && mailbox.news.send(news).is_ok()
+        {
+            mailbox.waker.wake();
+        }
+    }
+
+    /// The shard does not hear of these files after all. The next scan numbers
+    /// and delivers them afresh.
+    fn undeliver(&mut self, space: &SpaceId, files: Vec<u64>) {
+        let Some(entry) = self.spaces.get_mut(space) else { return };
+        entry.announced = false;
+        for file in files {
+            entry.delivered.remove(&file);
+            let in_stream = entry.record.runs.first_in(file).is_some();
+            if !in_stream {
+                entry.record.files.retain(|known| known.file != file);
+            }
+        }
+    }
+}
