@@ -182,7 +182,7 @@ impl<'t> Batch<'t> {
         for entry in self.runs.extract_from_if(ordinals(name, 0), |_, _| true).map_err(storage)? {
             entry.map_err(storage)?;
         }
-        for table in [&mut self.marks, &mut self.retired] {
+        for table in [&mut self.marks, &mut self.begins, &mut self.retired] {
             for entry in table.extract_from_if(numbers(name), |_, _| true).map_err(storage)? {
                 entry.map_err(storage)?;
             }

@@ -113,7 +113,7 @@ pub struct SpaceRecord {
     pub seed: Option<SeedRecord>,
     /// A replica: files without a name on the primary, by number.
     pub retired: BTreeMap<u64, Retired>,
-    /// A primary: where the first run of each file begins, by number.
+    /// Where the first run of each file begins, by number.
     pub begins: BTreeMap<u64, Mark>,
     /// A primary: what is remembered of each replica.
     pub slots: BTreeMap<NodeId, SlotRecord>,
@@ -200,6 +200,7 @@ impl SpaceRecord {
             Change::Seed { base, first_run, target } => {
                 self.runs = Runs::based(*first_run, base.lsn);
                 self.marks.clear();
+                self.begins.clear();
                 self.retired.clear();
                 (self.base, self.checkpoint) = (*base, *base);
                 self.seed = Some(SeedRecord { target: *target, moved: false });
@@ -294,7 +295,7 @@ pub enum Change {
     /// A replica's copy was matched with its primary's: from now on it has the
     /// primary's epochs.
     Adopt(Vec<(Epoch, Lsn)>),
-    /// A primary: where the first run of a file begins.
+    /// Where the first run of a file begins.
     Begin {
         /// The file's number.
         file: u64,

@@ -242,8 +242,8 @@ fn remove_all(host: &dyn Host, directory: &Path) -> io::Result<u64> {
             bytes += file.metadata()?.len();
             host.remove(&file)?;
         }
-        fs::remove_dir(&seed)?;
+        host.remove_directory(&seed)?;
     }
-    fs::remove_dir(directory)?;
+    host.remove_directory(directory)?;
     Ok(bytes)
 }
