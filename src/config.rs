@@ -229,8 +229,9 @@ pub struct Retention {
     /// `max_bytes`, per replica and space, at least 64 KiB. Default: no limit
     /// besides the others.
     pub max_bytes: Option<u64>,
-    /// `max_age`: how long a replica may be behind while pins are held for it,
-    /// 1 s to 366 d. Default: no limit besides the others.
+    /// `max_age`: how old the oldest record may be that a replica lacks, 1 s to
+    /// 366 d. Looked at while pins are held for it; the time before that counts.
+    /// Default: no limit besides the others.
     pub max_age: Option<Duration>,
     /// `max_disk_share`: percent of the file system that bytes may take which
     /// only pins hold, of all spaces and replicas together; 1 to 90. Default

@@ -14,13 +14,16 @@
 #[expect(dead_code, reason = "shared with the other end-to-end tests")]
 #[path = "replication/cluster.rs"]
 mod cluster;
-#[expect(dead_code, reason = "shared with the other end-to-end tests")]
+#[path = "replication/compaction.rs"]
+mod compaction;
 #[path = "replication/feed.rs"]
 mod feed;
 #[path = "corruption/flight.rs"]
 mod flight;
 #[path = "corruption/flipper.rs"]
 mod flipper;
+#[path = "corruption/gap.rs"]
+mod gap;
 #[path = "corruption/rest.rs"]
 mod rest;
 #[path = "corruption/source.rs"]

@@ -22,6 +22,9 @@ mod clock;
 #[allow(dead_code, reason = "shared with the other end-to-end tests")]
 #[path = "replication/cluster.rs"]
 mod cluster;
+#[allow(dead_code, reason = "shared with the other end-to-end tests")]
+#[path = "replication/compaction.rs"]
+mod compaction;
 #[path = "faults/descriptors.rs"]
 mod descriptors;
 #[path = "faults/disk.rs"]
@@ -37,6 +40,8 @@ mod gone;
 mod hang;
 #[path = "faults/network.rs"]
 mod network;
+#[path = "faults/seeding.rs"]
+mod seeding;
 #[path = "faults/shim.rs"]
 mod shim;
 #[path = "faults/stalled.rs"]

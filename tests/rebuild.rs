@@ -5,6 +5,8 @@
 #[expect(dead_code, reason = "shared with the other end-to-end tests")]
 #[path = "replication/cluster.rs"]
 mod cluster;
+#[path = "replication/compaction.rs"]
+mod compaction;
 #[expect(dead_code, reason = "shared with the other end-to-end tests")]
 #[path = "replication/feed.rs"]
 mod feed;

@@ -16,6 +16,8 @@ mod change;
 mod clones;
 #[path = "replication/cluster.rs"]
 mod cluster;
+#[path = "replication/compaction.rs"]
+mod compaction;
 #[path = "replication/epochs.rs"]
 mod epochs;
 #[path = "replication/feed.rs"]
@@ -44,6 +46,8 @@ mod proving;
 mod restart;
 #[path = "replication/retention.rs"]
 mod retention;
+#[path = "replication/seeding.rs"]
+mod seeding;
 #[path = "replication/spaces.rs"]
 mod spaces;
 #[path = "replication/talker.rs"]

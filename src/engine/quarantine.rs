@@ -66,16 +66,66 @@ impl Quarantine {
         manifest: &Manifest,
         between: &mut dyn FnMut(),
     ) -> io::Result<PathBuf> {
-        let (to, copy) = self.reserve(manifest)?;
-        let offset = manifest.offset;
         let file = self.host.open(OpenOptions::new().read(true).write(true), path)?;
-        if let Err(error) = self.save(&file, &copy, &to, manifest, between) {
+        let to = self.save_anew(&file, manifest, between)?;
+        self.end_at(&file, manifest.offset)?;
+        Ok(to)
+    }
+
+    /// Copy everything from the manifest's offset on here, and make that
+    /// durable; the file stays what it is. A whole copy that an attempt left
+    /// which was stopped behind it is taken for this one. Returns the copy's
+    /// path. `between` is called as in [`Quarantine::cut`].
+    pub(super) fn copy(
+        &self,
+        path: &Path,
+        manifest: &Manifest,
+        between: &mut dyn FnMut(),
+    ) -> io::Result<PathBuf> {
+        let file = self.host.open(OpenOptions::new().read(true), path)?;
+        match self.made_before(&file, manifest)? {
+            Some(there) => Ok(there),
+            None => self.save_anew(&file, manifest, between),
+        }
+    }
+
+    /// A whole copy of the file's end that is here already, durable.
+    fn made_before(&self, file: &File, manifest: &Manifest) -> io::Result<Option<PathBuf>> {
+        for number in 0_u64.. {
+            let path = self.path_of(manifest, number);
+            if !path.try_exists()? {
+                break;
+            }
+            if piece::manifest(&path).as_ref() != Some(manifest) {
+                continue;
+            }
+            let copy = self.host.open(OpenOptions::new().read(true).write(true), &path)?;
+            if !is_end_of(&copy, file, manifest.offset)? {
+                continue;
+            }
+            // Whoever made it may have been stopped before he had synced it.
+            self.host.sync_all(&copy)?;
+            self.describe(&path, manifest)?;
+            self.host.sync_directory(&self.directory)?;
+            return Ok(Some(path));
+        }
+        Ok(None)
+    }
+
+    /// Everything from the manifest's offset on, in a new file; or nothing.
+    fn save_anew(
+        &self,
+        file: &File,
+        manifest: &Manifest,
+        between: &mut dyn FnMut(),
+    ) -> io::Result<PathBuf> {
+        let (to, copy) = self.reserve(manifest)?;
+        if let Err(error) = self.save(file, &copy, &to, manifest, between) {
             // Half a copy is none. What cannot be removed only takes room.
             let _ = self.host.remove(&to);
             let _ = self.host.remove(&piece::manifest_path(&to));
             return Err(error);
         }
-        self.end_at(&file, offset)?;
         Ok(to)
     }
 
@@ -129,6 +179,10 @@ impl Quarantine {
         self.host.sync_directory(&self.directory)
     }
 
+    fn path_of(&self, manifest: &Manifest, number: u64) -> PathBuf {
+        self.directory.join(format!("{}.{}.{number}", manifest.segment, manifest.offset))
+    }
+
     /// A new, empty file of the first free name.
     fn reserve(&self, manifest: &Manifest) -> io::Result<(PathBuf, File)> {
         for directory in [&self.root, &self.directory] {
@@ -136,8 +190,7 @@ impl Quarantine {
         }
         let mut number = 0_u64;
         loop {
-            let name = format!("{}.{}.{number}", manifest.segment, manifest.offset);
-            let path = self.directory.join(name);
+            let path = self.path_of(manifest, number);
             let mut options = OpenOptions::new();
             options.write(true).create_new(true).mode(0o600);
             match self.host.open(&options, &path) {
@@ -157,5 +210,21 @@ impl Quarantine {
         let file = self.host.open(&options, &piece::manifest_path(bytes))?;
         self.host.write_at(&file, &text, 0)?;
         self.host.sync_all(&file)
+    }
+}
+
+/// Whether `copy` holds what `file` does from `offset` on, and no more.
+fn is_end_of(copy: &File, file: &File, offset: u64) -> io::Result<bool> {
+    let (mut one, mut other) = (vec![0; VERIFY_PIECE_BYTES], vec![0; VERIFY_PIECE_BYTES]);
+    let mut at = 0;
+    loop {
+        let count = read_up_to(copy, &mut one, at)?;
+        if count != read_up_to(file, &mut other, offset + at)? || one[..count] != other[..count] {
+            return Ok(false);
+        }
+        if count == 0 {
+            return Ok(true);
+        }
+        at += count as u64;
     }
 }

@@ -120,6 +120,8 @@ pub struct Finding {
     pub survey: Survey,
     /// Up to here it is the other node's stream.
     pub common: Mark,
+    /// Behind this the other node's chart knows of nothing.
+    charted: Lsn,
     /// Segments that no part of it lies in.
     pub strangers: Vec<SegmentName>,
     /// Bytes that are no part of it, in those and at the ends of others. The
@@ -153,6 +155,8 @@ impl Rebuild<'_> {
         go_on: &mut dyn FnMut(u64) -> bool,
     ) -> Result<Finding, RebuildError> {
         let Places { data_root, state_dir, host } = self.places;
+        let known = record.marks.iter().map(|mark| mark.lsn);
+        let charted = known.fold(record.runs.end(), Lsn::max);
         let from = self.beginning(&mut record)?;
         // Runs whose files were put aside when another took over their name.
         let map = record.clone();
@@ -186,7 +190,7 @@ impl Rebuild<'_> {
         for name in &strangers {
             unmatched_bytes += self.length(&self.places.wal(self.space).join(name.to_string()))?;
         }
-        Ok(Finding { record, survey, common, strangers, unmatched_bytes })
+        Ok(Finding { record, survey, common, charted, strangers, unmatched_bytes })
     }
 
     /// Where what is here begins: at the start of the stream, or behind what was
@@ -359,6 +363,12 @@ impl Rebuild<'_> {
         }
         let (role, stream) = (Role::Replica, record.stream);
         let mut changes = vec![Change::Create { role, stream, history: record.history.clone() }];
+        if self.is_there(&self.places.old_copies(self.space))? {
+            // It was being filled anew: the older copy is needed until it is.
+            let base = Mark::START;
+            changes.push(Change::Seed { base, first_run: 0, target: finding.charted });
+            changes.push(Change::SeedMoved);
+        }
         changes.push(Change::SawEpoch(record.highest_epoch));
         changes.extend(record.runs.iter().map(|(_, run)| Change::OpenRun(*run)));
         let retired = record.retired.iter();

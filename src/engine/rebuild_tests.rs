@@ -426,3 +426,29 @@ mod shipped {
         assert_eq!(entered(&bed, &found).runs, chart(&[(0, 1, 0)]).runs);
     }
 }
+
+/// The catalog was lost while the replica was being filled anew.
+#[test]
+fn an_older_copy_is_kept_until_what_was_rebuilt_has_all_that_is_charted() {
+    let bed = Bed::new();
+    bed.write(8, 0..3);
+    let old = bed.places.old_copies(&bed.space).join("0000000000000000");
+    fs::create_dir_all(&old).unwrap();
+    fs::write(old.join(SegmentName(4).to_string()), b"what it had").unwrap();
+    let mut record = chart(&[(0, 8, 0), (5, 9, 0)]);
+    record.marks.push(Mark { lsn: Lsn(6 * RECORD), ..Mark::START });
+    let mut other = Primary::new(0..20);
+    let finding = bed.rebuild().examine(record, &mut other, &mut |_| true).unwrap();
+    let (changes, _) = bed.rebuild().settle(&finding).unwrap();
+    let catalog = Catalog::open(&bed.places.state_dir).unwrap();
+    let changes: Vec<_> = changes.into_iter().map(|change| (bed.space.clone(), change)).collect();
+    catalog.commit(&changes).unwrap();
+    let found = catalog.space(&bed.space).unwrap().unwrap();
+    assert_eq!((found.checkpoint.lsn, found.base), (Lsn(3 * RECORD), Mark::START));
+    let seed = found.seed.unwrap();
+    assert_eq!((seed.target, seed.moved), (Lsn(6 * RECORD), true));
+    // Nobody removes it before.
+    drop(catalog);
+    drop(crate::engine::keeper::tests::keeper_of(&bed.places));
+    assert!(old.exists());
+}

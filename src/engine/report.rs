@@ -7,7 +7,8 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::primary::link::{Link, Slot, State};
+use super::primary::link::{Link, State};
+use super::primary::slot::{Reached, Slot};
 use super::primary::space::Space;
 use super::replica::peer::Peer;
 use super::status::{
@@ -114,15 +115,16 @@ fn replica(now: Instant, space: &Space, link: &Link) -> ReplicaStatus {
     let up = matches!(&link.state, State::Up(up) if up.established);
     // Positions count as they were told on this connection, a moment ago.
     let live = up && heard && slot.confirmed && !slot.failed;
+    let Reached { sent, ack, flushed } = slot.reached();
     // Nothing known is unknown, never 0.
     let known = slot.known && space.is_head_known();
     // The catalog remembers a position that it has not confirmed yet.
-    let placed = known || (space.is_head_known() && slot.flushed.lsn > Lsn::ZERO);
-    let age = space.age_behind(slot.flushed.lsn, now);
+    let placed = known || (space.is_head_known() && flushed.lsn > Lsn::ZERO);
+    let age = space.age_behind(flushed.lsn, now);
     let farthest = space.farthest_head();
-    let caught_up = known && slot.flushed.lsn >= farthest;
+    let caught_up = known && flushed.lsn >= farthest;
     // The age of what was not walked yet is not known.
-    let unwalked = farthest.bytes_since(head.lsn.max(slot.flushed.lsn));
+    let unwalked = farthest.bytes_since(head.lsn.max(flushed.lsn));
     let close = unwalked <= LAGGING_UNWALKED_BYTES && age.is_some_and(|age| age <= LAGGING_AFTER);
     let seconds = if caught_up {
         live.then_some(0.0)
@@ -146,13 +148,13 @@ fn replica(now: Instant, space: &Space, link: &Link) -> ReplicaStatus {
     ReplicaStatus {
         id: link.replica.clone(),
         state,
-        sent_lsn: slot.sent.0.max(slot.ack.received.0),
-        received_lsn: slot.ack.received.0,
-        written_lsn: slot.ack.written.0,
-        flushed_lsn: slot.flushed.lsn.0,
+        sent_lsn: sent.0.max(ack.received.0),
+        received_lsn: ack.received.0,
+        written_lsn: ack.written.0,
+        flushed_lsn: flushed.lsn.0,
         lag: Lag {
-            bytes: placed.then(|| farthest.bytes_since(slot.flushed.lsn)),
-            records: placed.then(|| head.records.saturating_sub(slot.flushed.records)),
+            bytes: placed.then(|| farthest.bytes_since(flushed.lsn)),
+            records: placed.then(|| head.records.saturating_sub(flushed.records)),
             seconds,
         },
         append_to_flushed_us: latencies.0,
@@ -229,4 +231,32 @@ fn latency(slot: &Slot, now: Instant) -> (Latency, Latency) {
 
 fn strategies(slot: &Slot) -> BTreeMap<String, u64> {
     slot.sent_bytes.iter().map(|(strategy, bytes)| (strategy.name().to_owned(), *bytes)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::engine::primary::retention::Base;
+    use crate::lsn::Mark;
+    use crate::protocol::frame::Handle;
+    use crate::wal::record::Checksums;
+
+    /// It was shown where its seed begins, as if it had made all before that
+    /// durable.
+    #[test]
+    fn a_replica_whose_seed_is_reserved_is_reported_where_it_was() {
+        let space = Space::new("alpha".parse().unwrap(), Handle(0), 0, Checksums::Required);
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+        let now = Instant::now();
+        let mut link = Link::new("replica".parse().unwrap(), address, now);
+        let mark = |lsn| Mark { lsn: Lsn(lsn), ..Mark::START };
+        link.slot(0).resumed(mark(500), Lsn(1000));
+        link.slot(0).reserve(Base { mark: mark(900), first_run: 1 }, Lsn(1000));
+        let status = replica(now, &space, &link);
+        let positions = [status.sent_lsn, status.received_lsn, status.flushed_lsn];
+        assert_eq!(positions, [500; 3]);
+        assert_eq!(status.seeding.map(|seed| seed.done_bytes), Some(0));
+    }
 }

@@ -9,7 +9,9 @@
 //! 17   7  reserved, zero            32   8        its timestamp, ns
 //!                                   40   8  head LSN of the primary
 //!                                   48   4  ordinal of the first run
-//!                                   52   4  reserved, zero
+//!                                   52   1  1: the replica's position is
+//!                                           vouched for
+//!                                   53   3  reserved, zero
 //! ```
 
 #![forbid(unsafe_code)]
@@ -50,6 +52,9 @@ pub struct Reseed {
     pub head: Lsn,
     /// The ordinal of the run that begins at the base.
     pub first_run: u32,
+    /// What the replica has, up to where it said to stand, is this stream. If
+    /// not, that cannot be told any more, and the replica keeps all of it.
+    pub vouched: bool,
 }
 
 impl SegmentRetire {
@@ -83,7 +88,8 @@ impl Reseed {
             put_u64(out, word);
         }
         put_u32(out, self.first_run);
-        put_u32(out, 0);
+        out.push(self.vouched.into());
+        out.extend_from_slice(&[0; 3]);
     }
 
     pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, MessageError> {
@@ -104,7 +110,15 @@ impl Reseed {
             let expected = "at least 1 behind the start of the stream";
             return Err(MessageError::Value { field: "first_run", found: 0, expected });
         }
-        reader.zeros("reserved", 4)?;
-        Ok(Self { base, head, first_run })
+        let vouched = match reader.u8("vouched")? {
+            0 => false,
+            1 => true,
+            found => {
+                let (field, found) = ("vouched", u64::from(found));
+                return Err(MessageError::Value { field, found, expected: "0 or 1" });
+            }
+        };
+        reader.zeros("reserved", 3)?;
+        Ok(Self { base, head, first_run, vouched })
     }
 }

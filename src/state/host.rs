@@ -13,8 +13,8 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, FileExt};
-use std::path::Path;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
 /// The host that a node runs on.
 ///
@@ -208,11 +208,29 @@ pub fn make_directories(host: &dyn Host, root: &Path, directory: &Path) -> io::R
     Ok(())
 }
 
+/// Have a file that holds exactly these bytes, durably: or what was there
+/// before, if the process is stopped meanwhile.
+///
+/// # Errors
+///
+/// The system's. `<path>.tmp` may be left behind.
+pub fn write_whole(host: &dyn Host, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut unfinished = path.as_os_str().to_owned();
+    unfinished.push(".tmp");
+    let unfinished = PathBuf::from(unfinished);
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let file = host.open(&options, &unfinished)?;
+    host.write_at(&file, bytes, 0)?;
+    host.sync_all(&file)?;
+    host.rename(&unfinished, path)?;
+    host.sync_directory(path.parent().unwrap_or(Path::new("/")))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use std::path::PathBuf;
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicBool, Ordering};
 

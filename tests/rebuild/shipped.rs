@@ -6,7 +6,8 @@ use std::process::Output;
 use saltus::cli::node::NodeSpec;
 use saltus::ids::Epoch;
 
-use crate::cluster::{BACKENDS, Cluster, Node, until};
+use crate::cluster::{BACKENDS, Cluster, Node, spec, until};
+use crate::compaction::{beginning_gone, compact};
 use crate::feed::Segment;
 use crate::{flip, foreign, in_turns, lose, pieces, rebuilding, said};
 
@@ -117,6 +118,55 @@ fn segments_that_the_database_has_removed_are_not_needed() {
         assert_eq!(fs::read(copy).unwrap(), live.content);
         assert_eq!(cluster.primary.space("alpha").unwrap().problem, None);
     }
+}
+
+/// It has never had what lies before its base, and neither has the primary any
+/// more: what both have is the stream from there on.
+#[test]
+fn a_replica_that_was_filled_anew_is_enough() {
+    let (mut cluster, mut segment, mut lsn) = beginning_gone(|_| {}, 5);
+    cluster.primary.restart();
+    cluster.await_flushed("alpha", lsn);
+    cluster.await_identical("alpha");
+    until("the seed is over", || {
+        cluster.replicas[1].space("alpha")?.seeding.is_none().then_some(())
+    });
+    cluster.primary.kill();
+    lose(&cluster.primary);
+    let text = said(&rebuild(&cluster, 1, &["--check"]), 0);
+    assert!(text.contains(&format!("alpha: can be rebuilt up to lsn {lsn}:")), "{text}");
+    let text = said(&rebuild(&cluster, 1, &[]), 0);
+    assert!(text.contains(&format!("alpha: REBUILT up to lsn {lsn}:")), "{text}");
+    segment.records(3, 700);
+    lsn += 3 * 764;
+    // Nothing twice, neither to the one that has all of it from the start.
+    assert_goes_on(&mut cluster, lsn, &[3 * 764; 2]);
+    assert!(cluster.replicas.iter().all(|replica| pieces(replica).is_empty()));
+    // A replica can be rebuilt from what was rebuilt.
+    cluster.replicas[1].kill();
+    lose(&cluster.replicas[1]);
+    let from = cluster.primary.spec.admin;
+    let text = said(&rebuilding(&cluster.replicas[1], from, &[]).output().unwrap(), 0);
+    assert!(text.contains(&format!("REBUILT up to lsn {lsn}")), "{text}");
+    cluster.replicas[1].restart();
+    // An empty one is filled, and all go on over restarts and a compaction.
+    let late = Node::start(spec("replica-3", cluster.directory.path(), true));
+    cluster.primary.terminate();
+    cluster.primary.spec.replicas.push(late.as_replica());
+    cluster.replicas.push(late);
+    cluster.primary.restart();
+    cluster.await_flushed("alpha", lsn);
+    cluster.await_identical("alpha");
+    let new = compact(&cluster.primary, "alpha", 3, 9, &[segment]);
+    lsn += new.len();
+    cluster.await_flushed("alpha", lsn);
+    cluster.await_identical("alpha");
+    for node in std::iter::once(&mut cluster.primary).chain(&mut cluster.replicas) {
+        node.kill();
+        node.restart();
+    }
+    cluster.await_flushed("alpha", lsn);
+    cluster.assert_identical("alpha");
 }
 
 #[test]

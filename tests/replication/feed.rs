@@ -45,7 +45,8 @@ pub fn payload(seed: u64, bytes: usize) -> Vec<u8> {
 /// One record as it lies in a file.
 pub fn record(sequence: u64, bytes: usize) -> Vec<u8> {
     let payload = payload(sequence, bytes);
-    let header = Header::new(sequence, 1_700_000_000_000_000_000, 1, &payload).unwrap();
+    // Older than any segment's name: what replaces a segment has its records.
+    let header = Header::new(sequence, 500_000_000, 1, &payload).unwrap();
     [header.encode().as_slice(), &payload].concat()
 }
 

@@ -12,29 +12,8 @@ use saltus::limits::RECONNECT_DELAYS;
 use saltus::wal::discover;
 
 use crate::cluster::{BACKENDS, Cluster, Node, spec, until, within};
+use crate::compaction::{beginning_gone, compact, pins};
 use crate::feed::{Load, Segment, Steady};
-
-/// A compaction: a snapshot takes the place of every segment, and the writer
-/// ends.
-fn compact(node: &Node, space: &str, number: u64, records: usize, old: &[Segment]) -> Segment {
-    let wal = node.wal(space);
-    let mut snapshot = Segment::at(wal.join(format!("{}.tmp", SegmentName(number))));
-    snapshot.records(records, 700);
-    snapshot.rename(wal.join(SegmentName(number).to_string()));
-    old.iter().for_each(Segment::unlink);
-    snapshot
-}
-
-/// The names in a node's directory of pins.
-fn pins(node: &Node, space: &str) -> Vec<String> {
-    let directory: PathBuf = node.spec.data_root.join(".saltus/pins").join(space);
-    let mut names: Vec<_> = fs::read_dir(directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
-}
 
 /// Where a replica keeps what it had before it was filled anew.
 fn superseded(node: &Node) -> PathBuf {
@@ -304,32 +283,10 @@ fn an_emptied_directory_empties_no_other() {
     assert_eq!(discover::segments(&cluster.replicas[0].wal("alpha")).unwrap(), [SegmentName(1)]);
 }
 
-/// A space whose first segment is gone, a replica that has all of it, and one
-/// that is empty and still to be started.
-fn beginning_gone(more: &str, records: usize) -> (Cluster, Vec<Segment>, u64) {
-    let mut cluster = Cluster::with(1, |spec| spec.more = more.into(), |_| {});
-    let mut old = Segment::create(&cluster.primary.wal("alpha"), 1);
-    old.records(20, 1000);
-    cluster.await_flushed("alpha", old.len());
-    let mut total = old.len();
-    let mut new = compact(&cluster.primary, "alpha", 2, 9, &[old]);
-    new.records(records, 64 << 10);
-    total += new.len();
-    cluster.await_flushed("alpha", total);
-    until("the pin is gone", || (pins(&cluster.primary, "alpha").len() == 1).then_some(()));
-    let mut late = spec("replica-2", cluster.directory.path(), true);
-    late.more = more.into();
-    let late = Node::start(late);
-    cluster.primary.terminate();
-    cluster.primary.spec.replicas.push(late.as_replica());
-    cluster.replicas.push(late);
-    (cluster, vec![new], total)
-}
-
 #[test]
 fn an_empty_replica_is_filled_when_the_beginning_is_gone() {
     for backend in BACKENDS {
-        let (mut cluster, mut segments, mut total) = beginning_gone("", 5);
+        let (mut cluster, mut segment, mut total) = beginning_gone(|_| {}, 5);
         cluster.primary.spec.backend = backend;
         cluster.primary.restart();
         cluster.await_flushed("alpha", total);
@@ -337,7 +294,7 @@ fn an_empty_replica_is_filled_when_the_beginning_is_gone() {
         for node in &mut cluster.replicas {
             node.kill();
         }
-        segments[0].records(3, 100);
+        segment.records(3, 100);
         total += 3 * 164;
         cluster.replicas.iter_mut().for_each(Node::restart);
         cluster.await_flushed("alpha", total);
@@ -349,7 +306,7 @@ fn an_empty_replica_is_filled_when_the_beginning_is_gone() {
 fn a_seed_goes_on_after_either_side_was_killed() {
     let slowly = "[retention]\nseed_bytes_per_second = \"1MiB\"\n";
     // 6 MiB at 1 MiB a second.
-    let (mut cluster, mut segments, total) = beginning_gone(slowly, 96);
+    let (mut cluster, mut segment, total) = beginning_gone(|spec| spec.more = slowly.into(), 96);
     cluster.primary.restart();
     let mut done = 0;
     for round in 0..4 {
@@ -372,7 +329,7 @@ fn a_seed_goes_on_after_either_side_was_killed() {
     }
     let status = cluster.replicas[1].space("alpha").unwrap();
     assert!(status.seeding.is_some_and(|seeding| seeding.base_lsn > 0));
-    segments[0].records(3, 100);
+    segment.records(3, 100);
     let head = total + 3 * 164;
     cluster.await_flushed("alpha", head);
     cluster.await_identical("alpha");
@@ -383,8 +340,8 @@ fn a_seed_goes_on_after_either_side_was_killed() {
 #[test]
 fn a_seed_that_the_writer_outruns_is_refused_with_both_rates() {
     let slowly = "[retention]\nseed_bytes_per_second = \"64KiB\"\n";
-    let (mut cluster, segments, _) = beginning_gone(slowly, 1);
-    drop(segments);
+    let (mut cluster, segment, _) = beginning_gone(|spec| spec.more = slowly.into(), 1);
+    drop(segment);
     let load =
         Load { segment_bytes: 64 << 20, max_payload: 4 << 10, bytes_per_second: 2 << 20, seed: 3 };
     cluster.replicas[1].kill();

@@ -65,6 +65,14 @@ impl Talker {
     /// The next message and the frame's header; `None` when the other side has
     /// hung up.
     pub fn frame(&mut self) -> Option<(FrameHeader, Message)> {
+        let (header, body) = self.raw_frame()?;
+        let message = Message::decode(&header, &body).unwrap().unwrap();
+        Some((header, message))
+    }
+
+    /// The next frame, whatever it holds; `None` when the other side has hung
+    /// up.
+    pub fn raw_frame(&mut self) -> Option<(FrameHeader, Vec<u8>)> {
         let mut header = [0; FRAME_HEADER_BYTES];
         if let Err(error) = self.stream.read_exact(&mut header) {
             assert!(error.kind() != ErrorKind::WouldBlock, "nothing heard within {DEADLINE:?}");
@@ -73,8 +81,7 @@ impl Talker {
         let header = FrameHeader::decode(&header).unwrap();
         let mut body = vec![0; header.payload_bytes as usize];
         self.stream.read_exact(&mut body).ok()?;
-        let message = Message::decode(&header, &body).unwrap().unwrap();
-        Some((header, message))
+        Some((header, body))
     }
 
     /// Open a space and wait for the answer.

@@ -1,6 +1,7 @@
 //! Files that were built in the place of damaged ones take their names, while
 //! nobody writes to the space.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use crate::engine::recovery;
 use crate::engine::shard::Standing;
 use crate::ids::SpaceId;
 use crate::limits::VERIFY_PIECE_BYTES;
-use crate::lsn::Mark;
+use crate::lsn::{Lsn, Mark};
 use crate::state::catalog::{Retired, Role, SpaceRecord};
 use crate::state::runs::Run;
 use crate::wal::search::read_up_to;
@@ -34,6 +35,15 @@ impl Adoption {
     }
 }
 
+/// Every boundary that is known of a space.
+fn boundaries(record: &SpaceRecord) -> BTreeMap<Lsn, Mark> {
+    let first = |file: &u64| record.runs.first_in(*file).map(|(_, run)| run.start);
+    let begins = record.begins.iter().filter(|(file, mark)| first(file) == Some(mark.lsn));
+    let begins = begins.map(|(_, mark)| mark);
+    let others = [&record.base, &record.checkpoint];
+    record.marks.iter().chain(begins).chain(others).map(|mark| (mark.lsn, *mark)).collect()
+}
+
 impl Keeper {
     /// Where a space stands, as far as that is known here.
     pub(super) fn standing(&self, space: &SpaceId) -> Option<Kept> {
@@ -46,7 +56,8 @@ impl Keeper {
         let (base, role) = (entry.record.base, entry.record.role);
         let standing = Standing { mark, base, runs, role, holes };
         let history = entry.record.history.clone();
-        Some(Kept { standing, history, recoveries: entry.recoveries })
+        let boundaries = boundaries(&entry.record);
+        Some(Kept { standing, history, recoveries: entry.recoveries, boundaries })
     }
 
     /// The file of a run.

@@ -1,6 +1,6 @@
 //! What a shard may ask of the keeper, and what it hears.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
@@ -320,6 +320,8 @@ pub struct Kept {
     pub history: Vec<(Epoch, Lsn)>,
     /// How often this process has cut or recovered it.
     pub recoveries: u64,
+    /// Boundaries that the catalog knows.
+    pub boundaries: BTreeMap<Lsn, Mark>,
 }
 
 /// A file of a run.

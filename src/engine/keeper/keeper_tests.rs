@@ -12,6 +12,20 @@ use crate::state::catalog::Retired;
 use crate::state::host::ThisHost;
 use crate::state::runs::Run;
 
+/// A keeper that takes over what lies there.
+pub(in crate::engine) fn keeper_of(places: &Places) -> Keeper {
+    let catalog = Arc::new(Catalog::open(&places.state_dir).unwrap());
+    let pins = Pins::open(&places.state_dir).unwrap();
+    let rule = retention::Rule {
+        max_bytes: None,
+        max_age: None,
+        max_disk_share: 20,
+        replicas: Vec::new(),
+    };
+    let received = Received::default();
+    Keeper::new(places.clone(), catalog, pins, Checksums::Required, rule, received).unwrap()
+}
+
 struct Rig {
     _directory: tempfile::TempDir,
     keeper: Keeper,
@@ -22,19 +36,8 @@ impl Rig {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let state_dir = directory.path().join(".saltus");
-        let catalog = Arc::new(Catalog::open(&state_dir).unwrap());
-        let pins = Pins::open(&state_dir).unwrap();
-        let host = Arc::new(ThisHost);
-        let places = Places { data_root: directory.path().to_path_buf(), state_dir, host };
-        let rule = retention::Rule {
-            max_bytes: None,
-            max_age: None,
-            max_disk_share: 20,
-            replicas: Vec::new(),
-        };
-        let mut keeper =
-            Keeper::new(places, catalog, pins, Checksums::Required, rule, Received::default())
-                .unwrap();
+        let data_root = directory.path().to_path_buf();
+        let mut keeper = keeper_of(&Places { data_root, state_dir, host: Arc::new(ThisHost) });
         let (tell, news) = unbounded();
         keeper.mailboxes = vec![Mailbox { news: tell, waker: Waker::new(|| {}) }];
         Self { _directory: directory, keeper, news }
@@ -316,7 +319,7 @@ fn an_empty_run_that_is_taken_up_again_is_counted_as_the_catalog_counts_it() {
 
 fn reseed(base: u64, head: u64) -> Job {
     let base = Mark { lsn: Lsn(base), records: 9, ..Mark::START };
-    let reseed = Reseed { base, head: Lsn(head), first_run: 4 };
+    let reseed = Reseed { base, head: Lsn(head), first_run: 4, vouched: true };
     let history = vec![(Epoch::FIRST, Lsn::ZERO)];
     let open = OpenSpace { space: space(), stream: StreamId(5), history, head: Lsn(head) };
     Job::Reseed { shard: 0, ticket: 1, open: Box::new(open), reseed }
@@ -371,18 +374,8 @@ fn a_move_aside_that_was_interrupted_is_done_by_the_next_process() {
     std::fs::rename(named(1), superseded.join(SegmentName(1).to_string())).unwrap();
     let Rig { _directory, keeper, .. } = rig;
     drop(keeper);
-    let catalog = Arc::new(Catalog::open(&places.state_dir).unwrap());
-    let pins = Pins::open(&places.state_dir).unwrap();
-    let rule = retention::Rule {
-        max_bytes: None,
-        max_age: None,
-        max_disk_share: 20,
-        replicas: Vec::new(),
-    };
-    let received = Received::default();
-    let checksums = Checksums::Required;
-    let keeper =
-        Keeper::new(places.clone(), catalog, pins, checksums, rule, received.clone()).unwrap();
+    let keeper = keeper_of(&places);
+    let received = keeper.received.clone();
     assert!(!named(1).exists() && !named(2).exists());
     for (number, content) in [(1, "first"), (2, "second")] {
         let path = superseded.join(SegmentName(number).to_string());

@@ -168,22 +168,50 @@ impl Keeper {
         }
     }
 
-    /// A cut takes long: do what waits for other spaces meanwhile. What is about
-    /// the space that is being cut waits, and so do another cut and the end.
-    fn look_after_others(&mut self, space: &SpaceId) {
+    /// A long copy is being made: do what waits for other spaces meanwhile.
+    /// What is about the space that is being copied from waits, and so does what
+    /// may take long itself, and the end.
+    pub(super) fn look_after_others(&mut self, space: &SpaceId) {
         let Some(inbox) = self.inbox.clone() else { return };
+        if std::mem::replace(&mut self.attending, true) {
+            // One of those others copies something: whoever waits, waits for
+            // the first.
+            return;
+        }
         for job in inbox.try_iter().take(MAX_JOBS_PER_COMMIT) {
             let waits = job.space() == Some(space)
-                || matches!(job, Job::Stop)
+                || self.takes_long(&job)
                 || self.deferred.iter().any(|earlier| is_after(&job, earlier));
             if waits {
-                self.deferred.push(job);
+                self.deferred.push_back(job);
             } else {
                 self.handle(job);
             }
         }
         self.go_on_searching(true);
         self.publish();
+        self.attending = false;
+    }
+
+    /// Whether a job is none to be done while another one takes long.
+    fn takes_long(&self, job: &Job) -> bool {
+        match job {
+            Job::Retire { .. } | Job::Adopt { .. } | Job::Stop => true,
+            Job::CloseReplica { space, .. } => {
+                self.spaces.get(space).is_some_and(|entry| !entry.adoptions.is_empty())
+            }
+            _ => false,
+        }
+    }
+
+    /// What took long is done: do what waited for it. What comes meanwhile is
+    /// held against what still waits.
+    pub(super) fn catch_up(&mut self) {
+        while !self.attending {
+            let next = self.deferred.iter().position(|job| !self.waits_for_cut(job));
+            let Some(job) = next.and_then(|at| self.deferred.remove(at)) else { return };
+            self.handle(job);
+        }
     }
 
     /// One more change of this batch.

@@ -31,6 +31,8 @@ mod root;
 mod search;
 mod seed;
 mod shipped;
+mod superseded;
+mod unnamed;
 
 pub use ignored::Ignored;
 pub use job::{AtRest, BadRecord, Denial, Job, Kept, Loan, Mailbox, News, Unopened, Verdict};
@@ -274,7 +276,9 @@ pub struct Keeper {
     /// Where the jobs come from, to look after others while one takes long.
     inbox: Option<Receiver<Job>>,
     /// Jobs that wait for the one that takes long.
-    deferred: Vec<Job>,
+    deferred: VecDeque<Job>,
+    /// Other spaces are looked after while one takes long.
+    attending: bool,
     /// Boundaries that are searched for.
     searches: VecDeque<search::Search>,
     /// [`Job::Stop`] is among what was done.
@@ -326,7 +330,8 @@ impl Keeper {
             unwritten: mending::Unwritten::default(),
             unsettled: BTreeSet::new(),
             inbox: None,
-            deferred: Vec::new(),
+            deferred: VecDeque::new(),
+            attending: false,
             searches: VecDeque::new(),
             stopped: false,
         };
@@ -341,10 +346,7 @@ impl Keeper {
             keeper.keep(space.clone(), entry);
             keeper.settle_seed(&space);
             keeper.sweep_retired(&space);
-            if keeper.spaces.get(&space).is_some_and(|entry| entry.record.seed.is_none()) {
-                // Left by a stop between its end and its removal.
-                keeper.remove_superseded(&space);
-            }
+            keeper.sweep_superseded(&space);
         }
         keeper.catalog.commit(&std::mem::take(&mut keeper.changes))?;
         Ok(keeper)
@@ -409,7 +411,7 @@ impl Keeper {
 
     fn handle(&mut self, job: Job) {
         if self.waits_for_cut(&job) {
-            self.deferred.push(job);
+            self.deferred.push_back(job);
             return;
         }
         match job {
@@ -465,16 +467,14 @@ impl Keeper {
                     .open_run(&space, ordinal, run, known)
                     .map_err(|error| format!("cannot open {} of {space}: {error}", run.segment));
                 self.waiting.push((shard, News::RunOpened { ticket, result }));
+                self.retire_ended(&space);
                 if known || ordinal == 0 {
                     // A session begins; the directory may have been made just now.
                     self.have_watched(&space);
                 }
             }
             Job::Retire { space, file, what, flushed } => {
-                if let Err(error) = self.retire(&space, file, what, flushed) {
-                    // The primary tells it again with the next session.
-                    tracing::warn!(%space, file, %error, "a file cannot be retired");
-                }
+                self.told_to_retire(&space, file, what, flushed);
             }
             Job::Reseed { shard, ticket, open, reseed } => {
                 self.end_search(&open.space);
@@ -522,4 +522,4 @@ fn remember(record: &mut SpaceRecord, change: &Change) {
 
 #[cfg(test)]
 #[path = "keeper_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -319,7 +319,6 @@ impl Keeper {
             let change = Change::OpenRun(run);
             remember(&mut entry.record, &change);
             self.changes.push((space.clone(), change));
-            self.retire_ended(space);
         }
         let Some(entry) = self.spaces.get(space) else {
             return Err(io::Error::other("the space is not in the catalog"));

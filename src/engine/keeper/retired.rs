@@ -6,6 +6,9 @@
 //!                     records that no named file ever had  ----+--> quarantine/
 //! ```
 //!
+//! They are copied before the catalog is told that the file is gone, and the
+//! file is removed after it: killed in between, the replica has all of it.
+//!
 //! A replica's directory mirrors the primary's: after a compaction it holds
 //! the snapshot, and the files that the snapshot replaced are moved aside. They
 //! can still grow: a writer goes on with a file that its own compaction has
@@ -14,24 +17,40 @@
 //! retired file, and when that goes they are put into the quarantine, for a
 //! person to look at: nothing that was acknowledged is dropped.
 
+use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::{Keeper, remember};
-use crate::engine::quarantine::{Extent, Manifest, Quarantine, Reason};
+use super::Keeper;
+use super::unnamed::Held;
+use crate::engine::quarantine::{Quarantine, Reason};
 use crate::engine::recovery;
 use crate::ids::SpaceId;
 use crate::lsn::Mark;
 use crate::protocol::message::Retirement;
-use crate::state::catalog::{Change, Retired, SpaceRecord};
+use crate::state::catalog::{Change, Retired};
 use crate::state::host::{Host, make_directories};
 use crate::state::runs::Run;
 
 impl Keeper {
-    /// A file has no name on the primary any more, or is gone there.
-    /// `flushed` is what is durable here, all that stands instead of it
-    /// included.
-    pub(super) fn retire(
+    /// A session was told that a file has no name on the primary any more, or is
+    /// gone there. `flushed` is what is durable here, all that stands instead of
+    /// it included.
+    pub(super) fn told_to_retire(
+        &mut self,
+        space: &SpaceId,
+        file: u64,
+        what: Retirement,
+        flushed: Mark,
+    ) {
+        if let Err(error) = self.retire(space, file, what, flushed) {
+            // The primary tells it again with the next session.
+            tracing::warn!(%space, file, %error, "a file cannot be retired");
+        }
+        self.catch_up();
+    }
+
+    fn retire(
         &mut self,
         space: &SpaceId,
         file: u64,
@@ -43,7 +62,6 @@ impl Keeper {
             return Ok(());
         }
         let state_dir = self.places.state_dir.clone();
-        let quarantine = self.places.quarantine();
         let host = self.places.host.clone();
         let Some(entry) = self.spaces.get_mut(space) else { return Ok(()) };
         let Some(run) = entry.record.runs.first_in(file).map(|(_, run)| *run) else {
@@ -64,46 +82,52 @@ impl Keeper {
                 "it has no name on the primary any more: moved out of the directory"
             );
         }
-        let last = entry.record.runs.latest_in(file).map(|(_, run)| *run);
-        let ended = last.is_some_and(|last| last.bytes.is_some());
-        if what == Retirement::Gone && ended {
-            if let Some(offset) = unnamed_from(&entry.record, file)
-                && retired.try_exists()?
-            {
-                let manifest = unnamed(space, &entry.record, run, offset);
-                let kept = Quarantine::new(host, &quarantine, space).cut(
-                    &retired,
-                    &manifest,
-                    &mut || {},
-                )?;
-                tracing::warn!(
-                    %space, segment = %run.segment, offset, kept = %kept.display(),
-                    "records that its writer appended after its name was gone stand in no segment \
-                     of the primary: kept"
-                );
-            }
+        let ended = entry.record.runs.latest_in(file).is_some_and(|(_, run)| run.bytes.is_some());
+        if what == Retirement::Gone && !ended {
+            // The word has overtaken the beginning of the next run.
+            entry.going.insert(file, flushed);
+        }
+        // From here on it is looked for where it was moved to.
+        self.enter(space, Change::Retire { file, what: Retired::Aside });
+        if what == Retirement::Aside || !ended {
+            return Ok(());
+        }
+        // It stays whole until the catalog knows that it is gone: a stop before
+        // leaves all that its runs speak of.
+        self.keep_unnamed(space, run, &retired)?;
+        let checkpoint = self.spaces.get(space).map(|entry| entry.record.checkpoint.lsn);
+        if checkpoint.is_some_and(|checkpoint| flushed.lsn > checkpoint) {
             // What recovery would verify again must not need it.
-            if flushed.lsn > entry.record.checkpoint.lsn {
-                let change = Change::Checkpoint(flushed);
-                remember(&mut entry.record, &change);
-                self.changes.push((space.clone(), change));
-            }
+            self.enter(space, Change::Checkpoint(flushed));
         }
-        let what = match what {
-            Retirement::Gone if ended => Retired::Gone,
-            Retirement::Gone => {
-                // The word has overtaken the beginning of the next run.
-                entry.going.insert(file, flushed);
-                Retired::Aside
-            }
-            Retirement::Aside => Retired::Aside,
+        self.enter(space, Change::Retire { file, what: Retired::Gone });
+        self.removals.push(retired);
+        Ok(())
+    }
+
+    /// Copy to the quarantine what no named file ever had of a file that is
+    /// about to go. While much is copied the jobs of other spaces are done.
+    fn keep_unnamed(&mut self, space: &SpaceId, first: Run, retired: &Path) -> io::Result<()> {
+        let (places, checksums) = (self.places.clone(), self.checksums);
+        let Some(entry) = self.spaces.get(space) else { return Ok(()) };
+        let held = Held::new(&places, space, &entry.record, checksums);
+        let Some(found) = held.unnamed_in(first.file)? else { return Ok(()) };
+        let Some(offset) = found.find(checksums, &mut || self.look_after_others(space))? else {
+            return Ok(());
         };
-        let change = Change::Retire { file, what };
-        remember(&mut entry.record, &change);
-        self.changes.push((space.clone(), change));
-        if what == Retired::Gone {
-            self.removals.push(retired);
-        }
+        let Some(entry) = self.spaces.get(space) else { return Ok(()) };
+        let held = Held::new(&places, space, &entry.record, checksums);
+        let end = fs::metadata(retired)?.len();
+        let manifest = held.manifest(first, Reason::Unnamed, offset..end);
+        let quarantine = Quarantine::new(places.host.clone(), &places.quarantine(), space);
+        let mut between = || self.look_after_others(space);
+        let kept = quarantine.copy(retired, &manifest, &mut between)?;
+        self.count_quarantine(space);
+        tracing::warn!(
+            %space, segment = %first.segment, offset, kept = %kept.display(),
+            "records that its writer appended when its name was gone stand in no segment of the \
+             primary: kept"
+        );
         Ok(())
     }
 
@@ -112,9 +136,7 @@ impl Keeper {
     pub(super) fn retire_ended(&mut self, space: &SpaceId) {
         let Some(entry) = self.spaces.get_mut(space) else { return };
         for (file, flushed) in std::mem::take(&mut entry.going) {
-            if let Err(error) = self.retire(space, file, Retirement::Gone, flushed) {
-                tracing::warn!(%space, file, %error, "a file cannot be retired");
-            }
+            self.told_to_retire(space, file, Retirement::Gone, flushed);
         }
     }
 
@@ -149,42 +171,6 @@ pub(super) fn move_aside(
     host.sync_directory(from)
 }
 
-/// What the records of a retired file from `offset` on are.
-fn unnamed(space: &SpaceId, record: &SpaceRecord, first: Run, offset: u64) -> Manifest {
-    let file = first.file;
-    let mut extents = Vec::new();
-    for (_, run) in record.runs.iter().filter(|(_, run)| run.file == file && run.offset >= offset) {
-        let bytes = run.bytes.unwrap_or(0);
-        extents.push(Extent { lsn: run.start.0, offset: run.offset, bytes });
-    }
-    extents.retain(|extent| extent.bytes > 0);
-    Manifest {
-        space: space.clone(),
-        segment: first.segment,
-        file,
-        offset,
-        bytes: extents.iter().map(|extent| extent.bytes).sum(),
-        reason: Reason::Unnamed,
-        extents,
-        epochs: record.history.iter().map(|(epoch, _)| *epoch).collect(),
-        superseded_by: None,
-    }
-}
-
-/// Where in a file the records begin that were appended after another file had
-/// begun. A snapshot that replaced the file may not have them.
-fn unnamed_from(record: &SpaceRecord, file: u64) -> Option<u64> {
-    let (first, _) = record.runs.first_in(file)?;
-    let of_others = |run: &Run| run.file != file;
-    let (other, _) = record.runs.iter().find(|(o, run)| *o > first && of_others(run))?;
-    record
-        .runs
-        .iter()
-        .filter(|(ordinal, run)| *ordinal > other && run.file == file && run.bytes != Some(0))
-        .map(|(_, run)| run.offset)
-        .min()
-}
-
 /// Remove a file that is gone by the catalog. One that comes back after a crash
 /// is removed again.
 pub(super) fn remove(host: &dyn Host, path: &Path) {
@@ -195,3 +181,7 @@ pub(super) fn remove(host: &dyn Host, path: &Path) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+#[path = "retired_tests.rs"]
+pub(super) mod tests;

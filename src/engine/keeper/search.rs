@@ -204,13 +204,6 @@ impl Keeper {
         }
     }
 
-    /// Do what had to wait, in order.
-    pub(super) fn catch_up(&mut self) {
-        for job in std::mem::take(&mut self.deferred) {
-            self.handle(job);
-        }
-    }
-
     /// This process ends: nobody waits for an answer any more, and nothing was
     /// cut.
     pub(super) fn give_up_searching(&mut self) {

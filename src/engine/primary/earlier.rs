@@ -55,6 +55,11 @@ pub(super) enum Step {
 }
 
 impl Earlier {
+    /// The run that it is in.
+    pub(super) fn ordinal(&self) -> u32 {
+        self.ordinal
+    }
+
     /// True if a position lies in what was walked, or is going to be.
     fn reaches(&self, lsn: Lsn) -> bool {
         self.index.oldest().lsn <= lsn

@@ -16,241 +16,20 @@
 //! What is known of the replica (its slots) outlives the connection: status
 //! and lag go on while it is down.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::retention::Base;
-use super::throttle::Throttle;
+use super::slot::Slot;
 use crate::engine::inbox::Inbox;
-use crate::engine::keeper::retention::SlotView;
-use crate::engine::latency::Latencies;
 use crate::engine::patience::Patience;
-use crate::engine::rate::Rate;
 use crate::ids::NodeId;
-use crate::io::{Slab, Socket, Strategy, Token};
+use crate::io::{Slab, Socket, Token};
 use crate::limits::{DEGRADED_AFTER, PEER_TIMEOUT, RECONNECT_DELAYS, SPACE_RETRY_DELAY};
-use crate::lsn::{Lsn, Mark};
-use crate::protocol::Now;
 use crate::protocol::frame::Handle;
-use crate::protocol::message::{Ack, ErrorCode, Retirement, Standing};
+use crate::protocol::message::ErrorCode;
 use crate::protocol::sender::Sender;
-use crate::state::slots::{SlotRecord, SlotState};
-
-/// What a primary remembers of one replica for one space.
-#[derive(Debug, Default)]
-pub struct Slot {
-    /// The space is being shipped on the present connection.
-    pub streaming: bool,
-    /// Its positions, as last acknowledged.
-    pub ack: Ack,
-    /// What is known at the flushed position.
-    pub flushed: Mark,
-    /// How far it has been sent.
-    pub sent: Lsn,
-    /// It was heard of since this process started.
-    pub known: bool,
-    /// Its positions were told on the present connection: what it held before
-    /// that, it may have lost.
-    pub confirmed: bool,
-    /// When the replica, on the present connection, was first heard to be
-    /// close behind; ns since the Unix epoch. A record that was written before
-    /// that is old news: how long it took says nothing of this connection.
-    pub close_since: Option<u64>,
-    /// From a record's timestamp to its flushed acknowledgement, of records
-    /// written since then. Made with the first one.
-    pub latency: Option<Latencies>,
-    /// Bytes by the strategy that moved them.
-    pub sent_bytes: HashMap<Strategy, u64>,
-    /// Why it is not shipped.
-    pub problem: Option<String>,
-    /// It will not go on without a person.
-    pub failed: bool,
-    /// How often in a row it was stopped and asked for again.
-    pub stops: u32,
-    /// The replica's position that waits for the walk to get there.
-    pub resume: Option<Lsn>,
-    /// The farthest position at which it ever said to stand in this epoch,
-    /// whether or not this node could go on there.
-    pub farthest: Option<Lsn>,
-    /// Where it said it stands.
-    pub stands: Lsn,
-    /// What the keeper last said of what is kept for it.
-    pub view: Option<SlotView>,
-    /// How fast its flushed position moves.
-    pub rate: Rate,
-    /// The seed's bucket, where there is a limit.
-    pub throttle: Option<Throttle>,
-    /// A seed is being reserved, from there.
-    pub reserving: Option<Base>,
-    /// Files without a name that it was told of on this connection.
-    pub told: BTreeMap<u64, Retirement>,
-    /// Who waits for a range that the replica was asked for.
-    pub asked: Option<Answer>,
-    /// It holds other records, and whose fault that is has to be found out.
-    pub dispute: Option<Dispute>,
-}
-
-/// A replica that holds other records where the epochs are the same.
-#[derive(Clone, Copy, Debug)]
-pub struct Dispute {
-    /// The last boundary that both have.
-    pub common: Mark,
-    /// Where it stands.
-    pub standing: Standing,
-    /// The source is being walked again for it.
-    pub looked: bool,
-}
-
-/// Where the bytes of a range go that a peer was asked for. Dropped without
-/// them when they cannot be had.
-pub type Answer = crossbeam::channel::Sender<Vec<u8>>;
-
-impl Slot {
-    /// A slot as the catalog remembers it: where the replica was before this
-    /// process started. It is not known to be there now.
-    pub fn recall(&mut self, record: &SlotRecord) {
-        let at = record.flushed.lsn;
-        self.flushed = record.flushed;
-        self.sent = at;
-        self.ack = Ack { received: at, written: at, flushed: at, ..self.ack };
-        self.view = Some(SlotView {
-            record: *record,
-            retained_bytes: 0,
-            budget_bytes: None,
-            forecast: None,
-        });
-    }
-
-    /// It is being filled anew.
-    #[must_use]
-    pub fn is_seeding(&self) -> bool {
-        self.view.is_some_and(|view| view.record.state == SlotState::Seeding)
-    }
-
-    /// Everything from `base` on is held for it: before that is durable no pin
-    /// of it may go.
-    pub fn reserve(&mut self, base: Base, target: Lsn) {
-        let record = SlotRecord {
-            state: SlotState::Seeding,
-            flushed: base.mark,
-            base: base.mark.lsn,
-            target,
-            ..self.view.map(|view| view.record).unwrap_or_default()
-        };
-        let known = self.known;
-        self.recall(&record);
-        self.known = known;
-        self.reserving = Some(base);
-    }
-
-    /// The most bytes of one frame: that of a slow seed lasts a tenth of a
-    /// second.
-    #[must_use]
-    pub fn frame_bytes(&self, limit: Option<u64>, most: u32) -> u32 {
-        let seed = self.view.map(|view| view.record).filter(|_| self.is_seeding());
-        match limit.filter(|_| seed.is_some_and(|seed| self.sent < seed.target)) {
-            Some(limit) => u32::try_from(limit / 10).unwrap_or(most).min(most),
-            None => most,
-        }
-    }
-
-    /// A frame of a seed is sent: until when the next one waits, if it must.
-    pub fn pay(&mut self, now: Instant, limit: Option<u64>, bytes: u32) -> Option<Instant> {
-        let seed = self.view.map(|view| view.record).filter(|_| self.is_seeding());
-        let limit = limit.filter(|_| seed.is_some_and(|seed| self.sent < seed.target))?;
-        let throttle = self.throttle.get_or_insert_with(|| Throttle::new(limit, now));
-        Some(throttle.sent(now, bytes)).filter(|until| *until > now)
-    }
-
-    /// Its budget was spent: nothing is kept for it.
-    #[must_use]
-    pub fn is_lost(&self) -> bool {
-        self.view.is_some_and(|view| !view.record.retains())
-    }
-
-    /// Shipping goes on at `mark`, which the replica has flushed; the stream's
-    /// head is at `head`. A problem is over when the replica has come further
-    /// than it was, or needs nothing more.
-    pub fn resumed(&mut self, mark: Mark, head: Lsn) {
-        if mark.lsn > self.flushed.lsn || mark.lsn >= head {
-            self.problem = None;
-        }
-        self.failed = false;
-        // One that has all of it is shipped to as well: it is told what goes.
-        self.streaming = true;
-        (self.known, self.confirmed) = (true, true);
-        self.told.clear();
-        self.sent = mark.lsn;
-        self.flushed = mark;
-        self.ack = Ack {
-            received: mark.lsn,
-            written: mark.lsn,
-            flushed: mark.lsn,
-            sequence: mark.sequence,
-            chain: mark.chain,
-            ..self.ack
-        };
-    }
-
-    /// The stream was cut at `at`, in a new epoch: positions behind it mean
-    /// something else now.
-    pub fn cut(&mut self, at: Mark) {
-        self.streaming = false;
-        self.known = false;
-        (self.resume, self.dispute, self.reserving) = (None, None, None);
-        self.farthest = None;
-        self.told.clear();
-        if let Some(view) = &mut self.view {
-            view.record.cut(at);
-        }
-        self.sent = self.sent.min(at.lsn);
-        if self.flushed.lsn > at.lsn {
-            self.flushed = at;
-            self.ack = Ack {
-                received: at.lsn,
-                written: at.lsn,
-                flushed: at.lsn,
-                sequence: at.sequence,
-                chain: at.chain,
-                applied: self.ack.applied.min(at.lsn),
-            };
-        }
-    }
-
-    /// It is close behind, as of now.
-    pub fn note_close(&mut self, now: Now) {
-        self.close_since.get_or_insert(now.unix_ns);
-    }
-
-    /// It has made a record durable.
-    pub fn note_latency(&mut self, now: Now, mark: &Mark) {
-        let written = mark.timestamp_ns;
-        if self.close_since.is_some_and(|since| (since..=now.unix_ns).contains(&written)) {
-            let latency = self.latency.get_or_insert_with(|| Latencies::new(now.instant));
-            latency.record(now.instant, (now.unix_ns - written) / 1000);
-        }
-    }
-
-    /// Nothing that was told on the connection holds any longer.
-    fn forget_connection(&mut self) {
-        (self.streaming, self.confirmed, self.close_since) = (false, false, None);
-        (self.resume, self.dispute, self.reserving) = (None, None, None);
-        self.asked = None;
-    }
-
-    /// The replica has acknowledged something.
-    pub fn acked(&mut self, ack: Ack, flushed: Option<Mark>) {
-        self.ack = ack;
-        (self.known, self.confirmed) = (true, true);
-        if let Some(mark) = flushed {
-            self.flushed = mark;
-            self.stops = 0;
-            self.problem = None;
-        }
-    }
-}
 
 /// Where the connection stands.
 #[derive(Debug)]
@@ -306,8 +85,8 @@ pub struct Link {
     pub retries: BTreeSet<(Instant, usize)>,
     /// Spaces that have sent their share, and until when they wait.
     pub held: BTreeMap<Handle, Instant>,
-    /// Bytes a second that it was seen to carry while a replica was far
-    /// behind.
+    /// The most bytes a second that this connection was seen to carry while a
+    /// replica was far behind.
     pub capacity: Option<f64>,
     /// Failures in a row, none of which was of a connection that was proven.
     pub failures: u32,
@@ -397,6 +176,15 @@ impl Link {
         }
     }
 
+    /// So many bytes a second were made durable over it, of a space that is far
+    /// behind. One that stood still says nothing of the way there, nor does one
+    /// that shared it with others: what counts is the most.
+    pub fn carried(&mut self, rate: f64) {
+        if rate > 0.0 {
+            self.capacity = Some(self.capacity.map_or(rate, |most| most.max(rate)));
+        }
+    }
+
     /// When the next attempt is made, from now on; nothing while it is made
     /// or under way.
     #[must_use]
@@ -477,6 +265,8 @@ impl Link {
         };
         self.serial = self.serial.wrapping_add(1);
         self.retries.clear();
+        // The next one may go another way.
+        self.capacity = None;
         for slot in &mut self.slots {
             slot.forget_connection();
         }
@@ -548,6 +338,22 @@ impl Up {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    /// A replica that was far behind and did nothing for half a minute gave a
+    /// rate of zero, and a slow one the rate of its disk: the next one was not
+    /// filled anew for that.
+    #[test]
+    fn what_a_connection_carries_is_the_most_that_it_was_seen_to_carry() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let mut link = Link::new("replica".parse().unwrap(), address, Instant::now());
+        link.carried(0.0);
+        assert_eq!(link.capacity, None, "nothing has moved");
+        link.carried(100.0);
+        link.carried(20.0);
+        assert_eq!(link.capacity, Some(100.0));
+        link.down(Instant::now(), "broken".into(), 0.0);
+        assert_eq!(link.capacity, None, "the next one is not known yet");
+    }
 
     fn pause(link: &mut Link) -> Duration {
         let now = Instant::now();

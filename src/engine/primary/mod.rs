@@ -23,6 +23,7 @@ mod past;
 mod resume;
 pub mod retention;
 pub mod seed;
+pub mod slot;
 mod source;
 pub mod space;
 pub mod throttle;

@@ -14,6 +14,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use super::earlier::Earlier;
 use super::space::Space;
 use crate::engine::keeper::Job;
 use crate::engine::writers::Writers;
@@ -215,6 +216,7 @@ impl Space {
             tracked.segment = None;
             tracked.touched = false;
         }
+        self.close_all(&released);
         if released.is_empty() {
             return Vec::new();
         }
@@ -229,6 +231,23 @@ impl Space {
             jobs.push(Job::Release { space: self.id.clone(), file });
         }
         jobs
+    }
+}
+
+impl Space {
+    /// Whatever else keeps the bytes of these files on the disk: the map that
+    /// extents are sent from, and a walk that stands in one of them, or would
+    /// come to it. Whoever asks for what lies before asks again.
+    fn close_all(&mut self, files: &BTreeSet<u64>) {
+        if self.send_map.as_ref().is_some_and(|(file, _)| files.contains(file)) {
+            self.send_map = None;
+        }
+        let oldest = self.index.oldest().lsn;
+        let mut runs = self.runs.iter().filter(|(_, run)| files.contains(&run.file));
+        let is_met = |at: u32| runs.any(|(ordinal, run)| ordinal >= at && run.start < oldest);
+        if self.earlier.as_ref().map(Earlier::ordinal).is_some_and(is_met) {
+            self.earlier = None;
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Facts about segments without a name: who holds them, and when they go.
 
 use super::*;
+use crate::io::Strategy;
 use crate::limits::RELEASE_PROBE_AFTER;
 
 /// Both names are gone, and a snapshot stands there instead. The writer has
@@ -23,4 +24,30 @@ fn only_what_nobody_writes_is_held_by_slots_alone() {
     assert_eq!(bed.space.spare(later), [1, 2].into());
     bed.write(2, &record(1, b"two"));
     assert_eq!(bed.space.spare(later), [1].into(), "not all of it was walked");
+}
+
+/// The pin was released and the descriptor closed, and a map of the file, or a
+/// walk that a lost replica had asked for, kept its bytes on the disk.
+#[test]
+fn nothing_here_keeps_what_was_released() {
+    let mut bed = Bed::new(&[]);
+    for number in [1, 2] {
+        bed.write(number, &record(0, &[7; 1000]));
+        bed.found(number);
+        bed.walk();
+    }
+    let one = Arc::downgrade(bed.space.files[&1].segment.as_ref().unwrap());
+    assert!(bed.space.source(0, Lsn::ZERO, 1064, Strategy::Copy).is_some());
+    assert!(bed.space.send_map.is_some());
+    // As after a start: the beginning is behind the index, and somebody asks.
+    bed.space.index = Index::new(bed.space.head());
+    assert!(bed.space.resume_at(Lsn(1064), &mut Vec::new()).is_none());
+    let mut turn = Turn::default();
+    let mut earlier = bed.space.earlier.take().unwrap();
+    bed.space.step(&mut earlier, 1, &mut turn);
+    bed.space.earlier = Some(earlier);
+    bed.space.vanished(name(1));
+    let later = bed.now + RELEASE_PROBE_AFTER;
+    assert!(!bed.space.release(Lsn(u64::MAX), later).is_empty());
+    assert!(one.upgrade().is_none() && bed.space.send_map.is_none());
 }

@@ -6,7 +6,7 @@ use super::retention::{Base, Unresumable};
 use super::space::Space;
 use crate::engine::keeper::Job;
 use crate::limits::{SEED_BACKOFF, SEED_BACKOFF_MOST};
-use crate::lsn::Mark;
+use crate::lsn::{Chain, Lsn, Mark};
 use crate::state::slots::SlotRecord;
 
 impl Space {
@@ -36,6 +36,20 @@ impl Space {
             Ok(true) => Some(Ok(Base { mark, first_run })),
             Ok(false) => None,
             Err(why) => Some(Err(why)),
+        }
+    }
+
+    /// Whether what a replica has up to a position, with that chain, is this
+    /// stream: because a boundary says so, or because nobody but this process
+    /// has shipped what lies there. What an earlier one shipped may be another
+    /// stream than this, and once its segments are gone nobody can compare.
+    #[must_use]
+    pub fn vouches_for(&self, lsn: Lsn, chain: Chain) -> bool {
+        let known = self.saved.iter().chain(self.begins.values()).chain([&self.head]);
+        let known = known.copied().chain(self.index.boundaries()).find(|mark| mark.lsn == lsn);
+        match known {
+            Some(mark) => mark.chain == chain,
+            None => lsn == Lsn::ZERO || !self.past.is_unsure(lsn),
         }
     }
 }

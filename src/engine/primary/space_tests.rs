@@ -10,6 +10,7 @@ use super::*;
 use crate::engine::primary::Verdict;
 use crate::ids::Epoch;
 use crate::limits::{PREFETCH_BYTES, RELEASE_AFTER, UNFINISHED_AFTER};
+use crate::lsn::Chain;
 use crate::protocol::message::ErrorCode;
 use crate::protocol::sender::Found;
 use crate::state::catalog::{FileRecord, Role};
@@ -415,6 +416,35 @@ fn a_replica_is_believed_only_where_this_process_has_shipped_nothing() {
     let verdict = bed.space.judge(common, &standing(528), false, &mut turn);
     assert_eq!(verdict, Verdict::NewEpoch);
     assert_eq!(epoch_asked(&turn.jobs), Some((common, 0)));
+}
+
+#[test]
+fn a_position_is_vouched_for_where_a_boundary_or_this_process_can_tell() {
+    let mut bed = Bed::new(&[]);
+    bed.write(1, &record(0, &[1; 200]));
+    bed.write(1, &record(1, &[2; 200]));
+    bed.found(1);
+    bed.walk();
+    let head = bed.space.head();
+    let (at, within) = (head.lsn, Lsn(head.lsn.0 - 1));
+    let other = Chain(head.chain.0 ^ 1);
+    assert!(bed.space.vouches_for(at, head.chain) && !bed.space.vouches_for(at, other));
+    assert!(bed.space.vouches_for(within, other), "nobody else has shipped it");
+
+    // After a restart somebody else may have.
+    let runs = bed.space.runs.clone();
+    let mut again = Space::new("alpha".parse().unwrap(), Handle(0), 0, Checksums::Required);
+    again.learn(SpaceRecord { runs, ..fresh() });
+    std::mem::swap(&mut bed.space, &mut again);
+    bed.found(1);
+    bed.walk();
+    assert!(bed.space.vouches_for(at, head.chain) && !bed.space.vouches_for(at, other));
+    assert!(!bed.space.vouches_for(within, other));
+    assert!(bed.space.vouches_for(Lsn::ZERO, Chain::START), "nothing is nothing");
+    bed.write(1, &record(2, &[3; 200]));
+    bed.space.touch(None);
+    bed.walk();
+    assert!(bed.space.vouches_for(Lsn(bed.space.head().lsn.0 - 1), other), "shipped since");
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //!   /chart?space=alpha&first=0
 //!
 //!   {"role": "primary", "stream": "5f..", "epochs": [..], "highest_epoch": 1,
-//!    "total_runs": 2, "first_run": 0,
+//!    "base_lsn": 0, "base_run": 0, "total_runs": 2, "first_run": 0,
 //!    "runs": [{"start", "segment", "file", "offset"}, ..],
 //!    "marks": [{"lsn", "chain", "records", "sequence", "timestamp_ns"}, ..]}
 //! ```
@@ -13,6 +13,7 @@
 //! A chart is a claim, as all that comes from another node: who takes it holds
 //! his own bytes against it, and proves by the chain that they are the same.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -77,6 +78,9 @@ pub struct Chart {
     /// filled anew.
     #[serde(default)]
     pub base_lsn: u64,
+    /// How many runs lie before that.
+    #[serde(default)]
+    pub base_run: u32,
     /// How many runs there are.
     pub total_runs: u32,
     /// The ordinal of the first one here.
@@ -136,7 +140,8 @@ pub enum ChartError {
         /// Why not.
         why: String,
     },
-    /// The other node was filled anew, and has not had what lies before.
+    /// The other node was filled anew, and has not had what lies before: a
+    /// replica may have more. For a primary that is no harm.
     #[error(
         "that node was filled anew from lsn {base} on and does not know what lies before: ask \
          another one"
@@ -182,6 +187,7 @@ impl Chart {
             epochs: EpochStatus::of(&record.history),
             highest_epoch: record.highest_epoch,
             base_lsn: record.base.lsn.0,
+            base_run: record.runs.first(),
             total_runs: record.runs.len() - record.runs.first(),
             first_run: first,
             runs: runs.collect(),
@@ -212,13 +218,13 @@ impl Chart {
     /// [`ChartError`].
     pub fn record(&self, role: catalog::Role) -> Result<SpaceRecord, ChartError> {
         let wrong = |field, found: &str| ChartError::Value { field, found: found.to_owned() };
-        if self.base_lsn > 0 {
+        if self.base_lsn > 0 && role == catalog::Role::Replica {
             return Err(ChartError::Based { base: self.base_lsn });
         }
         let stream = u128::from_str_radix(&self.stream, 16);
         let stream = stream.map_err(|_| wrong("stream", &self.stream))?;
-        let mut runs = Runs::default();
-        for (ordinal, run) in (0..).zip(&self.runs) {
+        let mut runs = self.before()?;
+        for (ordinal, run) in (self.base_run..).zip(&self.runs) {
             let segment: SegmentName =
                 run.segment.parse().map_err(|_| wrong("segment", &run.segment))?;
             let run = Run {
@@ -230,6 +236,7 @@ impl Chart {
             };
             let fits = match runs.last() {
                 // Of the open run, only the next one tells where it ends.
+                Some(_) if ordinal == self.base_run => run.start == Lsn(self.base_lsn),
                 Some(last) => last.start <= run.start,
                 None => run.start == Lsn::ZERO,
             };
@@ -253,6 +260,11 @@ impl Chart {
                 timestamp_ns: mark.timestamp_ns,
             });
         }
+        let base = match self.base_lsn {
+            0 => Some(Mark::START),
+            base => marks.iter().find(|mark| mark.lsn == Lsn(base)).copied(),
+        };
+        let base = base.ok_or_else(|| wrong("base_lsn", &self.base_lsn.to_string()))?;
         let history: Vec<_> =
             self.epochs.iter().map(|reign| (reign.epoch, Lsn(reign.start_lsn))).collect();
         if history.is_empty() {
@@ -262,8 +274,31 @@ impl Chart {
             highest_epoch: self.highest_epoch,
             runs,
             marks,
+            base,
             ..SpaceRecord::new(role, StreamId(stream), history)
         })
+    }
+
+    /// The runs that lie before the base. Nobody knows where they lay, and
+    /// nobody needs to: a replica is filled anew from the oldest segment that
+    /// has a name, so their files are gone. They are entered as runs of files
+    /// that are not here, because those behind keep their ordinals; empty ones,
+    /// and a last one that reaches up to the base.
+    fn before(&self) -> Result<Runs, ChartError> {
+        let wrong = |field, found: u64| ChartError::Value { field, found: found.to_string() };
+        if (self.base_run == 0) != (self.base_lsn == 0) || self.base_run > Runs::MOST {
+            return Err(wrong("base_run", self.base_run.into()));
+        }
+        let mut runs = Runs::default();
+        let known: BTreeSet<u64> = self.runs.iter().map(|run| run.file).collect();
+        // Two in turn: a run that begins where the last one does is that one.
+        let mut free = (0..).filter(|file| !known.contains(file));
+        let files = [free.next().unwrap_or_default(), free.next().unwrap_or_default()];
+        for (_, file) in (0..self.base_run).zip(files.into_iter().cycle()) {
+            let segment = SegmentName(0);
+            runs.open(Run { start: Lsn::ZERO, segment, file, offset: 0, bytes: None });
+        }
+        Ok(runs)
     }
 }
 
@@ -309,16 +344,45 @@ mod tests {
         assert_eq!(chart.record(catalog::Role::Primary), Ok(whole));
     }
 
-    #[test]
-    fn a_chart_of_a_node_that_was_filled_anew_says_so() {
+    /// What a node has that was filled anew, behind four runs.
+    fn seeded() -> SpaceRecord {
         let base = Mark { lsn: Lsn(5000), records: 9, ..Mark::START };
         let mut seeded = SpaceRecord { runs: Runs::based(4, base.lsn), base, ..record(0) };
         let run = *record(1).runs.last().unwrap();
         seeded.runs.open(Run { start: base.lsn, ..run });
-        let chart = Chart::of(&seeded, 0);
-        assert_eq!((chart.total_runs, chart.runs.len()), (1, 1));
-        let refused = chart.record(catalog::Role::Primary);
+        seeded.runs.open(Run { start: Lsn(5300), file: 0, ..run });
+        seeded
+    }
+
+    #[test]
+    fn a_chart_of_a_node_that_was_filled_anew_serves_a_primary_only() {
+        let chart = Chart::of(&seeded(), 0);
+        assert_eq!((chart.total_runs, chart.runs.len()), (2, 2));
+        let refused = chart.record(catalog::Role::Replica);
         assert_eq!(refused, Err(ChartError::Based { base: 5000 }));
+        let record = chart.record(catalog::Role::Primary).unwrap();
+        assert_eq!((record.base, record.runs.len()), (seeded().base, 6));
+        for ordinal in [4, 5] {
+            assert_eq!(record.runs.get(ordinal), seeded().runs.get(ordinal), "its ordinal is kept");
+        }
+        assert_eq!(record.runs.locate(Lsn(4999)).unwrap().0, 3, "nothing lies between");
+        let before: Vec<_> = record.runs.iter().take(4).map(|(_, run)| run.file).collect();
+        assert_eq!(before, [1, 2, 1, 2], "no file that is known");
+    }
+
+    #[test]
+    fn a_base_that_cannot_be_is_refused() {
+        let wrong = |change: fn(&mut Chart)| {
+            let mut chart = Chart::of(&seeded(), 0);
+            change(&mut chart);
+            chart.record(catalog::Role::Primary).unwrap_err()
+        };
+        wrong(|chart| chart.base_run = 0);
+        wrong(|chart| chart.base_run = u32::MAX);
+        wrong(|chart| chart.base_lsn = 0);
+        wrong(|chart| chart.base_lsn = 4999);
+        wrong(|chart| chart.runs[0].start = 5001);
+        wrong(|chart| chart.marks.clear());
     }
 
     #[test]

@@ -29,8 +29,12 @@ pub enum Reason {
     /// stream.
     Unmatched,
     /// Records that were appended to a segment which had no name on the
-    /// primary any more; kept when the segment was retired.
+    /// primary any more; kept when the segment was retired. Of a replica that
+    /// was filled anew, the whole segment.
     Unnamed,
+    /// A whole segment of a replica that was filled anew, of which the primary
+    /// could not say whether it was what it had shipped.
+    Superseded,
 }
 
 impl Reason {
@@ -44,6 +48,7 @@ impl Reason {
             Self::Damaged => "damaged",
             Self::Unmatched => "unmatched",
             Self::Unnamed => "unnamed",
+            Self::Superseded => "superseded",
         }
     }
 }
@@ -198,7 +203,8 @@ fn is_piece(name: &OsStr) -> bool {
     name.to_str().is_some_and(|name| name.starts_with("wal-") && !name.ends_with(".json"))
 }
 
-fn manifest(bytes: &Path) -> Option<Manifest> {
+/// What is written beside these bytes.
+pub(super) fn manifest(bytes: &Path) -> Option<Manifest> {
     let path = manifest_path(bytes);
     let small = fs::metadata(&path).is_ok_and(|found| found.len() <= MAX_MANIFEST_BYTES);
     small.then(|| serde_json::from_slice(&fs::read(&path).ok()?).ok()).flatten()

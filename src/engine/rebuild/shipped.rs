@@ -89,7 +89,7 @@ impl Rebuild<'_> {
         let mut removed = BTreeSet::new();
         for (_, run) in record.runs.iter() {
             let found = here.get(&run.file).and_then(Option::as_ref);
-            if found.is_none() {
+            if found.is_none() && run.start >= record.base.lsn {
                 removed.insert(run.segment);
             }
             // All zero: gone, as the catalog says it.
@@ -114,6 +114,11 @@ impl Rebuild<'_> {
         let mut here = BTreeMap::new();
         for (_, run) in record.runs.iter() {
             if here.contains_key(&run.file) {
+                continue;
+            }
+            if run.start < record.base.lsn {
+                // Gone before the replica was filled anew.
+                here.insert(run.file, None);
                 continue;
             }
             let path = self.places.wal(self.space).join(run.segment.to_string());

@@ -152,6 +152,33 @@ pub(super) fn find_backwards(
     mark: &Mark,
     checksums: Checksums,
 ) -> io::Result<bool> {
+    let (sequence, timestamp_ns) = (mark.sequence, mark.timestamp_ns);
+    let fits = |found: &Header| (found.sequence, found.timestamp_ns) == (sequence, timestamp_ns);
+    Ok(ending_at(file, lowest, end, checksums, &fits)?.is_some())
+}
+
+/// The record in `lowest..end` that ends at `end` and holds; nothing if there is
+/// none.
+///
+/// # Errors
+///
+/// The file cannot be read.
+pub fn record_before(
+    file: &File,
+    lowest: u64,
+    end: u64,
+    checksums: Checksums,
+) -> io::Result<Option<Header>> {
+    ending_at(file, lowest, end, checksums, &|_| true)
+}
+
+fn ending_at(
+    file: &File,
+    lowest: u64,
+    end: u64,
+    checksums: Checksums,
+    fits: &dyn Fn(&Header) -> bool,
+) -> io::Result<Option<Header>> {
     const CHUNK_BYTES: u64 = 64 << 10;
     let lowest = lowest.max(end.saturating_sub(MAX_RECORD_BYTES));
     // A header that begins in a chunk may reach into the one above it.
@@ -170,18 +197,15 @@ pub(super) fn find_backwards(
                 continue;
             }
             let offset = from + start as u64;
-            let fits = Header::parse(raw, checksums).is_ok_and(|header| {
-                header.record_bytes() == end - offset
-                    && header.sequence == mark.sequence
-                    && header.timestamp_ns == mark.timestamp_ns
-            });
-            if fits && is_whole(file, offset, end, checksums)? {
-                return Ok(true);
+            let header = Header::parse(raw, checksums).ok();
+            let header = header.filter(|found| found.record_bytes() == end - offset && fits(found));
+            if header.is_some() && is_whole(file, offset, end, checksums)? {
+                return Ok(header);
             }
         }
         above = from;
     }
-    Ok(false)
+    Ok(None)
 }
 
 /// Whether `offset..end` is one record and holds.

@@ -430,7 +430,8 @@ impl Log {
                 LogOp::Flush => "fdatasync",
                 LogOp::WriteFlush(_) => "write or fdatasync",
             };
-            self.fail(format!("{what} of space {} failed: {error}", self.space));
+            let remedy = self.remedy(&error);
+            self.fail(format!("{what} of space {} failed: {error}{remedy}", self.space));
         }
         match op {
             LogOp::Write(id) => {

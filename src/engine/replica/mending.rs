@@ -3,7 +3,7 @@
 
 use super::log::Log;
 use super::peer::Peer;
-use crate::engine::primary::link::Answer;
+use crate::engine::primary::slot::Answer;
 use crate::ids::SpaceId;
 use crate::lsn::Lsn;
 use crate::protocol::Now;

@@ -107,6 +107,21 @@ impl Log {
         self.failed.is_none()
     }
 
+    /// What helps against an error of a disk, to be said behind it, where
+    /// something does that is in nobody's hands but the operator's.
+    pub(super) fn remedy(&self, error: &io::Error) -> String {
+        let full =
+            matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        let path = self.held.last().and_then(|held| held.names.paths.first());
+        match path.and_then(|path| path.parent()).filter(|_| full) {
+            Some(directory) => format!(
+                ": make room on the file system of {}, then it goes on by itself",
+                directory.display()
+            ),
+            None => String::new(),
+        }
+    }
+
     /// A file is written to from here on.
     pub(super) fn hold(&mut self, file: Arc<File>, names: Names, reach: u64) {
         // Two segments that grow in turn: what was left there is here again.

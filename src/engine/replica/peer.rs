@@ -21,7 +21,7 @@ use super::primaries::{Entry, Primaries};
 use crate::engine::inbox::{Inbox, Step};
 use crate::engine::keeper::Job;
 use crate::engine::patience::Patience;
-use crate::engine::primary::link::Answer;
+use crate::engine::primary::slot::Answer;
 use crate::ids::{NodeId, SpaceId};
 use crate::io::{Op, SlabPool, Socket};
 use crate::limits::{
@@ -381,6 +381,17 @@ impl Peer {
                         .then(|| Change::Begin { file: run.file, mark: *log.received() });
                     let run = log.begin_run(&run);
                     let ordinal = log.record.runs.len() - 1;
+                    if log.record.runs.first_in(run.file).is_some_and(|(at, _)| at == ordinal) {
+                        // Once what lies before has been let go, nothing else tells.
+                        let (space, shard) = (log.space.clone(), self.shard);
+                        let change = Change::Begin { file: run.file, mark: *log.received() };
+                        actions.push(Action::Job(Job::Commit {
+                            shard,
+                            ticket: None,
+                            space,
+                            change,
+                        }));
+                    }
                     self.asked += 1;
                     if let Some(change) = begin {
                         let (shard, space) = (self.shard, log.space.clone());

@@ -9,6 +9,7 @@
 //! Every answer is awaited by looking, not by blocking: the scrubber's thread
 //! belongs to a runtime, and a stop must not wait for a peer.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,6 +22,7 @@ use crate::engine::shard::{Command, Standing};
 use crate::ids::{NodeId, SpaceId};
 use crate::io::Waker;
 use crate::limits::{FETCH_PATIENCE, FETCH_TIMEOUT};
+use crate::lsn::{Lsn, Mark};
 use crate::protocol::message::Fetch;
 use crate::state::catalog::Role;
 use crate::state::host::Host;
@@ -52,8 +54,8 @@ pub struct Mender {
 
 /// What is known of a space.
 pub(super) enum Stand {
-    /// Where it stands, and what may be built on that.
-    Known(Box<Standing>, Ground),
+    /// Where it stands, what may be built on that, and boundaries on the way.
+    Known(Box<Standing>, Ground, BTreeMap<Lsn, Mark>),
     /// It is in no catalog.
     Unknown,
     /// Nobody answers who could know.
@@ -123,15 +125,15 @@ impl Pass {
         let live = self.ask_shards(STANDING_TIMEOUT, ask).await?;
         Ok(match (kept, live) {
             (Some(None), _) => Stand::Unknown,
-            (Some(Some(Kept { standing, history, recoveries })), live) => {
+            (Some(Some(Kept { standing, history, recoveries, boundaries })), live) => {
                 let standing = live.unwrap_or(standing);
                 let ground = Ground { history, mark: standing.mark, recoveries };
-                Stand::Known(Box::new(standing), ground)
+                Stand::Known(Box::new(standing), ground, boundaries)
             }
             // Nothing is put in the place of a primary's files.
             (None, Some(live)) if live.role == Role::Primary => {
                 let ground = Ground { history: Vec::new(), mark: live.mark, recoveries: 0 };
-                Stand::Known(Box::new(live), ground)
+                Stand::Known(Box::new(live), ground, BTreeMap::new())
             }
             (None, _) => Stand::Silent,
         })

@@ -11,10 +11,17 @@
 //! hold: everything up to the durable position was acknowledged. What was
 //! fetched goes to a scratch file; nothing is put in place before the chain at
 //! the end of the stream is the one that was acknowledged, so that what is
-//! mended is proven to be what was there. Behind a file that was let go in order
-//! no chain is known: there the checksums of the records fetched must do, which
-//! come from a primary whose stream was matched with this one.
+//! mended is proven to be what was there. Files that were let go in order leave a
+//! gap: what lies before it is held against the boundary that is known where it
+//! begins, and behind it the chain goes on from the one that is known there.
+//!
+//! ```text
+//!   runs     | 0 ...... | let go | 2 ........... |
+//!            `--- chain ^        `---- chain ----^ what was acknowledged
+//!                    known      known
+//! ```
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
@@ -65,9 +72,13 @@ pub(super) struct Survey {
     /// not be fetched.
     mark: Mark,
     whole: bool,
-    /// Something before has been let go in order: the chain is not known from
-    /// there on, and each record has to speak for itself.
+    /// Boundaries that the catalog knows.
+    known: BTreeMap<Lsn, Mark>,
+    /// Something before has been let go in order, and no boundary behind it is
+    /// known: each record has to speak for itself.
     retired: bool,
+    /// A boundary as it was found, and as it was known.
+    foreign: Option<(Mark, Mark)>,
 }
 
 impl Pass {
@@ -88,8 +99,8 @@ impl Pass {
         pace: &mut Pace,
     ) -> Result<Option<Vec<HoleRange>>, Stopped> {
         let directory = self.data_root.join(space.as_str()).join("wal");
-        let (standing, ground) = match self.standing(space).await? {
-            Stand::Known(standing, ground) => (standing, ground),
+        let (standing, ground, known) = match self.standing(space).await? {
+            Stand::Known(standing, ground, known) => (standing, ground, known),
             Stand::Unknown => return Ok(Some(Vec::new())),
             Stand::Silent => {
                 // A file that is whole by itself may yet be too short.
@@ -111,9 +122,11 @@ impl Pass {
             scratch_bytes: 0,
             mark: standing.base,
             whole: true,
+            known,
             retired: false,
+            foreign: None,
         };
-        let mut files = std::collections::BTreeSet::new();
+        let mut files = BTreeSet::new();
         for (_, run) in standing.runs.iter().filter(|(_, run)| run.start < standing.mark.lsn) {
             let reach = standing.mark.lsn.bytes_since(run.start);
             let bytes = run.bytes.map_or(reach, |bytes| bytes.min(reach));
@@ -125,12 +138,13 @@ impl Pass {
                 self.tally.segments += 1;
             }
             let run = Run { bytes: Some(bytes), ..*run };
+            survey.take_up(run.start);
             let begin = survey.mark;
             self.survey(&mut survey, run, piece, pace).await?;
             survey.seen.push((run, begin, survey.mark));
         }
-        let same = survey.retired || survey.mark.chain == standing.mark.chain;
-        let holds = survey.damages.is_empty() && same;
+        survey.compare(&standing.mark);
+        let holds = survey.damages.is_empty() && survey.foreign.is_none();
         if !holds && !ours {
             let moved = match self.kept(space).await? {
                 Some(Some(kept)) if ground.is_of(&kept.history) => None,
@@ -143,7 +157,7 @@ impl Pass {
                 return Ok(None);
             }
         }
-        if survey.whole && !survey.retired && survey.mark.chain != standing.mark.chain {
+        if let Some((found, known)) = survey.foreign {
             // Every record holds, and yet they are not those that were
             // acknowledged. No range can be told; nothing is put in place.
             for damage in &mut survey.damages {
@@ -153,9 +167,9 @@ impl Pass {
                 let reason = format!(
                     "every record holds, but the chain at lsn {} is {:?} and was acknowledged as \
                      {:?}: the log holds other records than it did. Compare it with the primary's",
-                    standing.mark.lsn, survey.mark.chain, standing.mark.chain
+                    known.lsn, found.chain, known.chain
                 );
-                self.bad(space, &directory, (0, 0), Some(standing.mark.lsn), &reason);
+                self.bad(space, &directory, (0, 0), Some(known.lsn), &reason);
             }
         } else if !survey.whole {
             for damage in survey.damages.iter_mut().filter(|damage| damage.fetched.is_ok()) {
@@ -190,7 +204,7 @@ impl Pass {
         let mut at = run.offset;
         let end = run.offset + run.bytes.unwrap_or(0);
         if retired {
-            survey.retired = true;
+            survey.leave(run.start);
             survey.mark.lsn = run.start.advance(end - run.offset);
             return Ok(());
         }
@@ -381,6 +395,33 @@ fn silent() -> std::io::Error {
 }
 
 impl Survey {
+    /// A run begins at `at`: the chain is known again, if it is known there.
+    fn take_up(&mut self, at: Lsn) {
+        if self.retired
+            && let Some(known) = self.known.get(&at)
+        {
+            self.mark = *known;
+            self.retired = false;
+        }
+    }
+
+    /// What lies from `at` on was let go: what lies before it must be what it is
+    /// known to be.
+    fn leave(&mut self, at: Lsn) {
+        if let Some(known) = self.known.get(&at).copied() {
+            self.compare(&known);
+        }
+        self.retired = true;
+    }
+
+    /// Hold the end of what was read against what is known there. Nothing is
+    /// told where a part is missing, or the chain was not known at its beginning.
+    fn compare(&mut self, known: &Mark) {
+        if self.whole && !self.retired && self.mark.chain != known.chain {
+            self.foreign.get_or_insert((self.mark, *known));
+        }
+    }
+
     /// Up to where a file was looked at: nothing behind is known to be written
     /// yet, wherever the file ends.
     pub(super) fn reach(&self, file: u64) -> u64 {

@@ -3,7 +3,7 @@
 //! it has gone, no peer is listened to whose frames would add to it.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use crossbeam::channel::{Sender, TrySendError};
 
@@ -14,7 +14,7 @@ use crate::engine::keeper::Job;
 pub(super) struct Jobs {
     keeper: Sender<Job>,
     /// In order. Bounded by what may add to it: each peer by its own limit,
-    /// each space and each directory once.
+    /// each space, its positions and each directory once.
     waiting: RefCell<VecDeque<Job>>,
 }
 
@@ -26,6 +26,7 @@ impl Jobs {
     /// Give a job to the keeper, behind all that wait.
     pub(super) fn send(&self, job: Job) {
         let mut waiting = self.waiting.borrow_mut();
+        supersede(&mut waiting, &job);
         // To list a directory twice finds nothing more than to list it later.
         if !waiting.iter().any(|earlier| is_same_scan(earlier, &job)) {
             waiting.push_back(job);
@@ -67,6 +68,19 @@ fn is_same_scan(earlier: &Job, job: &Job) -> bool {
     }
 }
 
+/// Where the replicas of a space are now makes void where they were.
+fn supersede(waiting: &mut VecDeque<Job>, job: &Job) {
+    let Job::Positions { spaces, .. } = job else { return };
+    let told: BTreeSet<_> = spaces.iter().map(|positions| &positions.space).collect();
+    waiting.retain_mut(|earlier| match earlier {
+        Job::Positions { spaces, .. } => {
+            spaces.retain(|positions| !told.contains(&positions.space));
+            !spaces.is_empty()
+        }
+        _ => true,
+    });
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -74,6 +88,9 @@ mod tests {
     use crossbeam::channel::bounded;
 
     use super::*;
+    use crate::engine::keeper::retention::Positions;
+    use crate::lsn::Lsn;
+    use crate::protocol::Now;
 
     fn open(file: u64) -> Job {
         Job::Release { space: "alpha".parse().unwrap(), file }
@@ -120,5 +137,36 @@ mod tests {
             jobs.flush();
         }
         assert_eq!(left, 4);
+    }
+
+    /// The keeper was busy for minutes, and what it then had to look at first
+    /// was where the replicas had been every two seconds since.
+    #[test]
+    fn of_each_space_only_the_last_positions_wait() {
+        let (send, queue) = bounded(1);
+        let jobs = Jobs::new(send);
+        jobs.send(open(1));
+        let now = Now { instant: std::time::Instant::now(), unix_ns: 0 };
+        let at = |space: &str, head| Positions {
+            space: space.parse().unwrap(),
+            head: Lsn(head),
+            spare: BTreeSet::new(),
+            slots: Vec::new(),
+        };
+        for head in 0..100 {
+            let spaces = match head {
+                99 => vec![at("beta", head)],
+                _ => vec![at("alpha", head), at("beta", head)],
+            };
+            jobs.send(Job::Positions { shard: 0, now, spaces });
+        }
+        let mut told = Vec::new();
+        while jobs.is_congested() || !queue.is_empty() {
+            if let Job::Positions { spaces, .. } = queue.recv().unwrap() {
+                told.extend(spaces.into_iter().map(|at| (at.space.to_string(), at.head.0)));
+            }
+            jobs.flush();
+        }
+        assert_eq!(told, [("alpha".into(), 98), ("beta".into(), 99)]);
     }
 }

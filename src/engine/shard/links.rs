@@ -8,7 +8,8 @@ use super::{Pending, Shard, Spaces};
 use crate::engine::inbox::{Inbox, Step};
 use crate::engine::patience::Patience;
 use crate::engine::primary::fenced;
-use crate::engine::primary::link::{Dispute, Link, Slot, State, Up};
+use crate::engine::primary::link::{Link, State, Up};
+use crate::engine::primary::slot::{Dispute, Slot};
 use crate::io::{Op, Outcome, SlabPool, Token};
 use crate::limits::{CONNECT_TIMEOUT, CONTROL_SLAB_BYTES, FAREWELL_TIMEOUT};
 use crate::lsn::Mark;
@@ -339,6 +340,7 @@ impl Shard {
                 Event::Resume { handle, at, standing } => {
                     let slot = link.slot(handle.0 as usize);
                     (slot.resume, slot.stands) = (Some(at), standing.flushed);
+                    slot.stands_with = standing.chain;
                     slot.farthest = slot.farthest.max(Some(at));
                     self.head_moved(now, handle);
                     self.probed(now, index, handle);
@@ -490,7 +492,12 @@ impl Shard {
                     .and_then(|space| space.borrow_mut().source(ordinal, start, bytes, strategy))
                     .filter(|source| sealed || source.mapped.is_some());
                 let Some(source) = source else {
-                    self.link_down(index, format!("the bytes at {start} are no longer readable"));
+                    // Nothing of the frame was sent: the other spaces go on.
+                    up.sending = false;
+                    up.taking.end();
+                    let why = format!("the bytes at {start} are no longer readable");
+                    refuse(now, link, handle, ErrorCode::Storage, why);
+                    self.busy_links.insert(index);
                     return;
                 };
                 let header = match (&source.mapped, self.setup.checksums) {

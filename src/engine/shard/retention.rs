@@ -7,6 +7,7 @@ use super::Shard;
 use super::links::refuse;
 use crate::engine::keeper::Job;
 use crate::engine::keeper::retention::{Positions, SlotPosition, SlotView};
+use crate::engine::primary::slot::Slot;
 use crate::ids::{NodeId, SpaceId};
 use crate::limits::{LINGER_INTERVAL, RETENTION_INTERVAL};
 use crate::lsn::Lsn;
@@ -35,14 +36,11 @@ impl Shard {
         }
     }
 
-    /// What every replica has made durable whose slot retains.
+    /// What every replica has made durable for which something is kept.
     pub(super) fn lowest(&self, handle: Handle) -> Lsn {
         let slots = self.links.iter().map(|link| link.slots.get(handle.0 as usize));
-        slots
-            .filter(|slot| slot.is_none_or(|slot| !slot.is_lost()))
-            .map(|slot| slot.map_or(Lsn::ZERO, |slot| slot.flushed.lsn))
-            .min()
-            .unwrap_or(Lsn(u64::MAX))
+        let needs = slots.filter_map(|slot| slot.map_or(Some(Lsn::ZERO), Slot::needs));
+        needs.min().unwrap_or(Lsn(u64::MAX))
     }
 
     /// Tell the keeper where the replicas are, and let go of what none needs.
@@ -117,7 +115,7 @@ impl Shard {
         let head = space.head().lsn;
         let spare = space.spare(now.instant);
         let mut settled = true;
-        let unknown = crate::engine::primary::link::Slot::default();
+        let unknown = Slot::default();
         let slots: Vec<_> = (self.links.iter())
             .map(|link| {
                 let slot = link.slots.get(handle.0 as usize).unwrap_or(&unknown);

@@ -126,8 +126,11 @@ impl Shard {
             return refuse(now, link, handle, ErrorCode::Storage, why);
         }
         slot.throttle = None;
+        let (stands, chain) = (slot.stands, slot.stands_with);
+        let space = self.spaces.get(handle);
+        let vouched = space.is_some_and(|space| space.borrow().vouches_for(stands, chain));
         if let Some(up) = link.up() {
-            let reseed = Reseed { base, head, first_run: waiting.first_run };
+            let reseed = Reseed { base, head, first_run: waiting.first_run, vouched };
             up.sender.handle_reseed(now, handle, reseed);
         }
     }
@@ -150,7 +153,7 @@ impl Shard {
             let far = head.bytes_since(slot.flushed.lsn) >= MEASURED_LAG_BYTES;
             let free = far && slot.throttle.is_none();
             if let Some(rate) = slot.rate.per_second().filter(|_| free) {
-                link.capacity = Some(rate);
+                link.carried(rate);
             }
         }
     }

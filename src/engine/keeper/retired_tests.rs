@@ -1,0 +1,231 @@
+//! Files that leave a replica, also when the process is killed meanwhile.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::super::matched::tests::{Rig, alive, open, space};
+use super::*;
+use crate::engine::keeper::{Job, News};
+use crate::engine::mortal::Mortal;
+use crate::engine::quarantine::{Piece, list};
+use crate::ids::SegmentName;
+use crate::lsn::Lsn;
+use crate::wal::record::{self, Header};
+
+/// Records that were received, and the boundaries between them.
+pub(in crate::engine::keeper) struct Received {
+    pub(in crate::engine::keeper) marks: Vec<Mark>,
+    pub(in crate::engine::keeper) stream: Vec<u8>,
+}
+
+impl Received {
+    pub(in crate::engine::keeper) fn bytes(&self, records: Range<usize>) -> &[u8] {
+        let at = |records: usize| usize::try_from(self.marks[records].lsn.0).unwrap();
+        &self.stream[at(records.start)..at(records.end)]
+    }
+
+    pub(in crate::engine::keeper) fn end(&self) -> Mark {
+        *self.marks.last().unwrap()
+    }
+}
+
+/// Receive runs in a session: of each the file, which is also the second in its
+/// name, and the records with (sequence, timestamp). From sequence 1000 on they
+/// are of 1 MiB.
+pub(in crate::engine::keeper) fn receive(rig: &mut Rig, runs: &[(u64, &[(u64, u64)])]) -> Received {
+    receive_from(rig, Lsn::ZERO, 0, runs)
+}
+
+/// As [`receive`], from a base on.
+pub(in crate::engine::keeper) fn receive_from(
+    rig: &mut Rig,
+    base: Lsn,
+    first_run: u32,
+    runs: &[(u64, &[(u64, u64)])],
+) -> Received {
+    let from = Mark { lsn: base, ..Mark::START };
+    let mut received = Received { marks: vec![from], stream: Vec::new() };
+    let mut ends = std::collections::BTreeMap::new();
+    for (ordinal, (file, records)) in (first_run..).zip(runs) {
+        let start = received.end().lsn;
+        let from = received.stream.len();
+        for (sequence, timestamp) in *records {
+            let bytes = if *sequence < 1000 { 100 } else { 1 << 20 };
+            let payload = vec![u8::try_from(received.marks.len()).unwrap(); bytes];
+            let header = Header::new(*sequence, *timestamp, 1, &payload).unwrap();
+            let mark = record::step(&received.end(), &header.encode(), &header);
+            received.marks.push(mark);
+            received.stream.extend(header.encode());
+            received.stream.extend(payload);
+        }
+        let offset = ends.get(file).copied().unwrap_or(0);
+        let run = Run { start, segment: SegmentName(*file), file: *file, offset, bytes: None };
+        let job = Job::OpenRun { shard: 0, ticket: 2, space: space(), ordinal, run, known: false };
+        let news = rig.batch(vec![job]);
+        let [News::RunOpened { result: Ok(files), .. }, ..] = &news[..] else { panic!("{news:?}") };
+        files.buffered.write_all_at(&received.stream[from..], offset).unwrap();
+        ends.insert(*file, offset + (received.stream.len() - from) as u64);
+    }
+    received
+}
+
+pub(in crate::engine::keeper) fn retire(file: u64, what: Retirement, flushed: Mark) -> Job {
+    Job::Retire { space: space(), file, what, flushed }
+}
+
+pub(in crate::engine::keeper) fn pieces(root: &Path) -> Vec<Piece> {
+    list(&root.join(".saltus/quarantine")).unwrap()
+}
+
+fn retired(root: &Path, file: u64) -> PathBuf {
+    recovery::retired_path(&root.join(".saltus"), &space(), file)
+}
+
+const EARLY: [(u64, u64); 5] = [(0, 7), (1, 7), (2, 7), (3, 7), (4, 7)];
+
+/// Segment 1 had lost its name to 2 and was written on with; then came 3.
+pub(in crate::engine::keeper) const UNNAMED: [(u64, &[(u64, u64)]); 4] =
+    [(1, &EARLY), (2, &EARLY), (1, &EARLY), (3, &EARLY)];
+
+#[test]
+fn a_retirement_killed_at_any_step_leaves_the_stream_whole_and_loses_nothing() {
+    let mut steps = 0;
+    // With and without a checkpoint behind what is retired.
+    for (budget, checkpoint) in (0..).flat_map(|budget| [(budget, None), (budget, Some(18))]) {
+        let root = tempfile::tempdir().unwrap();
+        let host = Arc::new(Mortal(AtomicU64::new(u64::MAX)));
+        let seen: Arc<dyn Host> = host.clone();
+        let mut rig = Rig::open(root.path(), &seen);
+        rig.loan(open(&[(1, 0)])).unwrap();
+        let received = receive(&mut rig, &UNNAMED);
+        if let Some(records) = checkpoint {
+            let change = Change::Checkpoint(received.marks[records]);
+            rig.batch(vec![Job::Commit { shard: 0, ticket: None, space: space(), change }]);
+        }
+        rig.batch(vec![retire(1, Retirement::Aside, received.end())]);
+        host.0.store(budget, Ordering::SeqCst);
+        rig.batch(vec![retire(1, Retirement::Gone, received.end())]);
+        let done = host.0.swap(0, Ordering::SeqCst) > 0;
+        drop(rig);
+
+        let at = format!("killed at step {budget}, checkpoint {checkpoint:?}");
+        let tail = received.bytes(10..15);
+        let stands = fs::read(retired(root.path(), 1)).is_ok_and(|all| all.ends_with(tail));
+        let kept = || pieces(root.path()).iter().any(|one| fs::read(&one.path).unwrap() == tail);
+        assert!(stands || kept(), "{at}: records that exist nowhere else");
+
+        let mut rig = Rig::open(root.path(), &alive());
+        assert_eq!(rig.keeper.received.damages().len(), 0, "{at}: nothing is wrong");
+        assert_eq!(rig.loan(open(&[(1, 0)])).unwrap().mark, received.end(), "{at}");
+        // The primary tells it again with the next session.
+        rig.batch(vec![retire(1, Retirement::Gone, received.end())]);
+        assert!(!retired(root.path(), 1).exists(), "{at}");
+        let whole: Vec<_> =
+            pieces(root.path()).into_iter().filter(|one| one.manifest.is_some()).collect();
+        assert_eq!(whole.len(), 1, "{at}: once");
+        let manifest = whole[0].manifest.as_ref().unwrap();
+        assert_eq!((manifest.reason, manifest.bytes), (Reason::Unnamed, tail.len() as u64));
+        assert_eq!(manifest.extents[0].lsn, received.marks[10].lsn.0);
+        assert!(kept(), "{at}");
+        drop(rig);
+        let mut rig = Rig::open(root.path(), &alive());
+        assert_eq!(rig.loan(open(&[(1, 0)])).unwrap().mark, received.end(), "{at}: and stays so");
+        if done {
+            steps = budget;
+            break;
+        }
+    }
+    assert!(steps > 10, "only {steps} steps");
+}
+
+/// Records of these seconds, numbered from `sequence` on.
+fn at_seconds<const N: usize>(sequence: u64, seconds: [f64; N]) -> [(u64, u64); N] {
+    let mut next = sequence;
+    seconds.map(|at| {
+        next += 1;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a time")]
+        (next - 1, (at * 1e9) as u64)
+    })
+}
+
+/// What is kept of segment 5 when it goes: which records.
+#[track_caller]
+fn kept_of(runs: &[(u64, &[(u64, u64)])], expected: Option<Range<usize>>) {
+    let root = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(root.path(), &alive());
+    rig.loan(open(&[(1, 0)])).unwrap();
+    let received = receive(&mut rig, runs);
+    rig.batch(vec![retire(5, Retirement::Aside, received.end())]);
+    rig.batch(vec![retire(5, Retirement::Gone, received.end())]);
+    assert!(!retired(root.path(), 5).exists());
+    let kept = pieces(root.path());
+    let found: Vec<_> = kept.iter().map(|piece| fs::read(&piece.path).unwrap()).collect();
+    let expected: Vec<_> = expected.into_iter().map(|at| received.bytes(at).to_vec()).collect();
+    assert!(found == expected, "{} bytes kept", found.iter().map(Vec::len).sum::<usize>());
+}
+
+#[test]
+fn records_that_are_no_older_than_the_snapshot_are_kept_when_their_segment_goes() {
+    let live = at_seconds(0, [6.0, 7.0, 9.9, 10.0, 11.0]);
+    let snapshot = at_seconds(0, [2.0, 6.0, 7.0]);
+    kept_of(&[(5, &live), (10, &snapshot)], Some(3..5));
+    // And all that came into it behind the beginning of the snapshot.
+    let more = at_seconds(5, [12.0]);
+    let more: &[_] = &more;
+    let old = &live[..3];
+    kept_of(&[(5, old), (10, &snapshot), (5, more), (20, &[])], Some(6..7));
+    kept_of(&[(5, old), (10, &snapshot)], None);
+}
+
+#[test]
+fn a_segment_that_was_carried_on_in_the_next_leaves_nothing() {
+    // Within one second the first was full and the second begun.
+    let full = at_seconds(0, [6.0, 10.2, 10.4]);
+    let next = at_seconds(3, [10.6, 11.0]);
+    kept_of(&[(5, &full), (10, &next)], None);
+    let snapshot = at_seconds(0, [6.0, 10.2]);
+    kept_of(&[(5, &full), (10, &next), (12, &snapshot)], None);
+    // The same as a snapshot would be one.
+    kept_of(&[(5, &full), (10, &snapshot)], Some(1..3));
+}
+
+#[test]
+fn where_no_clock_tells_all_of_a_segment_is_kept() {
+    let live = at_seconds(0, [26.0, 27.0]);
+    let snapshot = at_seconds(0, [2.0]);
+    // The clock was set back before the snapshot was made.
+    kept_of(&[(5, &live), (10, &snapshot)], Some(0..2));
+    // What bears a name came first, and nothing came instead.
+    kept_of(&[(3, &snapshot), (5, &live), (3, &[])], Some(1..3));
+}
+
+#[test]
+fn other_spaces_are_served_while_much_of_a_retired_segment_is_kept() {
+    let root = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(root.path(), &alive());
+    let (jobs, inbox) = crossbeam::channel::unbounded();
+    rig.keeper.inbox = Some(inbox);
+    rig.loan(open(&[(1, 0)])).unwrap();
+    let large: Vec<_> = (1000..1028).map(|sequence| (sequence, 7)).collect();
+    let received = receive(&mut rig, &[(1, &EARLY), (2, &EARLY), (1, &large), (3, &EARLY)]);
+    let Job::OpenReplica { open: mut other, .. } = open(&[(1, 0)]) else { panic!() };
+    other.space = "beta".parse().unwrap();
+    jobs.send(Job::OpenReplica { shard: 0, ticket: 77, open: other }).unwrap();
+    let standing = crossbeam::channel::unbounded();
+    jobs.send(Job::Standing { space: space(), reply: standing.0 }).unwrap();
+    jobs.send(retire(2, Retirement::Aside, received.end())).unwrap();
+    let news = rig.batch(vec![retire(1, Retirement::Gone, received.end())]);
+    assert!(
+        matches!(&news[..], [News::ReplicaOpened { ticket: 77, result: Ok(_) }]),
+        "served meanwhile: {news:?}"
+    );
+    assert!(standing.1.try_recv().is_ok(), "what is asked of this one is answered behind it");
+    assert!(rig.keeper.deferred.is_empty());
+    let retired = rig.keeper.catalog.load().unwrap()[&space()].retired.clone();
+    assert_eq!(retired, [(1, Retired::Gone), (2, Retired::Aside)].into());
+}

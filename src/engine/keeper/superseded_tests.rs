@@ -1,0 +1,162 @@
+//! What a replica keeps that is filled anew, also when it is killed meanwhile.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::super::matched::tests::{Rig, alive, open, space};
+use super::super::retired::tests::{Received, UNNAMED, pieces, receive, receive_from, retire};
+use super::*;
+use crate::engine::keeper::Job;
+use crate::engine::mortal::Mortal;
+use crate::engine::quarantine::Piece;
+use crate::lsn::Chain;
+use crate::protocol::message::Retirement;
+use crate::state::catalog::Change;
+use crate::state::host::Host;
+
+/// Where the seed of these tests begins, and ends.
+const BASE: u64 = 50_000;
+
+fn mark_at(at: u64) -> Mark {
+    Mark { lsn: Lsn(at), chain: Chain(at), records: 90, ..Mark::START }
+}
+
+fn reseed(base: u64, head: u64, vouched: bool) -> Job {
+    let reseed = Reseed { base: mark_at(base), head: Lsn(head), first_run: 9, vouched };
+    let Job::OpenReplica { shard, ticket, open } = open(&[(1, 0)]) else { panic!() };
+    Job::Reseed { shard, ticket, open, reseed }
+}
+
+/// The session has made all up to there durable.
+fn reached(at: u64) -> Job {
+    let change = Change::Checkpoint(mark_at(at));
+    Job::Commit { shard: 0, ticket: None, space: space(), change }
+}
+
+/// Pieces that are whole, by the number of their file.
+fn kept(root: &Path) -> BTreeMap<u64, Piece> {
+    let all = pieces(root);
+    let whole: Vec<_> = all.into_iter().filter(|piece| piece.manifest.is_some()).collect();
+    let count = whole.len();
+    let number = |piece: &Piece| piece.manifest.as_ref().unwrap().file;
+    let kept: BTreeMap<_, _> = whole.into_iter().map(|piece| (number(&piece), piece)).collect();
+    assert_eq!(kept.len(), count, "each of them once");
+    kept
+}
+
+/// Segment 1 had lost its name to 2, and was written on with.
+fn filled(rig: &mut Rig) -> Received {
+    rig.loan(open(&[(1, 0)])).unwrap();
+    let received = receive(rig, &UNNAMED);
+    rig.batch(vec![retire(1, Retirement::Aside, received.end())]);
+    received
+}
+
+fn of_first(received: &Received) -> Vec<u8> {
+    [received.bytes(0..5), received.bytes(10..15)].concat()
+}
+
+fn old_copies(root: &Path) -> PathBuf {
+    root.join(".saltus/superseded/alpha")
+}
+
+#[test]
+fn what_the_primary_may_have_nowhere_outlives_a_seed_that_is_killed_at_any_step() {
+    let mut steps = 0;
+    for budget in 0.. {
+        let root = tempfile::tempdir().unwrap();
+        let host = Arc::new(Mortal(AtomicU64::new(u64::MAX)));
+        let seen: Arc<dyn Host> = host.clone();
+        let mut rig = Rig::open(root.path(), &seen);
+        let received = filled(&mut rig);
+        host.0.store(budget, Ordering::SeqCst);
+        rig.batch(vec![reseed(BASE, BASE, true)]);
+        rig.batch(vec![reached(BASE)]);
+        let done = host.0.swap(0, Ordering::SeqCst) > 0;
+        drop(rig);
+
+        let at = format!("killed at step {budget}");
+        let mut rig = Rig::open(root.path(), &alive());
+        assert_eq!(rig.keeper.received.damages().len(), 0, "{at}: nothing is wrong");
+        let mark = rig.loan(open(&[(1, 0)])).unwrap().mark;
+        if mark.lsn != Lsn(BASE) {
+            assert_eq!(mark, received.end(), "{at}: all of the old copy");
+            rig.batch(vec![reseed(BASE, BASE, true)]);
+        }
+        rig.batch(vec![reached(BASE)]);
+        drop(rig);
+        // What is left of the old copy goes at the latest with the next start.
+        let rig = Rig::open(root.path(), &alive());
+        assert!(!old_copies(root.path()).exists(), "{at}");
+        assert_eq!(rig.keeper.spaces[&space()].record.seed, None, "{at}");
+        let kept = kept(root.path());
+        // Of the last segment nobody knows what replaced it.
+        assert_eq!(kept.keys().collect::<Vec<_>>(), [&1, &3], "{at}");
+        assert!(fs::read(&kept[&1].path).unwrap() == of_first(&received), "{at}");
+        let manifest = kept[&1].manifest.as_ref().unwrap();
+        assert_eq!(manifest.reason, Reason::Unnamed);
+        let extents: Vec<_> = manifest.extents.iter().map(|extent| extent.lsn).collect();
+        assert_eq!(extents, [0, received.marks[10].lsn.0], "{at}: where they lay");
+        if done {
+            steps = budget;
+            break;
+        }
+    }
+    assert!(steps > 20, "only {steps} steps");
+}
+
+#[test]
+fn a_copy_that_the_primary_does_not_vouch_for_is_kept_whole() {
+    let root = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(root.path(), &alive());
+    let received = filled(&mut rig);
+    rig.batch(vec![reseed(BASE, BASE, false)]);
+    assert_eq!(pieces(root.path()), [], "it stands aside until then");
+    // Also if the process that was told so is not the one that ends it.
+    drop(rig);
+    let mut rig = Rig::open(root.path(), &alive());
+    rig.batch(vec![reached(BASE)]);
+    assert!(!old_copies(root.path()).exists());
+    let kept = kept(root.path());
+    let content: Vec<_> = kept.values().map(|piece| fs::read(&piece.path).unwrap()).collect();
+    let second = received.bytes(5..10).to_vec();
+    assert!(content == [of_first(&received), second, received.bytes(15..20).to_vec()]);
+    for piece in kept.values() {
+        let manifest = piece.manifest.as_ref().unwrap();
+        assert_eq!((manifest.reason, manifest.bytes), (Reason::Superseded, piece.bytes));
+        let named: u64 = manifest.extents.iter().map(|extent| extent.bytes).sum();
+        assert_eq!(named, piece.bytes, "each byte has its place in the stream");
+    }
+}
+
+#[test]
+fn a_seed_that_did_not_come_to_its_end_leaves_nothing_but_what_is_nowhere_else() {
+    let root = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(root.path(), &alive());
+    filled(&mut rig);
+    let first = Lsn(BASE);
+    rig.loan(reseed(first.0, 2 * BASE, true)).unwrap();
+    let copy = || {
+        let files = listed(&old_copies(root.path()).join("000000000000c350")).unwrap();
+        let bytes = files.iter().map(|file| fs::metadata(file).unwrap().len()).sum::<u64>();
+        (files.len(), bytes)
+    };
+    let before = copy();
+    for attempt in 1..4 {
+        // It has a segment that was written on without its name, and others.
+        let unfinished = receive_from(&mut rig, first, 9, &UNNAMED);
+        assert_eq!(unfinished.marks.len(), 21);
+        rig.batch(vec![retire(1, Retirement::Aside, unfinished.end())]);
+        rig.loan(reseed(BASE, 2 * BASE, true)).unwrap();
+        let wal = rig.keeper.places.wal(&space());
+        assert_eq!(listed(&wal).unwrap().len(), 0);
+        let (files, _) = copy();
+        assert_eq!(files, before.0 + attempt, "and one more each time");
+    }
+    rig.batch(vec![reached(2 * BASE)]);
+    assert!(!old_copies(root.path()).exists());
+    let files: Vec<_> =
+        pieces(root.path()).iter().map(|piece| piece.manifest.as_ref().unwrap().file).collect();
+    assert_eq!(files, [1, 1, 1, 1, 3]);
+}

@@ -1,0 +1,236 @@
+//! Which records of a received file no segment of its primary's directory may
+//! ever have had.
+//!
+//! ```text
+//!   wal-100 |== a ==|== b ==|-- c --|        |-- d --|
+//!   wal-107                         |== s ==|            a snapshot, instead of it
+//!                           ^ the clock is at 107
+//! ```
+//!
+//! A compaction writes a snapshot, gives it the time as its name, and unlinks
+//! the rest; its writer goes on with the file that it had. What comes into that
+//! file behind the beginning of the snapshot (d) is not in the snapshot, nor is
+//! what came before the walk was there (c): there only the clock tells. A
+//! segment that merely carries on from another replaces nothing.
+//!
+//! Where nothing tells, all of the file is taken for such records. The error
+//! is to keep what was not needed.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::path::PathBuf;
+
+use super::Places;
+use crate::engine::quarantine::{Extent, Manifest, Reason};
+use crate::engine::recovery;
+use crate::ids::SpaceId;
+use crate::limits::{CUT_SLICE_BYTES, RECORD_HEADER_BYTES};
+use crate::state::catalog::SpaceRecord;
+use crate::state::runs::Run;
+use crate::wal::record::{Checksums, Header};
+use crate::wal::search::read_up_to;
+
+/// A received space, and where it lies.
+pub(super) struct Held<'a> {
+    places: &'a Places,
+    space: &'a SpaceId,
+    record: &'a SpaceRecord,
+    checksums: Checksums,
+    /// The first run of each file, with its ordinal.
+    firsts: BTreeMap<u64, (u32, Run)>,
+}
+
+/// Where such records begin in a file.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Unnamed {
+    /// At this offset.
+    From(u64),
+    /// There, as nothing is known that could have replaced it.
+    Untold(u64),
+    /// At the first one that is not older than something else; if none is, at
+    /// `rest`.
+    Since {
+        /// Where to look.
+        path: PathBuf,
+        /// In which parts of it, ascending.
+        within: Vec<Range<u64>>,
+        /// Not older than that, nanoseconds since the Unix epoch.
+        timestamp_ns: u64,
+        /// Behind all of them.
+        rest: Option<u64>,
+    },
+}
+
+impl<'a> Held<'a> {
+    pub(super) fn new(
+        places: &'a Places,
+        space: &'a SpaceId,
+        record: &'a SpaceRecord,
+        checksums: Checksums,
+    ) -> Self {
+        let mut firsts = BTreeMap::new();
+        for (ordinal, run) in record.runs.iter() {
+            firsts.entry(run.file).or_insert((ordinal, *run));
+        }
+        Self { places, space, record, checksums, firsts }
+    }
+
+    /// The first run of each file.
+    pub(super) fn files(&self) -> impl Iterator<Item = &Run> {
+        self.firsts.values().map(|(_, run)| run)
+    }
+
+    pub(super) fn path_of(&self, run: &Run) -> PathBuf {
+        let Places { data_root, state_dir, .. } = self.places;
+        recovery::path_of(data_root, state_dir, self.space, self.record, run)
+    }
+
+    /// Whether a file has such records, and where. Nothing if it has none, or is
+    /// not there.
+    pub(super) fn unnamed_in(&self, file: u64) -> io::Result<Option<Unnamed>> {
+        let runs = &self.record.runs;
+        let Some((first, run)) = self.firsts.get(&file).copied() else { return Ok(None) };
+        let path = self.path_of(&run);
+        let opened = match File::open(&path) {
+            Ok(opened) => opened,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let length = opened.metadata()?.len();
+        let within = |run: &Run| {
+            let end = run.bytes.map_or(length, |bytes| (run.offset + bytes).min(length));
+            run.offset..end
+        };
+        let other = runs.iter().find(|(o, run)| *o > first && run.file != file).map(|(o, _)| o);
+        let (mut before, mut rest) = (Vec::new(), None);
+        for (ordinal, run) in runs.iter().filter(|(_, run)| run.file == file) {
+            let range = within(run);
+            if range.is_empty() {
+                continue;
+            }
+            if other.is_some_and(|other| ordinal > other) {
+                rest = Some(rest.unwrap_or(u64::MAX).min(range.start));
+            } else {
+                before.push(range);
+            }
+        }
+        let rest_only = Ok(rest.map(Unnamed::From));
+        let Some(last) = before.last().cloned() else { return rest_only };
+        let instead = self.instead_of(file, first);
+        if instead.is_empty() {
+            return Ok(Some(Unnamed::Untold(before[0].start)));
+        }
+        let last = recovery::record_before(&opened, last.start, last.end, self.checksums)?;
+        // A segment that is younger than all of it cannot lack any of it.
+        let lacks = |other: &Run| {
+            last.as_ref().is_none_or(|last| {
+                named_at(other) <= last.timestamp_ns && !self.carries_on(other, last)
+            })
+        };
+        let Some(timestamp_ns) = instead.iter().filter(|other| lacks(other)).map(named_at).min()
+        else {
+            return rest_only;
+        };
+        Ok(Some(Unnamed::Since { path, within: before, timestamp_ns, rest }))
+    }
+
+    /// The first runs of the files that may have replaced one. Those that come
+    /// behind it; and if it has lost its name, those before it that have theirs.
+    fn instead_of(&self, file: u64, first: u32) -> Vec<Run> {
+        let record = self.record;
+        let unnamed = record.retired.contains_key(&file);
+        let is_named = |run: &Run| {
+            !record.retired.contains_key(&run.file)
+                && recovery::bearer(record, run.segment) == Some(run.file)
+        };
+        let may = |ordinal: u32, run: &Run| {
+            run.file != file && (ordinal > first || (unnamed && is_named(run)))
+        };
+        let firsts = self.firsts.values();
+        firsts.filter(|(ordinal, run)| may(*ordinal, run)).map(|(_, run)| *run).collect()
+    }
+
+    /// Whether a file is what its writer went on in when another was full.
+    fn carries_on(&self, other: &Run, last: &Header) -> bool {
+        let file = File::open(self.path_of(other)).ok();
+        let first = file.and_then(|file| header_at(&file, other.offset, self.checksums).ok()?);
+        first.is_some_and(|first| {
+            Some(first.sequence) == last.sequence.checked_add(1)
+                && first.timestamp_ns >= last.timestamp_ns
+        })
+    }
+
+    /// What the bytes of a file from `offset` to `end` are.
+    pub(super) fn manifest(&self, first: Run, reason: Reason, range: Range<u64>) -> Manifest {
+        let record = self.record;
+        let mut extents = Vec::new();
+        for (_, run) in record.runs.iter().filter(|(_, run)| run.file == first.file) {
+            let end = run.bytes.map_or(range.end, |bytes| (run.offset + bytes).min(range.end));
+            let offset = run.offset.max(range.start);
+            if offset < end {
+                let lsn = run.start.advance(offset - run.offset).0;
+                extents.push(Extent { lsn, offset, bytes: end - offset });
+            }
+        }
+        Manifest {
+            space: self.space.clone(),
+            segment: first.segment,
+            file: first.file,
+            offset: range.start,
+            bytes: range.end.saturating_sub(range.start),
+            reason,
+            extents,
+            epochs: record.history.iter().map(|(epoch, _)| *epoch).collect(),
+            superseded_by: None,
+        }
+    }
+}
+
+impl Unnamed {
+    /// The offset. Reads headers, perhaps of a whole file; `between` is called
+    /// now and then.
+    pub(super) fn find(
+        self,
+        checksums: Checksums,
+        between: &mut dyn FnMut(),
+    ) -> io::Result<Option<u64>> {
+        let (path, within, timestamp_ns, rest) = match self {
+            Self::From(offset) | Self::Untold(offset) => return Ok(Some(offset)),
+            Self::Since { path, within, timestamp_ns, rest } => (path, within, timestamp_ns, rest),
+        };
+        let file = File::open(path)?;
+        let mut slice = 0;
+        for range in &within {
+            let mut at = range.start;
+            while at < range.end {
+                let Some(header) = header_at(&file, at, checksums)? else {
+                    // Behind it, nobody knows.
+                    return Ok(within.first().map(|range| range.start));
+                };
+                if header.timestamp_ns >= timestamp_ns {
+                    return Ok(Some(at));
+                }
+                at += header.record_bytes();
+                slice += header.record_bytes();
+                if slice >= CUT_SLICE_BYTES {
+                    slice = 0;
+                    between();
+                }
+            }
+        }
+        Ok(rest)
+    }
+}
+
+/// The time in a segment's name, nanoseconds since the Unix epoch.
+fn named_at(run: &Run) -> u64 {
+    run.segment.0.saturating_mul(1_000_000_000)
+}
+
+fn header_at(file: &File, offset: u64, checksums: Checksums) -> io::Result<Option<Header>> {
+    let mut raw = [0; RECORD_HEADER_BYTES];
+    let count = read_up_to(file, &mut raw, offset)?;
+    Ok((count == raw.len()).then(|| Header::parse(&raw, checksums).ok()).flatten())
+}
