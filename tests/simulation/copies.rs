@@ -12,7 +12,6 @@ use saltus::protocol::frame::FrameHeader;
 use saltus::protocol::message::{Ack, SegmentOpen, Standing};
 
 use super::cuts::{CutOff, Kept, space_of_superseded};
-use super::database::Database;
 use super::disk::Disk;
 use super::oracle::{Oracle, Sender, Session};
 
@@ -67,6 +66,9 @@ impl Oracle {
         let reign = stream.reign(said.reign);
         let kept = disk.kept(space);
         for (run, begin, end) in reign.pieces(flushed.0.max(said.base), said.flushed) {
+            if self.gone.contains(&(replica, space.clone(), run.file)) {
+                continue;
+            }
             assert!(
                 holds(&kept, &run, begin, reign.slice(begin, end)),
                 "Nothing is lost quietly: replica {replica} had acknowledged {begin} to {end} of \
@@ -77,7 +79,7 @@ impl Oracle {
     }
 
     /// A replica has cut a file, or taken away its name.
-    pub fn cut_off(&self, replica: usize, cut: &CutOff, databases: &[Database], disk: &Disk) {
+    pub fn cut_off(&self, replica: usize, cut: &CutOff, disk: &Disk) {
         if let Some(space) = space_of_superseded(&cut.path) {
             return self.dropped(replica, &space, cut, disk);
         }
@@ -88,7 +90,7 @@ impl Oracle {
         if let Written::Retired(file) = written
             && self.is_gone(replica, &space, file)
         {
-            return self.removed(replica, &space, file, cut, databases);
+            return self.removed(replica, &space, file, cut);
         }
         let Some(stream) = self.streams.get(&space) else { return };
         let said = self.said.get(&(replica, space.clone())).copied().unwrap_or_default();

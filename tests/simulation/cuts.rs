@@ -91,7 +91,10 @@ impl Disk {
     pub(super) fn note_name_lost(&mut self, path: &Path, to: Option<&Path>) {
         let below = |path: &Path| path.strip_prefix(&self.root).unwrap().to_path_buf();
         let (path, to) = (below(path), to.map(below));
-        let stays = to.as_ref().is_some_and(|to| space_of_log(to).is_some());
+        let stays = to.as_ref().is_some_and(|to| {
+            let beside = space_of_superseded(&path).is_some() && space_of_superseded(to).is_some();
+            space_of_log(to).is_some() || beside
+        });
         let is_copy = |path: &Path| space_of_log(path).or(space_of_superseded(path));
         if !self.receives || stays || is_copy(&path).is_none() {
             return;

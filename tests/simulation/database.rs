@@ -32,8 +32,6 @@ pub struct LogFile {
     pub whole: usize,
     /// Its name is gone.
     pub unlinked: bool,
-    /// What was written when its name went.
-    pub unlinked_at: Option<usize>,
     /// The primary has let go of it.
     pub released: bool,
     /// A crash has left something behind the whole records.
@@ -43,17 +41,12 @@ pub struct LogFile {
 impl LogFile {
     fn new(name: SegmentName, file: File, bytes: Vec<u8>) -> Self {
         let whole = bytes.len();
-        let (unlinked, unlinked_at, released, torn) = (false, None, false, false);
-        Self { name, file, bytes, whole, unlinked, unlinked_at, released, torn }
+        let (unlinked, released, torn) = (false, false, false);
+        Self { name, file, bytes, whole, unlinked, released, torn }
     }
 
     pub fn inode(&self) -> u64 {
         self.file.metadata().unwrap().ino()
-    }
-
-    fn unlink(&mut self) {
-        self.unlinked = true;
-        self.unlinked_at = Some(self.bytes.len());
     }
 }
 
@@ -329,7 +322,7 @@ impl Database {
         self.tell(name.to_string(), Happened::Appeared, noise);
         for old in self.files.iter_mut().filter(|old| !old.unlinked) {
             disk.remove(&directory.join(old.name.to_string())).unwrap();
-            old.unlink();
+            old.unlinked = true;
             let name = old.name.to_string().into();
             noise.push(Noise { directory: directory.clone(), name, what: Happened::Vanished });
         }
@@ -431,9 +424,6 @@ impl Database {
             let names = disk.names_of(&log.file);
             let named = |name: &str| names.iter().any(|path| path.ends_with(name));
             log.unlinked = !named(&log.name.to_string());
-            if !log.unlinked {
-                log.unlinked_at = None;
-            }
             let temporary = format!("{}.tmp", log.name);
             if named(&temporary) {
                 disk.remove(&directory.join(temporary)).unwrap();
@@ -443,9 +433,6 @@ impl Database {
                 log.bytes.clear();
             } else if !names.is_empty() {
                 log.bytes = read(&log.file);
-            }
-            if log.unlinked && log.unlinked_at.is_none_or(|at| at > log.bytes.len()) {
-                log.unlinked_at = Some(log.bytes.len());
             }
             self.losses += u64::from(log.bytes != before);
             log.whole = verified_bytes(&log.bytes);

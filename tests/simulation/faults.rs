@@ -340,7 +340,7 @@ impl World {
     fn seed_pause(&self) -> Duration {
         let Some(running) = &self.machines[0].running else { return Duration::ZERO };
         let spaces = running.catalog.load().unwrap();
-        let slots = spaces.iter().flat_map(|(_, record)| record.slots.values());
+        let slots = spaces.values().flat_map(|record| record.slots.values());
         let lost = slots.map(|slot| slot.lost_seeds).max().unwrap_or(0);
         SEED_BACKOFF * ((1 << lost.min(5)) - 1)
     }

@@ -108,7 +108,6 @@ impl Plan {
             // Budgets are spent while somebody is away and the log is compacted.
             faults.extend([Fault::Compaction, *chance.pick(&[Fault::Partition, Fault::Kill])]);
         }
-        let tells_writers = !faults.contains(&Fault::OldCatalog) && chance.percent(80);
         let flips = chance.one_in(6);
         let weather = Weather {
             // With little room, more would be slower than any link that carries
@@ -135,6 +134,10 @@ impl Plan {
             syncs: chance.percent(50) || faults.contains(&Fault::OldCatalog),
             goes_on: chance.percent(40),
         };
+        // An old catalog does not know what was let go of since, nor does a primary
+        // whose host has lost what came behind.
+        let old = faults.contains(&Fault::OldCatalog);
+        let tells_writers = habits.syncs && !old && chance.percent(80);
         let active = Duration::from_millis(*chance.pick(&[300, 3_000, 20_000, 60_000]));
         let gap = Duration::from_micros(*chance.pick(&[100, 5_000, 200_000]));
         Self {
@@ -150,7 +153,6 @@ impl Plan {
             trouble,
             budget,
             max_age,
-            // An old catalog does not know what was let go of since.
             tells_writers,
             habits,
             database_gap: gap.max(active / 1_000),

@@ -128,12 +128,11 @@ impl Oracle {
         let said = self.said.entry(key).or_default();
         let shows_it = said.flushed != flushed.0 || said.flushed == said.base;
         if shows_it {
-            seeds.drain(..at);
-            seeds[0].begun = true;
+            seeds[at].begun = true;
             *said = Said {
                 flushed: flushed.0,
                 base: flushed.0,
-                reign: seeds[0].reign,
+                reign: seeds[at].reign,
                 highest_epoch: said.highest_epoch,
             };
         }
@@ -158,7 +157,13 @@ impl Oracle {
     /// when it began.
     pub(super) fn dropped(&self, replica: usize, space: &SpaceId, cut: &CutOff, disk: &Disk) {
         let seeds = self.seeds.get(&(replica, space.clone()));
-        let begun = seeds.and_then(|seeds| seeds.iter().find(|seed| seed.begun));
+        let directory = cut.path.parent().and_then(|path| path.file_name());
+        let of = |seed: &Seed| directory == Some(format!("{:016x}", seed.base.0).as_ref());
+        if seeds.is_some_and(|seeds| seeds.iter().any(of)) {
+            // What an unfinished seed had brought: what it was to replace is here.
+            return;
+        }
+        let begun = seeds.and_then(|seeds| seeds.iter().rfind(|seed| seed.begun));
         let Some(seed) = begun else {
             panic!("Nothing is lost quietly: replica {replica} removes {:?}, and no seed", cut.path)
         };
@@ -200,24 +205,15 @@ impl Oracle {
 
     /// A file that is gone from its primary goes. What was appended after its
     /// name had gone stands nowhere else: it must be in the quarantine.
-    pub(super) fn removed(
-        &self,
-        replica: usize,
-        space: &SpaceId,
-        file: u64,
-        cut: &CutOff,
-        databases: &[Database],
-    ) {
+    pub(super) fn removed(&self, replica: usize, space: &SpaceId, file: u64, cut: &CutOff) {
         let stream = &self.streams[space];
         let said = self.said.get(&(replica, space.clone())).copied().unwrap_or_default();
         let reign = stream.reign(said.reign);
-        let database = database_of(databases, space);
+        let first = reign.runs.iter().find(|run| run.file == file).map(|run| run.ordinal);
+        let other = reign.runs.iter().find(|run| Some(run.ordinal) > first && run.file != file);
         for (run, begin, end) in reign.pieces(said.base, said.flushed) {
-            let log = database.files.iter().find(|log| log.name == run.segment);
-            let from = log.and_then(|log| log.unlinked_at).unwrap_or(0) as u64;
-            let from = from.max(cut.offset).max(run.offset);
-            let begin = begin.max(run.start.0 + from - run.offset);
-            if run.file != file || begin >= end {
+            let behind = other.is_some_and(|other| other.ordinal < run.ordinal);
+            if run.file != file || !behind || run.offset < cut.offset {
                 continue;
             }
             assert!(

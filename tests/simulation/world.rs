@@ -323,7 +323,7 @@ impl World {
         let cuts = std::mem::take(&mut self.machines[number].disk.lock().cuts);
         let disk = self.machines[number].disk.lock();
         for cut in cuts {
-            self.oracle.cut_off(number, &cut, &self.databases, &disk);
+            self.oracle.cut_off(number, &cut, &disk);
         }
     }
 
