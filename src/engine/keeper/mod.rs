@@ -510,7 +510,7 @@ impl Keeper {
                 self.catch_up();
             }
             Job::LookAt { space } => self.look_at(&space),
-            Job::Release { space, file } => self.releases.push((space, file)),
+            Job::Release { space, file } => self.release(space, file),
             Job::Stop => {
                 self.give_up_searching();
                 self.stopped = true;
@@ -527,3 +527,7 @@ fn remember(record: &mut SpaceRecord, change: &Change) {
 #[cfg(test)]
 #[path = "keeper_tests.rs"]
 pub(super) mod tests;
+
+#[cfg(test)]
+#[path = "released_tests.rs"]
+mod released;
