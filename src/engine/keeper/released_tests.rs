@@ -114,19 +114,25 @@ fn what_was_let_go_of_is_not_taken_for_lost_in_a_crash_of_the_host() {
     let mut node = Node::start(root);
     write(root, 2);
     node.look();
-    std::fs::remove_file(segment(root, 1)).unwrap();
+    let aside = root.join("aside");
+    std::fs::rename(segment(root, 1), &aside).unwrap();
     node.look();
     let jobs = node.space.release(Lsn(u64::MAX), Instant::now() + RELEASE_AFTER);
     assert!(matches!(&jobs[..], [.., Job::Release { file: 1, .. }]), "{jobs:?}");
     node.keep(jobs);
     assert!(!node.keeper.pins.path(&alpha(), 1).exists());
     let pin = node.keeper.pins.path(&alpha(), 2);
+    let released = node.keeper.pins.path(&alpha(), 1);
     drop(node);
 
     // The names of the second one had not reached the disk.
     std::fs::remove_file(segment(root, 2)).unwrap();
     std::fs::remove_file(pin).unwrap();
+    // The removal of the pin had not either, nor the end of the file.
+    std::fs::File::options().write(true).open(&aside).unwrap().set_len(100).unwrap();
+    std::fs::rename(&aside, &released).unwrap();
     let mut node = Node::start(root);
+    assert!(!released.exists());
     assert_eq!(node.epochs, [Lsn(RECORD)], "the cut stops where what was let go of ends");
     node.stands_at(RECORD);
     drop(node);

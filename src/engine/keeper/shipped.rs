@@ -162,6 +162,13 @@ impl Keeper {
                 .filter(|file| !entry.delivered.contains(file))
                 .collect();
             for file in missing {
+                if self.is_let_go(space, file) {
+                    // The crash of a host has brought its pin back.
+                    if self.pins.path(space, file).exists() {
+                        self.releases.push((space.clone(), file));
+                    }
+                    continue;
+                }
                 if let Ok(segment) = self.open_segment(space, file) {
                     found.push((file, Arc::new(segment)));
                     if let Some(entry) = self.spaces.get_mut(space) {
@@ -284,20 +291,30 @@ impl Keeper {
                 why: format!("file {file} of space {space} is not in the catalog"),
                 lost: false,
             })?;
-        let let_go = || {
-            let retired = self.spaces.get(space).map(|entry| &entry.record.retired);
-            retired.is_some_and(|retired| retired.get(&file) == Some(&Retired::Gone))
-        };
         open_numbered(&self.pins, &self.places, space, known).map_err(|error| match error {
-            Unopened::Gone { why, lost } => Unopened::Gone { why, lost: lost && !let_go() },
+            Unopened::Gone { why, lost } => {
+                Unopened::Gone { why, lost: lost && !self.is_let_go(space, file) }
+            }
             unreadable @ Unopened::Unreadable(_) => unreadable,
         })
     }
 
+    /// True of a file that was let go of on purpose, durably.
+    fn is_let_go(&self, space: &SpaceId, file: u64) -> bool {
+        let entry = self.spaces.get(space);
+        entry.is_some_and(|entry| entry.record.retired.get(&file) == Some(&Retired::Gone))
+    }
+
     /// Let go of the pin of a file that nobody needs, once it is durable that
     /// this was done on purpose: after a crash of the host, a file that has
-    /// neither a name nor a pin would be taken for one that the crash took.
+    /// neither a name nor a pin would be taken for one that the crash took. And
+    /// once it is durable that its name is gone: it must not come back with less
+    /// in it than replicas were shipped.
     pub(super) fn release(&mut self, space: SpaceId, file: u64) {
+        if let Err(error) = self.places.host.sync_directory(&self.places.wal(&space)) {
+            tracing::warn!(%space, file, %error, "its name may come back: the pin is kept");
+            return;
+        }
         if let Some(entry) = self.spaces.get_mut(&space) {
             let change = Change::Retire { file, what: Retired::Gone };
             remember(&mut entry.record, &change);
