@@ -57,8 +57,11 @@ impl Oracle {
             return;
         }
         let stream = &self.streams[space];
+        let ended = stream.ended(said.reign, seen);
+        // Of a copy whose base an epoch has ended, nothing is of the stream.
+        let anew = flushed == Lsn::ZERO && ended < said.base;
         assert!(
-            flushed.0 >= stream.ended(said.reign, seen),
+            flushed.0 >= ended || anew,
             "Flushed means flushed: replica {replica} had acknowledged {} of {space}, and has \
              {flushed}",
             said.flushed
@@ -76,6 +79,9 @@ impl Oracle {
             );
         }
         said.flushed = flushed.0;
+        if anew {
+            said.base = 0;
+        }
     }
 
     /// A replica has cut a file, or taken away its name.

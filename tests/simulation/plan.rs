@@ -134,10 +134,9 @@ impl Plan {
             syncs: chance.percent(50) || faults.contains(&Fault::OldCatalog),
             goes_on: chance.percent(40),
         };
-        // An old catalog does not know what was let go of since, nor does a primary
-        // whose host has lost what came behind.
+        // An old catalog does not know what was let go of since.
         let old = faults.contains(&Fault::OldCatalog);
-        let tells_writers = habits.syncs && !old && chance.percent(80);
+        let tells_writers = !old && chance.percent(80);
         let active = Duration::from_millis(*chance.pick(&[300, 3_000, 20_000, 60_000]));
         let gap = Duration::from_micros(*chance.pick(&[100, 5_000, 200_000]));
         Self {
