@@ -25,7 +25,9 @@ pub(in crate::engine::keeper) struct Received {
 
 impl Received {
     pub(in crate::engine::keeper) fn bytes(&self, records: Range<usize>) -> &[u8] {
-        let at = |records: usize| usize::try_from(self.marks[records].lsn.0).unwrap();
+        let base = self.marks[0].lsn;
+        let at =
+            |records: usize| usize::try_from(self.marks[records].lsn.bytes_since(base)).unwrap();
         &self.stream[at(records.start)..at(records.end)]
     }
 
@@ -186,7 +188,10 @@ fn what_was_told_of_a_file_that_is_cut_since_is_forgotten() {
 }
 
 /// Records of these seconds, numbered from `sequence` on.
-fn at_seconds<const N: usize>(sequence: u64, seconds: [f64; N]) -> [(u64, u64); N] {
+pub(in crate::engine::keeper) fn at_seconds<const N: usize>(
+    sequence: u64,
+    seconds: [f64; N],
+) -> [(u64, u64); N] {
     let mut next = sequence;
     seconds.map(|at| {
         next += 1;

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::super::matched::tests::{Rig, alive, open, space};
-use super::super::retired::tests::{Received, UNNAMED, pieces, receive, receive_from, retire};
+use super::super::retired::tests::{
+    Received, UNNAMED, at_seconds, pieces, receive, receive_from, retire,
+};
 use super::*;
 use crate::engine::keeper::Job;
 use crate::engine::mortal::Mortal;
@@ -14,6 +16,7 @@ use crate::lsn::Chain;
 use crate::protocol::message::Retirement;
 use crate::state::catalog::Change;
 use crate::state::host::Host;
+use crate::wal::record::Header;
 
 /// Where the seed of these tests begins, and ends.
 const BASE: u64 = 50_000;
@@ -160,4 +163,71 @@ fn a_seed_that_did_not_come_to_its_end_leaves_nothing_but_what_is_nowhere_else()
     let files: Vec<_> =
         pieces(root.path()).iter().map(|piece| piece.manifest.as_ref().unwrap().file).collect();
     assert_eq!(files, [1, 1, 1, 1, 3]);
+}
+
+/// What goes of a replica that was filled anew: it has a snapshot, and what
+/// came after that into a segment which had no name any more.
+#[track_caller]
+fn unlinked_before_the_seed(last: Job, told: &[u64], ended: bool, younger: bool) {
+    let root = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(root.path(), &alive());
+    rig.loan(open(&[(1, 0)])).unwrap();
+    rig.loan(reseed(BASE, BASE + 1, true)).unwrap();
+    let snapshot = at_seconds(0, [2.0, 6.0, 7.0]);
+    let live = at_seconds(5, [11.0, 12.0, 13.0, 14.0, 15.0]);
+    let all: [(u64, &[_]); 3] = [(10, &snapshot), (5, &live), (20, &[])];
+    let runs = if younger { &all[..] } else { &all[..2] };
+    let received = receive_from(&mut rig, Lsn(BASE), 9, runs);
+    if ended {
+        rig.batch(vec![reached(BASE + 1)]);
+    }
+    for file in told {
+        rig.batch(vec![retire(*file, Retirement::Aside, received.end())]);
+    }
+    rig.batch(vec![last]);
+    rig.batch(vec![reached(3 * BASE)]);
+    let kept = kept(root.path());
+    let piece = kept.get(&5).expect("it is in no segment of the primary");
+    assert!(fs::read(&piece.path).unwrap() == received.bytes(3..8));
+    assert_eq!(piece.manifest.as_ref().unwrap().reason, Reason::Unnamed);
+    assert!(!rig.keeper.places.wal(&space()).join(SegmentName(5).to_string()).exists());
+}
+
+#[test]
+fn what_was_unlinked_before_a_seed_is_kept_whatever_became_of_the_snapshot() {
+    let end = mark_at(BASE + 900);
+    unlinked_before_the_seed(retire(5, Retirement::Gone, end), &[5, 10], true, true);
+    // When the next seed begins instead; also if this one had not ended, and
+    // also if it was not told yet that anything is gone.
+    for ended in [true, false] {
+        for told in [&[5, 10][..], &[5], &[]] {
+            for younger in [true, false] {
+                let next = reseed(2 * BASE, 3 * BASE, true);
+                unlinked_before_the_seed(next, told, ended, younger);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_here_from_the_middle_of_a_segment_on_had_no_name() {
+    let root = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(root.path(), &alive());
+    rig.loan(open(&[(1, 0)])).unwrap();
+    rig.loan(reseed(BASE, BASE, true)).unwrap();
+    let run = Run { start: Lsn(BASE), segment: SegmentName(5), file: 5, offset: 700, bytes: None };
+    let job = Job::OpenRun { shard: 0, ticket: 2, space: space(), ordinal: 9, run, known: false };
+    rig.batch(vec![job]);
+    let path = rig.keeper.places.wal(&space()).join(SegmentName(5).to_string());
+    let header = Header::new(5, 11_000_000_000, 1, &[7; 100]).unwrap();
+    let bytes = [&header.encode()[..], &[7; 100]].concat();
+    fs::write(&path, [&[0; 700], &bytes[..]].concat()).unwrap();
+    let end = mark_at(BASE + bytes.len() as u64);
+    // What comes next is younger than any of it.
+    let run = Run { start: end.lsn, segment: SegmentName(20), file: 20, offset: 0, bytes: None };
+    let job = Job::OpenRun { shard: 0, ticket: 2, space: space(), ordinal: 10, run, known: false };
+    rig.batch(vec![job]);
+    rig.batch(vec![retire(5, Retirement::Aside, end), retire(5, Retirement::Gone, end)]);
+    let kept = kept(root.path());
+    assert_eq!(kept.get(&5).map(|piece| fs::read(&piece.path).unwrap()), Some(bytes));
 }

@@ -13,6 +13,10 @@
 //! what came before the walk was there (c): there only the clock tells. A
 //! segment that merely carries on from another replaces nothing.
 //!
+//! A replica that was filled anew does not have a and b, but s and then d: what
+//! comes behind a younger name, or from the middle of a file on, had lost its
+//! own before. None of that is in any segment.
+//!
 //! Where nothing tells, all of the file is taken for such records. The error
 //! is to keep what was not needed.
 
@@ -27,6 +31,7 @@ use crate::engine::quarantine::{Extent, Manifest, Reason};
 use crate::engine::recovery;
 use crate::ids::SpaceId;
 use crate::limits::{CUT_SLICE_BYTES, RECORD_HEADER_BYTES};
+use crate::lsn::Lsn;
 use crate::state::catalog::SpaceRecord;
 use crate::state::runs::Run;
 use crate::wal::record::{Checksums, Header};
@@ -103,6 +108,14 @@ impl<'a> Held<'a> {
             let end = run.bytes.map_or(length, |bytes| (run.offset + bytes).min(length));
             run.offset..end
         };
+        if self.had_lost_its_name(first, &run) {
+            let mut ranges = runs.iter().filter(|(_, run)| run.file == file);
+            let start = ranges.find_map(|(_, run)| {
+                let range = within(run);
+                (!range.is_empty()).then_some(range.start)
+            });
+            return Ok(start.map(Unnamed::From));
+        }
         let other = runs.iter().find(|(o, run)| *o > first && run.file != file).map(|(o, _)| o);
         let (mut before, mut rest) = (Vec::new(), None);
         for (ordinal, run) in runs.iter().filter(|(_, run)| run.file == file) {
@@ -134,6 +147,15 @@ impl<'a> Held<'a> {
             return rest_only;
         };
         Ok(Some(Unnamed::Since { path, within: before, timestamp_ns, rest }))
+    }
+
+    /// Whether a file was without its name already when what is here of it
+    /// began. A file that has its name comes before those with younger ones, and
+    /// from its beginning on. Whatever has become of those names since.
+    fn had_lost_its_name(&self, first: u32, run: &Run) -> bool {
+        let mut before = self.firsts.values().filter(|(ordinal, _)| *ordinal < first);
+        let from_within = run.offset > 0 && self.record.base.lsn > Lsn::ZERO;
+        from_within || before.any(|(_, other)| other.segment > run.segment)
     }
 
     /// The first runs of the files that may have replaced one. Those that come
