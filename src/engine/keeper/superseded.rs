@@ -12,10 +12,12 @@
 //! what was here. When the seed is complete that goes to the quarantine, and the
 //! rest is removed.
 //!
-//! Of a seed that did not come to its end nothing else is kept when the next
-//! one begins: the old copy, which it was to replace, is still here.
+//! Of a seed that did not come to its end little else is kept when the next one
+//! begins: the old copy, which it was to replace, is still here. If the primary
+//! does not vouch for it, its end is: a host that crashed has lost what it had
+//! shipped last.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -26,6 +28,7 @@ use super::unnamed::{Held, Unnamed};
 use super::{Keeper, Places};
 use crate::engine::quarantine::{Manifest, Quarantine, Reason};
 use crate::ids::{SegmentName, SpaceId};
+use crate::limits::UNVOUCHED_END_BYTES;
 use crate::lsn::{Lsn, Mark};
 use crate::protocol::message::Reseed;
 use crate::state::catalog::SpaceRecord;
@@ -40,6 +43,9 @@ const PLAN_FILE: &str = "keep.json";
 struct Plan {
     /// The copy is of a seed that did not come to its end.
     unfinished: bool,
+    /// Where in the stream it lay.
+    #[serde(default)]
+    range: (u64, u64),
     keep: Vec<Kept>,
 }
 
@@ -87,14 +93,17 @@ impl Keeper {
                 moved.push(kept);
             }
         }
-        plan = Plan { unfinished: record.seed.is_some(), keep: moved };
+        let range = (record.base.lsn.0, record.checkpoint.lsn.0);
+        plan = Plan { unfinished: record.seed.is_some(), range, keep: moved };
         let held = Held::new(&self.places, space, record, self.checksums);
         let runs: BTreeMap<PathBuf, Run> =
             held.files().map(|run| (held.path_of(run), *run)).collect();
+        let end = held.end_of(UNVOUCHED_END_BYTES);
         for (from, path) in files {
             let known = runs.get(&path);
-            // What a seed had received counts for nothing before its end.
-            let doubted = !reseed.vouched && !plan.unfinished;
+            // What a seed had received counts for little before its end.
+            let doubted = !reseed.vouched
+                && (!plan.unfinished || known.is_none_or(|run| end.contains(&run.file)));
             let unnamed = match known {
                 Some(run) if !doubted => held.unnamed_in(run.file)?,
                 _ => None,
@@ -130,7 +139,7 @@ impl Keeper {
         let to = self.superseded_by(space, &record.base);
         make_directories(host, &self.places.state_dir, &to)?;
         let plan = Plan::read(&to)?.unwrap_or_default();
-        let mut kept = BTreeMap::new();
+        let (mut kept, mut removed) = (BTreeMap::new(), 0);
         for file in &plan.keep {
             if !to.join(&file.to).try_exists()? {
                 kept.insert(file.from.as_str(), file.to.as_str());
@@ -139,9 +148,20 @@ impl Keeper {
         for (name, path) in &files {
             match kept.get(name.as_str()) {
                 Some(kept) => host.rename(path, &to.join(kept))?,
-                None if plan.unfinished => host.remove(path)?,
+                None if plan.unfinished => {
+                    removed += fs::metadata(path).map_or(0, |found| found.len());
+                    host.remove(path)?;
+                }
                 None => host.rename(path, &to.join(free_name(&to, name)?))?,
             }
+        }
+        if removed > 0 {
+            let (from, until) = plan.range;
+            tracing::warn!(
+                %space, bytes = removed, from, until, kept = kept.len(),
+                "what an earlier seed had received is removed: it did not come to its end, and the \
+                 next one begins"
+            );
         }
         host.sync_directory(&to)?;
         for directory in [self.places.wal(space), self.retired(space)] {
@@ -251,6 +271,23 @@ impl Places {
     #[must_use]
     pub fn old_copies(&self, space: &SpaceId) -> PathBuf {
         self.state_dir.join("superseded").join(space.as_str())
+    }
+}
+
+impl Held<'_> {
+    /// The files at the end of what was received that hold so many bytes, or a
+    /// few more.
+    fn end_of(&self, bytes: u64) -> BTreeSet<u64> {
+        let (mut files, mut sum) = (BTreeSet::new(), 0_u64);
+        for run in self.last_first() {
+            if sum >= bytes {
+                break;
+            }
+            if files.insert(run.file) {
+                sum += fs::metadata(self.path_of(&run)).map_or(0, |found| found.len());
+            }
+        }
+        files
     }
 }
 

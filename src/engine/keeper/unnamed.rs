@@ -87,6 +87,13 @@ impl<'a> Held<'a> {
         self.firsts.values().map(|(_, run)| run)
     }
 
+    /// All runs, the last one first.
+    pub(super) fn last_first(&self) -> impl Iterator<Item = Run> {
+        let mut runs: Vec<_> = self.record.runs.iter().map(|(_, run)| *run).collect();
+        runs.reverse();
+        runs.into_iter()
+    }
+
     pub(super) fn path_of(&self, run: &Run) -> PathBuf {
         let Places { data_root, state_dir, .. } = self.places;
         recovery::path_of(data_root, state_dir, self.space, self.record, run)
