@@ -47,9 +47,18 @@ impl Quarantine {
     /// Move a whole file here. Durable when it returns the new path.
     pub(super) fn take(&self, path: &Path, manifest: &Manifest) -> io::Result<PathBuf> {
         let (to, _) = self.reserve(manifest)?;
-        self.describe(&to, manifest)?;
-        self.host.sync_directory(&self.directory)?;
-        self.host.rename(path, &to)?;
+        let moved = self
+            .describe(&to, manifest)
+            .and_then(|()| self.host.sync_directory(&self.directory))
+            .and_then(|()| self.host.rename(path, &to));
+        if let Err(error) = moved {
+            if path.symlink_metadata().is_ok() {
+                // Nothing is here then. What cannot be removed takes only a name.
+                let _ = self.host.remove(&piece::manifest_path(&to));
+                let _ = self.host.remove(&to);
+            }
+            return Err(error);
+        }
         self.host.sync_directory(&self.directory)?;
         if let Some(parent) = path.parent() {
             self.host.sync_directory(parent)?;

@@ -260,6 +260,8 @@ pub struct Keeper {
     removals: Vec<PathBuf>,
     /// Spaces whose old copy is to be removed once everything so far is durable.
     seeded: Vec<SpaceId>,
+    /// Spaces whose old copy could not be put away, and why.
+    uncleared: BTreeMap<SpaceId, String>,
     /// News that wait for the batch to be durable.
     waiting: Vec<(usize, News)>,
     /// Spaces lent in this batch; not lent after all if it fails.
@@ -323,6 +325,7 @@ impl Keeper {
             releases: Vec::new(),
             removals: Vec::new(),
             seeded: Vec::new(),
+            uncleared: BTreeMap::new(),
             waiting: Vec::new(),
             lending: Vec::new(),
             unrecorded: BTreeMap::new(),

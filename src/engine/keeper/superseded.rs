@@ -19,7 +19,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io;
+use std::io::{self, ErrorKind::NotFound};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -28,7 +28,7 @@ use super::unnamed::{Held, Unnamed};
 use super::{Keeper, Places};
 use crate::engine::quarantine::{Manifest, Quarantine, Reason};
 use crate::ids::{SegmentName, SpaceId};
-use crate::limits::UNVOUCHED_END_BYTES;
+use crate::limits::{CATALOG_RETRY_DELAY, UNVOUCHED_END_BYTES};
 use crate::lsn::{Lsn, Mark};
 use crate::protocol::message::Reseed;
 use crate::state::catalog::SpaceRecord;
@@ -173,7 +173,7 @@ impl Keeper {
     }
 
     /// Remove what a stop between the end of a seed and its removal has left.
-    pub(super) fn sweep_superseded(&self, space: &SpaceId) {
+    pub(super) fn sweep_superseded(&mut self, space: &SpaceId) {
         if self.spaces.get(space).is_some_and(|entry| entry.record.seed.is_none()) {
             self.remove_superseded(space);
         }
@@ -181,37 +181,74 @@ impl Keeper {
 
     /// The old copy is needed no more: the catalog knows of a better one. What
     /// was to be kept of it goes to the quarantine.
-    pub(super) fn remove_superseded(&self, space: &SpaceId) {
+    pub(super) fn remove_superseded(&mut self, space: &SpaceId) {
         let directory = self.places.old_copies(space);
-        if !directory.exists() {
+        let mut bytes = 0;
+        let result = if directory.exists() {
+            self.clear(space, &directory, &mut bytes)
+        } else {
+            self.uncleared.remove(space);
             return;
-        }
-        match self.clear(space, &directory) {
-            Ok(bytes) => tracing::info!(
+        };
+        if bytes > 0 {
+            tracing::info!(
                 %space, bytes,
                 "this replica has been filled anew: its old copy is removed"
-            ),
-            Err(error) => tracing::warn!(
+            );
+        }
+        let Err(error) = result else {
+            self.uncleared.remove(space);
+            return;
+        };
+        // The same again is no news.
+        let why = error.to_string();
+        if self.uncleared.insert(space.clone(), why.clone()).as_ref() != Some(&why) {
+            tracing::warn!(
                 %space, %error,
-                "an old copy cannot be removed; it is needed no more, but for what {PLAN_FILE} in \
-                 it names: {}. It is tried again at the next start",
+                "not all of an old copy can be put away; it is needed no more, but for what \
+                 {PLAN_FILE} in it names: {}. It is tried again every {CATALOG_RETRY_DELAY:?}",
                 directory.display()
-            ),
+            );
         }
     }
 
-    /// Returns how many bytes were removed.
-    fn clear(&self, space: &SpaceId, directory: &Path) -> io::Result<u64> {
+    /// Try again what could not be put away.
+    pub(super) fn clear_again(&mut self) {
+        if !self.unwritten.changes.is_empty() {
+            return;
+        }
+        for space in self.uncleared.keys().cloned().collect::<Vec<_>>() {
+            // It may be filled anew once more meanwhile.
+            if self.spaces.get(&space).is_some_and(|entry| entry.record.seed.is_none()) {
+                self.remove_superseded(&space);
+            } else {
+                self.uncleared.remove(&space);
+            }
+        }
+    }
+
+    /// Counts in `removed` how many bytes were. What nobody needs goes first:
+    /// to keep the rest may take the room that it leaves.
+    fn clear(&self, space: &SpaceId, directory: &Path, removed: &mut u64) -> io::Result<()> {
         let host = &self.places.host;
-        let quarantine = Quarantine::new(host.clone(), &self.places.quarantine(), space);
         let mut plans = Vec::new();
         for seed in listed(directory)? {
-            plans.push((Plan::read(&seed)?.unwrap_or_default(), seed));
+            let plan = Plan::read(&seed)?.unwrap_or_default();
+            let kept: BTreeSet<_> = plan.keep.iter().map(|kept| seed.join(&kept.to)).collect();
+            for file in listed(&seed)? {
+                if !file.ends_with(PLAN_FILE) && !kept.contains(&file) {
+                    let bytes = fs::symlink_metadata(&file)?.len();
+                    host.remove(&file)?;
+                    *removed += bytes;
+                }
+            }
+            plans.push((plan, seed));
         }
+        let quarantine = Quarantine::new(host.clone(), &self.places.quarantine(), space);
         for (plan, seed) in &plans {
             for Kept { to, manifest, .. } in &plan.keep {
                 let path = seed.join(to);
-                if !path.try_exists()? {
+                if fs::symlink_metadata(&path).is_err_and(|e| e.kind() == NotFound) {
                     continue;
                 }
                 let kept = quarantine.take(&path, manifest)?;
@@ -223,19 +260,14 @@ impl Keeper {
                 self.count_quarantine(space);
             }
         }
-        let mut bytes = 0;
         for (_, seed) in plans {
-            // The plan last: until then it says what was to be kept.
-            let mut files = listed(&seed)?;
-            files.sort_by_key(|file| file.ends_with(PLAN_FILE));
-            for file in files {
-                bytes += file.metadata()?.len();
+            // Until then it says what was to be kept.
+            for file in listed(&seed)? {
                 host.remove(&file)?;
             }
             fs::remove_dir(&seed)?;
         }
-        fs::remove_dir(directory)?;
-        Ok(bytes)
+        fs::remove_dir(directory)
     }
 
     /// The segments of a space by the name that they get when they are moved
