@@ -46,6 +46,9 @@ struct Plan {
     /// Where in the stream it lay.
     #[serde(default)]
     range: (u64, u64),
+    /// Where the seed is to come to before the files are needed no more.
+    #[serde(default)]
+    head: u64,
     keep: Vec<Kept>,
 }
 
@@ -94,7 +97,10 @@ impl Keeper {
             }
         }
         let range = (record.base.lsn.0, record.checkpoint.lsn.0);
-        plan = Plan { unfinished: record.seed.is_some(), range, keep: moved };
+        let head = plan.head.max(reseed.head.0);
+        // What was rebuilt beside an older copy may be the better one.
+        let unfinished = record.seed.is_some() && record.base.lsn > Lsn::ZERO;
+        plan = Plan { unfinished, range, head, keep: moved };
         let held = Held::new(&self.places, space, record, self.checksums);
         let runs: BTreeMap<PathBuf, Run> =
             held.files().map(|run| (held.path_of(run), *run)).collect();
@@ -303,6 +309,24 @@ impl Places {
     #[must_use]
     pub fn old_copies(&self, space: &SpaceId) -> PathBuf {
         self.state_dir.join("superseded").join(space.as_str())
+    }
+
+    /// Where a replica of the space is to come to before what lies there is
+    /// needed no more, as far as that is known; nothing if no segment does.
+    pub(in crate::engine) fn old_copies_until(&self, space: &SpaceId) -> io::Result<Option<Lsn>> {
+        let mut until = None;
+        for seed in listed(&self.old_copies(space))? {
+            let of_segment = |path: &PathBuf| {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                ["wal-", "retired-"].iter().any(|start| name.starts_with(start))
+            };
+            if listed(&seed)?.iter().any(of_segment) {
+                // A plan that cannot be read says nothing.
+                let head = Plan::read(&seed).ok().flatten().map_or(0, |plan| plan.head);
+                until = until.max(Some(Lsn(head)));
+            }
+        }
+        Ok(until)
     }
 }
 

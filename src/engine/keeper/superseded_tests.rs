@@ -217,6 +217,23 @@ fn what_is_needed_by_nobody_goes_even_if_the_disk_has_no_room_for_the_rest() {
     assert_eq!(kept(root.path()).keys().collect::<Vec<_>>(), [&1, &3]);
 }
 
+#[test]
+fn what_was_rebuilt_beside_an_older_copy_is_moved_aside_when_it_is_filled_anew() {
+    let root = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(root.path(), &alive());
+    rig.loan(open(&[(1, 0)])).unwrap();
+    for change in
+        [Change::Seed { base: Mark::START, first_run: 0, target: Lsn(2 * BASE) }, Change::SeedMoved]
+    {
+        rig.batch(vec![Job::Commit { shard: 0, ticket: None, space: space(), change }]);
+    }
+    let received = receive(&mut rig, &UNNAMED);
+    rig.loan(reseed(BASE, BASE, true)).unwrap();
+    let directory = old_copies(root.path()).join("000000000000c350");
+    let path = directory.join(SegmentName(2).to_string());
+    assert!(fs::read(path).unwrap() == received.bytes(5..10), "the only good copy");
+}
+
 /// A host without room for what a piece in quarantine is.
 #[derive(Debug)]
 struct Full(AtomicBool);
