@@ -12,6 +12,9 @@
 //! what was here. When the seed is complete that goes to the quarantine, and the
 //! rest is removed.
 //!
+//! A file that cannot be read is kept, and where the plan cannot be read all
+//! files are: neither holds up a seed.
+//!
 //! Of a seed that did not come to its end little else is kept when the next one
 //! begins: the old copy, which it was to replace, is still here. If the primary
 //! does not vouch for it, its end is: a host that crashed has lost what it had
@@ -64,13 +67,40 @@ struct Kept {
 }
 
 impl Plan {
-    /// The one in `directory`, if there is one.
-    fn read(directory: &Path) -> io::Result<Option<Self>> {
-        match fs::read(directory.join(PLAN_FILE)) {
-            Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
+    /// The one in `directory`; an empty one if there is none. Where it cannot be
+    /// read, all that is there is kept.
+    fn read(directory: &Path, space: &SpaceId) -> io::Result<Self> {
+        let text = match fs::read(directory.join(PLAN_FILE)) {
+            Err(error) if error.kind() == NotFound => return Ok(Self::default()),
+            other => other,
+        };
+        let plan = text.and_then(|text| Ok(serde_json::from_slice(&text)?));
+        let error = match plan {
+            Ok(plan) => return Ok(plan),
+            Err(error) => error,
+        };
+        tracing::warn!(
+            %space, %error, directory = %directory.display(),
+            "{PLAN_FILE} cannot be read: all that lies beside it is kept"
+        );
+        let mut plan = Self::default();
+        for path in listed(directory)?.iter().filter(|path| !is_plan(path)) {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let run = unknown(&name);
+            let manifest = Manifest {
+                space: space.clone(),
+                segment: run.segment,
+                file: run.file,
+                offset: 0,
+                bytes: fs::symlink_metadata(path).map_or(0, |found| found.len()),
+                reason: Reason::Superseded,
+                extents: Vec::new(),
+                epochs: Vec::new(),
+                superseded_by: None,
+            };
+            plan.keep.push(Kept { from: String::new(), to: name.into_owned(), manifest });
         }
+        Ok(plan)
     }
 }
 
@@ -89,10 +119,10 @@ impl Keeper {
         let directory = self.superseded_by(space, &reseed.base);
         make_directories(&*self.places.host, &self.places.state_dir, &directory)?;
         // Another seed may have begun at the same base.
-        let mut plan = Plan::read(&directory)?.unwrap_or_default();
+        let mut plan = Plan::read(&directory, space)?;
         let mut moved = Vec::new();
         for kept in plan.keep {
-            if directory.join(&kept.to).try_exists()? {
+            if is_there(&directory.join(&kept.to))? {
                 moved.push(kept);
             }
         }
@@ -111,7 +141,13 @@ impl Keeper {
             let doubted = !reseed.vouched
                 && (!plan.unfinished || known.is_none_or(|run| end.contains(&run.file)));
             let unnamed = match known {
-                Some(run) if !doubted => held.unnamed_in(run.file)?,
+                Some(run) if !doubted => held.unnamed_in(run.file).unwrap_or_else(|error| {
+                    tracing::warn!(
+                        %space, %error, path = %path.display(),
+                        "what only this replica has of it cannot be told: all of it is kept"
+                    );
+                    Some(Unnamed::From(0))
+                }),
                 _ => None,
             };
             let reason = match unnamed {
@@ -121,10 +157,11 @@ impl Keeper {
                 None => continue,
                 Some(_) => Reason::Unnamed,
             };
-            let bytes = fs::metadata(&path)?.len();
-            if bytes == 0 {
-                continue;
-            }
+            let bytes = match fs::symlink_metadata(&path) {
+                Ok(found) if found.len() == 0 => continue,
+                // It is kept as what it is.
+                found => found.map_or(0, |found| found.len()),
+            };
             let run = known.copied().unwrap_or_else(|| unknown(&from));
             let manifest = held.manifest(run, reason, 0..bytes);
             let to = free_name(&directory, &from)?;
@@ -144,10 +181,10 @@ impl Keeper {
         }
         let to = self.superseded_by(space, &record.base);
         make_directories(host, &self.places.state_dir, &to)?;
-        let plan = Plan::read(&to)?.unwrap_or_default();
+        let plan = Plan::read(&to, space)?;
         let (mut kept, mut removed) = (BTreeMap::new(), 0);
         for file in &plan.keep {
-            if !to.join(&file.to).try_exists()? {
+            if !is_there(&to.join(&file.to))? {
                 kept.insert(file.from.as_str(), file.to.as_str());
             }
         }
@@ -239,7 +276,7 @@ impl Keeper {
         let host = &self.places.host;
         let mut plans = Vec::new();
         for seed in listed(directory)? {
-            let plan = Plan::read(&seed)?.unwrap_or_default();
+            let plan = Plan::read(&seed, space)?;
             let kept: BTreeSet<_> = plan.keep.iter().map(|kept| seed.join(&kept.to)).collect();
             for file in listed(&seed)? {
                 if !file.ends_with(PLAN_FILE) && !kept.contains(&file) {
@@ -254,7 +291,7 @@ impl Keeper {
         for (plan, seed) in &plans {
             for Kept { to, manifest, .. } in &plan.keep {
                 let path = seed.join(to);
-                if fs::symlink_metadata(&path).is_err_and(|e| e.kind() == NotFound) {
+                if !is_there(&path)? {
                     continue;
                 }
                 let kept = quarantine.take(&path, manifest)?;
@@ -282,7 +319,7 @@ impl Keeper {
         let wal = self.places.wal(space);
         let names = match discover::segments(&wal) {
             Ok(names) => names,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) if error.kind() == NotFound => Vec::new(),
             Err(error) => return Err(error),
         };
         let named = names.iter().map(|name| (name.to_string(), wal.join(name.to_string())));
@@ -322,7 +359,7 @@ impl Places {
             };
             if listed(&seed)?.iter().any(of_segment) {
                 // A plan that cannot be read says nothing.
-                let head = Plan::read(&seed).ok().flatten().map_or(0, |plan| plan.head);
+                let head = Plan::read(&seed, space)?.head;
                 until = until.max(Some(Lsn(head)));
             }
         }
@@ -359,18 +396,32 @@ fn unknown(name: &str) -> Run {
 fn free_name(directory: &Path, name: &str) -> io::Result<String> {
     let mut free = name.to_owned();
     let mut number = 0;
-    while directory.join(&free).try_exists()? {
+    while is_there(&directory.join(&free))? {
         number += 1;
         free = format!("{name}.{number}");
     }
     Ok(free)
 }
 
+/// Whether a name is taken, by whatever it is.
+fn is_there(path: &Path) -> io::Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether that is a plan, or one that was being written.
+fn is_plan(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PLAN_FILE))
+}
+
 /// The entries of a directory; none if there is no such directory.
 fn listed(directory: &Path) -> io::Result<Vec<PathBuf>> {
     match fs::read_dir(directory) {
         Ok(entries) => entries.map(|entry| entry.map(|entry| entry.path())).collect(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) if error.kind() == NotFound => Ok(Vec::new()),
         Err(error) => Err(error),
     }
 }

@@ -234,6 +234,42 @@ fn what_was_rebuilt_beside_an_older_copy_is_moved_aside_when_it_is_filled_anew()
     assert!(fs::read(path).unwrap() == received.bytes(5..10), "the only good copy");
 }
 
+#[test]
+fn a_segment_that_cannot_be_read_is_kept_and_stops_no_seed() {
+    let root = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(root.path(), &alive());
+    filled(&mut rig);
+    let path = rig.keeper.places.wal(&space()).join(SegmentName(2).to_string());
+    fs::remove_file(&path).unwrap();
+    // It can be opened; each read fails.
+    std::os::unix::fs::symlink(root.path(), &path).unwrap();
+    rig.loan(reseed(BASE, BASE, true)).unwrap();
+    rig.batch(vec![reached(BASE)]);
+    assert_eq!(kept(root.path()).keys().collect::<Vec<_>>(), [&1, &2, &3]);
+    assert!(!old_copies(root.path()).exists());
+}
+
+#[test]
+fn where_it_cannot_be_read_what_is_to_be_kept_everything_is() {
+    let root = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(root.path(), &alive());
+    let received = filled(&mut rig);
+    rig.batch(vec![reseed(BASE, BASE, true)]);
+    let plan = old_copies(root.path()).join("000000000000c350").join(PLAN_FILE);
+    fs::write(&plan, b"{\"keep\": [").unwrap();
+    // A seed that begins at the same base stops at it as little as the end does.
+    rig.loan(reseed(BASE, BASE, true)).unwrap();
+    fs::write(&plan, b"{\"keep\": [").unwrap();
+    rig.batch(vec![reached(BASE)]);
+    assert!(!old_copies(root.path()).exists());
+    let kept: Vec<_> =
+        pieces(root.path()).iter().map(|piece| fs::read(&piece.path).unwrap()).collect();
+    assert_eq!(kept.len(), 3);
+    for content in [of_first(&received), received.bytes(5..10).to_vec()] {
+        assert!(kept.contains(&content));
+    }
+}
+
 /// A host without room for what a piece in quarantine is.
 #[derive(Debug)]
 struct Full(AtomicBool);
