@@ -252,6 +252,17 @@ fn where_no_clock_tells_all_of_a_segment_is_kept() {
 }
 
 #[test]
+fn records_of_a_clock_that_was_set_back_are_kept_when_their_segment_goes() {
+    let snapshot = at_seconds(0, [2.0, 6.0, 7.0]);
+    // The last record is older than the snapshot, what it is about is not.
+    kept_of(&[(5, &at_seconds(0, [6.0, 9.9, 10.5, 3.0])), (10, &snapshot)], Some(2..4));
+    // No record is younger, but the clock cannot be what it was.
+    kept_of(&[(5, &at_seconds(0, [6.0, 9.9, 3.0, 4.0])), (10, &snapshot)], Some(2..4));
+    // What a snapshot took from others is older than its name, in any order.
+    kept_of(&[(5, &at_seconds(0, [3.0, 1.0, 2.0, 6.0])), (10, &snapshot)], None);
+}
+
+#[test]
 fn other_spaces_are_served_while_much_of_a_retired_segment_is_kept() {
     let root = tempfile::tempdir().unwrap();
     let mut rig = Rig::open(root.path(), &alive());

@@ -31,7 +31,7 @@ use super::unnamed::{Held, Unnamed};
 use super::{Keeper, Places};
 use crate::engine::quarantine::{Manifest, Quarantine, Reason};
 use crate::ids::{SegmentName, SpaceId};
-use crate::limits::{CATALOG_RETRY_DELAY, UNVOUCHED_END_BYTES};
+use crate::limits::{CATALOG_RETRY_DELAY, SEED_WALK_BYTES, UNVOUCHED_END_BYTES};
 use crate::lsn::{Lsn, Mark};
 use crate::protocol::message::Reseed;
 use crate::state::catalog::SpaceRecord;
@@ -135,19 +135,30 @@ impl Keeper {
         let runs: BTreeMap<PathBuf, Run> =
             held.files().map(|run| (held.path_of(run), *run)).collect();
         let end = held.end_of(UNVOUCHED_END_BYTES);
+        let mut budget = SEED_WALK_BYTES;
         for (from, path) in files {
             let known = runs.get(&path);
             // What a seed had received counts for little before its end.
             let doubted = !reseed.vouched
                 && (!plan.unfinished || known.is_none_or(|run| end.contains(&run.file)));
             let unnamed = match known {
-                Some(run) if !doubted => held.unnamed_in(run.file).unwrap_or_else(|error| {
-                    tracing::warn!(
-                        %space, %error, path = %path.display(),
-                        "what only this replica has of it cannot be told: all of it is kept"
-                    );
-                    Some(Unnamed::From(0))
-                }),
+                Some(run) if !doubted => {
+                    let judge = |found: Unnamed| match found {
+                        Unnamed::Since { .. } => {
+                            let there = found.are_there(self.checksums, &mut budget)?;
+                            Ok(there.then_some(Unnamed::From(0)))
+                        }
+                        found => Ok(Some(found)),
+                    };
+                    let found = held.unnamed_in(run.file);
+                    found.and_then(|found| found.map_or(Ok(None), judge)).unwrap_or_else(|error| {
+                        tracing::warn!(
+                            %space, %error, path = %path.display(),
+                            "what only this replica has of it cannot be told: all of it is kept"
+                        );
+                        Some(Unnamed::From(0))
+                    })
+                }
                 _ => None,
             };
             let reason = match unnamed {

@@ -270,6 +270,19 @@ fn where_it_cannot_be_read_what_is_to_be_kept_everything_is() {
     }
 }
 
+#[test]
+fn records_of_a_clock_that_was_set_back_outlive_a_seed() {
+    let root = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(root.path(), &alive());
+    rig.loan(open(&[(1, 0)])).unwrap();
+    let live = at_seconds(0, [6.0, 9.9, 10.5, 3.0]);
+    let snapshot = at_seconds(0, [2.0]);
+    receive(&mut rig, &[(5, &live), (10, &snapshot), (20, &snapshot)]);
+    rig.batch(vec![reseed(BASE, BASE, true)]);
+    rig.batch(vec![reached(BASE)]);
+    assert_eq!(kept(root.path()).keys().collect::<Vec<_>>(), [&5, &20]);
+}
+
 /// A host without room for what a piece in quarantine is.
 #[derive(Debug)]
 struct Full(AtomicBool);

@@ -17,6 +17,9 @@
 //! comes behind a younger name, or from the middle of a file on, had lost its
 //! own before. None of that is in any segment.
 //!
+//! Where the clock was set back while the file was written, all from there on is
+//! taken for such records: what is stamped too early may have come late.
+//!
 //! Where nothing tells, all of the file is taken for such records. The error
 //! is to keep what was not needed.
 
@@ -30,7 +33,7 @@ use super::Places;
 use crate::engine::quarantine::{Extent, Manifest, Reason};
 use crate::engine::recovery;
 use crate::ids::SpaceId;
-use crate::limits::{CUT_SLICE_BYTES, RECORD_HEADER_BYTES};
+use crate::limits::{CLOCK_STEP_NS, CUT_SLICE_BYTES, RECORD_HEADER_BYTES};
 use crate::lsn::Lsn;
 use crate::state::catalog::SpaceRecord;
 use crate::state::runs::Run;
@@ -54,15 +57,20 @@ pub(super) enum Unnamed {
     From(u64),
     /// There, as nothing is known that could have replaced it.
     Untold(u64),
-    /// At the first one that is not older than something else; if none is, at
-    /// `rest`.
+    /// At the first one that is not older than something else, or behind which
+    /// the clock was set back; if there is none, at `rest`.
     Since {
         /// Where to look.
         path: PathBuf,
         /// In which parts of it, ascending.
         within: Vec<Range<u64>>,
+        /// When the file got its name, nanoseconds since the Unix epoch. What a
+        /// snapshot took from others is older, and in any order.
+        named_ns: u64,
         /// Not older than that, nanoseconds since the Unix epoch.
         timestamp_ns: u64,
+        /// Whether the last record is not.
+        by_end: bool,
         /// Behind all of them.
         rest: Option<u64>,
     },
@@ -143,17 +151,17 @@ impl<'a> Held<'a> {
             return Ok(Some(Unnamed::Untold(before[0].start)));
         }
         let last = recovery::record_before(&opened, last.start, last.end, self.checksums)?;
-        // A segment that is younger than all of it cannot lack any of it.
-        let lacks = |other: &Run| {
-            last.as_ref().is_none_or(|last| {
-                named_at(other) <= last.timestamp_ns && !self.carries_on(other, last)
-            })
-        };
-        let Some(timestamp_ns) = instead.iter().filter(|other| lacks(other)).map(named_at).min()
-        else {
+        let lacking = instead
+            .iter()
+            .filter(|other| last.as_ref().is_none_or(|last| !self.carries_on(other, last)));
+        let Some(timestamp_ns) = lacking.clone().map(named_at).min() else { return rest_only };
+        let by_end = last.is_none_or(|last| last.timestamp_ns >= timestamp_ns);
+        if !by_end && lacking.count() < instead.len() {
+            // Its writer had left it before that was there.
             return rest_only;
-        };
-        Ok(Some(Unnamed::Since { path, within: before, timestamp_ns, rest }))
+        }
+        let named_ns = named_at(&run);
+        Ok(Some(Unnamed::Since { path, within: before, named_ns, timestamp_ns, by_end, rest }))
     }
 
     /// Whether a file was without its name already when what is here of it
@@ -218,6 +226,20 @@ impl<'a> Held<'a> {
 }
 
 impl Unnamed {
+    /// Whether there are such records, without reading more than `budget` bytes
+    /// of the file, which is lowered by them. Where that is not enough the last
+    /// record decides.
+    pub(super) fn are_there(self, checksums: Checksums, budget: &mut u64) -> io::Result<bool> {
+        if let Self::Since { within, by_end, rest, .. } = &self {
+            let bytes = within.iter().map(|range| range.end - range.start).sum();
+            let Some(left) = budget.checked_sub(bytes).filter(|_| !by_end && rest.is_none()) else {
+                return Ok(*by_end || rest.is_some());
+            };
+            *budget = left;
+        }
+        self.find(checksums, &mut || {}).map(|found| found.is_some())
+    }
+
     /// The offset. Reads headers, perhaps of a whole file; `between` is called
     /// now and then.
     pub(super) fn find(
@@ -225,12 +247,14 @@ impl Unnamed {
         checksums: Checksums,
         between: &mut dyn FnMut(),
     ) -> io::Result<Option<u64>> {
-        let (path, within, timestamp_ns, rest) = match self {
+        let (path, within, named_ns, timestamp_ns, rest) = match self {
             Self::From(offset) | Self::Untold(offset) => return Ok(Some(offset)),
-            Self::Since { path, within, timestamp_ns, rest } => (path, within, timestamp_ns, rest),
+            Self::Since { path, within, named_ns, timestamp_ns, rest, .. } => {
+                (path, within, named_ns, timestamp_ns, rest)
+            }
         };
         let file = File::open(path)?;
-        let mut slice = 0;
+        let (mut slice, mut newest) = (0, 0);
         for range in &within {
             let mut at = range.start;
             while at < range.end {
@@ -238,8 +262,13 @@ impl Unnamed {
                     // Behind it, nobody knows.
                     return Ok(within.first().map(|range| range.start));
                 };
-                if header.timestamp_ns >= timestamp_ns {
+                let written_ns = header.timestamp_ns;
+                // Behind a step back the clock tells nothing.
+                if written_ns >= timestamp_ns || written_ns.saturating_add(CLOCK_STEP_NS) < newest {
                     return Ok(Some(at));
+                }
+                if written_ns >= named_ns {
+                    newest = newest.max(written_ns);
                 }
                 at += header.record_bytes();
                 slice += header.record_bytes();
