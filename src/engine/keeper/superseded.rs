@@ -319,9 +319,9 @@ impl Keeper {
             for file in listed(&seed)? {
                 host.remove(&file)?;
             }
-            fs::remove_dir(&seed)?;
+            host.remove_directory(&seed)?;
         }
-        fs::remove_dir(directory)
+        host.remove_directory(directory)
     }
 
     /// The segments of a space by the name that they get when they are moved
