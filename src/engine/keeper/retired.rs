@@ -47,7 +47,6 @@ impl Keeper {
             // The primary tells it again with the next session.
             tracing::warn!(%space, file, %error, "a file cannot be retired");
         }
-        self.catch_up();
     }
 
     fn retire(
