@@ -258,7 +258,7 @@ pub struct Keeper {
     /// Pins to be let go once everything so far is durable.
     releases: Vec<(SpaceId, u64)>,
     /// Files to be removed once everything so far is durable.
-    removals: Vec<PathBuf>,
+    removals: Vec<(SpaceId, PathBuf)>,
     /// Spaces whose old copy is to be removed once everything so far is durable.
     seeded: Vec<SpaceId>,
     /// News that wait for the batch to be durable.

@@ -100,7 +100,7 @@ impl Keeper {
             self.enter(space, Change::Checkpoint(flushed));
         }
         self.enter(space, Change::Retire { file, what: Retired::Gone });
-        self.removals.push(retired);
+        self.removals.push((space.clone(), retired));
         Ok(())
     }
 
