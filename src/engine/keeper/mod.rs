@@ -191,8 +191,9 @@ struct Space {
     adoptions: Vec<Adoption>,
     /// How often this process has cut or recovered it.
     recoveries: u64,
-    /// Files that are gone from the primary while their last run is not known
-    /// to have ended here, and what was durable then.
+    /// Files that are gone from the primary and not here yet, and what was
+    /// durable then: their last run is not known to have ended, or what is to be
+    /// kept of them could not be.
     going: BTreeMap<u64, Mark>,
     /// Why the last session with it failed, if it did.
     trouble: Option<String>,
