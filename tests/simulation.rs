@@ -47,6 +47,8 @@ mod plan;
 #[cfg(feature = "planted-bugs")]
 #[path = "simulation/planted.rs"]
 mod planted;
+#[path = "simulation/seeding.rs"]
+mod seeding;
 #[path = "simulation/seeds.rs"]
 mod seeds;
 #[path = "simulation/stream.rs"]

@@ -41,6 +41,7 @@ pub mod scrub;
 pub mod shard;
 pub mod status;
 mod verifier;
+pub mod writers;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -213,6 +214,7 @@ impl Engine {
                 DurabilityLevel::Written => WRITTEN_FLUSH_DELAY,
             },
             skips_damage: config.wal.on_corrupt_source == OnCorruptSource::Skip,
+            writers: Arc::new(writers::Kernel),
             clock: Arc::new(SystemClock),
             jitter_seed: u64::from(std::process::id()),
         };

@@ -61,6 +61,10 @@ impl Host for Mortal {
         self.live()?;
         ThisHost.remove(path)
     }
+    fn remove_directory(&self, directory: &Path) -> io::Result<()> {
+        self.live()?;
+        ThisHost.remove_directory(directory)
+    }
     fn random_u128(&self) -> io::Result<u128> {
         ThisHost.random_u128()
     }

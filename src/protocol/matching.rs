@@ -126,11 +126,18 @@ impl Search {
         self.floor = self.floor.max(probe).min(self.ceiling);
     }
 
+    /// What the primary had at the replica's boundary at or before `probe` is
+    /// no longer there: only what lies behind can be compared.
+    pub fn unknown(&mut self, probe: Lsn) {
+        self.floor = self.floor.max(probe).min(self.ceiling);
+    }
+
     /// The primary has no such boundary.
     pub fn differs(&mut self, boundary: &Boundary) {
         if boundary.lsn < self.ceiling {
             self.ceiling = boundary.lsn;
             self.records = Some(boundary.records);
+            self.floor = self.floor.min(self.ceiling);
         }
         self.step_bytes = self.step_bytes.saturating_mul(8);
     }

@@ -96,6 +96,49 @@ fn the_last_common_record_is_found_wherever_the_copies_part() {
     }
 }
 
+/// The search went below what had been compacted away, and was given up there
+/// although the copies part behind it.
+#[test]
+fn copies_that_part_behind_what_is_gone_are_compared_there() {
+    let sizes: Vec<u64> = (0..300).map(|n| 64 + n * n * 37 % 5000).collect();
+    let ours = marks(&sizes, usize::MAX);
+    for (gone, parting) in [(0, 0), (250, 251), (250, 299), (10, 57), (299, 299)] {
+        let theirs = marks(&sizes, parting);
+        let mut search = Search::below(theirs.last().unwrap().lsn);
+        let mut rounds = 0;
+        while let Some(probe) = search.probe() {
+            rounds += 1;
+            assert!(rounds < 200, "{search:?} does not end");
+            let at = theirs.partition_point(|mark| mark.lsn <= probe) - 1;
+            let Mark { lsn, chain, records, .. } = theirs[at];
+            let known = ours.iter().find(|mark| (mark.lsn, mark.chain) == (lsn, chain));
+            match known {
+                _ if at < gone => search.unknown(probe),
+                Some(mark) => search.same(probe, *mark),
+                None => search.differs(&Boundary { lsn, chain, records }),
+            }
+        }
+        assert_eq!(search.common(), ours[parting], "{gone} records are gone");
+    }
+}
+
+/// Where everything that could be compared differs, nothing is known.
+#[test]
+fn a_search_that_meets_only_what_is_gone_finds_nothing() {
+    let sizes = vec![100; 50];
+    let theirs = marks(&sizes, 10);
+    let mut search = Search::below(theirs.last().unwrap().lsn);
+    while let Some(probe) = search.probe() {
+        let at = theirs.partition_point(|mark| mark.lsn <= probe) - 1;
+        let Mark { lsn, chain, records, .. } = theirs[at];
+        match at < 30 {
+            true => search.unknown(probe),
+            false => search.differs(&Boundary { lsn, chain, records }),
+        }
+    }
+    assert_eq!(search.common(), Mark::START);
+}
+
 #[test]
 fn the_search_takes_logarithmic_rounds() {
     let sizes = vec![1 << 20; 100_000];

@@ -66,6 +66,16 @@ enum Question {
 }
 
 impl Sender {
+    /// True while the space waits for the own mark at a boundary of which
+    /// nothing but a comparison hangs.
+    #[must_use]
+    pub fn is_probing(&self, handle: Handle) -> bool {
+        self.slots.get(&handle).is_some_and(|slot| match &slot.phase {
+            Phase::Matching(matching) => matches!(matching.question, Question::ProbeOwn(..)),
+            _ => false,
+        })
+    }
+
     /// The answer to [`Event::Resume`]. Gives the mark from which the space
     /// streams, once it does.
     pub fn handle_resume(&mut self, _now: Now, handle: Handle, found: Found) -> Option<Mark> {
@@ -78,6 +88,11 @@ impl Sender {
                 return None;
             }
             Found::Gone(reason) => {
+                if let Question::ProbeOwn(mut search, probe, _) = question {
+                    search.unknown(probe);
+                    self.search(handle, standing, search);
+                    return None;
+                }
                 self.stop(handle, ErrorCode::Lost, reason);
                 return None;
             }

@@ -296,7 +296,7 @@ pub enum Change {
     /// A replica's copy was matched with its primary's: from now on it has the
     /// primary's epochs.
     Adopt(Vec<(Epoch, Lsn)>),
-    /// A primary: where the first run of a file begins.
+    /// Where the first run of a file begins.
     Begin {
         /// The file's number.
         file: u64,

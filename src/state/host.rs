@@ -92,6 +92,13 @@ pub trait Host: std::fmt::Debug + Send + Sync {
     /// As `unlink`.
     fn remove(&self, path: &Path) -> io::Result<()>;
 
+    /// Take away a directory in which there is nothing.
+    ///
+    /// # Errors
+    ///
+    /// As `rmdir`.
+    fn remove_directory(&self, directory: &Path) -> io::Result<()>;
+
     /// 128 bits that nobody can guess, for a
     /// [`NodeUuid`](crate::ids::NodeUuid) or a
     /// [`StreamId`](crate::ids::StreamId).
@@ -145,6 +152,10 @@ impl Host for ThisHost {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         fs::remove_file(path)
+    }
+
+    fn remove_directory(&self, directory: &Path) -> io::Result<()> {
+        fs::remove_dir(directory)
     }
 
     fn random_u128(&self) -> io::Result<u128> {
@@ -280,6 +291,10 @@ mod tests {
 
         fn remove(&self, path: &Path) -> io::Result<()> {
             ThisHost.remove(path)
+        }
+
+        fn remove_directory(&self, directory: &Path) -> io::Result<()> {
+            ThisHost.remove_directory(directory)
         }
 
         fn random_u128(&self) -> io::Result<u128> {

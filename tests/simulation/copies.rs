@@ -11,7 +11,7 @@ use saltus::lsn::{Chain, Lsn};
 use saltus::protocol::frame::FrameHeader;
 use saltus::protocol::message::{Ack, SegmentOpen, Standing};
 
-use super::cuts::{CutOff, Kept};
+use super::cuts::{CutOff, Kept, space_of_superseded};
 use super::disk::Disk;
 use super::oracle::{Oracle, Sender, Session};
 
@@ -28,6 +28,7 @@ impl Oracle {
         let (replica, reign) = (sender.machine, self.reign_of(&session));
         self.answered(connection, header.handle, replica);
         let Session { space, epoch, .. } = session;
+        self.stands(replica, &space, standing.flushed);
         self.lowered(replica, &space, standing.flushed, reign, sender.disk);
         let stream = &self.streams[&space];
         let said = self.said.entry((replica, space.clone())).or_default();
@@ -64,7 +65,10 @@ impl Oracle {
         );
         let reign = stream.reign(said.reign);
         let kept = disk.kept(space);
-        for (run, begin, end) in reign.pieces(flushed.0, said.flushed) {
+        for (run, begin, end) in reign.pieces(flushed.0.max(said.base), said.flushed) {
+            if self.gone.contains(&(replica, space.clone(), run.file)) {
+                continue;
+            }
             assert!(
                 holds(&kept, &run, begin, reign.slice(begin, end)),
                 "Nothing is lost quietly: replica {replica} had acknowledged {begin} to {end} of \
@@ -75,14 +79,25 @@ impl Oracle {
     }
 
     /// A replica has cut a file, or taken away its name.
-    pub fn cut_off(&self, replica: usize, cut: &CutOff) {
+    pub fn cut_off(&self, replica: usize, cut: &CutOff, disk: &Disk) {
+        if let Some(space) = space_of_superseded(&cut.path) {
+            return self.dropped(replica, &space, cut, disk);
+        }
         let Some((space, written)) = parse(&cut.path) else { return };
+        if cut.superseded {
+            return self.superseded(replica, &space, cut);
+        }
+        if let Written::Retired(file) = written
+            && self.is_gone(replica, &space, file)
+        {
+            return self.removed(replica, &space, file, cut);
+        }
         let Some(stream) = self.streams.get(&space) else { return };
         let said = self.said.get(&(replica, space.clone())).copied().unwrap_or_default();
         let reign = stream.reign(said.reign);
         let mut acknowledged = false;
         let cut_end = cut.offset + cut.bytes.len() as u64;
-        for (run, begin, end) in reign.pieces(0, said.flushed) {
+        for (run, begin, end) in reign.pieces(said.base, said.flushed) {
             let at = |lsn: u64| run.offset + lsn - run.start.0;
             let (from, to) = (at(begin).max(cut.offset), at(end).min(cut_end));
             if !written.is_of(&run) || from >= to {
@@ -152,7 +167,7 @@ impl Oracle {
 
     /// A replica claims to have that much, whatever happens.
     fn claims(&mut self, replica: usize, space: &SpaceId, flushed: Lsn, chain: Chain, disk: &Disk) {
-        let said = self.said.entry((replica, space.clone())).or_default();
+        let said = self.said.get(&(replica, space.clone())).copied().unwrap_or_default();
         let reign = self.streams[space].reign(said.reign);
         let mark = reign.mark(flushed);
         let mark = mark.expect("Prefix: a replica claims to stand where no record ends");
@@ -163,7 +178,8 @@ impl Oracle {
             let found = disk.durable(&named, offset, end - begin);
             let wanted = reign.slice(begin, end);
             let is_there = found.as_deref() == Ok(wanted)
-                || disk.durable(&retired, offset, end - begin).as_deref() == Ok(wanted);
+                || disk.durable(&retired, offset, end - begin).as_deref() == Ok(wanted)
+                || self.is_gone(replica, space, run.file);
             assert!(
                 is_there,
                 "Flushed means flushed: replica {replica} claims {flushed} of {space}, and a crash \
@@ -171,6 +187,7 @@ impl Oracle {
                 found.err().unwrap_or_else(|| format!("other bytes in {named:?}"))
             );
         }
+        let said = self.said.entry((replica, space.clone())).or_default();
         said.flushed = said.flushed.max(flushed.0);
     }
 
@@ -221,6 +238,7 @@ impl Oracle {
             status.highest_epoch
         );
         let seen = stream.under(status.highest_epoch.unwrap_or(Epoch::FIRST));
+        self.stands(replica, space, Lsn(flushed));
         self.lowered(replica, space, Lsn(flushed), seen, disk);
         self.lies_there(replica, space, flushed, disk);
     }
@@ -231,7 +249,7 @@ impl Oracle {
         let said = self.said.get(&(replica, space.clone())).copied().unwrap_or_default();
         let reign = self.streams[space].reign(said.reign);
         let mut ends: BTreeMap<PathBuf, u64> = BTreeMap::new();
-        for (run, begin, end) in reign.pieces(0, flushed) {
+        for (run, begin, end) in reign.pieces(said.base, flushed) {
             let offset = usize::try_from(run.offset + begin - run.start.0).unwrap();
             let paths = places(&root, space, &run);
             let bytes = reign.slice(begin, end);
@@ -240,6 +258,9 @@ impl Oracle {
                 found.get(offset..offset + bytes.len()) == Some(bytes)
             });
             let Some(path) = path else {
+                if self.is_gone(replica, space, run.file) {
+                    continue;
+                }
                 panic!("Prefix: replica {replica} has not {begin} to {end} of {space} in {paths:?}")
             };
             ends.insert(path.clone(), (offset + bytes.len()) as u64);
@@ -259,14 +280,14 @@ impl Oracle {
 }
 
 /// Where a run's file can lie on a replica: under its name, or retired.
-fn places(root: &Path, space: &SpaceId, run: &SegmentOpen) -> [PathBuf; 2] {
+pub(super) fn places(root: &Path, space: &SpaceId, run: &SegmentOpen) -> [PathBuf; 2] {
     let named = root.join(space.as_str()).join("wal").join(run.segment.to_string());
     let retired = root.join(".saltus/retired").join(space.as_str());
     [named, retired.join(format!("{:016x}", run.file))]
 }
 
 /// Whether a quarantine holds these bytes of a run, from `lsn` on.
-fn holds(kept: &[Kept], run: &SegmentOpen, lsn: u64, mut wanted: &[u8]) -> bool {
+pub(super) fn holds(kept: &[Kept], run: &SegmentOpen, lsn: u64, mut wanted: &[u8]) -> bool {
     let mut at = lsn;
     while !wanted.is_empty() {
         let of_file =

@@ -2,6 +2,7 @@
 //! then that no crash could take.
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use saltus::engine::quarantine::Manifest;
@@ -22,6 +23,8 @@ pub struct CutOff {
     pub kept: Vec<Kept>,
     /// The disk had no space left.
     pub full: bool,
+    /// It is whole, beside what a seed brings.
+    pub superseded: bool,
 }
 
 /// A piece of a quarantine, with a manifest that can be read.
@@ -40,7 +43,39 @@ pub fn space_of_log(path: &Path) -> Option<SpaceId> {
     }
 }
 
+/// The space whose old copy a path below a disk's root belongs to.
+pub fn space_of_superseded(path: &Path) -> Option<SpaceId> {
+    let parts: Vec<_> = path.iter().map(|part| part.to_str().unwrap()).collect();
+    match parts.as_slice() {
+        ["data", ".saltus", "superseded", space, _, _] => space.parse().ok(),
+        _ => None,
+    }
+}
+
 impl Disk {
+    /// A node changes one of these names, or what it leads to. The log of a
+    /// database is nothing that a primary touches.
+    pub(super) fn watch_over(&self, names: impl FnOnce(&Self) -> Vec<PathBuf>) {
+        if self.receives || self.guest {
+            return;
+        }
+        for name in names(self) {
+            let touched = name.starts_with("data") && !name.starts_with("data/.saltus");
+            assert!(
+                !touched,
+                "Nothing is lost quietly: the primary changes {name:?} of its database"
+            );
+        }
+    }
+
+    /// A name is about to go: perhaps it is a pin.
+    pub(super) fn note_let_go(&mut self, path: &Path) {
+        let below = path.strip_prefix(&self.root).unwrap();
+        if !self.receives && !self.guest && below.starts_with("data/.saltus/pins") {
+            self.let_go.push(path.metadata().unwrap().ino());
+        }
+    }
+
     /// A file is about to be cut to `bytes`.
     pub(super) fn note_cut(&mut self, file: &File, bytes: u64) {
         if !self.receives {
@@ -56,19 +91,24 @@ impl Disk {
     pub(super) fn note_name_lost(&mut self, path: &Path, to: Option<&Path>) {
         let below = |path: &Path| path.strip_prefix(&self.root).unwrap().to_path_buf();
         let (path, to) = (below(path), to.map(below));
-        let stays = to.as_ref().is_some_and(|to| space_of_log(to).is_some());
-        if !self.receives || stays || space_of_log(&path).is_none() {
+        let stays = to.as_ref().is_some_and(|to| {
+            let beside = space_of_superseded(&path).is_some() && space_of_superseded(to).is_some();
+            space_of_log(to).is_some() || beside
+        });
+        let is_copy = |path: &Path| space_of_log(path).or(space_of_superseded(path));
+        if !self.receives || stays || is_copy(&path).is_none() {
             return;
         }
         let file = File::open(self.root.join(&path)).unwrap();
         let others = self.names_of(&file).into_iter().filter(|name| *name != path);
-        if others.into_iter().all(|name| space_of_log(&name).is_none()) {
+        if others.into_iter().all(|name| is_copy(&name).is_none()) {
             self.push_cut(path, 0, &read_all(&file), to.as_deref());
         }
     }
 
     fn push_cut(&mut self, path: PathBuf, offset: u64, bytes: &[u8], to: Option<&Path>) {
-        let Some(space) = space_of_log(&path) else { return };
+        let Some(space) = space_of_log(&path).or(space_of_superseded(&path)) else { return };
+        let superseded = to.is_some_and(|to| space_of_superseded(to).is_some());
         let bytes = bytes.get(usize::try_from(offset).unwrap()..).unwrap_or_default().to_vec();
         let mut kept = self.kept(&space);
         // A rename is there as a whole, or not at all.
@@ -76,7 +116,7 @@ impl Disk {
             kept.push(Kept { manifest, bytes: bytes.clone() });
         }
         let full = self.trouble.full;
-        self.cuts.push(CutOff { path, offset, bytes, kept, full });
+        self.cuts.push(CutOff { path, offset, bytes, kept, full, superseded });
     }
 
     /// What the quarantine of a space holds, whatever happens.

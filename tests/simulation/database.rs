@@ -7,7 +7,7 @@
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 
 use saltus::ids::{SegmentName, SpaceId};
@@ -32,8 +32,22 @@ pub struct LogFile {
     pub whole: usize,
     /// Its name is gone.
     pub unlinked: bool,
+    /// The primary has let go of it.
+    pub released: bool,
     /// A crash has left something behind the whole records.
     torn: bool,
+}
+
+impl LogFile {
+    fn new(name: SegmentName, file: File, bytes: Vec<u8>) -> Self {
+        let whole = bytes.len();
+        let (unlinked, released, torn) = (false, false, false);
+        Self { name, file, bytes, whole, unlinked, released, torn }
+    }
+
+    pub fn inode(&self) -> u64 {
+        self.file.metadata().unwrap().ino()
+    }
 }
 
 /// A byte that has changed at rest.
@@ -203,8 +217,7 @@ impl Database {
         let name = self.next_name();
         let file = self.create(&name.to_string(), disk, noise);
         self.current = Some(self.files.len());
-        let bytes = Vec::new();
-        self.files.push(LogFile { name, file, bytes, whole: 0, unlinked: false, torn: false });
+        self.files.push(LogFile::new(name, file, Vec::new()));
         self.sync_now_and_then(disk);
     }
 
@@ -294,7 +307,7 @@ impl Database {
         let temporary = format!("{name}.tmp");
         let file = self.create(&temporary, disk, noise);
         let mut bytes = Vec::new();
-        for (sequence, _) in (0_u64..).zip(0..self.chance.within(0, 5)) {
+        for (sequence, _) in (0_u64..).zip(0..self.chance.within(0, 20)) {
             let payload = self.next_id.to_le_bytes();
             self.next_id += 1;
             let header = Header::new(sequence, self.second * 1_000_000_000, 6, &payload).unwrap();
@@ -314,8 +327,40 @@ impl Database {
             noise.push(Noise { directory: directory.clone(), name, what: Happened::Vanished });
         }
         self.written += bytes.len();
-        let whole = bytes.len();
-        self.files.push(LogFile { name, file, bytes, whole, unlinked: false, torn: false });
+        self.files.push(LogFile::new(name, file, bytes));
+    }
+
+    /// The file that it has open for writing, by inode.
+    pub fn writes_to(&self) -> Option<u64> {
+        self.current.map(|current| self.files[current].inode())
+    }
+
+    /// The primary has let go of a file.
+    /// True if nothing leads to it any more.
+    pub fn let_go(&mut self, inode: u64, disk: &Disk) -> bool {
+        let log = self.files.iter_mut().find(|log| log.inode() == inode);
+        let Some(log) = log.filter(|log| disk.names_of(&log.file).is_empty()) else { return false };
+        log.released = true;
+        true
+    }
+
+    /// Whether the primary has let go of every file of that name, and no crash
+    /// has brought one back.
+    pub fn has_released(&self, name: SegmentName, disk: &Disk) -> bool {
+        let mut files = self.files.iter().filter(|log| log.name == name);
+        files.all(|log| log.released && disk.names_of(&log.file).is_empty())
+    }
+
+    /// Somebody restarts it, and has it compact its log.
+    pub fn be_compacted(&mut self, disk: &mut Disk) -> Vec<Noise> {
+        let mut noise = Vec::new();
+        disk.unhindered(|disk| {
+            self.restart(disk, &mut noise);
+            if self.current.is_some() && std::mem::take(&mut self.fresh) {
+                self.compact(disk, &mut noise);
+            }
+        });
+        noise
     }
 
     /// How much of `wanted` a file of that name holds at an offset, if somebody

@@ -80,6 +80,10 @@ pub struct Disk {
     /// Its machine receives: what its logs lose is noted.
     pub receives: bool,
     pub cuts: Vec<CutOff>,
+    /// Files that the node has let go of, by inode.
+    pub let_go: Vec<u64>,
+    /// Somebody else than the node does something.
+    pub(super) guest: bool,
 }
 
 impl Disk {
@@ -107,6 +111,8 @@ impl Disk {
             logging: false,
             receives: false,
             cuts: Vec::new(),
+            let_go: Vec::new(),
+            guest: false,
         }
     }
 
@@ -131,8 +137,9 @@ impl Disk {
     pub fn unhindered<T>(&mut self, act: impl FnOnce(&mut Self) -> T) -> T {
         let trouble = std::mem::take(&mut self.trouble);
         let (frozen, fuse) = (std::mem::take(&mut self.frozen), self.fuse.take());
+        let guest = std::mem::replace(&mut self.guest, true);
         let result = act(self);
-        (self.trouble, self.frozen, self.fuse) = (trouble, frozen, fuse);
+        (self.trouble, self.frozen, self.fuse, self.guest) = (trouble, frozen, fuse, guest);
         result
     }
 
@@ -194,6 +201,7 @@ impl Disk {
 
     /// Write all of `bytes`, or on a failing disk a part of them.
     pub fn write(&mut self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.watch_over(|disk| disk.names_of(file));
         let outcome = self.gate("write", true);
         let bytes = match &outcome {
             Ok(()) => bytes,
@@ -245,6 +253,7 @@ impl Disk {
     pub fn set_len(&mut self, file: &File, bytes: u64) -> io::Result<()> {
         let len = file.metadata()?.len();
         self.gate("set_len", bytes > len)?;
+        self.watch_over(|disk| disk.names_of(file));
         let id = self.id_of(file);
         if bytes < len {
             self.note_cut(file, bytes);
@@ -323,6 +332,7 @@ impl Disk {
             }
             return options.open(path);
         }
+        self.watch_over(|_| vec![directory.join(&name)]);
         self.gate("create", true)?;
         let file = options.open(path)?;
         let id = self.contents.len();
@@ -367,6 +377,7 @@ impl Disk {
         let entry = self.entry(&directory, &name).ok_or(io::ErrorKind::NotFound)?;
         fs::hard_link(from, to)?;
         let (directory, name) = self.relative(to);
+        self.watch_over(|_| vec![directory.join(&name)]);
         self.change(NameChange::Set(directory, name, entry));
         Ok(())
     }
@@ -376,6 +387,7 @@ impl Disk {
         let (from_directory, from_name) = self.relative(from);
         let (to_directory, to_name) = self.relative(to);
         self.entry(&from_directory, &from_name).ok_or(io::ErrorKind::NotFound)?;
+        self.watch_over(|_| vec![from_directory.join(&from_name), to_directory.join(&to_name)]);
         self.note_name_lost(from, Some(to));
         if let Some(entry) = self.entry(&to_directory, &to_name) {
             self.note_name_lost(to, None);
@@ -390,9 +402,19 @@ impl Disk {
         let (directory, name) = self.relative(path);
         let entry = self.entry(&directory, &name).ok_or(io::ErrorKind::NotFound)?;
         self.gate("remove", false)?;
+        self.watch_over(|_| vec![directory.join(&name)]);
         self.note_name_lost(path, None);
+        self.note_let_go(path);
         self.keep_in_attic(entry, path);
         fs::remove_file(path)?;
+        self.change(NameChange::Remove(directory, name));
+        Ok(())
+    }
+
+    pub fn remove_directory(&mut self, path: &Path) -> io::Result<()> {
+        let (directory, name) = self.relative(path);
+        self.gate("rmdir", false)?;
+        fs::remove_dir(path)?;
         self.change(NameChange::Remove(directory, name));
         Ok(())
     }

@@ -7,6 +7,7 @@ use saltus::engine::keeper::Job;
 use saltus::engine::report::ShardReport;
 use saltus::engine::status::{ReplicaState, ReplicaStatus};
 use saltus::ids::SpaceId;
+use saltus::limits::SEED_BACKOFF;
 
 use super::disk::Trouble;
 use super::machine::name_of;
@@ -58,6 +59,16 @@ impl Missing {
         );
         space.problem.is_some()
     }
+
+    /// A replica's records differ, and where cannot be found out, because it was
+    /// compacted away.
+    fn asks_for_a_person(&self, told: &ShardReport, replica: usize) -> bool {
+        let mut spaces = told.spaces.iter().filter(|status| status.space == self.space);
+        let status = spaces
+            .find_map(|status| status.replicas.iter().find(|status| status.id == name_of(replica)));
+        let problem = status.and_then(|status| status.problem.as_ref());
+        problem.is_some_and(|why| why.contains("where they part cannot be found out"))
+    }
 }
 
 impl World {
@@ -91,7 +102,8 @@ impl World {
             }
             Fault::Cut | Fault::Silence => self.harm_connection(number, fault),
             Fault::Partition => {
-                let length = self.chance.delay(Duration::from_secs(4));
+                let seconds = *self.chance.pick(&[4, 4, 15]);
+                let length = self.chance.delay(Duration::from_secs(seconds));
                 let until = self.now() + u64::try_from(length.as_nanos()).unwrap();
                 self.cut_off[number] = until;
                 for connection in self.network.of(number) {
@@ -107,12 +119,15 @@ impl World {
                 let length = self.chance.delay(self.plan.fault_gap * 2);
                 self.after(length, Event::Mend(number));
             }
-            Fault::Restart => {
+            Fault::Restart | Fault::Compaction => {
                 let which =
                     usize::try_from(self.chance.below(self.databases.len() as u64)).unwrap();
                 let noise = {
                     let mut disk = self.machines[0].disk.lock();
-                    self.databases[which].be_restarted(&mut disk)
+                    match fault {
+                        Fault::Restart => self.databases[which].be_restarted(&mut disk),
+                        _ => self.databases[which].be_compacted(&mut disk),
+                    }
                 };
                 self.heard(noise);
             }
@@ -291,14 +306,21 @@ impl World {
             }
             Some(missing) => {
                 let patience = if self.held.is_some() { HELD_PATIENCE } else { PATIENCE };
+                let patience = patience + self.seed_pause();
                 let told = self.told.take().and_then(|told| told.try_recv().ok());
                 let slow = self.held.map_or(String::new(), |held| format!(", {held} being slow"));
                 assert!(
                     u128::from(waited) < patience.as_nanos(),
                     "Liveness: {missing:?}{slow}; the primary says {told:?}"
                 );
-                if u128::from(waited) > SAYS_SO_WITHIN.as_nanos()
-                    && let Some(told) = told
+                let told = told.filter(|_| u128::from(waited) > SAYS_SO_WITHIN.as_nanos());
+                if let (Some(told), Some(replica)) = (&told, missing.replica)
+                    && missing.asks_for_a_person(told, replica)
+                {
+                    // It says what to do, and the world has nobody who does it.
+                    self.given_up.insert((replica, missing.space.clone()));
+                }
+                if let Some(told) = told
                     && missing.is_named_in(&told)
                     && missing.replica.is_none()
                 {
@@ -311,6 +333,16 @@ impl World {
                 self.after(Duration::from_secs(1), Event::Check);
             }
         }
+    }
+
+    /// How long a primary may wait before it fills a replica anew that it has
+    /// lost before.
+    fn seed_pause(&self) -> Duration {
+        let Some(running) = &self.machines[0].running else { return Duration::ZERO };
+        let spaces = running.catalog.load().unwrap();
+        let slots = spaces.values().flat_map(|record| record.slots.values());
+        let lost = slots.map(|slot| slot.lost_seeds).max().unwrap_or(0);
+        SEED_BACKOFF * ((1 << lost.min(5)) - 1)
     }
 
     fn what_is_missing(&self) -> Option<Missing> {
@@ -347,6 +379,9 @@ impl World {
             }
             let Some(stream) = self.oracle.streams.get(&database.space) else { continue };
             for replica in (1..self.machines.len()).filter(|replica| self.held != Some(*replica)) {
+                if self.given_up.contains(&(replica, space.clone())) {
+                    continue;
+                }
                 let said = self.oracle.said.get(&(replica, database.space.clone()));
                 // What was shipped, got to nobody, and is lost is no part of it.
                 let end = stream.present().end();

@@ -1,10 +1,13 @@
 //! The host of a simulated node: its disk, by the calls of a real one.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use saltus::engine::writers::Writers;
 use saltus::state::host::Host;
 
 use super::chance::Chance;
@@ -21,6 +24,26 @@ impl SharedDisk {
 
     pub fn lock(&self) -> MutexGuard<'_, Disk> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Files that databases have open for writing, by inode; nothing where the
+/// file system does not tell.
+#[derive(Clone, Debug, Default)]
+pub struct OpenFiles(Arc<Mutex<Option<BTreeSet<u64>>>>);
+
+impl OpenFiles {
+    pub fn set(&self, files: BTreeSet<u64>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(files);
+    }
+}
+
+impl Writers for OpenFiles {
+    fn has_writer(&self, file: &File) -> io::Result<bool> {
+        match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(files) => Ok(files.contains(&file.metadata()?.ino())),
+            None => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 }
 
@@ -71,6 +94,10 @@ impl Host for SimulatedHost {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.disk.lock().remove(path)
+    }
+
+    fn remove_directory(&self, directory: &Path) -> io::Result<()> {
+        self.disk.lock().remove_directory(directory)
     }
 
     fn random_u128(&self) -> io::Result<u128> {

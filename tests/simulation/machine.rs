@@ -27,8 +27,9 @@ use socket2::{Domain, Type};
 use super::backend::{Kernel, SimulatedBackend};
 use super::chance::Chance;
 use super::clock::MachineClock;
-use super::host::{SharedDisk, SimulatedHost};
+use super::host::{OpenFiles, SharedDisk, SimulatedHost};
 use super::network::{Process, address};
+use super::plan::Plan;
 
 /// A node that runs.
 pub struct Running {
@@ -59,8 +60,14 @@ pub struct Machine {
     batch: BatchRule,
     flush_delay: Duration,
     skips_damage: bool,
+    budget: Option<u64>,
+    max_age: Option<Duration>,
+    /// Who writes to a file, if its file system tells.
+    pub open_files: OpenFiles,
     pub incarnation: u64,
     pub running: Option<Running>,
+    /// Its keeper is to mend its catalog.
+    pub mends: bool,
     pub turn_at: Option<u64>,
     pub keeper_at: Option<u64>,
     /// The process stands still until then.
@@ -79,7 +86,7 @@ impl Machine {
         disk: SharedDisk,
         clock: MachineClock,
         ships_to: Vec<usize>,
-        skips_damage: bool,
+        plan: &Plan,
         chance: &mut Chance,
     ) -> Self {
         let host =
@@ -99,9 +106,13 @@ impl Machine {
             ships_to,
             batch,
             flush_delay,
-            skips_damage,
+            skips_damage: plan.skips_damage,
+            budget: plan.budget,
+            max_age: plan.max_age,
+            open_files: OpenFiles::default(),
             incarnation: 0,
             running: None,
+            mends: false,
             turn_at: None,
             keeper_at: None,
             paused_until: 0,
@@ -129,6 +140,7 @@ impl Machine {
         assert!(self.running.is_none(), "it runs already");
         self.incarnation += 1;
         (self.turn_at, self.keeper_at, self.paused_until) = (None, None, 0);
+        self.mends = false;
         let data_root = self.data_root();
         let host: Arc<dyn Host> = self.host.clone();
         let places = Places { state_dir: data_root.join(".saltus"), data_root, host: host.clone() };
@@ -144,7 +156,8 @@ impl Machine {
         let received = Received::default();
         let data_root = places.data_root.clone();
         let replicas: Vec<_> = self.ships_to.iter().map(|n| name_of(*n)).collect();
-        let rule = Rule { max_bytes: None, max_age: None, max_disk_share: 90, replicas };
+        let rule =
+            Rule { max_bytes: self.budget, max_age: self.max_age, max_disk_share: 90, replicas };
         let mut keeper =
             Keeper::new(places, catalog.clone(), pins, Checksums::Required, rule, received.clone())
                 .map_err(|error| error.to_string())?;
@@ -169,6 +182,7 @@ impl Machine {
             checksums: Checksums::Required,
             flush_delay: self.flush_delay,
             skips_damage: self.skips_damage,
+            writers: Arc::new(self.open_files.clone()),
             clock: Arc::new(self.clock.clone()),
             jitter_seed: chance.next(),
         };

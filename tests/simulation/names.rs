@@ -63,8 +63,9 @@ pub fn apply(names: &mut Names, change: &NameChange) {
     match change {
         NameChange::Set(directory, name, entry) => set(names, directory, name, *entry),
         NameChange::Remove(directory, name) => {
-            if let Some(within) = names.get_mut(directory) {
-                within.remove(name);
+            let entry = names.get_mut(directory).and_then(|within| within.remove(name));
+            if entry == Some(Entry::Directory) {
+                names.remove(&directory.join(name));
             }
         }
         NameChange::Move((from, old), (to, new)) => {

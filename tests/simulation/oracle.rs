@@ -2,7 +2,7 @@
 //! wrote and hears everything that nodes say; it knows nothing of how they
 //! come to say it. Each check names the invariant that it asserts.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use saltus::ids::{Epoch, SpaceId};
 use saltus::lsn::Lsn;
@@ -11,6 +11,7 @@ use saltus::protocol::message::{Message, OpenSpace, SegmentOpen};
 
 use super::database::Database;
 use super::disk::Disk;
+use super::seeding::Seed;
 use super::stream::Stream;
 
 /// What one replica has said of one space.
@@ -21,6 +22,8 @@ pub struct Said {
     /// The reign whose stream it holds.
     pub reign: usize,
     pub highest_epoch: Option<Epoch>,
+    /// Where its copy begins.
+    pub base: u64,
 }
 
 /// A space that is open on a connection.
@@ -30,9 +33,9 @@ pub(super) struct Session {
     pub(super) epoch: Epoch,
     /// The process of the primary that has opened it, and the last reign then.
     process: u64,
-    reign: usize,
+    pub(super) reign: usize,
     /// Who has answered.
-    replica: Option<usize>,
+    pub(super) replica: Option<usize>,
 }
 
 #[derive(Debug, Default)]
@@ -40,6 +43,10 @@ pub struct Oracle {
     pub streams: BTreeMap<SpaceId, Stream>,
     sessions: HashMap<(usize, Handle), Session>,
     pub said: BTreeMap<(usize, SpaceId), Said>,
+    /// The seeds that each replica was told of.
+    pub(super) seeds: BTreeMap<(usize, SpaceId), Vec<Seed>>,
+    /// Files that each replica was told to let go of.
+    pub(super) gone: BTreeSet<(usize, SpaceId, u64)>,
     /// The primary was set back to an earlier state of its catalog.
     pub stale: bool,
 }
@@ -70,6 +77,12 @@ impl Oracle {
                 }
                 Some(Message::SegmentOpen(run)) if primary => {
                     self.run_opened(connection, &header, run);
+                }
+                Some(Message::SegmentRetire(retire)) if primary => {
+                    self.retired(connection, &header, retire, sender);
+                }
+                Some(Message::Reseed(reseed)) if primary => {
+                    self.reseeded(connection, &header, &reseed, sender);
                 }
                 Some(Message::OpenAck(standing)) => {
                     self.standing(connection, sender, &header, &standing);
@@ -189,7 +202,7 @@ impl Oracle {
 
     /// True of a reign that is over; only a primary that was set back to an
     /// earlier state may take it for the present one.
-    fn is_over(&self, space: &SpaceId, epoch: Epoch) -> bool {
+    pub(super) fn is_over(&self, space: &SpaceId, epoch: Epoch) -> bool {
         let present = self.streams[space].present().epoch;
         assert!(
             epoch >= present || self.stale,
@@ -206,6 +219,10 @@ impl Oracle {
         let mut kept = end;
         for (run, from, to) in reign.pieces(0, end) {
             let offset = run.offset + from - run.start.0;
+            if reign.is_in_gap(from) || database.has_released(run.segment, disk) {
+                // Nobody needs it any more.
+                continue;
+            }
             let held = database.holds(run.segment, offset, reign.slice(from, to), disk);
             if held < to - from {
                 kept = from + held;
@@ -248,14 +265,13 @@ impl Oracle {
             return;
         }
         let stream = self.streams.get_mut(&space).unwrap();
-        let from = stream.takes(header.start, bytes, process);
+        let new = stream.takes(header.start, bytes, process);
         self.branched(&space, process);
         let stream = &self.streams[&space];
         // What is new must be what the database wrote at that place.
         let reign = stream.present();
-        let to = reign.end().max(from);
         let database = databases.iter().find(|database| database.space == space).unwrap();
-        for (run, begin, end) in reign.pieces(from, to) {
+        for (run, begin, end) in reign.pieces(new.start, new.end) {
             let offset = usize::try_from(run.offset + begin - run.start.0).unwrap();
             let shipped = reign.slice(begin, end);
             let is_it = database.files.iter().any(|file| {
@@ -267,13 +283,25 @@ impl Oracle {
     }
 
     /// Every record that the database wrote into a file that was ever pinned
-    /// is in the stream, once, in the order of its file.
+    /// is in the stream, once, in the order of its file; but for what was let go
+    /// of when no slot held it.
     pub fn is_complete(&self, database: &Database, seen: impl Fn(usize, u64) -> bool) -> bool {
         let stream = self.streams.get(&database.space);
-        let bytes = stream.map_or(&[][..], |stream| stream.present().bytes.as_slice());
         let mut shipped: HashMap<&[u8], usize> = HashMap::new();
-        for record in records(bytes) {
-            *shipped.entry(record).or_default() += 1;
+        let mut left_out = 0;
+        if let Some(reign) = stream.map(Stream::present) {
+            left_out = reign.gap_bytes();
+            let mut gaps: Vec<_> = reign.gaps.iter().collect();
+            gaps.sort_by_key(|gap| gap.start);
+            let mut at = 0;
+            for (from, to) in
+                gaps.into_iter().map(|gap| (gap.start, gap.end)).chain([(reign.end(), 0)])
+            {
+                for record in records(reign.slice(at, from)) {
+                    *shipped.entry(record).or_default() += 1;
+                }
+                at = to;
+            }
         }
         for (index, file) in database.files.iter().enumerate() {
             let mut at = 0;
@@ -286,6 +314,9 @@ impl Oracle {
                         panic!("Nothing twice: a record of {} is shipped {times} times", file.name)
                     }
                     None if !seen(index, offset) => {}
+                    None if file.unlinked && left_out >= record.len() as u64 => {
+                        left_out -= record.len() as u64;
+                    }
                     None => {
                         return false;
                     }

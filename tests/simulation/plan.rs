@@ -39,6 +39,8 @@ pub enum Fault {
     LostEvents,
     /// A clock on the wall is set.
     ClockStep,
+    /// The database is restarted, and compacts its log.
+    Compaction,
     /// A bit of a log of the database flips at rest.
     SourceRot,
     /// A new epoch begins; later the primary's catalog is replaced by one of
@@ -46,7 +48,7 @@ pub enum Fault {
     OldCatalog,
 }
 
-const ALL: [Fault; 16] = [
+const ALL: [Fault; 17] = [
     Fault::Kill,
     Fault::KillMidway,
     Fault::PowerLoss,
@@ -59,6 +61,7 @@ const ALL: [Fault; 16] = [
     Fault::BadDisk,
     Fault::FullDisk,
     Fault::Restart,
+    Fault::Compaction,
     Fault::LostEvents,
     Fault::ClockStep,
     Fault::SourceRot,
@@ -82,6 +85,12 @@ pub struct Plan {
     pub skips_damage: bool,
     /// How a bad disk is bad.
     pub trouble: Trouble,
+    /// Bytes that may be kept for a replica, and for how long.
+    pub budget: Option<u64>,
+    pub max_age: Option<Duration>,
+    /// The file system knows who writes to a file: what nobody writes to any
+    /// more is let go of.
+    pub tells_writers: bool,
     pub habits: Habits,
     /// The time between two steps of a database.
     pub database_gap: Duration,
@@ -92,6 +101,12 @@ impl Plan {
         let mut faults: Vec<Fault> = ALL.into_iter().filter(|_| chance.one_in(4)).collect();
         if faults.is_empty() && !chance.one_in(10) {
             faults.push(*chance.pick(&ALL));
+        }
+        let budget = chance.percent(40).then(|| *chance.pick(&[500, 3_000, 12_000]));
+        let max_age = chance.one_in(8).then(|| Duration::from_secs(*chance.pick(&[3, 15])));
+        if (budget.is_some() || max_age.is_some()) && chance.percent(70) {
+            // Budgets are spent while somebody is away and the log is compacted.
+            faults.extend([Fault::Compaction, *chance.pick(&[Fault::Partition, Fault::Kill])]);
         }
         let flips = chance.one_in(6);
         let weather = Weather {
@@ -109,7 +124,7 @@ impl Plan {
         let habits = Habits {
             most_bytes: usize::try_from(chance.within(2_000, 60_000)).unwrap(),
             segment_bytes: usize::try_from(*chance.pick(&[500, 3_000, 12_000, 50_000])).unwrap(),
-            most_files: usize::try_from(*chance.pick(&[3, 8, 20])).unwrap(),
+            most_files: usize::try_from(*chance.pick(&[3, 8, 20, 40])).unwrap(),
             restarts: chance.percent(60),
             compacts: chance.percent(30),
             dribbles: chance.percent(50),
@@ -119,6 +134,10 @@ impl Plan {
             syncs: chance.percent(50) || faults.contains(&Fault::OldCatalog),
             goes_on: chance.percent(40),
         };
+        // An old catalog does not know what was let go of since, nor does a primary
+        // whose host has lost what came behind.
+        let old = faults.contains(&Fault::OldCatalog);
+        let tells_writers = habits.syncs && !old && chance.percent(80);
         let active = Duration::from_millis(*chance.pick(&[300, 3_000, 20_000, 60_000]));
         let gap = Duration::from_micros(*chance.pick(&[100, 5_000, 200_000]));
         Self {
@@ -132,6 +151,9 @@ impl Plan {
             keeper_latency: Duration::from_micros(*chance.pick(&[20, 500, 20_000])),
             skips_damage: chance.percent(50),
             trouble,
+            budget,
+            max_age,
+            tells_writers,
             habits,
             database_gap: gap.max(active / 1_000),
         }

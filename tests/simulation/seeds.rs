@@ -114,6 +114,8 @@ impl Seeds {
     /// How many were run, and the least that failed.
     pub fn look(self, bug: Option<Bug>) -> (u64, Option<(u64, String)>) {
         let begun = Instant::now();
+        // Each that fails is told in a line.
+        let goes_on = std::env::var_os("SALTUS_GO_ON").is_some();
         let next = AtomicU64::new(0);
         let run = AtomicU64::new(0);
         let found: Mutex<Option<(u64, String)>> = Mutex::new(None);
@@ -122,13 +124,16 @@ impl Seeds {
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 let over = index >= self.count || begun.elapsed() >= self.time;
-                if over || found.lock().unwrap().is_some() {
+                if over || (found.lock().unwrap().is_some() && !goes_on) {
                     return;
                 }
                 let seed = self.first + index;
                 let course = Course::of(seed, Mode::Off);
                 run.fetch_add(1, Ordering::Relaxed);
                 if let Some(violation) = course.violation {
+                    if goes_on {
+                        eprintln!("seed {seed}: {violation}");
+                    }
                     let mut found = found.lock().unwrap();
                     if found.as_ref().is_none_or(|(least, _)| seed < *least) {
                         *found = Some((seed, violation));

@@ -16,6 +16,7 @@
 //! epoch, as a branch of the stream, until it meets a replica that knows.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use saltus::ids::{Epoch, StreamId};
 use saltus::lsn::{Lsn, Mark};
@@ -39,7 +40,13 @@ pub struct Reign {
     pub bytes: Vec<u8>,
     /// Every record boundary.
     marks: BTreeMap<u64, Mark>,
+    /// By their ordinals.
     pub runs: Vec<SegmentOpen>,
+    /// Parts that were never shipped: every replica was filled anew behind
+    /// them.
+    pub gaps: Vec<Range<u64>>,
+    /// Ordinals at which a seed began.
+    seeds: Vec<u32>,
 }
 
 /// The stream of one space.
@@ -67,6 +74,8 @@ impl Stream {
             bytes: Vec::new(),
             marks: BTreeMap::new(),
             runs: Vec::new(),
+            gaps: Vec::new(),
+            seeds: Vec::new(),
         };
         Self { id, reigns: vec![first], kept: u64::MAX, losses: 0 }
     }
@@ -172,35 +181,56 @@ impl Stream {
 
     /// A run is announced.
     pub fn opens(&mut self, run: SegmentOpen, process: u64) {
-        let ordinal = usize::try_from(run.ordinal).unwrap();
-        if let Some(known) = self.present().runs.get(ordinal) {
+        let present = self.present();
+        let at = present.runs.partition_point(|known| known.ordinal < run.ordinal);
+        if let Some(known) = present.runs.get(at).filter(|known| known.ordinal == run.ordinal) {
             assert_eq!(*known, run, "Prefix: a run has changed");
             return;
         }
-        assert_eq!(self.present().runs.len(), ordinal, "Prefix: a run is left out");
-        if run.start.0 < self.present().end() {
+        let next = at.checked_sub(1).map_or(0, |before| present.runs[before].ordinal + 1);
+        let is_next = run.ordinal == next || present.seeds.contains(&run.ordinal);
+        assert!(is_next, "Prefix: a run is left out before {run:?}");
+        // One that was left out comes before others that are known.
+        let is_last = at == present.runs.len();
+        if run.start.0 < present.end() && is_last {
             self.fork(run.start.0, process);
         }
-        self.present_mut().runs.push(run);
+        let runs = &mut self.present_mut().runs;
+        let at = runs.partition_point(|known| known.ordinal < run.ordinal);
+        runs.insert(at, run);
     }
 
-    /// Shipped bytes. Returns from where on they are new.
-    pub fn takes(&mut self, start: Lsn, bytes: &[u8], process: u64) -> u64 {
+    /// A replica is filled anew from `base` on.
+    pub fn leaps(&mut self, base: Mark, first_run: u32) {
+        let present = self.present_mut();
+        let end = present.end();
+        if base.lsn.0 > end {
+            present.gaps.push(end..base.lsn.0);
+            present.bytes.resize(usize::try_from(base.lsn.0).unwrap(), 0);
+            present.marks.insert(base.lsn.0, base);
+        }
+        present.seeds.push(first_run);
+    }
+
+    /// Shipped bytes. Returns what is new of them.
+    pub fn takes(&mut self, start: Lsn, bytes: &[u8], process: u64) -> Range<u64> {
         let present = self.present();
         let (at, known) = (usize::try_from(start.0).unwrap(), present.bytes.len());
         if at > known && present.rotten {
             // The replica takes nothing behind what it has refused.
-            return present.end();
+            return 0..0;
         }
         assert!(at <= known, "Prefix: shipped from {start}, and nobody has {known} to {start}");
-        let before = &present.bytes[at..];
+        if let Some(to) = self.present_mut().fill(start, bytes) {
+            return start.0..to;
+        }
+        let before = &self.present().bytes[at..];
         let again = bytes.len().min(before.len());
         let same = bytes.iter().zip(before).take_while(|(new, old)| new == old).count();
         if same < again {
             if has_rotten(bytes, same) {
                 self.present_mut().rotten = true;
-                let present = self.present();
-                return present.end();
+                return 0..0;
             }
             self.fork(start.0 + same as u64, process);
         }
@@ -210,13 +240,58 @@ impl Stream {
         let (shipper, to) = present.shipped;
         let before = if shipper == process { to } else { 0 };
         present.shipped = (process, before.max(new));
-        known.max(start.0)
+        known.max(start.0)..self.present().end()
     }
 }
 
 impl Reign {
     pub fn end(&self) -> u64 {
         self.bytes.len() as u64
+    }
+
+    pub fn is_in_gap(&self, lsn: u64) -> bool {
+        self.gaps.iter().any(|gap| gap.contains(&lsn))
+    }
+
+    /// Bytes that nobody was shipped, in all.
+    pub fn gap_bytes(&self) -> u64 {
+        self.gaps.iter().map(|gap| gap.end - gap.start).sum()
+    }
+
+    /// Something of what nobody was shipped is shipped after all: a crash has
+    /// brought back what its primary had let go of.
+    fn fill(&mut self, start: Lsn, bytes: &[u8]) -> Option<u64> {
+        let gap = self.gaps.iter().position(|gap| gap.contains(&start.0))?;
+        let mut mark = self.mark(start).expect("Prefix: no record ends where this begins");
+        let limit = self.gaps[gap].end;
+        let mut rest = bytes;
+        while let Some(raw) = rest.first_chunk::<64>() {
+            let header = Header::parse(raw, Checksums::Required).ok();
+            let header = header.filter(|header| {
+                let size = usize::try_from(header.record_bytes()).unwrap();
+                let payload = rest.get(64..size).expect("Prefix: a partial record is shipped");
+                header.check_payload(payload).is_ok()
+            });
+            let Some(header) = header else {
+                self.rotten = true;
+                break;
+            };
+            mark = record::step(&mark, raw, &header);
+            assert!(mark.lsn.0 <= limit, "Prefix: a record reaches beyond the run it lies in");
+            if mark.lsn.0 == limit {
+                assert_eq!(self.marks[&limit].chain, mark.chain, "Equality: {limit}");
+            }
+            self.marks.insert(mark.lsn.0, mark);
+            rest = &rest[usize::try_from(header.record_bytes()).unwrap()..];
+        }
+        let at = usize::try_from(start.0).unwrap();
+        let good = bytes.len() - rest.len();
+        self.bytes[at..at + good].copy_from_slice(&bytes[..good]);
+        let before = self.gaps[gap].start..start.0;
+        self.gaps[gap] = mark.lsn.0..limit;
+        self.gaps.push(before);
+        self.gaps.retain(|gap| !gap.is_empty());
+        Some(mark.lsn.0)
     }
 
     fn last_mark(&self) -> Mark {
@@ -236,6 +311,10 @@ impl Reign {
     fn cut(&mut self, lsn: u64) {
         self.bytes.truncate(usize::try_from(lsn).unwrap());
         self.marks.retain(|at, _| *at <= lsn);
+        for gap in &mut self.gaps {
+            gap.end = gap.end.min(lsn);
+        }
+        self.gaps.retain(|gap| !gap.is_empty());
         self.shares = self.end();
     }
 

@@ -8,6 +8,7 @@ use crossbeam::channel::Receiver;
 use saltus::engine::keeper::Job;
 use saltus::engine::report::ShardReport;
 use saltus::ids::SpaceId;
+use saltus::limits::CATALOG_RETRY_DELAY;
 use saltus::protocol::frame::{FrameHeader, Kind};
 use saltus::protocol::message::Message;
 
@@ -39,6 +40,8 @@ pub enum Event {
     Turn(Process),
     /// Its keeper does what is queued.
     Keeper(Process),
+    /// Its keeper tries to write what its catalog did not take.
+    MendCatalog(Process),
     /// Something has come to the end of its way.
     Look { connection: usize, side: usize },
     /// An operation is done, seen by the disk.
@@ -82,6 +85,8 @@ pub struct World {
     pub held: Option<usize>,
     /// Spaces whose status names what was lost for good.
     pub excused: BTreeSet<SpaceId>,
+    /// Copies that wait for a person, as the status says.
+    pub given_up: BTreeSet<(usize, SpaceId)>,
     /// The primary's status, once it has told.
     pub told: Option<Receiver<ShardReport>>,
     pub calm_since: u64,
@@ -114,7 +119,7 @@ impl World {
                 SharedDisk::new(disk),
                 clock,
                 ships_to,
-                plan.skips_damage,
+                &plan,
                 &mut chance,
             ));
         }
@@ -145,6 +150,7 @@ impl World {
             ended: false,
             held: None,
             excused: BTreeSet::new(),
+            given_up: BTreeSet::new(),
             told: None,
             calm_since: 0,
             steps: 0,
@@ -216,6 +222,7 @@ impl World {
         match event {
             Event::Turn(process) => self.turn(process),
             Event::Keeper(process) => self.keep(process),
+            Event::MendCatalog(process) => self.mend_catalog(process),
             Event::Look { connection, side } => self.network.look(connection, side),
             Event::Execute(number) => self.execute(number),
             Event::Finish(number) => self.finish(number),
@@ -239,6 +246,7 @@ impl World {
                 }
             }
         }
+        self.look_at_let_go();
         for number in 0..self.machines.len() {
             self.look_at_cuts(number);
             if self.machines[number].disk.lock().is_frozen() {
@@ -313,8 +321,27 @@ impl World {
     /// What a replica has taken away from its logs must stand in its quarantine.
     fn look_at_cuts(&mut self, number: usize) {
         let cuts = std::mem::take(&mut self.machines[number].disk.lock().cuts);
+        let disk = self.machines[number].disk.lock();
         for cut in cuts {
-            self.oracle.cut_off(number, &cut);
+            self.oracle.cut_off(number, &cut, &disk);
+        }
+    }
+
+    /// What the primary lets go of, nobody may need.
+    fn look_at_let_go(&mut self) {
+        let let_go = std::mem::take(&mut self.machines[0].disk.lock().let_go);
+        for inode in let_go {
+            for database in &mut self.databases {
+                if !database.let_go(inode, &self.machines[0].disk.lock()) {
+                    // It has another name, or is another database's.
+                    continue;
+                }
+                let running = self.machines[0].running.as_ref();
+                let record = running.and_then(|r| r.catalog.space(&database.space).unwrap());
+                if let Some(record) = record {
+                    self.oracle.let_go(database, inode, &record);
+                }
+            }
         }
     }
 
@@ -345,6 +372,10 @@ impl World {
             return self.turn_at(number, now);
         }
         let Some(running) = &mut machine.running else { return };
+        if self.plan.tells_writers && number == 0 {
+            let written = self.databases.iter().filter_map(Database::writes_to);
+            machine.open_files.set(written.collect());
+        }
         running.shard.wait(None).expect("the simulated queue never fails");
         let turn = running.shard.turn();
         self.collect(number);
@@ -408,8 +439,28 @@ impl World {
             self.trace.say(self.time.passed_ns(), || format!("{name} keeper: {}", job_line(job)));
         }
         running.keeper.batch(jobs.into_iter());
-        if running.keeper.is_searching() {
+        let searches = running.keeper.is_searching();
+        if running.keeper.needs_mending() && !std::mem::replace(&mut machine.mends, true) {
+            self.after(CATALOG_RETRY_DELAY, Event::MendCatalog(process));
+        }
+        if searches {
             self.keeper_soon(number);
+        }
+    }
+
+    /// A keeper whose catalog could not be written tries it again.
+    fn mend_catalog(&mut self, process: Process) {
+        let (number, incarnation) = process;
+        let machine = &mut self.machines[number];
+        if machine.incarnation != incarnation {
+            return;
+        }
+        machine.mends = false;
+        let Some(running) = &mut machine.running else { return };
+        running.keeper.mend();
+        if running.keeper.needs_mending() {
+            machine.mends = true;
+            self.after(CATALOG_RETRY_DELAY, Event::MendCatalog(process));
         }
     }
 

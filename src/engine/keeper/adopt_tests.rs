@@ -276,6 +276,9 @@ impl Host for Fails {
     fn remove(&self, path: &Path) -> io::Result<()> {
         alive().remove(path)
     }
+    fn remove_directory(&self, directory: &Path) -> io::Result<()> {
+        alive().remove_directory(directory)
+    }
     fn random_u128(&self) -> io::Result<u128> {
         alive().random_u128()
     }
@@ -362,6 +365,9 @@ impl Host for Forgetful {
     }
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.mortal.remove(path)
+    }
+    fn remove_directory(&self, directory: &Path) -> io::Result<()> {
+        self.mortal.remove_directory(directory)
     }
     fn random_u128(&self) -> io::Result<u128> {
         self.mortal.random_u128()

@@ -18,7 +18,7 @@ use crate::engine::quarantine::{self, Reason};
 use crate::ids::{SegmentName, StreamId};
 use crate::io::Waker;
 use crate::limits::CUT_SLICE_BYTES;
-use crate::protocol::message::Boundary;
+use crate::protocol::message::{Boundary, Retirement};
 use crate::state::catalog::{Catalog, SpaceRecord};
 use crate::state::host::{Host, ThisHost};
 use crate::state::pins::Pins;
@@ -92,6 +92,11 @@ pub(in crate::engine::keeper) fn cut(history: &[(u64, u64)], at: &Mark) -> Job {
 /// 20 records over three runs in two files, as a session leaves them: 5 in
 /// file 1, 10 in file 2, 5 more in file 1. Gives every mark.
 pub(in crate::engine::keeper) fn fill(root: &Path) -> (Vec<Mark>, Vec<u8>) {
+    fill_files(root, [1, 2, 1])
+}
+
+/// The same, in these files.
+fn fill_files(root: &Path, files: [u64; 3]) -> (Vec<Mark>, Vec<u8>) {
     let mut rig = Rig::open(root, &alive());
     rig.loan(open(&[(1, 0)])).unwrap();
     let mut marks = vec![Mark::START];
@@ -105,7 +110,12 @@ pub(in crate::engine::keeper) fn fill(root: &Path) -> (Vec<Mark>, Vec<u8>) {
     }
     let at = |records: usize| marks[records].lsn;
     let first = at(5).0;
-    let runs = [(1, at(0), 0, at(5)), (2, at(5), 0, at(15)), (1, at(15), first, at(20))];
+    let offset = if files[2] == files[0] { first } else { 0 };
+    let runs = [
+        (files[0], at(0), 0, at(5)),
+        (files[1], at(5), 0, at(15)),
+        (files[2], at(15), offset, at(20)),
+    ];
     for (ordinal, (file, start, offset, end)) in (0..).zip(runs) {
         let run = Run { start, segment: SegmentName(file), file, offset, bytes: None };
         let job = Job::OpenRun { shard: 0, ticket: 2, space: space(), ordinal, run, known: false };
@@ -162,6 +172,31 @@ fn boundaries_are_found_by_headers_from_wherever_the_catalog_knows_one() {
     for lsn in 0..marks[20].lsn.0 + 100 {
         let expected = marks[marks.partition_point(|mark| mark.lsn.0 <= lsn) - 1];
         let found = rig.matched(lsn).unwrap();
+        let Mark { lsn, chain, records, .. } = expected;
+        assert_eq!(found, Boundary { lsn, chain, records });
+    }
+}
+
+/// A replica had let go of what was compacted away. After a crash of the
+/// primary's host it was asked for boundaries near its end, and named the start
+/// of the stream each time: so the stream was cut there.
+#[test]
+fn boundaries_behind_files_that_are_gone_are_found_where_the_next_one_begins() {
+    let root = tempfile::tempdir().unwrap();
+    let (marks, _) = fill_files(root.path(), [1, 2, 3]);
+    let mut rig = Rig::open(root.path(), &alive());
+    rig.loan(open(&[(1, 0)])).unwrap();
+    let begin = Change::Begin { file: 3, mark: marks[15] };
+    let mut jobs = vec![Job::Commit { shard: 0, ticket: None, space: space(), change: begin }];
+    for file in [1, 2] {
+        let (what, flushed) = (Retirement::Gone, marks[20]);
+        jobs.push(Job::Retire { space: space(), file, what, flushed });
+    }
+    rig.batch(jobs);
+    assert_eq!(log(root.path()).len(), 1, "only the last file is left");
+    for lsn in marks[15].lsn.0..marks[20].lsn.0 {
+        let found = rig.matched(lsn).unwrap();
+        let expected = marks[marks.partition_point(|mark| mark.lsn.0 <= lsn) - 1];
         let Mark { lsn, chain, records, .. } = expected;
         assert_eq!(found, Boundary { lsn, chain, records });
     }

@@ -212,9 +212,9 @@ impl Keeper {
                 bytes += file.metadata()?.len();
                 host.remove(&file)?;
             }
-            fs::remove_dir(&seed)?;
+            host.remove_directory(&seed)?;
         }
-        fs::remove_dir(directory)?;
+        host.remove_directory(directory)?;
         Ok(bytes)
     }
 

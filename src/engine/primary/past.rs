@@ -419,8 +419,12 @@ impl Space {
         if self.problem.is_some() || self.damage.is_some() {
             return Verdict::Replica;
         }
+        // Where nothing could be compared, nothing is known to differ either: the
+        // search has ended at what was let go of.
+        let compared = self.gone_from(common.lsn).is_none();
         if let Some((from, to)) = self.past.unsure
             && (from..=to).contains(&common.lsn)
+            && compared
         {
             tracing::error!(
                 space = %self.id,
@@ -433,7 +437,7 @@ impl Space {
             self.begin_epoch(common, turn);
             return Verdict::NewEpoch;
         }
-        if looked {
+        if looked || !compared {
             return Verdict::Replica;
         }
         self.suspect(common.lsn);

@@ -10,6 +10,22 @@ use crate::protocol::sender::Found;
 use crate::wal::cursor::Cursor;
 
 impl Space {
+    /// What this node tells a replica that `stands` there of a position up to
+    /// it, as [`Space::resume_at`]. Boundaries are remembered for longer than
+    /// segments are kept: for a comparison they will do, to go on they will not.
+    pub fn answer_at(&mut self, lsn: Lsn, stands: Lsn, jobs: &mut Vec<Job>) -> Option<Found> {
+        Some(match self.resume_at(lsn, jobs)? {
+            Found::Mark(mark) if lsn >= stands => {
+                self.gone_from(lsn).map_or(Found::Mark(mark), Found::Gone)
+            }
+            Found::Gone(why) if lsn < stands => {
+                let known = Some(self.known_before(lsn)).filter(|known| known.lsn == lsn);
+                known.map_or(Found::Gone(why), Found::Mark)
+            }
+            found => found,
+        })
+    }
+
     /// What this node has at a replica's position: `None` while the walk is
     /// still on its way there.
     pub fn resume_at(&mut self, lsn: Lsn, jobs: &mut Vec<Job>) -> Option<Found> {

@@ -17,11 +17,12 @@ use std::time::{Duration, Instant};
 use super::earlier::Earlier;
 use super::space::Space;
 use crate::engine::keeper::Job;
-use crate::io::has_writer;
+use crate::engine::writers::Writers;
 use crate::limits::{RELEASE_AFTER, RELEASE_PROBE_AFTER};
 use crate::lsn::{Lsn, Mark};
 use crate::protocol::message::{Retirement, SegmentRetire};
 use crate::state::catalog::Change;
+use crate::state::runs::Run;
 
 /// Why shipping cannot go on at a replica's position.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +106,23 @@ impl Space {
         // The walk waits for the answers, as for those that it asks for itself.
         self.opening += asked;
         Ok(ready)
+    }
+
+    /// Why the stream cannot be shipped from `from` on any more, if some of it
+    /// was let go of.
+    pub(super) fn gone_from(&self, from: Lsn) -> Option<String> {
+        let behind =
+            |run: &Run| run.bytes.is_none_or(|bytes| bytes == 0 || run.start.advance(bytes) > from);
+        let is_gone = |run: &Run| {
+            let tracked = self.files.get(&run.file);
+            run.bytes != Some(0) && tracked.is_some_and(|tracked| tracked.gone && !tracked.lost)
+        };
+        let mut newest_first = self.runs.iter().rev().take_while(|(_, run)| behind(run));
+        let (_, run) = newest_first.find(|(_, run)| is_gone(run))?;
+        Some(format!(
+            "the log from {from} to the end of {} is no longer here: it was retired",
+            run.segment
+        ))
     }
 
     /// The directory was listed: `named` are the files that have a name.
@@ -224,7 +242,7 @@ impl Space {
                     segment.len().map_or(true, |length| length > tracked.walked)
                         && !self.unfinished.contains_key(file)
                 });
-            !unwalked && is_left(tracked.segment.as_deref(), idle)
+            !unwalked && is_left(tracked.segment.as_deref(), idle, &*self.writers)
         };
         unnamed.retain(|file, idle| is_spare(file, *idle));
         unnamed.into_keys().collect()
@@ -289,11 +307,15 @@ impl Space {
 }
 
 /// True if nobody will append to a segment any more that has lost its name.
-fn is_left(segment: Option<&crate::wal::segment::Segment>, idle: Duration) -> bool {
+fn is_left(
+    segment: Option<&crate::wal::segment::Segment>,
+    idle: Duration,
+    writers: &dyn Writers,
+) -> bool {
     if idle < RELEASE_PROBE_AFTER {
         return false;
     }
-    match segment.map(|segment| has_writer(&segment.file)) {
+    match segment.map(|segment| writers.has_writer(&segment.file)) {
         Some(Ok(written)) => !written,
         // No answer: time must tell.
         Some(Err(_)) | None => idle >= RELEASE_AFTER,

@@ -102,3 +102,31 @@ fn a_segment_that_was_moved_away_and_back_is_not_let_go() {
     bed.space.names(&[1, 2].into());
     assert!(bed.space.spare(later).is_empty());
 }
+
+/// A slot was lost and its pins went. When the replica came back, the boundary
+/// at which it stood was still in memory: it was taken for one that could be
+/// shipped to, and waited for ever for segments that were gone.
+#[test]
+fn a_replica_is_not_resumed_where_the_segments_behind_are_gone() {
+    let mut bed = Bed::new(&[]);
+    for number in [1, 2, 3] {
+        bed.write(number, &record(0, b"one"));
+        bed.found(number);
+    }
+    bed.walk();
+    let second = Lsn(bed.space.head().lsn.0 / 3);
+    let at = |space: &mut Space, lsn, stands| space.answer_at(lsn, stands, &mut Vec::new());
+    assert!(matches!(at(&mut bed.space, Lsn::ZERO, Lsn::ZERO), Some(Found::Mark(_))));
+    bed.space.vanished(name(1));
+    let later = bed.now + RELEASE_AFTER;
+    assert!(!bed.release(Lsn(u64::MAX), later).is_empty());
+    let found = at(&mut bed.space, Lsn::ZERO, Lsn::ZERO);
+    assert!(
+        matches!(&found, Some(Found::Gone(why)) if why.contains("no longer here")),
+        "{found:?}"
+    );
+    let found = at(&mut bed.space, second, second);
+    assert!(matches!(found, Some(Found::Mark(mark)) if mark.lsn == second), "{found:?}");
+    let found = at(&mut bed.space, Lsn::ZERO, second);
+    assert!(matches!(found, Some(Found::Mark(_))), "it can still be compared: {found:?}");
+}

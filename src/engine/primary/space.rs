@@ -30,6 +30,7 @@ use super::unfinished::Unfinished;
 use super::walk::Tail;
 use crate::engine::keeper::{Job, Unopened};
 use crate::engine::rate::Rate;
+use crate::engine::writers::{Kernel, Writers};
 use crate::ids::{SegmentName, SpaceId, StreamId};
 use crate::limits::{MARK_SPACING_BYTES, SAVED_MARK_SPACING_BYTES};
 use crate::lsn::{Lsn, Mark};
@@ -104,6 +105,8 @@ pub struct Space {
     pub directory: PathBuf,
     pub(super) shard: usize,
     pub(super) checksums: Checksums,
+    /// Who has its segments open.
+    pub writers: Arc<dyn Writers>,
     pub(super) stream: StreamId,
     pub(super) past: Past,
     /// True once the catalog's record has come.
@@ -170,6 +173,7 @@ impl Space {
             directory: PathBuf::new(),
             shard,
             checksums,
+            writers: Arc::new(Kernel),
             stream: StreamId::default(),
             past: Past::default(),
             known: false,

@@ -53,7 +53,12 @@ pub enum Found {
 /// begins. Nothing if none is known: what lies before was never here.
 #[must_use]
 pub fn nearest(record: &SpaceRecord, at: Lsn) -> Option<Mark> {
+    // What a run begins with holds as long as it is where the run begins.
+    let begins = record.begins.iter().filter(|(file, mark)| {
+        record.runs.first_in(**file).is_some_and(|(_, run)| run.start == mark.lsn)
+    });
     let known = record.marks.iter().chain([&record.checkpoint, &record.base]);
+    let known = known.chain(begins.map(|(_, mark)| mark));
     known.filter(|mark| mark.lsn <= at).max_by_key(|mark| mark.lsn).copied()
 }
 

@@ -300,6 +300,9 @@ impl Host for Disk {
     fn remove(&self, path: &Path) -> io::Result<()> {
         ThisHost.remove(path)
     }
+    fn remove_directory(&self, directory: &Path) -> io::Result<()> {
+        ThisHost.remove_directory(directory)
+    }
     fn random_u128(&self) -> io::Result<u128> {
         ThisHost.random_u128()
     }

@@ -128,7 +128,7 @@ impl Shard {
         let mut disputes = false;
         for (index, link) in self.links.iter_mut().enumerate() {
             let slot = link.slot(handle.0 as usize);
-            let resume = slot.resume;
+            let (resume, stands) = (slot.resume, slot.stands);
             disputes |= slot.dispute.is_some();
             let Some(up) = link.up() else { continue };
             if !up.established {
@@ -136,12 +136,16 @@ impl Shard {
             }
             let found = resume.and_then(|lsn| {
                 let space = self.spaces.get(handle)?;
-                space.borrow_mut().resume_at(lsn, &mut jobs)
+                space.borrow_mut().answer_at(lsn, stands, &mut jobs)
             });
             if let Some(found) = found {
                 let slot = handle.0 as usize;
                 link.slot(slot).resume = None;
-                if let Found::Gone(why) = found {
+                let probes = link.up().is_some_and(|up| up.sender.is_probing(handle));
+                if let Found::Gone(why) = &found
+                    && !probes
+                {
+                    let why = why.clone();
                     gone.push((index, resume.unwrap_or_default(), why));
                     continue;
                 }

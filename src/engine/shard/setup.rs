@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::engine::clock::Clock;
+use crate::engine::writers::Writers;
 use crate::ids::NodeId;
 use crate::io::Strategy;
 use crate::protocol::message::Identity;
@@ -37,6 +38,8 @@ pub struct Setup {
     pub flush_delay: Duration,
     /// Leave out what is damaged in mid-file, and say so.
     pub skips_damage: bool,
+    /// Who has segments open.
+    pub writers: Arc<dyn Writers>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
     /// Spreads attempts to connect; any number but the neighbour's.

@@ -118,6 +118,7 @@ impl Shard {
         let handle = Handle(u32::try_from(self.spaces.list.len()).unwrap_or(u32::MAX - 1));
         self.spaces.handles.insert(id.clone(), handle);
         let mut space = Space::new(id.clone(), handle, self.setup.shard, self.setup.checksums);
+        space.writers = self.setup.writers.clone();
         space.directory = self.setup.data_root.join(id.as_str()).join("wal");
         self.spaces.list.push(RefCell::new(space));
         self.watch_space(id);
