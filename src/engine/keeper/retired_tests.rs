@@ -287,3 +287,27 @@ fn other_spaces_are_served_while_much_of_a_retired_segment_is_kept() {
     let retired = rig.keeper.catalog.load().unwrap()[&space()].retired.clone();
     assert_eq!(retired, [(1, Retired::Gone), (2, Retired::Aside)].into());
 }
+
+/// There was no room for what is kept of it: the file stayed as long as the
+/// session did.
+#[test]
+fn a_file_that_cannot_go_yet_goes_when_the_next_run_begins() {
+    let root = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(root.path(), &alive());
+    rig.loan(open(&[(1, 0)])).unwrap();
+    let received = receive(&mut rig, &UNNAMED);
+    let quarantine = root.path().join(".saltus/quarantine");
+    fs::write(&quarantine, b"in the way").unwrap();
+    rig.batch(vec![retire(1, Retirement::Gone, received.end())]);
+    let of = |rig: &Rig| rig.keeper.catalog.load().unwrap()[&space()].retired[&1];
+    assert_eq!(of(&rig), Retired::Aside);
+    fs::remove_file(&quarantine).unwrap();
+    let start = received.end().lsn;
+    let run = Run { start, segment: SegmentName(4), file: 4, offset: 0, bytes: None };
+    let job = Job::OpenRun { shard: 0, ticket: 2, space: space(), ordinal: 4, run, known: false };
+    rig.batch(vec![job]);
+    assert_eq!(of(&rig), Retired::Gone);
+    assert!(!retired(root.path(), 1).exists());
+    assert!(fs::read(&pieces(root.path())[0].path).unwrap() == received.bytes(10..15));
+    assert!(rig.keeper.spaces[&space()].going.is_empty());
+}
