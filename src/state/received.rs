@@ -1,5 +1,5 @@
-//! What a replica remembers besides runs: of a seed under way, and of files
-//! that have no name on the primary any more.
+//! What is remembered besides runs: of a seed that a replica is receiving, and of
+//! files that have no name on the primary any more.
 
 use crate::lsn::Lsn;
 
@@ -14,11 +14,13 @@ pub struct SeedRecord {
     pub moved: bool,
 }
 
-/// What became of a received file that has no name on the primary.
+/// What became of a file that has no name on the primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Retired {
     /// It is out of the directory; its records are here, and may grow.
     Aside,
-    /// It is gone, here and on the primary. Its runs keep their place.
+    /// It is gone, here and on the primary. Its runs keep their place. On a
+    /// primary: its pin was let go of on purpose, so that no crash of the host has
+    /// taken it.
     Gone,
 }

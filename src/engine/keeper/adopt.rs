@@ -70,9 +70,11 @@ impl Keeper {
         match entry.record.role {
             Role::Primary => {
                 let opened = self.open_segment(space, run.file);
-                // What the walk stands in is never let go.
+                // What the walk stands in is never let go, but it may be the last
+                // one once more when the host has lost what came behind.
                 let last = entry.record.runs.last().is_some_and(|last| last.file == run.file);
-                let retired = !last && matches!(opened, Err(Unopened::Gone { .. }));
+                let let_go = entry.record.retired.get(&run.file) == Some(&Retired::Gone);
+                let retired = (let_go || !last) && matches!(opened, Err(Unopened::Gone { .. }));
                 let file = opened
                     .map_err(|error| io::Error::other(error.into_why()))
                     .and_then(|segment| segment.file.try_clone());

@@ -18,7 +18,7 @@ use crate::limits::MAX_WALK_BYTES_PER_TURN;
 use crate::lsn::{Lsn, Mark};
 use crate::protocol::matching::common_point;
 use crate::protocol::message::{ErrorCode, OpenSpace, Truncate};
-use crate::state::catalog::Change;
+use crate::state::catalog::{Change, SpaceRecord};
 
 impl Keeper {
     /// Lend a space that is here and durable up to `mark`. It gets the
@@ -33,7 +33,7 @@ impl Keeper {
         let Some(entry) = self.spaces.get_mut(space) else {
             return Err((ErrorCode::Protocol, format!("space {space} has vanished")).into());
         };
-        let common = common_point(&entry.record.history, mark.lsn, &open.history);
+        let common = shared(&entry.record, mark.lsn, open);
         if common == mark.lsn && entry.record.history != open.history {
             // The new epoch's first run may be another than the one that was
             // told, and never written to, before.
@@ -108,7 +108,8 @@ impl Keeper {
             let why = format!("space {space} has seen epoch {highest} meanwhile");
             return Err(Denial { code: ErrorCode::Fenced, why, highest: Some(highest) });
         }
-        let common = common_point(&entry.record.history, lessee.mark.lsn, &open.history);
+        let common = shared(&entry.record, lessee.mark.lsn, open);
+        let base = entry.record.base;
         if to.lsn < common || to.lsn > lessee.mark.lsn {
             let why = format!(
                 "space {space} is not cut at {}: by the epochs it is its primary's up to {common}",
@@ -126,7 +127,17 @@ impl Keeper {
             );
             return Err((ErrorCode::Diverged, why).into());
         }
-        self.cut(open, mark)?;
+        if mark.lsn < base.lsn {
+            // Nothing that is here is of the stream any more: with this batch the
+            // copy is one of which nothing has come yet.
+            self.cut(open, base)?;
+            let seed = Change::Seed { base: mark, first_run: 0, target: mark.lsn };
+            for change in [seed, Change::SeedMoved, Change::SeedDone] {
+                self.enter(space, change);
+            }
+        } else {
+            self.cut(open, mark)?;
+        }
         self.enter(space, Change::Adopt(open.history.clone()));
         self.lend(shard, open, mark)
     }
@@ -201,6 +212,18 @@ impl Keeper {
     }
 }
 
+/// Up to where a copy that is durable to `flushed` is its primary's by the epochs.
+/// One that begins at a base has nothing before it that could be compared: if its
+/// primary was cut there, they share nothing.
+fn shared(record: &SpaceRecord, flushed: Lsn, open: &OpenSpace) -> Lsn {
+    let common = common_point(&record.history, flushed, &open.history);
+    if common < record.base.lsn { Lsn::ZERO } else { common }
+}
+
 #[cfg(test)]
 #[path = "matched_tests.rs"]
 pub(super) mod tests;
+
+#[cfg(test)]
+#[path = "based_tests.rs"]
+mod based;

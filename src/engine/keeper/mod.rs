@@ -520,7 +520,7 @@ impl Keeper {
                 self.settle_seed(&space);
             }
             Job::LookAt { space } => self.look_at(&space),
-            Job::Release { space, file } => self.releases.push((space, file)),
+            Job::Release { space, file } => self.release(space, file),
             Job::Stop => {
                 self.give_up_searching();
                 self.stopped = true;
@@ -537,3 +537,7 @@ fn remember(record: &mut SpaceRecord, change: &Change) {
 #[cfg(test)]
 #[path = "keeper_tests.rs"]
 pub(super) mod tests;
+
+#[cfg(test)]
+#[path = "released_tests.rs"]
+mod released;

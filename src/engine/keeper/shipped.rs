@@ -13,7 +13,7 @@ use crate::ids::{Epoch, SpaceId, StreamId};
 use crate::limits::{MAX_EPOCHS_PER_SPACE, MAX_SPACES, MAX_WATCHED_STRANGERS};
 use crate::lsn::{Lsn, Mark};
 use crate::planted::{self, Bug};
-use crate::state::catalog::{Change, FileRecord, Hole, Role, SpaceRecord};
+use crate::state::catalog::{Change, FileRecord, Hole, Retired, Role, SpaceRecord};
 use crate::state::pins::{Pin, Pins};
 use crate::state::runs::Run;
 use crate::wal::discover::{self, Root};
@@ -284,7 +284,26 @@ impl Keeper {
                 why: format!("file {file} of space {space} is not in the catalog"),
                 lost: false,
             })?;
-        open_numbered(&self.pins, &self.places, space, known)
+        let let_go = || {
+            let retired = self.spaces.get(space).map(|entry| &entry.record.retired);
+            retired.is_some_and(|retired| retired.get(&file) == Some(&Retired::Gone))
+        };
+        open_numbered(&self.pins, &self.places, space, known).map_err(|error| match error {
+            Unopened::Gone { why, lost } => Unopened::Gone { why, lost: lost && !let_go() },
+            unreadable @ Unopened::Unreadable(_) => unreadable,
+        })
+    }
+
+    /// Let go of the pin of a file that nobody needs, once it is durable that
+    /// this was done on purpose: after a crash of the host, a file that has
+    /// neither a name nor a pin would be taken for one that the crash took.
+    pub(super) fn release(&mut self, space: SpaceId, file: u64) {
+        if let Some(entry) = self.spaces.get_mut(&space) {
+            let change = Change::Retire { file, what: Retired::Gone };
+            remember(&mut entry.record, &change);
+            self.changes.push((space.clone(), change));
+        }
+        self.releases.push((space, file));
     }
 }
 

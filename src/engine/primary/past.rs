@@ -271,6 +271,8 @@ impl Space {
         let mut remembered = self.saved.clone();
         remembered.extend(self.past.checks.iter());
         remembered.extend(self.index.boundaries());
+        // One of them lies behind whatever was let go of.
+        remembered.extend(self.begins.values());
         remembered.push(self.head);
         remembered.sort_by_key(|mark| mark.lsn);
         remembered.dedup_by_key(|mark| mark.lsn);
@@ -393,7 +395,9 @@ impl Space {
         // last record is known, and its change is noticed.
         let before = self.saved.iter().rev().find(|known| known.lsn < start).copied();
         let before = before.unwrap_or(Mark::START);
-        let within = self.runs.last().is_some_and(|run| run.start <= before.lsn);
+        // What was let go of is what it was: the stream goes on at its end.
+        let within = (self.runs.last())
+            .is_some_and(|run| run.start <= before.lsn && !self.is_let_go(run.file));
         self.rewind(if within && before.lsn < start { before } else { mark });
     }
 

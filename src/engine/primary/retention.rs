@@ -75,6 +75,7 @@ impl Space {
         jobs: &mut Vec<Job>,
     ) -> Result<bool, Unresumable> {
         let first = self.runs.locate(from).map_or(self.runs.first(), |(ordinal, _)| ordinal);
+        let head = self.head.lsn;
         let mut ready = true;
         let mut asked = 0;
         let behind = |ordinal: u32, bytes: Option<u64>| ordinal >= first && bytes != Some(0);
@@ -82,6 +83,10 @@ impl Space {
             let Some(tracked) = self.files.get_mut(&run.file) else { continue };
             if tracked.lost && ordinal + 1 == self.runs.len() {
                 // The walk will find that the stream ends before it.
+                continue;
+            }
+            if tracked.gone && run.bytes.is_none() && head <= from {
+                // After a cut it is the last one, and nothing more comes of it.
                 continue;
             }
             if tracked.gone {
@@ -111,8 +116,10 @@ impl Space {
     /// Why the stream cannot be shipped from `from` on any more, if some of it
     /// was let go of.
     pub(super) fn gone_from(&self, from: Lsn) -> Option<String> {
-        let behind =
-            |run: &Run| run.bytes.is_none_or(|bytes| bytes == 0 || run.start.advance(bytes) > from);
+        let behind = |run: &Run| match run.bytes {
+            Some(bytes) => bytes == 0 || run.start.advance(bytes) > from,
+            None => self.head.lsn > from,
+        };
         let is_gone = |run: &Run| {
             let tracked = self.files.get(&run.file);
             run.bytes != Some(0) && tracked.is_some_and(|tracked| tracked.gone && !tracked.lost)
@@ -263,7 +270,7 @@ impl Space {
         for file in &released {
             let Some(tracked) = self.files.get_mut(file) else { continue };
             tracked.released = true;
-            tracked.gone = true;
+            (tracked.gone, tracked.let_go) = (true, true);
             // The descriptor would keep the bytes on the disk.
             tracked.segment = None;
             tracked.touched = false;
@@ -290,6 +297,12 @@ impl Space {
 }
 
 impl Space {
+    /// True of a file that was let go of: what the stream has of it is all that
+    /// it had.
+    pub(super) fn is_let_go(&self, file: u64) -> bool {
+        self.files.get(&file).is_some_and(|tracked| tracked.let_go)
+    }
+
     /// Whatever else keeps the bytes of these files on the disk: the map that
     /// extents are sent from, and a walk that stands in one of them, or would
     /// come to it. Whoever asks for what lies before asks again.

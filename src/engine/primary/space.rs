@@ -36,7 +36,7 @@ use crate::limits::{MARK_SPACING_BYTES, SAVED_MARK_SPACING_BYTES};
 use crate::lsn::{Lsn, Mark};
 use crate::protocol::frame::Handle;
 use crate::protocol::message::{OpenSpace, SegmentOpen};
-use crate::state::catalog::{Change, Hole, SpaceRecord};
+use crate::state::catalog::{Change, Hole, Retired, SpaceRecord};
 use crate::state::runs::Runs;
 use crate::state::thin;
 use crate::wal::cursor::Cursor;
@@ -59,6 +59,9 @@ pub(super) struct Tracked {
     pub(super) vanished: bool,
     /// It could not be opened again: neither its name nor its pin is left.
     pub(super) gone: bool,
+    /// It was let go of on purpose: all that it had is in the stream, and there
+    /// it cannot be compared with anything any more.
+    pub(super) let_go: bool,
     /// It does not exist any more, and nobody has taken it away in order.
     pub(super) lost: bool,
     /// The keeper was asked to open it.
@@ -216,7 +219,10 @@ impl Space {
         self.durable_runs = record.runs.len();
         self.runs = record.runs;
         for file in record.files {
-            self.track(file.file, file.segment).gone = file.is_gone();
+            let let_go = record.retired.get(&file.file) == Some(&Retired::Gone);
+            let tracked = self.track(file.file, file.segment);
+            tracked.gone = file.is_gone() || let_go;
+            (tracked.let_go, tracked.released) = (let_go, let_go);
         }
         self.saved = record.marks;
         self.begins = record.begins;
@@ -235,11 +241,14 @@ impl Space {
     }
 
     /// True if the stream from one position to another, and what comes next,
-    /// lie in one file. What is in no file at all needs none.
+    /// lie in one file that can be walked. What is in no file at all needs none.
     fn is_one_file(&self, from: Lsn, to: Lsn) -> bool {
         let run_of = |lsn: Lsn| self.runs.locate(lsn).map(|(ordinal, _)| ordinal);
         let (Some(first), Some(last)) = (run_of(from), run_of(to)) else { return false };
         let Some(file) = self.runs.get(last).map(|run| run.file) else { return false };
+        if self.is_let_go(file) {
+            return false;
+        }
         let between = self.runs.iter().filter(|(ordinal, _)| (first..=last).contains(ordinal));
         between.into_iter().all(|(_, run)| run.file == file || run.bytes == Some(0))
     }
@@ -252,6 +261,7 @@ impl Space {
             touched: false,
             vanished: false,
             gone: false,
+            let_go: false,
             lost: false,
             asked: false,
             unreadable: None,
@@ -294,6 +304,8 @@ impl Space {
             tracked.asked = false;
             tracked.unreadable = None;
             (tracked.gone, tracked.lost) = (false, false);
+            // Its name has come back: it can be let go of once more.
+            tracked.released &= !std::mem::take(&mut tracked.let_go);
             tracked.touched = true;
             self.retirements.outdate();
         }

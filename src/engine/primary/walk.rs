@@ -115,7 +115,8 @@ impl Space {
         };
         let Some(segment) = tracked.segment.clone() else {
             tracked.touched = false;
-            if tracked.gone && current_file != Some(file) {
+            let ended = tracked.let_go && live && !self.past.is_checking();
+            if tracked.gone && (ended || current_file != Some(file)) {
                 // All that it had is in the stream.
                 return true;
             }

@@ -1,0 +1,147 @@
+//! Facts about a stream whose older segments were let go of, on a host that
+//! crashes.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::time::Instant;
+
+use crossbeam::channel::unbounded;
+
+use super::tests::keeper_of;
+use super::*;
+use crate::engine::primary;
+use crate::io::Waker;
+use crate::limits::RELEASE_AFTER;
+use crate::lsn::Lsn;
+use crate::protocol::frame::Handle;
+use crate::protocol::sender::Found;
+use crate::state::host::ThisHost;
+use crate::wal::record::Header;
+
+const RECORD: u64 = 264;
+
+/// A primary: a space, and the keeper that it has its files from.
+struct Node {
+    keeper: Keeper,
+    news: Receiver<News>,
+    space: primary::space::Space,
+    /// Where new epochs began.
+    epochs: Vec<Lsn>,
+}
+
+fn alpha() -> SpaceId {
+    "alpha".parse().unwrap()
+}
+
+impl Node {
+    /// A process that takes over what lies there.
+    fn start(root: &Path) -> Self {
+        let state_dir = root.join(".saltus");
+        let places = Places { data_root: root.to_path_buf(), state_dir, host: Arc::new(ThisHost) };
+        let mut keeper = keeper_of(&places);
+        let (tell, news) = unbounded();
+        keeper.mailboxes = vec![Mailbox { news: tell, waker: Waker::new(|| {}) }];
+        let space = primary::space::Space::new(alpha(), Handle(0), 0, Checksums::Required);
+        let mut node = Self { keeper, news, space, epochs: Vec::new() };
+        node.look();
+        node
+    }
+
+    /// List the directory, and walk to the end of what is there.
+    fn look(&mut self) {
+        self.keep(vec![Job::ScanSpace { shard: 0, space: alpha() }]);
+        while self.space.wants_turn() {
+            let turn = self.space.advance(Instant::now());
+            for (_, start, _) in turn.prefetch {
+                self.space.prefetched(start);
+            }
+            self.keep(turn.jobs);
+        }
+    }
+
+    /// As one batch of the keeper; its news reach the space.
+    fn keep(&mut self, jobs: Vec<Job>) {
+        jobs.into_iter().for_each(|job| self.keeper.handle(job));
+        self.keeper.publish();
+        for news in self.news.try_iter().collect::<Vec<_>>() {
+            match news {
+                News::Space { record, found, named, .. } => {
+                    if let Some(record) = record {
+                        self.space.learn(*record);
+                    }
+                    self.space.found(found);
+                    self.space.names(&named.unwrap());
+                }
+                News::Segment { file, result, .. } => self.space.reopened(file, result),
+                News::EpochBegun { result, .. } => {
+                    let record = result.unwrap();
+                    self.epochs.push(record.history.last().unwrap().1);
+                    self.space.reign(*record);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The stream ends there, and who stands at its end is served.
+    fn stands_at(&mut self, lsn: u64) {
+        assert_eq!(self.space.head().lsn, Lsn(lsn));
+        let found = self.space.answer_at(Lsn(lsn), Lsn(lsn), &mut Vec::new());
+        assert!(matches!(found, Some(Found::Mark(mark)) if mark.lsn == Lsn(lsn)), "{found:?}");
+    }
+}
+
+fn segment(root: &Path, number: u64) -> PathBuf {
+    root.join("alpha/wal").join(crate::ids::SegmentName(number).to_string())
+}
+
+fn write(root: &Path, number: u64) {
+    let payload = [u8::try_from(number).unwrap(); 200];
+    let header = Header::new(0, 1, 1, &payload).unwrap();
+    std::fs::write(segment(root, number), [&header.encode()[..], &payload].concat()).unwrap();
+}
+
+/// Every replica had the first segment, it had lost its name, and its pin was
+/// released. When a crash of the host then took the second one, the first was
+/// taken for lost as well, and the stream was cut at 0.
+#[test]
+fn what_was_let_go_of_is_not_taken_for_lost_in_a_crash_of_the_host() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path();
+    std::fs::create_dir_all(root.join("alpha/wal")).unwrap();
+    write(root, 1);
+    let mut node = Node::start(root);
+    write(root, 2);
+    node.look();
+    std::fs::remove_file(segment(root, 1)).unwrap();
+    node.look();
+    let jobs = node.space.release(Lsn(u64::MAX), Instant::now() + RELEASE_AFTER);
+    assert!(matches!(&jobs[..], [.., Job::Release { file: 1, .. }]), "{jobs:?}");
+    node.keep(jobs);
+    assert!(!node.keeper.pins.path(&alpha(), 1).exists());
+    let pin = node.keeper.pins.path(&alpha(), 2);
+    drop(node);
+
+    // The names of the second one had not reached the disk.
+    std::fs::remove_file(segment(root, 2)).unwrap();
+    std::fs::remove_file(pin).unwrap();
+    let mut node = Node::start(root);
+    assert_eq!(node.epochs, [Lsn(RECORD)], "the cut stops where what was let go of ends");
+    node.stands_at(RECORD);
+    drop(node);
+
+    // Nor by a later start, whether there is something new or not.
+    let mut node = Node::start(root);
+    node.stands_at(RECORD);
+    write(root, 3);
+    node.look();
+    node.stands_at(2 * RECORD);
+    drop(node);
+    let mut node = Node::start(root);
+    node.stands_at(2 * RECORD);
+    assert_eq!((node.epochs.len(), node.space.problem()), (0, None), "nothing was lost since");
+    let record = &node.keeper.catalog.load().unwrap()[&alpha()];
+    let runs: Vec<_> = record.runs.iter().map(|(_, run)| (run.file, run.start.0)).collect();
+    assert_eq!(runs, [(1, 0), (3, RECORD)]);
+}
