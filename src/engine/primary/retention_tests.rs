@@ -67,7 +67,7 @@ fn nothing_here_keeps_what_was_released() {
     bed.space.earlier = Some(earlier);
     bed.space.vanished(name(1));
     let later = bed.now + RELEASE_PROBE_AFTER;
-    assert!(!bed.space.release(Lsn(u64::MAX), later).is_empty());
+    assert!(!bed.release(Lsn(u64::MAX), later).is_empty());
     assert!(one.upgrade().is_none() && bed.space.send_map.is_none());
 }
 
@@ -93,7 +93,7 @@ fn what_is_told_of_unnamed_files_is_looked_for_when_something_has_changed() {
     bed.space.files.get_mut(&1).unwrap().gone = true;
     assert_eq!(told(&mut bed), (aside, 1));
     let later = bed.now + RELEASE_PROBE_AFTER;
-    assert!(!bed.space.release(Lsn(u64::MAX), later).is_empty());
+    assert!(!bed.release(Lsn(u64::MAX), later).is_empty());
     assert_eq!(told(&mut bed), (vec![(1, Retirement::Gone), (2, Retirement::Gone)], 2));
     // The last name goes: somebody has emptied the directory.
     bed.space.vanished(name(3));
@@ -137,7 +137,7 @@ fn a_replica_is_not_resumed_where_the_segments_behind_are_gone() {
     assert!(matches!(at(&mut bed.space, Lsn::ZERO, Lsn::ZERO), Some(Found::Mark(_))));
     bed.space.vanished(name(1));
     let later = bed.now + RELEASE_AFTER;
-    assert!(!bed.space.release(Lsn(u64::MAX), later).is_empty());
+    assert!(!bed.release(Lsn(u64::MAX), later).is_empty());
     let found = at(&mut bed.space, Lsn::ZERO, Lsn::ZERO);
     assert!(
         matches!(&found, Some(Found::Gone(why)) if why.contains("no longer here")),

@@ -384,14 +384,11 @@ impl Peer {
                         self.machine.stop_space(now, handle, ErrorCode::Protocol, why);
                         return;
                     }
-                    // The file before it may be gone when the two copies are
-                    // compared: then this is the first boundary that is known.
-                    let begin = (log.record.runs.latest_in(run.file).is_none())
-                        .then(|| Change::Begin { file: run.file, mark: *log.received() });
                     let run = log.begin_run(&run);
                     let ordinal = log.record.runs.len() - 1;
                     if log.record.runs.first_in(run.file).is_some_and(|(at, _)| at == ordinal) {
-                        // Once what lies before has been let go, nothing else tells.
+                        // Once what lies before has been let go, this is the
+                        // first boundary that two copies can be compared at.
                         let (space, shard) = (log.space.clone(), self.shard);
                         let change = Change::Begin { file: run.file, mark: *log.received() };
                         actions.push(Action::Job(Job::Commit {
@@ -402,11 +399,6 @@ impl Peer {
                         }));
                     }
                     self.asked += 1;
-                    if let Some(change) = begin {
-                        let (shard, space) = (self.shard, log.space.clone());
-                        let job = Job::Commit { shard, ticket: None, space, change };
-                        actions.push(Action::Job(job));
-                    }
                     actions.push(Action::Run(log.space.clone(), handle, ordinal, run, false));
                 }
             }
