@@ -27,6 +27,24 @@ fn only_what_nobody_writes_is_held_by_slots_alone() {
     assert_eq!(bed.space.spare(later), [1].into(), "not all of it was walked");
 }
 
+/// The disk took no pin of it, a compaction removed it while the node was down,
+/// and a new epoch began. From the next start on the status named nothing.
+#[test]
+fn a_segment_that_is_gone_with_nothing_of_it_in_the_stream_is_named_after_each_start() {
+    let mut bed = Bed::new(&[1, 2]);
+    bed.write(2, &record(0, b"snapshot"));
+    bed.found(2);
+    let asked = bed.walk();
+    assert!(matches!(asked[..], [Job::OpenSegment { file: 1, .. }]), "{asked:?}");
+    let why = "the first is gone, and so is its pin".to_owned();
+    bed.space.reopened(1, Err(Unopened::Gone { why, lost: false }));
+    bed.walk();
+    assert_eq!(bed.space.head().records, 1, "it holds up nothing");
+    assert_eq!(bed.space.blocked(), None);
+    let problem = bed.space.problem().unwrap();
+    assert!(problem.starts_with("the first is gone"), "{problem}");
+}
+
 /// The pin was released and the descriptor closed, and a map of the file, or a
 /// walk that a lost replica had asked for, kept its bytes on the disk.
 #[test]

@@ -50,8 +50,8 @@ pub enum Action {
     Open(Handle, Box<OpenSpace>),
     /// Begin a borrowed space anew.
     Reseed(Handle, Box<OpenSpace>, Reseed),
-    /// Find a boundary of a borrowed space.
-    Match(SpaceId, Handle, Lsn),
+    /// Find a boundary of a borrowed space; the question has this number.
+    Match(SpaceId, Handle, u64, Lsn),
     /// Give a space back, have it cut, and borrow it again.
     Truncate(Handle, Box<OpenSpace>, Truncate),
     /// Open the file of a run.
@@ -91,6 +91,10 @@ pub struct Peer {
     taking: Patience,
     /// Jobs of the keeper under way that answer.
     asked: usize,
+    /// Questions of a primary that have been asked so far.
+    questions: u64,
+    /// The one that a session waits for.
+    matching: BTreeMap<Handle, u64>,
     pub(super) logs: BTreeMap<Handle, Log>,
     /// Those that may have something to submit.
     pub(super) active: BTreeSet<Handle>,
@@ -153,6 +157,8 @@ impl Peer {
             giving: Patience::default(),
             taking: Patience::default(),
             asked: 0,
+            questions: 0,
+            matching: BTreeMap::new(),
             logs: BTreeMap::new(),
             active: BTreeSet::new(),
             ended: BTreeSet::new(),
@@ -359,7 +365,10 @@ impl Peer {
             Intent::Match { handle, lsn } => {
                 if let Some(log) = self.logs.get(&handle) {
                     self.asked += 1;
-                    actions.push(Action::Match(log.space.clone(), handle, lsn));
+                    self.questions += 1;
+                    self.matching.insert(handle, self.questions);
+                    let space = log.space.clone();
+                    actions.push(Action::Match(space, handle, self.questions, lsn));
                 }
             }
             Intent::Truncate { handle, to } => self.give_back_to_cut(handle, to, actions),
