@@ -3,22 +3,24 @@
 # moments, under load, in the release build.
 #
 #   scripts/soak_kill.sh [--kills 100 | --minutes M] [--seed S]
-#                        [--backend uring|portable] [--mib-per-s 20]
+#                        [--backend uring|portable] [--mib-per-s R]
 #
 # With --minutes the steady writers' loop runs for so long, and the unruly
-# writer's is left out. Everything written stays on the disk until the end,
-# three times. Prints its seed first; the same seed makes the same choices again. Exit 0
+# writer's is left out. Three spaces are written at R MiB a second each (20; with
+# --minutes 2), and everything written stays on the disk until the end, three
+# times: 30 minutes take 32 GB. Prints its seed first; the same seed makes the same choices again. Exit 0
 # only if the directories are identical in the end and no restart showed a gap,
 # a duplicate or a torn tail.
 set -eu
 
 . "$(dirname "$0")/options.sh"
 
-export SALTUS_KILLS=100 SALTUS_MIB_PER_S=20
+export SALTUS_KILLS=100
 known="kills=SALTUS_KILLS minutes=SALTUS_MINUTES seed=SALTUS_SEED"
 take_options "$known backend=SALTUS_BACKEND mib-per-s=SALTUS_MIB_PER_S" "$@"
 
 cd "$(dirname "$0")/.."
-only=
-[ -z "${SALTUS_MINUTES-}" ] || only=both_sides
+only= rate=20
+[ -z "${SALTUS_MINUTES-}" ] || only=both_sides rate=2
+export SALTUS_MIB_PER_S="${SALTUS_MIB_PER_S-$rate}"
 exec cargo test --release --test kill -- --nocapture $only

@@ -215,6 +215,20 @@ pub const SEED_BACKOFF: Duration = Duration::from_secs(600);
 /// The longest such pause: someone looks at least four times a day.
 pub const SEED_BACKOFF_MOST: Duration = Duration::from_secs(6 * 3600);
 
+/// How much of the end of a seed that was given up is kept if the primary cannot
+/// vouch for it, in whole segments: more than what a host that crashed had
+/// shipped before it was durable there.
+pub const UNVOUCHED_END_BYTES: u64 = 256 << 20;
+
+/// What the keeper walks through, header by header, of the segments that a seed
+/// replaces, to see whether the writer's clock was set back: other spaces wait
+/// for it.
+pub const SEED_WALK_BYTES: u64 = 256 << 20;
+
+/// A writer's clock that falls by more was set back, nanoseconds: the name of a
+/// segment, to which timestamps are held, is no finer.
+pub const CLOCK_STEP_NS: u64 = 1_000_000_000;
+
 /// What must stay free on a replica's disk when a seed has taken its part: the
 /// catalog, and the log while it grows meanwhile.
 pub const SEED_SPARE_BYTES: u64 = 64 << 20;

@@ -130,6 +130,15 @@ const RESEED: &str = "\
     29000000 00000000 28000000 00000000 \
     15cd853d fe9c9717 00200000 00000000 \
     05000000 01000000";
+const RESEED_UNVOUCHED: &str = "\
+    534c5453 01100100 07000000 00000000 \
+    02000000 00000000 00000000 00000000 \
+    00000000 00000000 38000000 38000000 \
+    2b02427e 00000000 00000000 3762251a \
+    00100000 00000000 88776655 44332211 \
+    29000000 00000000 28000000 00000000 \
+    15cd853d fe9c9717 00200000 00000000 \
+    05000000 00000000";
 const ERROR_OF_RECORD: &str = "\
     534c5453 01090100 07000000 00000000 \
     02000000 00000000 00100000 00000000 \
@@ -281,6 +290,8 @@ fn reseed_is_frozen() {
     };
     let reseed = Reseed { base, head: Lsn(8192), first_run: 5, vouched: true };
     golden(&Message::Reseed(reseed), SPACE, RESEED);
+    // A zero there keeps everything.
+    golden(&Message::Reseed(Reseed { vouched: false, ..reseed }), SPACE, RESEED_UNVOUCHED);
 }
 
 #[test]

@@ -47,9 +47,18 @@ impl Quarantine {
     /// Move a whole file here. Durable when it returns the new path.
     pub(super) fn take(&self, path: &Path, manifest: &Manifest) -> io::Result<PathBuf> {
         let (to, _) = self.reserve(manifest)?;
-        self.describe(&to, manifest)?;
-        self.host.sync_directory(&self.directory)?;
-        self.host.rename(path, &to)?;
+        let moved = self
+            .describe(&to, manifest)
+            .and_then(|()| self.host.sync_directory(&self.directory))
+            .and_then(|()| self.host.rename(path, &to));
+        if let Err(error) = moved {
+            if path.symlink_metadata().is_ok() {
+                // Nothing is here then. What cannot be removed takes only a name.
+                let _ = self.host.remove(&piece::manifest_path(&to));
+                let _ = self.host.remove(&to);
+            }
+            return Err(error);
+        }
         self.host.sync_directory(&self.directory)?;
         if let Some(parent) = path.parent() {
             self.host.sync_directory(parent)?;
@@ -75,7 +84,8 @@ impl Quarantine {
     /// Copy everything from the manifest's offset on here, and make that
     /// durable; the file stays what it is. A whole copy that an attempt left
     /// which was stopped behind it is taken for this one. Returns the copy's
-    /// path. `between` is called as in [`Quarantine::cut`].
+    /// path. `between` is called as in [`Quarantine::cut`], also while such a
+    /// copy is compared.
     pub(super) fn copy(
         &self,
         path: &Path,
@@ -83,29 +93,47 @@ impl Quarantine {
         between: &mut dyn FnMut(),
     ) -> io::Result<PathBuf> {
         let file = self.host.open(OpenOptions::new().read(true), path)?;
-        match self.made_before(&file, manifest)? {
+        match self.made_before(&file, manifest, between)? {
             Some(there) => Ok(there),
             None => self.save_anew(&file, manifest, between),
         }
     }
 
-    /// A whole copy of the file's end that is here already, durable.
-    fn made_before(&self, file: &File, manifest: &Manifest) -> io::Result<Option<PathBuf>> {
+    /// A whole copy of the file's end that is here already, durable. One that
+    /// cannot be read is none.
+    fn made_before(
+        &self,
+        file: &File,
+        manifest: &Manifest,
+        between: &mut dyn FnMut(),
+    ) -> io::Result<Option<PathBuf>> {
         for number in 0_u64.. {
             let path = self.path_of(manifest, number);
             if !path.try_exists()? {
                 break;
             }
-            if piece::manifest(&path).as_ref() != Some(manifest) {
+            let Some(made) = piece::manifest(&path).filter(|made| is_of_same(made, manifest))
+            else {
                 continue;
-            }
-            let copy = self.host.open(OpenOptions::new().read(true).write(true), &path)?;
-            if !is_end_of(&copy, file, manifest.offset)? {
-                continue;
-            }
+            };
+            let copy = self.host.open(OpenOptions::new().read(true).write(true), &path);
+            let compared = copy.and_then(|copy| {
+                Ok(is_end_of(&copy, file, manifest.offset, between)?.then_some(copy))
+            });
+            let copy = match compared {
+                Ok(Some(copy)) => copy,
+                Ok(None) => continue,
+                Err(error) => {
+                    tracing::warn!(
+                        path = %path.display(), %error,
+                        "a piece in the quarantine cannot be compared: another copy is made"
+                    );
+                    continue;
+                }
+            };
             // Whoever made it may have been stopped before he had synced it.
             self.host.sync_all(&copy)?;
-            self.describe(&path, manifest)?;
+            self.describe(&path, &made)?;
             self.host.sync_directory(&self.directory)?;
             return Ok(Some(path));
         }
@@ -213,10 +241,18 @@ impl Quarantine {
     }
 }
 
+/// Whether two manifests are of the same bytes. An epoch may have begun since the
+/// first of them was written.
+fn is_of_same(made: &Manifest, manifest: &Manifest) -> bool {
+    *made == Manifest { epochs: made.epochs.clone(), ..manifest.clone() }
+}
+
 /// Whether `copy` holds what `file` does from `offset` on, and no more.
-fn is_end_of(copy: &File, file: &File, offset: u64) -> io::Result<bool> {
+/// `between` is called after each slice.
+fn is_end_of(copy: &File, file: &File, offset: u64, between: &mut dyn FnMut()) -> io::Result<bool> {
     let (mut one, mut other) = (vec![0; VERIFY_PIECE_BYTES], vec![0; VERIFY_PIECE_BYTES]);
     let mut at = 0;
+    let mut slice_ends = CUT_SLICE_BYTES;
     loop {
         let count = read_up_to(copy, &mut one, at)?;
         if count != read_up_to(file, &mut other, offset + at)? || one[..count] != other[..count] {
@@ -226,5 +262,13 @@ fn is_end_of(copy: &File, file: &File, offset: u64) -> io::Result<bool> {
             return Ok(true);
         }
         at += count as u64;
+        if at >= slice_ends {
+            slice_ends = at + CUT_SLICE_BYTES;
+            between();
+        }
     }
 }
+
+#[cfg(test)]
+#[path = "quarantine_tests.rs"]
+mod tests;

@@ -363,10 +363,14 @@ impl Rebuild<'_> {
         }
         let (role, stream) = (Role::Replica, record.stream);
         let mut changes = vec![Change::Create { role, stream, history: record.history.clone() }];
-        if self.is_there(&self.places.old_copies(self.space))? {
-            // It was being filled anew: the older copy is needed until it is.
-            let base = Mark::START;
-            changes.push(Change::Seed { base, first_run: 0, target: finding.charted });
+        let until = self.places.old_copies_until(self.space).map_err(|source| {
+            RebuildError::Io { action: "list", path: self.places.old_copies(self.space), source }
+        })?;
+        if let Some(until) = until {
+            // It was being filled anew: the older copy is needed until it is. The
+            // other node may know of less than what is here.
+            let (base, target) = (Mark::START, finding.charted.max(until));
+            changes.push(Change::Seed { base, first_run: 0, target });
             changes.push(Change::SeedMoved);
         }
         changes.push(Change::SawEpoch(record.highest_epoch));

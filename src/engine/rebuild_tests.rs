@@ -445,16 +445,22 @@ mod shipped {
     }
 }
 
-/// The catalog was lost while the replica was being filled anew.
-#[test]
-fn an_older_copy_is_kept_until_what_was_rebuilt_has_all_that_is_charted() {
+/// What is entered of a replica that is rebuilt with three records, while the
+/// other node knows of so many. What lies in `superseded` is by name.
+#[track_caller]
+fn seed_of(old: &[(&str, &str)], charted: u64, expected: Option<u64>) {
     let bed = Bed::new();
     bed.write(8, 0..3);
-    let old = bed.places.old_copies(&bed.space).join("0000000000000000");
-    fs::create_dir_all(&old).unwrap();
-    fs::write(old.join(SegmentName(4).to_string()), b"what it had").unwrap();
-    let mut record = chart(&[(0, 8, 0), (5, 9, 0)]);
-    record.marks.push(Mark { lsn: Lsn(6 * RECORD), ..Mark::START });
+    let directory = bed.places.old_copies(&bed.space).join("0000000000000000");
+    fs::create_dir_all(&directory).unwrap();
+    for (name, content) in old {
+        fs::write(directory.join(name), content).unwrap();
+    }
+    let mut record = chart(&[(0, 8, 0)]);
+    if charted > 3 {
+        record = chart(&[(0, 8, 0), (5, 9, 0)]);
+    }
+    record.marks.push(Mark { lsn: Lsn(charted * RECORD), ..Mark::START });
     let mut other = Primary::new(0..20);
     let finding = bed.rebuild().examine(record, &mut other, &mut |_| true).unwrap();
     let (changes, _) = bed.rebuild().settle(&finding).unwrap();
@@ -463,10 +469,35 @@ fn an_older_copy_is_kept_until_what_was_rebuilt_has_all_that_is_charted() {
     catalog.commit(&changes).unwrap();
     let found = catalog.space(&bed.space).unwrap().unwrap();
     assert_eq!((found.checkpoint.lsn, found.base), (Lsn(3 * RECORD), Mark::START));
-    let seed = found.seed.unwrap();
-    assert_eq!((seed.target, seed.moved), (Lsn(6 * RECORD), true));
-    // Nobody removes it before.
+    let target = found.seed.map(|seed| (seed.target, seed.moved));
+    assert_eq!(target, expected.map(|records| (Lsn(records * RECORD), true)));
     drop(catalog);
+    // Nobody removes it before.
     drop(crate::engine::keeper::tests::keeper_of(&bed.places));
-    assert!(old.exists());
+    assert_eq!(directory.exists(), expected.is_some());
+}
+
+/// The catalog was lost while the replica was being filled anew.
+#[test]
+fn an_older_copy_is_kept_until_what_was_rebuilt_has_all_that_is_charted() {
+    let old = SegmentName(4).to_string();
+    seed_of(&[(&old, "what it had")], 6, Some(6));
+}
+
+#[test]
+fn an_older_copy_is_kept_until_what_was_rebuilt_has_all_that_the_seed_was_to_have() {
+    let old = SegmentName(4).to_string();
+    let plan = format!("{{\"unfinished\": false, \"head\": {}, \"keep\": []}}", 7 * RECORD);
+    // The other node knows of less than what was here.
+    seed_of(&[(&old, "what it had"), ("keep.json", &plan)], 3, Some(7));
+    seed_of(&[(&old, "what it had"), ("keep.json", &plan)], 9, Some(9));
+    // Nobody can tell what it was to have.
+    seed_of(&[(&old, "what it had"), ("keep.json", "{")], 6, Some(6));
+}
+
+#[test]
+fn what_is_left_of_a_move_that_moved_nothing_is_no_older_copy() {
+    let plan = format!("{{\"unfinished\": false, \"head\": {}, \"keep\": []}}", 7 * RECORD);
+    seed_of(&[], 6, None);
+    seed_of(&[("keep.json", &plan)], 6, None);
 }

@@ -80,8 +80,9 @@ pub struct FileRecord {
 }
 
 impl FileRecord {
-    /// True of a file of which nothing was left when the catalog was made anew:
-    /// it is numbered by its runs, and was never seen.
+    /// True of a file of which nothing is left, and nothing is missed: when the
+    /// catalog was made anew it was numbered by its runs, and was never seen; or
+    /// it was empty, was let go of, and a new epoch has cut off its runs.
     #[must_use]
     pub const fn is_gone(&self) -> bool {
         self.device == 0 && self.inode == 0

@@ -14,6 +14,8 @@
 //! A replica that was seeded has the stream from a base on: its first run has
 //! the ordinal that it has on the primary, and begins at the base.
 
+use std::collections::BTreeMap;
+
 use crate::ids::SegmentName;
 use crate::limits::MAX_FILE_OFFSET;
 use crate::lsn::Lsn;
@@ -267,6 +269,17 @@ impl Runs {
     pub fn first_in(&self, file: u64) -> Option<(u32, &Run)> {
         let index = self.list.iter().position(|run| run.file == file)?;
         Some((self.ordinal(index), &self.list[index]))
+    }
+
+    /// Where the first run of each file begins, by number. To look up many of
+    /// them: one pass over the runs.
+    #[must_use]
+    pub fn firsts(&self) -> BTreeMap<u64, Lsn> {
+        let mut firsts = BTreeMap::new();
+        for run in &self.list {
+            firsts.entry(run.file).or_insert(run.start);
+        }
+        firsts
     }
 
     /// All, in order.

@@ -36,7 +36,8 @@ struct Missing {
 impl Missing {
     /// Nothing is lost quietly: who looks at the status sees it.
     /// True if the space itself has a problem.
-    fn is_named_in(&self, told: &ShardReport) -> bool {
+    /// `shipped` is how far the stream has got to anybody.
+    fn is_named_in(&self, told: &ShardReport, shipped: u64) -> bool {
         let space = told.spaces.iter().find(|status| status.space == self.space);
         let Some(space) = space else { panic!("Nothing is lost quietly: {self:?} of {told:?}") };
         let is_behind = |replica: &ReplicaStatus| {
@@ -47,10 +48,12 @@ impl Missing {
             Some(name) => {
                 space.replicas.iter().any(|replica| replica.id == name && is_behind(replica))
             }
-            // It may be on its way to somebody.
+            // It may be on its way to somebody, or wait for one who cannot take it
+            // now: then the primary has more than it has shipped, and says why.
             None => space.replicas.iter().any(|replica| {
-                replica.lag.bytes.is_none_or(|bytes| bytes > 0)
-                    && matches!(replica.state, ReplicaState::Healthy | ReplicaState::Lagging)
+                let comes = matches!(replica.state, ReplicaState::Healthy | ReplicaState::Lagging);
+                let waits = replica.problem.is_some() && space.head_lsn > shipped;
+                replica.lag.bytes.is_none_or(|bytes| bytes > 0) && (comes || waits)
             }),
         };
         assert!(
@@ -320,8 +323,10 @@ impl World {
                     // It says what to do, and the world has nobody who does it.
                     self.given_up.insert((replica, missing.space.clone()));
                 }
+                let stream = self.oracle.streams.get(&missing.space);
+                let shipped = stream.map_or(0, |stream| stream.present().end());
                 if let Some(told) = told
-                    && missing.is_named_in(&told)
+                    && missing.is_named_in(&told, shipped)
                     && missing.replica.is_none()
                 {
                     // A pin that a bad disk did not take, and then no power: the

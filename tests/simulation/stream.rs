@@ -192,7 +192,9 @@ impl Stream {
         assert!(is_next, "Prefix: a run is left out before {run:?}");
         // One that was left out comes before others that are known.
         let is_last = at == present.runs.len();
-        if run.start.0 < present.end() && is_last {
+        // Nor is one other than before that begins where nobody was shipped anything.
+        let is_new = present.is_in_gap(run.start.0);
+        if run.start.0 < present.end() && is_last && !is_new {
             self.fork(run.start.0, process);
         }
         let runs = &mut self.present_mut().runs;

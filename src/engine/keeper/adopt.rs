@@ -37,8 +37,8 @@ impl Adoption {
 
 /// Every boundary that is known of a space.
 fn boundaries(record: &SpaceRecord) -> BTreeMap<Lsn, Mark> {
-    let first = |file: &u64| record.runs.first_in(*file).map(|(_, run)| run.start);
-    let begins = record.begins.iter().filter(|(file, mark)| first(file) == Some(mark.lsn));
+    let firsts = record.runs.firsts();
+    let begins = record.begins.iter().filter(|(file, mark)| firsts.get(file) == Some(&mark.lsn));
     let begins = begins.map(|(_, mark)| mark);
     let others = [&record.base, &record.checkpoint];
     record.marks.iter().chain(begins).chain(others).map(|mark| (mark.lsn, *mark)).collect()

@@ -13,7 +13,7 @@ use super::*;
 use crate::engine::keeper::{Job, News, Scratch};
 use crate::engine::mortal::Mortal;
 use crate::engine::quarantine;
-use crate::ids::SegmentName;
+use crate::ids::{Epoch, SegmentName, StreamId};
 use crate::state::host::Host;
 use crate::wal::record::{self, Header};
 
@@ -479,4 +479,26 @@ fn a_copy_of_the_end_of_a_mended_file_does_not_hold_up_the_end_of_the_process() 
     assert!(answer.try_recv().unwrap().unwrap_err().contains("stopping"));
     assert!(fs::read(bench.segment()).unwrap() == before, "the next pass builds it again");
     assert_eq!(bench.scratch(), [""; 0]);
+}
+
+/// Every file that ever was has a beginning, and for each of them all runs were
+/// looked through: with so many, for half a minute and more.
+#[test]
+fn the_boundaries_of_a_long_stream_are_known_at_once() {
+    let mut record = SpaceRecord::new(Role::Replica, StreamId(5), vec![(Epoch::FIRST, Lsn::ZERO)]);
+    let mark = |lsn: u64| Mark { lsn: Lsn(lsn), records: lsn, ..Mark::START };
+    // Two files in turn; of the others nothing lies there any more.
+    for number in 0..100_000 {
+        let (start, file, offset) = (Lsn(64 * number), number % 2, 64 * (number / 2));
+        let run = Run { start, segment: SegmentName(file), file, offset, bytes: None };
+        record.runs.open(run);
+        record.begins.insert(number, mark(start.0));
+    }
+    let started = std::time::Instant::now();
+    let known = boundaries(&record);
+    assert!(started.elapsed() < std::time::Duration::from_secs(10), "{:?}", started.elapsed());
+    assert_eq!(known, [(Lsn(0), Mark::START), (Lsn(64), mark(64))].into());
+    // The stream was cut, and the file began elsewhere since.
+    record.begins.insert(1, mark(192));
+    assert_eq!(boundaries(&record), [(Lsn(0), Mark::START)].into());
 }

@@ -6,6 +6,7 @@
 //!          is durable; news are withheld, or told as bad news
 //! ```
 
+use std::collections::BTreeSet;
 use std::mem::take;
 
 use super::mending::Failure;
@@ -21,7 +22,10 @@ impl Keeper {
         match &failure {
             None => self.let_go(),
             Some(Failure { waits: true, .. }) => {}
-            Some(Failure { waits: false, .. }) => self.keep_all(),
+            Some(Failure { waits: false, .. }) => {
+                self.keep_what_rests_on(&changes);
+                self.let_go();
+            }
         }
         for (space, change) in &changes {
             if failure.is_none() && matches!(change, Change::Truncate { .. }) {
@@ -69,7 +73,7 @@ impl Keeper {
                 Err(error) => tracing::warn!(%space, file, %error, "a pin cannot be released"),
             }
         }
-        for path in take(&mut self.removals) {
+        for (_, path) in take(&mut self.removals) {
             retired::remove(&*self.places.host, &path);
         }
         for space in take(&mut self.seeded) {
@@ -80,12 +84,13 @@ impl Keeper {
         }
     }
 
-    /// What was to be let go rests on changes that this process will not record.
-    /// The next one finds it all, and lets it go.
-    fn keep_all(&mut self) {
-        self.releases.clear();
-        self.removals.clear();
-        self.seeded.clear();
+    /// What was to be let go of the spaces of these changes rests on what this
+    /// process will not record. The next one finds it all, and lets it go.
+    fn keep_what_rests_on(&mut self, changes: &[(SpaceId, Change)]) {
+        let refused: BTreeSet<_> = changes.iter().map(|(space, _)| space).collect();
+        self.releases.retain(|(space, _)| !refused.contains(space));
+        self.removals.retain(|(space, _)| !refused.contains(space));
+        self.seeded.retain(|space| !refused.contains(space));
     }
 
     pub(super) fn tell(&self, shard: usize, news: News) {
@@ -111,3 +116,7 @@ impl Keeper {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "batch_tests.rs"]
+mod tests;

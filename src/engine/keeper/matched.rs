@@ -11,10 +11,10 @@
 //! epochs, and every byte that is missing from it in the quarantine. The new
 //! epoch was seen durably before, so no older primary is obeyed meanwhile.
 
-use super::{Denial, Job, Keeper, Lease, Lessee, Loan, remember};
+use super::{Denial, Keeper, Lease, Lessee, Loan, remember};
 use crate::engine::recovery::{self, Found, RecoveryError, Subject};
 use crate::ids::{Epoch, SpaceId};
-use crate::limits::{MAX_JOBS_PER_COMMIT, MAX_WALK_BYTES_PER_TURN};
+use crate::limits::MAX_WALK_BYTES_PER_TURN;
 use crate::lsn::{Lsn, Mark};
 use crate::protocol::matching::common_point;
 use crate::protocol::message::{ErrorCode, OpenSpace, Truncate};
@@ -194,57 +194,6 @@ impl Keeper {
         }
     }
 
-    /// A long copy is being made: do what waits for other spaces meanwhile.
-    /// What is about the space that is being copied from waits, and so does what
-    /// may take long itself, and the end.
-    pub(super) fn look_after_others(&mut self, space: &SpaceId) {
-        let Some(inbox) = self.inbox.clone() else { return };
-        if std::mem::replace(&mut self.attending, true) {
-            // One of those others copies something: whoever waits, waits for
-            // the first.
-            return;
-        }
-        for job in inbox.try_iter().take(MAX_JOBS_PER_COMMIT) {
-            let waits = job.space() == Some(space)
-                || self.takes_long(&job)
-                || self.deferred.iter().any(|earlier| is_after(&job, earlier));
-            if waits {
-                self.deferred.push_back(job);
-            } else {
-                self.handle(job);
-            }
-        }
-        self.go_on_searching(true);
-        self.publish();
-        self.attending = false;
-    }
-
-    /// Whether a job is none to be done while another one takes long.
-    fn takes_long(&self, job: &Job) -> bool {
-        match job {
-            Job::Retire { .. } | Job::Adopt { .. } | Job::Stop => true,
-            Job::CloseReplica { space, .. } => {
-                self.spaces.get(space).is_some_and(|entry| !entry.adoptions.is_empty())
-            }
-            _ => false,
-        }
-    }
-
-    /// The end of this process waits for what takes long.
-    pub(super) fn is_to_stop(&self) -> bool {
-        self.deferred.iter().any(|job| matches!(job, Job::Stop))
-    }
-
-    /// What took long is done: do what waited for it. What comes meanwhile is
-    /// held against what still waits.
-    pub(super) fn catch_up(&mut self) {
-        while !self.attending {
-            let next = self.deferred.iter().position(|job| !self.waits_for_cut(job));
-            let Some(job) = next.and_then(|at| self.deferred.remove(at)) else { return };
-            self.handle(job);
-        }
-    }
-
     /// One more change of this batch.
     pub(super) fn enter(&mut self, space: &SpaceId, change: Change) {
         if let Some(entry) = self.spaces.get_mut(space) {
@@ -269,11 +218,6 @@ impl Keeper {
 fn shared(record: &SpaceRecord, flushed: Lsn, open: &OpenSpace) -> Lsn {
     let common = common_point(&record.history, flushed, &open.history);
     if common < record.base.lsn { Lsn::ZERO } else { common }
-}
-
-/// Whether a job may not be done before an earlier one.
-fn is_after(job: &Job, earlier: &Job) -> bool {
-    matches!(earlier, Job::Stop) || (job.space().is_some() && job.space() == earlier.space())
 }
 
 #[cfg(test)]

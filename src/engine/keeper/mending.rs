@@ -119,16 +119,22 @@ impl Keeper {
         }
     }
 
-    /// True while changes wait that may be written yet.
+    /// True while something waits that may be done yet.
     #[must_use]
     pub fn needs_mending(&self) -> bool {
+        self.catalog_waits() || !self.uncleared.is_empty()
+    }
+
+    /// True while changes wait that may be written yet.
+    pub(super) fn catalog_waits(&self) -> bool {
         !self.unwritten.changes.is_empty() && !self.unwritten.hopeless
     }
 
-    /// Try to write what waits; to be called every [`CATALOG_RETRY_DELAY`] as
+    /// Try to do what waits; to be called every [`CATALOG_RETRY_DELAY`] as
     /// long as it is [needed](Keeper::needs_mending).
     pub fn mend(&mut self) {
-        if !self.needs_mending() {
+        self.clear_again();
+        if !self.catalog_waits() {
             return;
         }
         match self.write_again() {

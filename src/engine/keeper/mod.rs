@@ -32,6 +32,7 @@ mod search;
 mod seed;
 mod shipped;
 mod superseded;
+mod turns;
 mod unnamed;
 
 pub use ignored::Ignored;
@@ -190,8 +191,9 @@ struct Space {
     adoptions: Vec<Adoption>,
     /// How often this process has cut or recovered it.
     recoveries: u64,
-    /// Files that are gone from the primary while their last run is not known
-    /// to have ended here, and what was durable then.
+    /// Files that are gone from the primary and not here yet, and what was
+    /// durable then: their last run is not known to have ended, or what is to be
+    /// kept of them could not be.
     going: BTreeMap<u64, Mark>,
     /// Why the last session with it failed, if it did.
     trouble: Option<String>,
@@ -257,9 +259,11 @@ pub struct Keeper {
     /// Pins to be let go once everything so far is durable.
     releases: Vec<(SpaceId, u64)>,
     /// Files to be removed once everything so far is durable.
-    removals: Vec<PathBuf>,
+    removals: Vec<(SpaceId, PathBuf)>,
     /// Spaces whose old copy is to be removed once everything so far is durable.
     seeded: Vec<SpaceId>,
+    /// Spaces whose old copy could not be put away, and why.
+    uncleared: BTreeMap<SpaceId, String>,
     /// News that wait for the batch to be durable.
     waiting: Vec<(usize, News)>,
     /// Spaces lent in this batch; not lent after all if it fails.
@@ -323,6 +327,7 @@ impl Keeper {
             releases: Vec::new(),
             removals: Vec::new(),
             seeded: Vec::new(),
+            uncleared: BTreeMap::new(),
             waiting: Vec::new(),
             lending: Vec::new(),
             unrecorded: BTreeMap::new(),
@@ -369,7 +374,13 @@ impl Keeper {
             let look_at = Instant::now() + pause;
             let wake_at =
                 mend_at.filter(|_| self.needs_mending()).map_or(look_at, |at| look_at.min(at));
-            let goes_on = match jobs.recv_deadline(wake_at) {
+            // If no more may wait, a cut is searched for.
+            let next = if self.has_room() {
+                jobs.recv_deadline(wake_at)
+            } else {
+                Err(RecvTimeoutError::Timeout)
+            };
+            let goes_on = match next {
                 Ok(first) => self.batch(std::iter::once(first).chain(jobs.try_iter())),
                 Err(RecvTimeoutError::Timeout) => self.batch(std::iter::empty()),
                 Err(RecvTimeoutError::Disconnected) => false,
@@ -398,22 +409,23 @@ impl Keeper {
         self.publish();
     }
 
-    /// Do the next jobs, at most as many as share a commit, and tell the news.
-    /// False after [`Job::Stop`].
+    /// Do the next jobs, at most as many as share a commit, and what had waited
+    /// for one of them; then tell the news. No more is taken than may wait. False
+    /// after [`Job::Stop`].
     pub fn batch(&mut self, jobs: impl Iterator<Item = Job>) -> bool {
-        for job in jobs.take(MAX_JOBS_PER_COMMIT) {
-            self.handle(job);
+        let mut jobs = jobs.take(MAX_JOBS_PER_COMMIT);
+        while self.has_room()
+            && let Some(job) = jobs.next()
+        {
+            self.take(job);
         }
         self.go_on_searching(false);
+        self.catch_up();
         self.publish();
         !self.stopped
     }
 
     fn handle(&mut self, job: Job) {
-        if self.waits_for_cut(&job) {
-            self.deferred.push_back(job);
-            return;
-        }
         match job {
             Job::ScanRoot { shard } => {
                 let (spaces, strangers) = self.scan_root();
@@ -501,13 +513,11 @@ impl Keeper {
             }
             Job::Adopt { space, offer, reply } => {
                 self.adopt(&space, offer, reply);
-                self.catch_up();
             }
             Job::CloseReplica { space, state } => {
                 self.end_search(&space);
                 self.close_replica(&space, state);
                 self.settle_seed(&space);
-                self.catch_up();
             }
             Job::LookAt { space } => self.look_at(&space),
             Job::Release { space, file } => self.release(space, file),

@@ -316,3 +316,26 @@ fn a_seed_is_not_lost_for_its_own_size() {
     let views = rig.at(1, 4000, &[0]);
     assert_eq!((views[0].retained_bytes, views[0].record.state), (3000, SlotState::Seeding));
 }
+
+/// Without that it would be named as lost after each start.
+#[test]
+fn an_empty_segment_that_was_let_go_of_is_nothing_lost_when_its_run_is_cut_off() {
+    let mut rig = Rig::new(rule(1), 2);
+    for number in [3, 4] {
+        std::fs::write(rig.wal().join(SegmentName(number).to_string()), []).unwrap();
+        rig.batch(vec![Job::ScanSpace { shard: 0, space: alpha() }]);
+        let segment = SegmentName(number);
+        let run = Run { start: Lsn(2000), segment, file: number, offset: 0, bytes: None };
+        let change = Change::OpenRun(run);
+        rig.batch(vec![Job::Commit { shard: 0, ticket: None, space: alpha(), change }]);
+    }
+    rig.unlink(4);
+    let release = |file| Job::Release { space: alpha(), file };
+    rig.batch([2, 3, 4].map(release).into());
+    let at = Mark { lsn: Lsn(1000), ..Mark::START };
+    rig.batch(vec![Job::BeginEpoch { shard: 0, space: alpha(), at, runs: 1 }]);
+    let record = rig.keeper.catalog.load().unwrap().remove(&alpha()).unwrap();
+    let gone: Vec<_> = record.files.iter().map(|known| (known.file, known.is_gone())).collect();
+    // Of the last one nobody knows that it was empty.
+    assert_eq!(gone, [(1, false), (2, false), (3, true), (4, false)]);
+}

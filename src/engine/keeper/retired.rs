@@ -35,7 +35,7 @@ use crate::state::runs::Run;
 impl Keeper {
     /// A session was told that a file has no name on the primary any more, or is
     /// gone there. `flushed` is what is durable here, all that stands instead of
-    /// it included.
+    /// it included. One that cannot go yet is tried again when the next run begins.
     pub(super) fn told_to_retire(
         &mut self,
         space: &SpaceId,
@@ -43,34 +43,43 @@ impl Keeper {
         what: Retirement,
         flushed: Mark,
     ) {
-        if let Err(error) = self.retire(space, file, what, flushed) {
-            // The primary tells it again with the next session.
-            tracing::warn!(%space, file, %error, "a file cannot be retired");
+        let done = match self.retire(space, file, what, flushed) {
+            Ok(done) => done,
+            Err(error) => {
+                tracing::warn!(%space, file, %error, "a file cannot be retired yet");
+                false
+            }
+        };
+        // In this session nobody tells it again.
+        if !done
+            && what == Retirement::Gone
+            && let Some(entry) = self.spaces.get_mut(space)
+        {
+            entry.going.insert(file, flushed);
         }
-        self.catch_up();
     }
 
+    /// False if it has to be tried again.
     fn retire(
         &mut self,
         space: &SpaceId,
         file: u64,
         what: Retirement,
         flushed: Mark,
-    ) -> io::Result<()> {
+    ) -> io::Result<bool> {
         if !self.unwritten.changes.is_empty() {
-            // It is told again with the next session.
-            return Ok(());
+            return Ok(false);
         }
         let state_dir = self.places.state_dir.clone();
         let host = self.places.host.clone();
-        let Some(entry) = self.spaces.get_mut(space) else { return Ok(()) };
+        let Some(entry) = self.spaces.get(space) else { return Ok(true) };
         let Some(run) = entry.record.runs.first_in(file).map(|(_, run)| *run) else {
             // It lies before what was received.
-            return Ok(());
+            return Ok(true);
         };
         let known = entry.record.retired.get(&file).copied();
         if known == Some(Retired::Gone) || (known.is_some() && what == Retirement::Aside) {
-            return Ok(());
+            return Ok(true);
         }
         let retired = recovery::retired_path(&state_dir, space, file);
         let named =
@@ -83,14 +92,11 @@ impl Keeper {
             );
         }
         let ended = entry.record.runs.latest_in(file).is_some_and(|(_, run)| run.bytes.is_some());
-        if what == Retirement::Gone && !ended {
-            // The word has overtaken the beginning of the next run.
-            entry.going.insert(file, flushed);
-        }
         // From here on it is looked for where it was moved to.
         self.enter(space, Change::Retire { file, what: Retired::Aside });
         if what == Retirement::Aside || !ended {
-            return Ok(());
+            // The word may have overtaken the beginning of the next run.
+            return Ok(ended);
         }
         // It stays whole until the catalog knows that it is gone: a stop before
         // leaves all that its runs speak of.
@@ -101,8 +107,8 @@ impl Keeper {
             self.enter(space, Change::Checkpoint(flushed));
         }
         self.enter(space, Change::Retire { file, what: Retired::Gone });
-        self.removals.push(retired);
-        Ok(())
+        self.removals.push((space.clone(), retired));
+        Ok(true)
     }
 
     /// Copy to the quarantine what no named file ever had of a file that is
@@ -132,7 +138,7 @@ impl Keeper {
     }
 
     /// A run has begun, so the one before it has ended: a file that was gone
-    /// already can go here.
+    /// already can go here; and so may one that could not go before.
     pub(super) fn retire_ended(&mut self, space: &SpaceId) {
         let Some(entry) = self.spaces.get_mut(space) else { return };
         for (file, flushed) in std::mem::take(&mut entry.going) {

@@ -25,7 +25,9 @@ pub(in crate::engine::keeper) struct Received {
 
 impl Received {
     pub(in crate::engine::keeper) fn bytes(&self, records: Range<usize>) -> &[u8] {
-        let at = |records: usize| usize::try_from(self.marks[records].lsn.0).unwrap();
+        let base = self.marks[0].lsn;
+        let at =
+            |records: usize| usize::try_from(self.marks[records].lsn.bytes_since(base)).unwrap();
         &self.stream[at(records.start)..at(records.end)]
     }
 
@@ -186,7 +188,10 @@ fn what_was_told_of_a_file_that_is_cut_since_is_forgotten() {
 }
 
 /// Records of these seconds, numbered from `sequence` on.
-fn at_seconds<const N: usize>(sequence: u64, seconds: [f64; N]) -> [(u64, u64); N] {
+pub(in crate::engine::keeper) fn at_seconds<const N: usize>(
+    sequence: u64,
+    seconds: [f64; N],
+) -> [(u64, u64); N] {
     let mut next = sequence;
     seconds.map(|at| {
         next += 1;
@@ -247,6 +252,17 @@ fn where_no_clock_tells_all_of_a_segment_is_kept() {
 }
 
 #[test]
+fn records_of_a_clock_that_was_set_back_are_kept_when_their_segment_goes() {
+    let snapshot = at_seconds(0, [2.0, 6.0, 7.0]);
+    // The last record is older than the snapshot, what it is about is not.
+    kept_of(&[(5, &at_seconds(0, [6.0, 9.9, 10.5, 3.0])), (10, &snapshot)], Some(2..4));
+    // No record is younger, but the clock cannot be what it was.
+    kept_of(&[(5, &at_seconds(0, [6.0, 9.9, 3.0, 4.0])), (10, &snapshot)], Some(2..4));
+    // What a snapshot took from others is older than its name, in any order.
+    kept_of(&[(5, &at_seconds(0, [3.0, 1.0, 2.0, 6.0])), (10, &snapshot)], None);
+}
+
+#[test]
 fn other_spaces_are_served_while_much_of_a_retired_segment_is_kept() {
     let root = tempfile::tempdir().unwrap();
     let mut rig = Rig::open(root.path(), &alive());
@@ -270,4 +286,28 @@ fn other_spaces_are_served_while_much_of_a_retired_segment_is_kept() {
     assert!(rig.keeper.deferred.is_empty());
     let retired = rig.keeper.catalog.load().unwrap()[&space()].retired.clone();
     assert_eq!(retired, [(1, Retired::Gone), (2, Retired::Aside)].into());
+}
+
+/// There was no room for what is kept of it: the file stayed as long as the
+/// session did.
+#[test]
+fn a_file_that_cannot_go_yet_goes_when_the_next_run_begins() {
+    let root = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(root.path(), &alive());
+    rig.loan(open(&[(1, 0)])).unwrap();
+    let received = receive(&mut rig, &UNNAMED);
+    let quarantine = root.path().join(".saltus/quarantine");
+    fs::write(&quarantine, b"in the way").unwrap();
+    rig.batch(vec![retire(1, Retirement::Gone, received.end())]);
+    let of = |rig: &Rig| rig.keeper.catalog.load().unwrap()[&space()].retired[&1];
+    assert_eq!(of(&rig), Retired::Aside);
+    fs::remove_file(&quarantine).unwrap();
+    let start = received.end().lsn;
+    let run = Run { start, segment: SegmentName(4), file: 4, offset: 0, bytes: None };
+    let job = Job::OpenRun { shard: 0, ticket: 2, space: space(), ordinal: 4, run, known: false };
+    rig.batch(vec![job]);
+    assert_eq!(of(&rig), Retired::Gone);
+    assert!(!retired(root.path(), 1).exists());
+    assert!(fs::read(&pieces(root.path())[0].path).unwrap() == received.bytes(10..15));
+    assert!(rig.keeper.spaces[&space()].going.is_empty());
 }

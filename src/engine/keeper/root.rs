@@ -112,7 +112,7 @@ impl Keeper {
                 self.say_unwritten(&error);
             }
             // What waits is written first, and then all is well.
-            Ok(()) if self.root.catalog_lost && !self.needs_mending() => {
+            Ok(()) if self.root.catalog_lost && !self.catalog_waits() => {
                 self.root.catalog_lost = false;
                 self.received.set_problem(None);
                 tracing::warn!("the catalog is back");

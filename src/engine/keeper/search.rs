@@ -179,7 +179,6 @@ impl Keeper {
                 self.publish();
                 let result = self.truncate_replica(shard, &open, &to, result).map(Box::new);
                 self.waiting.push((shard, News::ReplicaOpened { ticket, result }));
-                self.catch_up();
             }
         }
     }
@@ -208,7 +207,6 @@ impl Keeper {
     /// cut.
     pub(super) fn give_up_searching(&mut self) {
         self.searches.clear();
-        self.catch_up();
     }
 }
 

@@ -246,7 +246,12 @@ impl Keeper {
             ));
         }
         let epoch = Epoch(present.0 + 1);
+        let empty = self.empty_and_gone(space, runs);
+        let Some(entry) = self.spaces.get_mut(space) else {
+            return Err(format!("space {space} is not in the catalog"));
+        };
         let mut changes = vec![Change::Truncate { end: at.lsn, runs }];
+        changes.extend(empty.into_iter().map(Change::AddFile));
         if at.lsn > Lsn::ZERO {
             changes.push(Change::AddMark(at));
         }
@@ -267,6 +272,26 @@ impl Keeper {
         }
         tracing::warn!(%space, epoch = epoch.0, start = at.lsn.0, "a new epoch begins");
         Ok(entry.record.clone())
+    }
+
+    /// Files that do not exist any more, of which nothing is in the stream but
+    /// empty runs, and these from ordinal `runs` on: when those are cut off, nobody
+    /// could tell such a file from one that was lost with what it held.
+    fn empty_and_gone(&self, space: &SpaceId, runs: u32) -> Vec<FileRecord> {
+        let Some(entry) = self.spaces.get(space) else { return Vec::new() };
+        let record = &entry.record;
+        let (mut cut, mut other) = (BTreeSet::new(), BTreeSet::new());
+        for (ordinal, run) in record.runs.iter() {
+            let of_it = if ordinal >= runs && run.bytes == Some(0) { &mut cut } else { &mut other };
+            of_it.insert(run.file);
+        }
+        let is_empty =
+            |known: &&FileRecord| cut.contains(&known.file) && !other.contains(&known.file);
+        let is_gone = |known: &&FileRecord| {
+            matches!(self.open_segment(space, known.file), Err(Unopened::Gone { .. }))
+        };
+        let files = record.files.iter().filter(is_empty).filter(is_gone);
+        files.map(|known| FileRecord { device: 0, inode: 0, ..*known }).collect()
     }
 
     pub(super) fn create(

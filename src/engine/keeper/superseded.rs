@@ -12,12 +12,17 @@
 //! what was here. When the seed is complete that goes to the quarantine, and the
 //! rest is removed.
 //!
-//! Of a seed that did not come to its end nothing else is kept when the next
-//! one begins: the old copy, which it was to replace, is still here.
+//! A file that cannot be read is kept, and where the plan cannot be read all
+//! files are: neither holds up a seed.
+//!
+//! Of a seed that did not come to its end little else is kept when the next one
+//! begins: the old copy, which it was to replace, is still here. If the primary
+//! does not vouch for it, its end is: a host that crashed has lost what it had
+//! shipped last.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io;
+use std::io::{self, ErrorKind::NotFound};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -26,6 +31,7 @@ use super::unnamed::{Held, Unnamed};
 use super::{Keeper, Places};
 use crate::engine::quarantine::{Manifest, Quarantine, Reason};
 use crate::ids::{SegmentName, SpaceId};
+use crate::limits::{CATALOG_RETRY_DELAY, SEED_WALK_BYTES, UNVOUCHED_END_BYTES};
 use crate::lsn::{Lsn, Mark};
 use crate::protocol::message::Reseed;
 use crate::state::catalog::SpaceRecord;
@@ -40,6 +46,12 @@ const PLAN_FILE: &str = "keep.json";
 struct Plan {
     /// The copy is of a seed that did not come to its end.
     unfinished: bool,
+    /// Where in the stream it lay.
+    #[serde(default)]
+    range: (u64, u64),
+    /// Where the seed is to come to before the files are needed no more.
+    #[serde(default)]
+    head: u64,
     keep: Vec<Kept>,
 }
 
@@ -55,13 +67,40 @@ struct Kept {
 }
 
 impl Plan {
-    /// The one in `directory`, if there is one.
-    fn read(directory: &Path) -> io::Result<Option<Self>> {
-        match fs::read(directory.join(PLAN_FILE)) {
-            Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
+    /// The one in `directory`; an empty one if there is none. Where it cannot be
+    /// read, all that is there is kept.
+    fn read(directory: &Path, space: &SpaceId) -> io::Result<Self> {
+        let text = match fs::read(directory.join(PLAN_FILE)) {
+            Err(error) if error.kind() == NotFound => return Ok(Self::default()),
+            other => other,
+        };
+        let plan = text.and_then(|text| Ok(serde_json::from_slice(&text)?));
+        let error = match plan {
+            Ok(plan) => return Ok(plan),
+            Err(error) => error,
+        };
+        tracing::warn!(
+            %space, %error, directory = %directory.display(),
+            "{PLAN_FILE} cannot be read: all that lies beside it is kept"
+        );
+        let mut plan = Self::default();
+        for path in listed(directory)?.iter().filter(|path| !is_plan(path)) {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let run = unknown(&name);
+            let manifest = Manifest {
+                space: space.clone(),
+                segment: run.segment,
+                file: run.file,
+                offset: 0,
+                bytes: fs::symlink_metadata(path).map_or(0, |found| found.len()),
+                reason: Reason::Superseded,
+                extents: Vec::new(),
+                epochs: Vec::new(),
+                superseded_by: None,
+            };
+            plan.keep.push(Kept { from: String::new(), to: name.into_owned(), manifest });
         }
+        Ok(plan)
     }
 }
 
@@ -80,23 +119,46 @@ impl Keeper {
         let directory = self.superseded_by(space, &reseed.base);
         make_directories(&*self.places.host, &self.places.state_dir, &directory)?;
         // Another seed may have begun at the same base.
-        let mut plan = Plan::read(&directory)?.unwrap_or_default();
+        let mut plan = Plan::read(&directory, space)?;
         let mut moved = Vec::new();
         for kept in plan.keep {
-            if directory.join(&kept.to).try_exists()? {
+            if is_there(&directory.join(&kept.to))? {
                 moved.push(kept);
             }
         }
-        plan = Plan { unfinished: record.seed.is_some(), keep: moved };
+        let range = (record.base.lsn.0, record.checkpoint.lsn.0);
+        let head = plan.head.max(reseed.head.0);
+        // What was rebuilt beside an older copy may be the better one.
+        let unfinished = record.seed.is_some() && record.base.lsn > Lsn::ZERO;
+        plan = Plan { unfinished, range, head, keep: moved };
         let held = Held::new(&self.places, space, record, self.checksums);
         let runs: BTreeMap<PathBuf, Run> =
             held.files().map(|run| (held.path_of(run), *run)).collect();
+        let end = held.end_of(UNVOUCHED_END_BYTES);
+        let mut budget = SEED_WALK_BYTES;
         for (from, path) in files {
             let known = runs.get(&path);
-            // What a seed had received counts for nothing before its end.
-            let doubted = !reseed.vouched && !plan.unfinished;
+            // What a seed had received counts for little before its end.
+            let doubted = !reseed.vouched
+                && (!plan.unfinished || known.is_none_or(|run| end.contains(&run.file)));
             let unnamed = match known {
-                Some(run) if !doubted => held.unnamed_in(run.file)?,
+                Some(run) if !doubted => {
+                    let judge = |found: Unnamed| match found {
+                        Unnamed::Since { .. } => {
+                            let there = found.are_there(self.checksums, &mut budget)?;
+                            Ok(there.then_some(Unnamed::From(0)))
+                        }
+                        found => Ok(Some(found)),
+                    };
+                    let found = held.unnamed_in(run.file);
+                    found.and_then(|found| found.map_or(Ok(None), judge)).unwrap_or_else(|error| {
+                        tracing::warn!(
+                            %space, %error, path = %path.display(),
+                            "what only this replica has of it cannot be told: all of it is kept"
+                        );
+                        Some(Unnamed::From(0))
+                    })
+                }
                 _ => None,
             };
             let reason = match unnamed {
@@ -106,10 +168,11 @@ impl Keeper {
                 None => continue,
                 Some(_) => Reason::Unnamed,
             };
-            let bytes = fs::metadata(&path)?.len();
-            if bytes == 0 {
-                continue;
-            }
+            let bytes = match fs::symlink_metadata(&path) {
+                Ok(found) if found.len() == 0 => continue,
+                // It is kept as what it is.
+                found => found.map_or(0, |found| found.len()),
+            };
             let run = known.copied().unwrap_or_else(|| unknown(&from));
             let manifest = held.manifest(run, reason, 0..bytes);
             let to = free_name(&directory, &from)?;
@@ -129,19 +192,30 @@ impl Keeper {
         }
         let to = self.superseded_by(space, &record.base);
         make_directories(host, &self.places.state_dir, &to)?;
-        let plan = Plan::read(&to)?.unwrap_or_default();
-        let mut kept = BTreeMap::new();
+        let plan = Plan::read(&to, space)?;
+        let (mut kept, mut removed) = (BTreeMap::new(), 0);
         for file in &plan.keep {
-            if !to.join(&file.to).try_exists()? {
+            if !is_there(&to.join(&file.to))? {
                 kept.insert(file.from.as_str(), file.to.as_str());
             }
         }
         for (name, path) in &files {
             match kept.get(name.as_str()) {
                 Some(kept) => host.rename(path, &to.join(kept))?,
-                None if plan.unfinished => host.remove(path)?,
+                None if plan.unfinished => {
+                    removed += fs::metadata(path).map_or(0, |found| found.len());
+                    host.remove(path)?;
+                }
                 None => host.rename(path, &to.join(free_name(&to, name)?))?,
             }
+        }
+        if removed > 0 {
+            let (from, until) = plan.range;
+            tracing::warn!(
+                %space, bytes = removed, from, until, kept = kept.len(),
+                "what an earlier seed had received is removed: it did not come to its end, and the \
+                 next one begins"
+            );
         }
         host.sync_directory(&to)?;
         for directory in [self.places.wal(space), self.retired(space)] {
@@ -153,7 +227,7 @@ impl Keeper {
     }
 
     /// Remove what a stop between the end of a seed and its removal has left.
-    pub(super) fn sweep_superseded(&self, space: &SpaceId) {
+    pub(super) fn sweep_superseded(&mut self, space: &SpaceId) {
         if self.spaces.get(space).is_some_and(|entry| entry.record.seed.is_none()) {
             self.remove_superseded(space);
         }
@@ -161,37 +235,74 @@ impl Keeper {
 
     /// The old copy is needed no more: the catalog knows of a better one. What
     /// was to be kept of it goes to the quarantine.
-    pub(super) fn remove_superseded(&self, space: &SpaceId) {
+    pub(super) fn remove_superseded(&mut self, space: &SpaceId) {
         let directory = self.places.old_copies(space);
-        if !directory.exists() {
+        let mut bytes = 0;
+        let result = if directory.exists() {
+            self.clear(space, &directory, &mut bytes)
+        } else {
+            self.uncleared.remove(space);
             return;
-        }
-        match self.clear(space, &directory) {
-            Ok(bytes) => tracing::info!(
+        };
+        if bytes > 0 {
+            tracing::info!(
                 %space, bytes,
                 "this replica has been filled anew: its old copy is removed"
-            ),
-            Err(error) => tracing::warn!(
+            );
+        }
+        let Err(error) = result else {
+            self.uncleared.remove(space);
+            return;
+        };
+        // The same again is no news.
+        let why = error.to_string();
+        if self.uncleared.insert(space.clone(), why.clone()).as_ref() != Some(&why) {
+            tracing::warn!(
                 %space, %error,
-                "an old copy cannot be removed; it is needed no more, but for what {PLAN_FILE} in \
-                 it names: {}. It is tried again at the next start",
+                "not all of an old copy can be put away; it is needed no more, but for what \
+                 {PLAN_FILE} in it names: {}. It is tried again every {CATALOG_RETRY_DELAY:?}",
                 directory.display()
-            ),
+            );
         }
     }
 
-    /// Returns how many bytes were removed.
-    fn clear(&self, space: &SpaceId, directory: &Path) -> io::Result<u64> {
+    /// Try again what could not be put away.
+    pub(super) fn clear_again(&mut self) {
+        if !self.unwritten.changes.is_empty() {
+            return;
+        }
+        for space in self.uncleared.keys().cloned().collect::<Vec<_>>() {
+            // It may be filled anew once more meanwhile.
+            if self.spaces.get(&space).is_some_and(|entry| entry.record.seed.is_none()) {
+                self.remove_superseded(&space);
+            } else {
+                self.uncleared.remove(&space);
+            }
+        }
+    }
+
+    /// Counts in `removed` how many bytes were. What nobody needs goes first:
+    /// to keep the rest may take the room that it leaves.
+    fn clear(&self, space: &SpaceId, directory: &Path, removed: &mut u64) -> io::Result<()> {
         let host = &self.places.host;
-        let quarantine = Quarantine::new(host.clone(), &self.places.quarantine(), space);
         let mut plans = Vec::new();
         for seed in listed(directory)? {
-            plans.push((Plan::read(&seed)?.unwrap_or_default(), seed));
+            let plan = Plan::read(&seed, space)?;
+            let kept: BTreeSet<_> = plan.keep.iter().map(|kept| seed.join(&kept.to)).collect();
+            for file in listed(&seed)? {
+                if !file.ends_with(PLAN_FILE) && !kept.contains(&file) {
+                    let bytes = fs::symlink_metadata(&file)?.len();
+                    host.remove(&file)?;
+                    *removed += bytes;
+                }
+            }
+            plans.push((plan, seed));
         }
+        let quarantine = Quarantine::new(host.clone(), &self.places.quarantine(), space);
         for (plan, seed) in &plans {
             for Kept { to, manifest, .. } in &plan.keep {
                 let path = seed.join(to);
-                if !path.try_exists()? {
+                if !is_there(&path)? {
                     continue;
                 }
                 let kept = quarantine.take(&path, manifest)?;
@@ -203,19 +314,14 @@ impl Keeper {
                 self.count_quarantine(space);
             }
         }
-        let mut bytes = 0;
         for (_, seed) in plans {
-            // The plan last: until then it says what was to be kept.
-            let mut files = listed(&seed)?;
-            files.sort_by_key(|file| file.ends_with(PLAN_FILE));
-            for file in files {
-                bytes += file.metadata()?.len();
+            // Until then it says what was to be kept.
+            for file in listed(&seed)? {
                 host.remove(&file)?;
             }
             host.remove_directory(&seed)?;
         }
-        host.remove_directory(directory)?;
-        Ok(bytes)
+        host.remove_directory(directory)
     }
 
     /// The segments of a space by the name that they get when they are moved
@@ -224,7 +330,7 @@ impl Keeper {
         let wal = self.places.wal(space);
         let names = match discover::segments(&wal) {
             Ok(names) => names,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) if error.kind() == NotFound => Vec::new(),
             Err(error) => return Err(error),
         };
         let named = names.iter().map(|name| (name.to_string(), wal.join(name.to_string())));
@@ -252,6 +358,41 @@ impl Places {
     pub fn old_copies(&self, space: &SpaceId) -> PathBuf {
         self.state_dir.join("superseded").join(space.as_str())
     }
+
+    /// Where a replica of the space is to come to before what lies there is
+    /// needed no more, as far as that is known; nothing if no segment does.
+    pub(in crate::engine) fn old_copies_until(&self, space: &SpaceId) -> io::Result<Option<Lsn>> {
+        let mut until = None;
+        for seed in listed(&self.old_copies(space))? {
+            let of_segment = |path: &PathBuf| {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                ["wal-", "retired-"].iter().any(|start| name.starts_with(start))
+            };
+            if listed(&seed)?.iter().any(of_segment) {
+                // A plan that cannot be read says nothing.
+                let head = Plan::read(&seed, space)?.head;
+                until = until.max(Some(Lsn(head)));
+            }
+        }
+        Ok(until)
+    }
+}
+
+impl Held<'_> {
+    /// The files at the end of what was received that hold so many bytes, or a
+    /// few more.
+    fn end_of(&self, bytes: u64) -> BTreeSet<u64> {
+        let (mut files, mut sum) = (BTreeSet::new(), 0_u64);
+        for run in self.last_first() {
+            if sum >= bytes {
+                break;
+            }
+            if files.insert(run.file) {
+                sum += fs::metadata(self.path_of(&run)).map_or(0, |found| found.len());
+            }
+        }
+        files
+    }
 }
 
 /// A file that no run lies in.
@@ -266,18 +407,32 @@ fn unknown(name: &str) -> Run {
 fn free_name(directory: &Path, name: &str) -> io::Result<String> {
     let mut free = name.to_owned();
     let mut number = 0;
-    while directory.join(&free).try_exists()? {
+    while is_there(&directory.join(&free))? {
         number += 1;
         free = format!("{name}.{number}");
     }
     Ok(free)
 }
 
+/// Whether a name is taken, by whatever it is.
+fn is_there(path: &Path) -> io::Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether that is a plan, or one that was being written.
+fn is_plan(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PLAN_FILE))
+}
+
 /// The entries of a directory; none if there is no such directory.
 fn listed(directory: &Path) -> io::Result<Vec<PathBuf>> {
     match fs::read_dir(directory) {
         Ok(entries) => entries.map(|entry| entry.map(|entry| entry.path())).collect(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) if error.kind() == NotFound => Ok(Vec::new()),
         Err(error) => Err(error),
     }
 }

@@ -13,6 +13,13 @@
 //! what came before the walk was there (c): there only the clock tells. A
 //! segment that merely carries on from another replaces nothing.
 //!
+//! A replica that was filled anew does not have a and b, but s and then d: what
+//! comes behind a younger name, or from the middle of a file on, had lost its
+//! own before. None of that is in any segment.
+//!
+//! Where the clock was set back while the file was written, all from there on is
+//! taken for such records: what is stamped too early may have come late.
+//!
 //! Where nothing tells, all of the file is taken for such records. The error
 //! is to keep what was not needed.
 
@@ -26,7 +33,8 @@ use super::Places;
 use crate::engine::quarantine::{Extent, Manifest, Reason};
 use crate::engine::recovery;
 use crate::ids::SpaceId;
-use crate::limits::{CUT_SLICE_BYTES, RECORD_HEADER_BYTES};
+use crate::limits::{CLOCK_STEP_NS, CUT_SLICE_BYTES, RECORD_HEADER_BYTES};
+use crate::lsn::Lsn;
 use crate::state::catalog::SpaceRecord;
 use crate::state::runs::Run;
 use crate::wal::record::{Checksums, Header};
@@ -49,15 +57,20 @@ pub(super) enum Unnamed {
     From(u64),
     /// There, as nothing is known that could have replaced it.
     Untold(u64),
-    /// At the first one that is not older than something else; if none is, at
-    /// `rest`.
+    /// At the first one that is not older than something else, or behind which
+    /// the clock was set back; if there is none, at `rest`.
     Since {
         /// Where to look.
         path: PathBuf,
         /// In which parts of it, ascending.
         within: Vec<Range<u64>>,
+        /// When the file got its name, nanoseconds since the Unix epoch. What a
+        /// snapshot took from others is older, and in any order.
+        named_ns: u64,
         /// Not older than that, nanoseconds since the Unix epoch.
         timestamp_ns: u64,
+        /// Whether the last record is not.
+        by_end: bool,
         /// Behind all of them.
         rest: Option<u64>,
     },
@@ -82,6 +95,13 @@ impl<'a> Held<'a> {
         self.firsts.values().map(|(_, run)| run)
     }
 
+    /// All runs, the last one first.
+    pub(super) fn last_first(&self) -> impl Iterator<Item = Run> {
+        let mut runs: Vec<_> = self.record.runs.iter().map(|(_, run)| *run).collect();
+        runs.reverse();
+        runs.into_iter()
+    }
+
     pub(super) fn path_of(&self, run: &Run) -> PathBuf {
         let Places { data_root, state_dir, .. } = self.places;
         recovery::path_of(data_root, state_dir, self.space, self.record, run)
@@ -103,6 +123,14 @@ impl<'a> Held<'a> {
             let end = run.bytes.map_or(length, |bytes| (run.offset + bytes).min(length));
             run.offset..end
         };
+        if self.had_lost_its_name(first, &run) {
+            let mut ranges = runs.iter().filter(|(_, run)| run.file == file);
+            let start = ranges.find_map(|(_, run)| {
+                let range = within(run);
+                (!range.is_empty()).then_some(range.start)
+            });
+            return Ok(start.map(Unnamed::From));
+        }
         let other = runs.iter().find(|(o, run)| *o > first && run.file != file).map(|(o, _)| o);
         let (mut before, mut rest) = (Vec::new(), None);
         for (ordinal, run) in runs.iter().filter(|(_, run)| run.file == file) {
@@ -123,17 +151,26 @@ impl<'a> Held<'a> {
             return Ok(Some(Unnamed::Untold(before[0].start)));
         }
         let last = recovery::record_before(&opened, last.start, last.end, self.checksums)?;
-        // A segment that is younger than all of it cannot lack any of it.
-        let lacks = |other: &Run| {
-            last.as_ref().is_none_or(|last| {
-                named_at(other) <= last.timestamp_ns && !self.carries_on(other, last)
-            })
-        };
-        let Some(timestamp_ns) = instead.iter().filter(|other| lacks(other)).map(named_at).min()
-        else {
+        let lacking = instead
+            .iter()
+            .filter(|other| last.as_ref().is_none_or(|last| !self.carries_on(other, last)));
+        let Some(timestamp_ns) = lacking.clone().map(named_at).min() else { return rest_only };
+        let by_end = last.is_none_or(|last| last.timestamp_ns >= timestamp_ns);
+        if !by_end && lacking.count() < instead.len() {
+            // Its writer had left it before that was there.
             return rest_only;
-        };
-        Ok(Some(Unnamed::Since { path, within: before, timestamp_ns, rest }))
+        }
+        let named_ns = named_at(&run);
+        Ok(Some(Unnamed::Since { path, within: before, named_ns, timestamp_ns, by_end, rest }))
+    }
+
+    /// Whether a file was without its name already when what is here of it
+    /// began. A file that has its name comes before those with younger ones, and
+    /// from its beginning on. Whatever has become of those names since.
+    fn had_lost_its_name(&self, first: u32, run: &Run) -> bool {
+        let mut before = self.firsts.values().filter(|(ordinal, _)| *ordinal < first);
+        let from_within = run.offset > 0 && self.record.base.lsn > Lsn::ZERO;
+        from_within || before.any(|(_, other)| other.segment > run.segment)
     }
 
     /// The first runs of the files that may have replaced one. Those that come
@@ -189,6 +226,20 @@ impl<'a> Held<'a> {
 }
 
 impl Unnamed {
+    /// Whether there are such records, without reading more than `budget` bytes
+    /// of the file, which is lowered by them. Where that is not enough the last
+    /// record decides.
+    pub(super) fn are_there(self, checksums: Checksums, budget: &mut u64) -> io::Result<bool> {
+        if let Self::Since { within, by_end, rest, .. } = &self {
+            let bytes = within.iter().map(|range| range.end - range.start).sum();
+            let Some(left) = budget.checked_sub(bytes).filter(|_| !by_end && rest.is_none()) else {
+                return Ok(*by_end || rest.is_some());
+            };
+            *budget = left;
+        }
+        self.find(checksums, &mut || {}).map(|found| found.is_some())
+    }
+
     /// The offset. Reads headers, perhaps of a whole file; `between` is called
     /// now and then.
     pub(super) fn find(
@@ -196,12 +247,14 @@ impl Unnamed {
         checksums: Checksums,
         between: &mut dyn FnMut(),
     ) -> io::Result<Option<u64>> {
-        let (path, within, timestamp_ns, rest) = match self {
+        let (path, within, named_ns, timestamp_ns, rest) = match self {
             Self::From(offset) | Self::Untold(offset) => return Ok(Some(offset)),
-            Self::Since { path, within, timestamp_ns, rest } => (path, within, timestamp_ns, rest),
+            Self::Since { path, within, named_ns, timestamp_ns, rest, .. } => {
+                (path, within, named_ns, timestamp_ns, rest)
+            }
         };
         let file = File::open(path)?;
-        let mut slice = 0;
+        let (mut slice, mut newest) = (0, 0);
         for range in &within {
             let mut at = range.start;
             while at < range.end {
@@ -209,8 +262,13 @@ impl Unnamed {
                     // Behind it, nobody knows.
                     return Ok(within.first().map(|range| range.start));
                 };
-                if header.timestamp_ns >= timestamp_ns {
+                let written_ns = header.timestamp_ns;
+                // Behind a step back the clock tells nothing.
+                if written_ns >= timestamp_ns || written_ns.saturating_add(CLOCK_STEP_NS) < newest {
                     return Ok(Some(at));
+                }
+                if written_ns >= named_ns {
+                    newest = newest.max(written_ns);
                 }
                 at += header.record_bytes();
                 slice += header.record_bytes();

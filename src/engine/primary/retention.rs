@@ -11,7 +11,7 @@
 //! - it lies before the oldest segment that has a name: what lies behind is
 //!   part of what a new replica would be filled with.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::earlier::Earlier;
@@ -219,38 +219,49 @@ impl Space {
 
     /// Files without a name that would go at once if no replica needed them.
     /// One that is still written, that is not walked to its end or that a new
-    /// replica would be filled with is none of them: it stays in any case.
+    /// replica would be filled with is none of them: it stays in any case. Asks
+    /// the kernel for each of them, so it is to be called once in a while.
     pub fn spare(&mut self, now: Instant) -> BTreeSet<u64> {
         let newest = self.files.keys().next_back().copied();
         let seedable = self.oldest_named().map_or(Lsn(u64::MAX), |(_, start)| start);
-        let mut spare = BTreeSet::new();
+        let mut unnamed = BTreeMap::new();
         for (file, tracked) in &mut self.files {
             // After a start nobody knows when it last grew: the time begins now.
             let at = *tracked.grown_at.get_or_insert(now);
-            let idle = now.saturating_duration_since(at);
-            if !tracked.vanished || tracked.released || Some(*file) == newest {
-                continue;
+            if tracked.vanished && !tracked.released && Some(*file) != newest {
+                unnamed.insert(*file, now.saturating_duration_since(at));
             }
-            let mut runs = self.runs.iter().filter(|(_, run)| run.file == *file);
-            let ended = runs
-                .all(|(_, run)| run.bytes.is_some_and(|bytes| bytes == 0 || run.start < seedable));
+        }
+        if unnamed.is_empty() {
+            return BTreeSet::new();
+        }
+        for (_, run) in self.runs.iter() {
+            let goes = run.bytes.is_some_and(|bytes| bytes == 0 || run.start < seedable);
+            if !goes {
+                unnamed.remove(&run.file);
+            }
+        }
+        let is_spare = |file: &u64, idle: Duration| {
+            let Some(tracked) = self.files.get(file) else { return false };
             // What was not walked, nobody has, however it got there.
             let unwalked = tracked.touched
                 || tracked.segment.as_ref().is_some_and(|segment| {
                     segment.len().map_or(true, |length| length > tracked.walked)
                         && !self.unfinished.contains_key(file)
                 });
-            if ended && !unwalked && is_left(tracked.segment.as_deref(), idle, &*self.writers) {
-                spare.insert(*file);
-            }
-        }
-        spare
+            !unwalked && is_left(tracked.segment.as_deref(), idle, &*self.writers)
+        };
+        unnamed.retain(|file, idle| is_spare(file, *idle));
+        unnamed.into_keys().collect()
     }
 
-    /// Let go of pins that nobody needs; `lowest` is flushed by every replica
-    /// whose slot retains.
-    pub fn release(&mut self, lowest: Lsn, now: Instant) -> Vec<Job> {
-        let mut released = self.spare(now);
+    /// Let go of pins that nobody needs, of files that are [spare](Space::spare)
+    /// now; `lowest` is flushed by every replica whose slot retains.
+    pub fn release(&mut self, lowest: Lsn, spare: &BTreeSet<u64>) -> Vec<Job> {
+        if spare.is_empty() {
+            return Vec::new();
+        }
+        let mut released = spare.clone();
         for (_, run) in self.runs.iter() {
             if run.bytes.is_none_or(|bytes| run.start.advance(bytes) > lowest) {
                 released.remove(&run.file);

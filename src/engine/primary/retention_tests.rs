@@ -27,6 +27,24 @@ fn only_what_nobody_writes_is_held_by_slots_alone() {
     assert_eq!(bed.space.spare(later), [1].into(), "not all of it was walked");
 }
 
+/// The disk took no pin of it, a compaction removed it while the node was down,
+/// and a new epoch began. From the next start on the status named nothing.
+#[test]
+fn a_segment_that_is_gone_with_nothing_of_it_in_the_stream_is_named_after_each_start() {
+    let mut bed = Bed::new(&[1, 2]);
+    bed.write(2, &record(0, b"snapshot"));
+    bed.found(2);
+    let asked = bed.walk();
+    assert!(matches!(asked[..], [Job::OpenSegment { file: 1, .. }]), "{asked:?}");
+    let why = "the first is gone, and so is its pin".to_owned();
+    bed.space.reopened(1, Err(Unopened::Gone { why, lost: false }));
+    bed.walk();
+    assert_eq!(bed.space.head().records, 1, "it holds up nothing");
+    assert_eq!(bed.space.blocked(), None);
+    let problem = bed.space.problem().unwrap();
+    assert!(problem.starts_with("the first is gone"), "{problem}");
+}
+
 /// The pin was released and the descriptor closed, and a map of the file, or a
 /// walk that a lost replica had asked for, kept its bytes on the disk.
 #[test]
@@ -49,7 +67,7 @@ fn nothing_here_keeps_what_was_released() {
     bed.space.earlier = Some(earlier);
     bed.space.vanished(name(1));
     let later = bed.now + RELEASE_PROBE_AFTER;
-    assert!(!bed.space.release(Lsn(u64::MAX), later).is_empty());
+    assert!(!bed.release(Lsn(u64::MAX), later).is_empty());
     assert!(one.upgrade().is_none() && bed.space.send_map.is_none());
 }
 
@@ -75,7 +93,7 @@ fn what_is_told_of_unnamed_files_is_looked_for_when_something_has_changed() {
     bed.space.files.get_mut(&1).unwrap().gone = true;
     assert_eq!(told(&mut bed), (aside, 1));
     let later = bed.now + RELEASE_PROBE_AFTER;
-    assert!(!bed.space.release(Lsn(u64::MAX), later).is_empty());
+    assert!(!bed.release(Lsn(u64::MAX), later).is_empty());
     assert_eq!(told(&mut bed), (vec![(1, Retirement::Gone), (2, Retirement::Gone)], 2));
     // The last name goes: somebody has emptied the directory.
     bed.space.vanished(name(3));
@@ -119,7 +137,7 @@ fn a_replica_is_not_resumed_where_the_segments_behind_are_gone() {
     assert!(matches!(at(&mut bed.space, Lsn::ZERO, Lsn::ZERO), Some(Found::Mark(_))));
     bed.space.vanished(name(1));
     let later = bed.now + RELEASE_AFTER;
-    assert!(!bed.space.release(Lsn(u64::MAX), later).is_empty());
+    assert!(!bed.release(Lsn(u64::MAX), later).is_empty());
     let found = at(&mut bed.space, Lsn::ZERO, Lsn::ZERO);
     assert!(
         matches!(&found, Some(Found::Gone(why)) if why.contains("no longer here")),

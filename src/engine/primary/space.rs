@@ -326,7 +326,13 @@ impl Space {
             Err(Unopened::Gone { why, lost }) => {
                 let current = self.runs.get(self.ordinal).map(|run| run.file);
                 let stands_in = current == Some(file);
-                if stands_in {
+                if self.runs.first_in(file).is_none() {
+                    // Each start says so again: it is nowhere else.
+                    self.notice(format!(
+                        "{why}: nothing of it is in the stream, and what it held that was not \
+                         shipped is lost here"
+                    ));
+                } else if stands_in {
                     self.notice(why);
                 }
                 if let Some(tracked) = self.files.get_mut(&file) {

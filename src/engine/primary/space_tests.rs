@@ -81,6 +81,12 @@ impl Bed {
         self.space.found(vec![(number, Arc::new(segment))]);
     }
 
+    /// Let go of what is spare then, as the shard does.
+    fn release(&mut self, lowest: Lsn, then: Instant) -> Vec<Job> {
+        let spare = self.space.spare(then);
+        self.space.release(lowest, &spare)
+    }
+
     /// Walk until there is nothing more, as the shard does.
     fn walk(&mut self) -> Vec<Job> {
         let mut jobs = Vec::new();
@@ -191,16 +197,16 @@ fn a_pin_is_released_only_when_nobody_needs_it() {
     bed.walk();
     let head = bed.space.head().lsn;
     let later = bed.now + RELEASE_AFTER;
-    assert!(bed.space.release(head, later).is_empty(), "it still has its name");
+    assert!(bed.release(head, later).is_empty(), "it still has its name");
     bed.space.vanished(name(1));
-    assert!(bed.space.release(Lsn(10), later).is_empty(), "a replica still needs it");
-    assert!(bed.space.release(head, bed.now).is_empty(), "it grew a moment ago");
-    let jobs = bed.space.release(head, later);
+    assert!(bed.release(Lsn(10), later).is_empty(), "a replica still needs it");
+    assert!(bed.release(head, bed.now).is_empty(), "it grew a moment ago");
+    let jobs = bed.release(head, later);
     assert!(
         matches!(&jobs[..], [Job::Commit { .. }, Job::Release { file: 1, .. }]),
         "a restart must not look for it: {jobs:?}"
     );
-    assert!(bed.space.release(head, later).is_empty(), "once");
+    assert!(bed.release(head, later).is_empty(), "once");
 }
 
 #[test]
@@ -224,7 +230,7 @@ fn a_pin_is_kept_while_its_file_holds_what_was_not_walked() {
     bed.walk();
     let later = bed.now + RELEASE_AFTER;
     for _ in 0..2 {
-        assert!(bed.space.release(Lsn(u64::MAX), later).is_empty(), "nobody has the rest of it");
+        assert!(bed.release(Lsn(u64::MAX), later).is_empty(), "nobody has the rest of it");
     }
 }
 

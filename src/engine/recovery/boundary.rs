@@ -54,9 +54,8 @@ pub enum Found {
 #[must_use]
 pub fn nearest(record: &SpaceRecord, at: Lsn) -> Option<Mark> {
     // What a run begins with holds as long as it is where the run begins.
-    let begins = record.begins.iter().filter(|(file, mark)| {
-        record.runs.first_in(**file).is_some_and(|(_, run)| run.start == mark.lsn)
-    });
+    let firsts = record.runs.firsts();
+    let begins = record.begins.iter().filter(|(file, mark)| firsts.get(file) == Some(&mark.lsn));
     let known = record.marks.iter().chain([&record.checkpoint, &record.base]);
     let known = known.chain(begins.map(|(_, mark)| mark));
     known.filter(|mark| mark.lsn <= at).max_by_key(|mark| mark.lsn).copied()
@@ -132,3 +131,7 @@ pub fn search(
     }
     Ok(Found::At(best))
 }
+
+#[cfg(test)]
+#[path = "boundary_tests.rs"]
+mod tests;

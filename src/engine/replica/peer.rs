@@ -50,8 +50,8 @@ pub enum Action {
     Open(Handle, Box<OpenSpace>),
     /// Begin a borrowed space anew.
     Reseed(Handle, Box<OpenSpace>, Reseed),
-    /// Find a boundary of a borrowed space.
-    Match(SpaceId, Handle, Lsn),
+    /// Find a boundary of a borrowed space; the question has this number.
+    Match(SpaceId, Handle, u64, Lsn),
     /// Give a space back, have it cut, and borrow it again.
     Truncate(Handle, Box<OpenSpace>, Truncate),
     /// Open the file of a run.
@@ -91,6 +91,10 @@ pub struct Peer {
     taking: Patience,
     /// Jobs of the keeper under way that answer.
     asked: usize,
+    /// Questions of a primary that have been asked so far.
+    questions: u64,
+    /// The one that a session waits for.
+    matching: BTreeMap<Handle, u64>,
     pub(super) logs: BTreeMap<Handle, Log>,
     /// Those that may have something to submit.
     pub(super) active: BTreeSet<Handle>,
@@ -153,6 +157,8 @@ impl Peer {
             giving: Patience::default(),
             taking: Patience::default(),
             asked: 0,
+            questions: 0,
+            matching: BTreeMap::new(),
             logs: BTreeMap::new(),
             active: BTreeSet::new(),
             ended: BTreeSet::new(),
@@ -359,7 +365,10 @@ impl Peer {
             Intent::Match { handle, lsn } => {
                 if let Some(log) = self.logs.get(&handle) {
                     self.asked += 1;
-                    actions.push(Action::Match(log.space.clone(), handle, lsn));
+                    self.questions += 1;
+                    self.matching.insert(handle, self.questions);
+                    let space = log.space.clone();
+                    actions.push(Action::Match(space, handle, self.questions, lsn));
                 }
             }
             Intent::Truncate { handle, to } => self.give_back_to_cut(handle, to, actions),
@@ -375,14 +384,11 @@ impl Peer {
                         self.machine.stop_space(now, handle, ErrorCode::Protocol, why);
                         return;
                     }
-                    // The file before it may be gone when the two copies are
-                    // compared: then this is the first boundary that is known.
-                    let begin = (log.record.runs.latest_in(run.file).is_none())
-                        .then(|| Change::Begin { file: run.file, mark: *log.received() });
                     let run = log.begin_run(&run);
                     let ordinal = log.record.runs.len() - 1;
                     if log.record.runs.first_in(run.file).is_some_and(|(at, _)| at == ordinal) {
-                        // Once what lies before has been let go, nothing else tells.
+                        // Once what lies before has been let go, this is the
+                        // first boundary that two copies can be compared at.
                         let (space, shard) = (log.space.clone(), self.shard);
                         let change = Change::Begin { file: run.file, mark: *log.received() };
                         actions.push(Action::Job(Job::Commit {
@@ -393,11 +399,6 @@ impl Peer {
                         }));
                     }
                     self.asked += 1;
-                    if let Some(change) = begin {
-                        let (shard, space) = (self.shard, log.space.clone());
-                        let job = Job::Commit { shard, ticket: None, space, change };
-                        actions.push(Action::Job(job));
-                    }
                     actions.push(Action::Run(log.space.clone(), handle, ordinal, run, false));
                 }
             }

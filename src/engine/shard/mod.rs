@@ -108,7 +108,7 @@ enum Watched {
 enum Ticket {
     Open(u64, Handle),
     Run(u64, Handle, u32),
-    Match(u64, Handle),
+    Match(u64, Handle, u64),
     /// A range that a replica asks for, over the connection of that serial.
     ServeLink(usize, u32, Handle, Lsn),
     /// A range that a primary asks for.

@@ -200,8 +200,8 @@ impl Shard {
                     let shard = self.setup.shard;
                     self.job(Job::ReadRange { shard, ticket, space, fetch });
                 }
-                Action::Match(space, handle, at) => {
-                    let ticket = self.ticket(Ticket::Match(id, handle));
+                Action::Match(space, handle, question, at) => {
+                    let ticket = self.ticket(Ticket::Match(id, handle, question));
                     self.job(Job::Match { shard: self.setup.shard, ticket, space, at });
                 }
                 Action::Truncate(handle, open, to) => {

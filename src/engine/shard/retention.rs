@@ -51,12 +51,12 @@ impl Shard {
         for handle in std::mem::take(&mut self.retaining) {
             self.observe_rates(now, handle);
             let Some((positions, settled)) = self.positions(now, handle) else { continue };
+            let lowest = self.lowest(handle);
+            let Some(space) = self.spaces.get(handle) else { continue };
+            let jobs = space.borrow_mut().release(lowest, &positions.spare);
             if !positions.slots.is_empty() {
                 told.push(positions);
             }
-            let lowest = self.lowest(handle);
-            let Some(space) = self.spaces.get(handle) else { continue };
-            let jobs = space.borrow_mut().release(lowest, now.instant);
             let pending = space.borrow().holds_unnamed();
             for job in jobs {
                 self.job(job);
@@ -169,7 +169,10 @@ impl Shard {
             self.retain_soon(handle);
             let lowest = self.lowest(handle);
             if let Some(space) = self.spaces.get(handle) {
-                let jobs = space.borrow_mut().release(lowest, now.instant);
+                let mut space = space.borrow_mut();
+                let spare = space.spare(now.instant);
+                let jobs = space.release(lowest, &spare);
+                drop(space);
                 jobs.into_iter().for_each(|job| self.job(job));
             }
         }

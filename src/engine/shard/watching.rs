@@ -434,8 +434,9 @@ impl Shard {
                     self.record_checked(now, ticket, verdict);
                 }
                 News::Matched { ticket, result } => {
-                    if let Some(Ticket::Match(id, handle)) = self.tickets.remove(&ticket) {
-                        self.peer(now, id, |peer, _| peer.matched(now, handle, result));
+                    if let Some(Ticket::Match(id, handle, question)) = self.tickets.remove(&ticket)
+                    {
+                        self.peer(now, id, |peer, _| peer.matched(now, handle, question, result));
                     }
                 }
                 News::Received(space) => self.watch_received(space),

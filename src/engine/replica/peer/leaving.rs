@@ -168,12 +168,13 @@ impl Peer {
             self.ended.extend(self.logs.keys().copied());
         }
         let (logs, opening, opened) = (&mut self.logs, &self.opening, &mut self.opened);
-        let fetching = &mut self.fetching;
+        let (fetching, matching) = (&mut self.fetching, &mut self.matching);
         self.ended.retain(|handle| {
             if !logs.get(handle).is_some_and(Log::is_settled) {
                 return logs.contains_key(handle) || opening.contains_key(handle);
             }
             fetching.remove(handle);
+            matching.remove(handle);
             if let Some(log) = logs.remove(handle) {
                 let space = log.space.clone();
                 opened.remove(handle);

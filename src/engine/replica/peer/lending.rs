@@ -72,14 +72,21 @@ impl Peer {
         }
     }
 
-    /// The keeper has answered an [`Action::Match`].
+    /// The keeper has answered an [`Action::Match`]. The session that has asked
+    /// may be over, and the space be opened again under the same handle: to that
+    /// one the answer is none.
     pub fn matched(
         &mut self,
         now: Now,
         handle: Handle,
+        question: u64,
         result: Result<Boundary, (ErrorCode, String)>,
     ) {
         self.asked = self.asked.saturating_sub(1);
+        if self.matching.get(&handle) != Some(&question) {
+            return;
+        }
+        self.matching.remove(&handle);
         if let Err((code, why)) = &result
             && let Some(log) = self.logs.get_mut(&handle)
         {
@@ -136,6 +143,7 @@ impl Peer {
             );
         }
         self.active.remove(&handle);
+        self.matching.remove(&handle);
         self.opening.insert(handle, open.clone());
         self.asked += 1;
         actions.push(Action::Truncate(handle, Box::new(open), to));
@@ -155,8 +163,13 @@ impl Peer {
         };
         debug_assert!(log.is_settled(), "nothing was received");
         self.active.remove(&handle);
+        self.matching.remove(&handle);
         self.opening.insert(handle, open.clone());
         self.asked += 1;
         actions.push(Action::Reseed(handle, Box::new(open), reseed));
     }
 }
+
+#[cfg(test)]
+#[path = "lending_tests.rs"]
+mod tests;
