@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 
 use super::tests::{Rig, alive, cut, log, open, space};
 use super::*;
-use crate::engine::keeper::News;
+use crate::engine::keeper::{Job, News};
 use crate::engine::quarantine;
 use crate::ids::SegmentName;
 use crate::protocol::message::Reseed;
