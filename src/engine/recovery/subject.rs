@@ -57,7 +57,7 @@ impl Subject<'_> {
     /// called after each slice of a long copy.
     ///
     /// The caller has lowered the checkpoint to a boundary that was found by
-    /// [`boundary`](super::boundary), durably: after a stop at any moment
+    /// `boundary`, durably: after a stop at any moment
     /// [`Subject::recover`] then comes to some boundary between there and the
     /// old end, and nothing that was cut comes back. The caller commits
     /// [`Recovered::changes`] before anything is received.
