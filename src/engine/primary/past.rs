@@ -292,7 +292,15 @@ impl Space {
                     return;
                 }
                 Ok(false) => return,
-                Err(Unresumable::Gone(why) | Unresumable::Unreadable(why)) => reason = why,
+                Err(Unresumable::Unreadable(why)) => reason = why,
+                Err(Unresumable::Gone(why)) => {
+                    reason = format!(
+                        "the source may not hold any more what was in the stream at {lsn}, and \
+                         where a new epoch could begin cannot be found out: {why}. Nothing is cut, \
+                         and replicas keep what they have: stop the database, and promote one of \
+                         them"
+                    );
+                }
             }
         }
         self.stop(reason);
