@@ -336,7 +336,10 @@ impl Keeper {
     /// once it is durable that its name is gone: it must not come back with less
     /// in it than replicas were shipped.
     pub(super) fn release(&mut self, space: SpaceId, file: u64) {
-        if let Err(error) = self.places.host.sync_directory(&self.places.wal(&space)) {
+        let wal = self.places.wal(&space);
+        // Somebody may have removed all of the space.
+        let there = wal.ancestors().find(|directory| directory.is_dir()).unwrap_or(&wal);
+        if let Err(error) = self.places.host.sync_directory(there) {
             tracing::warn!(%space, file, %error, "its name may come back: the pin is kept");
             return;
         }
