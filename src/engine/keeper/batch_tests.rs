@@ -23,7 +23,7 @@ fn a_change_that_is_refused_keeps_what_rests_on_it_and_nothing_else() {
     let [_, space] = spaces.clone();
     let change = Change::Checkpoint(Mark::START);
     let mut jobs = vec![Job::Commit { shard: 0, ticket: None, space, change }];
-    jobs.extend(spaces.map(|space| Job::Release { space, file: 5 }));
+    jobs.extend(spaces.map(|space| Job::Release { shard: 0, space, file: 5 }));
     rig.batch(jobs);
     rig.batch(vec![]);
     assert_eq!(pins.map(|pin| pin.exists()), [false, true]);

@@ -51,6 +51,8 @@ pub enum Job {
     },
     /// Let go of a pin, once everything before this is durable.
     Release {
+        /// Who asks.
+        shard: usize,
         /// The space.
         space: SpaceId,
         /// Its number.
@@ -374,6 +376,14 @@ pub enum News {
     Strangers(Vec<OsString>),
     /// The directory is no space of its own.
     Refused(SpaceId),
+    /// It is durable that a file was let go of: whatever happens to this host, it
+    /// does not come back.
+    Released {
+        /// The space.
+        space: SpaceId,
+        /// Its number.
+        file: u64,
+    },
     /// What is known of a primary's space, and segments not delivered before.
     Space {
         /// The space.

@@ -110,11 +110,14 @@ impl Keeper {
             | News::Space { .. }
             | News::EpochBegun { .. }
             | News::LeftOut { .. }
+            | News::Released { .. }
                 if failure.waits && !self.unwritten.hopeless =>
             {
                 self.unwritten.news.push((shard, news));
                 None
             }
+            // It may come back: nobody is told that it has gone.
+            News::Released { .. } => None,
             news => Some(spoil(news, &failure.why)),
         }
     }
@@ -236,6 +239,7 @@ fn spoil(news: News, why: &str) -> News {
         | News::RootBack
         | News::Strangers(_)
         | News::Refused(_)
+        | News::Released { .. }
         | News::Segment { .. }
         | News::Matched { .. }
         | News::Recalled { .. }

@@ -520,7 +520,7 @@ impl Keeper {
                 self.settle_seed(&space);
             }
             Job::LookAt { space } => self.look_at(&space),
-            Job::Release { space, file } => self.release(space, file),
+            Job::Release { shard, space, file } => self.release(shard, space, file),
             Job::Stop => {
                 self.give_up_searching();
                 self.stopped = true;

@@ -267,7 +267,7 @@ fn while_the_catalog_cannot_be_written_pins_wait_and_then_they_go() {
     rig.unlink(2);
     let pins = [1, 2].map(|file| rig.keeper.pins.path(&alpha(), file));
     let held = || pins.iter().filter(|pin| pin.exists()).count();
-    let release = |file| Job::Release { space: alpha(), file };
+    let release = |file| Job::Release { shard: 0, space: alpha(), file };
     let change = Change::AddMark(Mark { lsn: Lsn(3000), ..Mark::START });
     let mark = Job::Commit { shard: 0, ticket: None, space: alpha(), change };
     host.0.store(0, Ordering::SeqCst);
@@ -330,7 +330,7 @@ fn an_empty_segment_that_was_let_go_of_is_nothing_lost_when_its_run_is_cut_off()
         rig.batch(vec![Job::Commit { shard: 0, ticket: None, space: alpha(), change }]);
     }
     rig.unlink(4);
-    let release = |file| Job::Release { space: alpha(), file };
+    let release = |file| Job::Release { shard: 0, space: alpha(), file };
     rig.batch([2, 3, 4].map(release).into());
     let at = Mark { lsn: Lsn(1000), ..Mark::START };
     rig.batch(vec![Job::BeginEpoch { shard: 0, space: alpha(), at, runs: 1 }]);

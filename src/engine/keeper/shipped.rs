@@ -335,7 +335,7 @@ impl Keeper {
     /// neither a name nor a pin would be taken for one that the crash took. And
     /// once it is durable that its name is gone: it must not come back with less
     /// in it than replicas were shipped.
-    pub(super) fn release(&mut self, space: SpaceId, file: u64) {
+    pub(super) fn release(&mut self, shard: usize, space: SpaceId, file: u64) {
         let wal = self.places.wal(&space);
         // Somebody may have removed all of the space.
         let there = wal.ancestors().find(|directory| directory.is_dir()).unwrap_or(&wal);
@@ -348,7 +348,8 @@ impl Keeper {
             remember(&mut entry.record, &change);
             self.changes.push((space.clone(), change));
         }
-        self.releases.push((space, file));
+        self.releases.push((space.clone(), file));
+        self.waiting.push((shard, News::Released { space, file }));
     }
 }
 

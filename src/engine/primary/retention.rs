@@ -202,11 +202,13 @@ impl Space {
                 settled = false;
                 continue;
             };
-            // A replica lets go of what it has made durable to the end.
+            // A replica lets go of what it has made durable to the end, and not
+            // before it is durable that nobody will ask for it: this host could
+            // go down, and come back with a part of the file to be compared.
             let end = (self.runs.latest_in(*file))
                 .and_then(|(_, run)| Some(run.start.advance(run.bytes?)))
-                .filter(|_| tracked.gone);
-            settled &= end.is_some() || !tracked.gone;
+                .filter(|_| tracked.gone && !tracked.going);
+            settled &= end.is_some() || !tracked.gone || tracked.going;
             retirements.push(match end {
                 Some(end) => {
                     SegmentRetire { file: *file, after: after.max(end), what: Retirement::Gone }
@@ -269,7 +271,7 @@ impl Space {
         }
         for file in &released {
             let Some(tracked) = self.files.get_mut(file) else { continue };
-            tracked.released = true;
+            (tracked.released, tracked.going) = (true, true);
             (tracked.gone, tracked.let_go) = (true, true);
             // The descriptor would keep the bytes on the disk.
             tracked.segment = None;
@@ -290,13 +292,21 @@ impl Space {
         let mark = Change::AddMark(self.head);
         let mut jobs = vec![Job::Commit { shard, ticket: None, space, change: mark }];
         for file in released {
-            jobs.push(Job::Release { space: self.id.clone(), file });
+            jobs.push(Job::Release { shard, space: self.id.clone(), file });
         }
         jobs
     }
 }
 
 impl Space {
+    /// It is durable that a file was let go of: replicas may be told so.
+    pub fn released(&mut self, file: u64) {
+        if let Some(tracked) = self.files.get_mut(&file) {
+            tracked.going = false;
+            self.retirements.outdate();
+        }
+    }
+
     /// True of a file that was let go of: what the stream has of it is all that
     /// it had.
     pub(super) fn is_let_go(&self, file: u64) -> bool {

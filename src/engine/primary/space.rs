@@ -72,6 +72,8 @@ pub(super) struct Tracked {
     pub(super) tail: Option<Tail>,
     /// Its pin was let go.
     pub(super) released: bool,
+    /// That is not durable yet.
+    pub(super) going: bool,
     /// The directory was listed without it, and whatever stands there instead
     /// is known.
     pub(super) unnamed: bool,
@@ -267,6 +269,7 @@ impl Space {
             unreadable: None,
             tail: None,
             released: false,
+            going: false,
             unnamed: false,
             retire_after: None,
             grown_at: None,

@@ -93,7 +93,7 @@ mod tests {
     use crate::protocol::Now;
 
     fn open(file: u64) -> Job {
-        Job::Release { space: "alpha".parse().unwrap(), file }
+        Job::Release { shard: 0, space: "alpha".parse().unwrap(), file }
     }
 
     fn number(job: &Job) -> u64 {

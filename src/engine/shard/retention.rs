@@ -137,6 +137,14 @@ impl Shard {
         Some((Positions { space: space.id.clone(), head, spare, slots }, settled))
     }
 
+    /// It is durable that a file was let go of.
+    pub(super) fn released(&mut self, id: &SpaceId, file: u64) {
+        let handle = self.spaces.handles.get(id).copied();
+        if let Some(space) = handle.and_then(|handle| self.spaces.get(handle)) {
+            space.borrow_mut().released(file);
+        }
+    }
+
     /// The keeper has looked at the slots of a space.
     pub(super) fn slots(&mut self, now: Now, id: &SpaceId, views: Vec<(NodeId, SlotView)>) {
         let Some(handle) = self.spaces.handles.get(id).copied() else { return };

@@ -394,6 +394,7 @@ impl Shard {
                 News::Refused(space) => {
                     self.refused.insert(space);
                 }
+                News::Released { space, file } => self.released(&space, file),
                 News::Slots { space, slots } => self.slots(now, &space, slots),
                 News::Reserved { space, replica, base, result } => {
                     self.reserved(now, &space, &replica, base, result);
