@@ -59,7 +59,7 @@ impl Oracle {
         let stream = &self.streams[space];
         let ended = stream.ended(said.reign, seen);
         // Of a copy whose base an epoch has ended, nothing is of the stream.
-        let anew = flushed == Lsn::ZERO && ended < said.base;
+        let anew = flushed == Lsn::ZERO && ended <= said.base;
         assert!(
             flushed.0 >= ended || anew,
             "Flushed means flushed: replica {replica} had acknowledged {} of {space}, and has \
