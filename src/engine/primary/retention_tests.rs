@@ -97,7 +97,9 @@ fn what_is_told_of_unnamed_files_is_looked_for_when_something_has_changed() {
     // The host may go down, and come back with a part of them to be compared.
     assert_eq!(told(&mut bed), (aside, 1), "nobody lets go before that is durable here");
     bed.space.released(1);
+    assert!(bed.space.holds_unnamed(), "the other one is looked at until replicas are told");
     bed.space.released(2);
+    assert!(!bed.space.holds_unnamed());
     assert_eq!(told(&mut bed), (vec![(1, Retirement::Gone), (2, Retirement::Gone)], 2));
     // The last name goes: somebody has emptied the directory.
     bed.space.vanished(name(3));
