@@ -110,6 +110,28 @@ fn what_is_told_of_unnamed_files_is_looked_for_when_something_has_changed() {
     assert_eq!(told(&mut bed).0, [(2, Retirement::Gone)]);
 }
 
+/// For each of them all runs were gone through, on a data core.
+#[test]
+fn what_is_told_of_a_long_log_is_found_at_once() {
+    let mut bed = Bed::new(&[]);
+    let mut record = fresh();
+    for number in 1..=100_000 {
+        let (segment, file) = (name(number), number);
+        record.files.push(FileRecord { file, segment, device: 0, inode: number, birth_ns: 0 });
+        let start = Lsn((number - 1) * 10);
+        record.runs.open(Run { start, segment, file, offset: 0, bytes: None });
+    }
+    bed.space.learn(record);
+    for (_, tracked) in bed.space.files.range_mut(..100_000) {
+        tracked.unnamed = true;
+        (tracked.vanished, tracked.gone, tracked.retire_after) = (true, true, Some(Lsn::ZERO));
+    }
+    bed.space.retirements.outdate();
+    let (list, _) = bed.space.retirements();
+    assert_eq!(list.len(), 99_999);
+    assert!(list.iter().all(|retire| retire.after == Lsn(retire.file * 10)));
+}
+
 /// Its pin was released, and a replica that needed it was refused.
 #[test]
 fn a_segment_that_was_moved_away_and_back_is_not_let_go() {
