@@ -45,6 +45,33 @@ fn a_segment_that_is_gone_with_nothing_of_it_in_the_stream_is_named_after_each_s
     assert!(problem.starts_with("the first is gone"), "{problem}");
 }
 
+/// It was told for as long as the process ran.
+#[test]
+fn a_segment_that_a_crash_took_is_told_until_all_replicas_are_cut() {
+    let mut bed = Bed::new(&[]);
+    let mut ends = Vec::new();
+    for number in [1, 2] {
+        bed.write(number, &record(0, b"one"));
+        bed.found(number);
+        bed.walk();
+        ends.push(bed.space.head());
+    }
+    bed.space.files.get_mut(&2).unwrap().segment = None;
+    let why = "the second is gone, and so is its pin".to_owned();
+    bed.space.reopened(2, Err(Unopened::Gone { why: why.clone(), lost: true }));
+    bed.space.followed();
+    assert_eq!(bed.space.problem().as_ref(), Some(&why), "nothing is cut yet");
+    let mut record = SpaceRecord { runs: bed.space.runs.clone(), ..fresh() };
+    record.runs.truncate(1);
+    record.history.push((Epoch(2), ends[0].lsn));
+    record.marks.push(ends[0]);
+    bed.space.reign(record);
+    assert_eq!(bed.space.problem(), Some(why), "replicas have it");
+    assert!(bed.space.is_to_be_followed());
+    bed.space.followed();
+    assert_eq!((bed.space.problem(), bed.space.is_to_be_followed()), (None, false));
+}
+
 /// The pin was released and the descriptor closed, and a map of the file, or a
 /// walk that a lost replica had asked for, kept its bytes on the disk.
 #[test]
