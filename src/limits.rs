@@ -221,8 +221,8 @@ pub const SEED_BACKOFF_MOST: Duration = Duration::from_secs(6 * 3600);
 pub const UNVOUCHED_END_BYTES: u64 = 256 << 20;
 
 /// What the keeper walks through, header by header, of the segments that a seed
-/// replaces, to see whether the writer's clock was set back: other spaces wait
-/// for it.
+/// replaces, to see whether the writer's clock was set back: the replica waits for
+/// it, other spaces are looked after between.
 pub const SEED_WALK_BYTES: u64 = 256 << 20;
 
 /// A writer's clock that falls by more was set back, nanoseconds: the name of a

@@ -9,7 +9,7 @@ use super::super::retired::tests::{
     Received, UNNAMED, at_seconds, pieces, receive, receive_from, retire,
 };
 use super::*;
-use crate::engine::keeper::Job;
+use crate::engine::keeper::{Job, News};
 use crate::engine::mortal::Mortal;
 use crate::engine::quarantine::Piece;
 use crate::lsn::Chain;
@@ -186,6 +186,35 @@ fn the_end_of_an_unfinished_seed_is_kept_if_nobody_vouches_for_it() {
     assert_eq!(kept.keys().collect::<Vec<_>>(), [&3, &4]);
     let reason = |piece: &Piece| piece.manifest.as_ref().unwrap().reason;
     assert!(kept.values().all(|piece| reason(piece) == Reason::Superseded));
+}
+
+/// The ends of all that a long log had ever been were read in one go, and every
+/// other space waited.
+#[test]
+fn other_spaces_are_served_while_it_is_decided_what_is_kept() {
+    let root = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(root.path(), &alive());
+    let (jobs, inbox) = crossbeam::channel::unbounded();
+    rig.keeper.inbox = Some(inbox);
+    filled(&mut rig);
+    let Job::OpenReplica { open: mut other, .. } = open(&[(1, 0)]) else { panic!() };
+    other.space = "beta".parse().unwrap();
+    jobs.send(Job::OpenReplica { shard: 0, ticket: 77, open: other }).unwrap();
+    let (reply, standing) = crossbeam::channel::unbounded();
+    jobs.send(Job::Standing { space: space(), reply }).unwrap();
+    let news = rig.batch(vec![reseed(BASE, BASE, true)]);
+    let tickets: Vec<_> = (news.iter())
+        .map(|news| match news {
+            News::ReplicaOpened { ticket, result: Ok(_) } => *ticket,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let Job::Reseed { ticket, .. } = reseed(BASE, BASE, true) else { panic!() };
+    assert_eq!(tickets, [77, ticket], "served meanwhile");
+    let standing = standing.try_recv().unwrap().unwrap().standing;
+    assert_eq!(standing.mark.lsn, Lsn(BASE), "what is asked of this one is answered behind it");
+    rig.batch(vec![reached(BASE)]);
+    assert_eq!(kept(root.path()).keys().collect::<Vec<_>>(), [&1, &3]);
 }
 
 #[test]
