@@ -116,6 +116,14 @@ impl Past {
         self.suspect.is_some()
     }
 
+    /// The boundary at `end` and those behind it, of the ones that the walk must
+    /// meet, if it has met the one at `at`, where it is.
+    pub(super) fn passed(&self, at: Lsn, end: Lsn) -> Option<(Mark, Vec<Mark>)> {
+        let behind = self.checks.iter().position(|mark| mark.lsn == end)?;
+        let rest: Vec<_> = self.checks.range(behind..).copied().collect();
+        (self.sure.lsn == at).then(|| (rest[0], rest))
+    }
+
     /// The walk begins anew at `start`, and must meet these.
     pub(super) fn check(&mut self, start: Mark, mut remembered: Vec<Mark>) {
         remembered.sort_by_key(|mark| mark.lsn);
@@ -125,6 +133,15 @@ impl Past {
         self.missed = false;
         self.sure = start;
     }
+}
+
+/// Why a space stops where a crash took something that cannot be compared.
+pub(super) fn undecided(lsn: Lsn, why: &str) -> String {
+    format!(
+        "the source may not hold any more what was in the stream at {lsn}, and where a new epoch \
+         could begin cannot be found out: {why}. Nothing is cut, and replicas keep what they have: \
+         stop the database, and promote one of them"
+    )
 }
 
 impl Space {
@@ -265,7 +282,7 @@ impl Space {
     }
 
     /// Go back to a boundary well before what is suspected, and walk from there
-    /// over everything that is remembered.
+    /// over everything that is remembered, and around what was let go of.
     pub(super) fn recheck(&mut self, turn: &mut Turn) {
         let Some(lsn) = self.past.suspect else { return };
         let mut remembered = self.saved.clone();
@@ -284,7 +301,7 @@ impl Space {
         }
         let mut reason = String::new();
         for start in starts {
-            match self.ready_from(start.lsn, &mut turn.jobs) {
+            match self.ready_around(start.lsn, lsn, &mut turn.jobs) {
                 Ok(true) => {
                     self.past.suspect = None;
                     self.rewind(start);
@@ -293,14 +310,7 @@ impl Space {
                 }
                 Ok(false) => return,
                 Err(Unresumable::Unreadable(why)) => reason = why,
-                Err(Unresumable::Gone(why)) => {
-                    reason = format!(
-                        "the source may not hold any more what was in the stream at {lsn}, and \
-                         where a new epoch could begin cannot be found out: {why}. Nothing is cut, \
-                         and replicas keep what they have: stop the database, and promote one of \
-                         them"
-                    );
-                }
+                Err(Unresumable::Gone(why)) => reason = undecided(lsn, &why),
             }
         }
         self.stop(reason);

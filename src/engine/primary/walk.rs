@@ -124,6 +124,9 @@ impl Space {
                 self.lost_file(turn);
                 return false;
             }
+            if tracked.let_go && self.past.is_checking() {
+                return self.pass_gap();
+            }
             if tracked.gone {
                 let name = tracked.name;
                 self.stop(format!(
