@@ -366,6 +366,7 @@ impl World {
                     "Nothing is lost quietly: {space} leaves out what was never damaged: {hole:?}"
                 );
             }
+            let stream = self.oracle.streams.get(space);
             let seen = |index: usize, offset: u64| {
                 let log = &database.files[index];
                 let left_out = holes.iter().any(|hole| {
@@ -377,7 +378,10 @@ impl World {
                 }
                 let inode = log.file.metadata().unwrap().ino();
                 let known = known.iter().any(|file| file.inode == inode);
-                !log.unlinked || (known && !self.excused.contains(space))
+                // Everybody had what was let go of, and a new epoch has cut it off.
+                let cut_off =
+                    log.released && stream.is_some_and(|stream| stream.had(log.name, offset));
+                !log.unlinked || (known && !cut_off && !self.excused.contains(space))
             };
             if !self.oracle.is_complete(database, seen) {
                 return Some(Missing { space: space.clone(), replica: None });

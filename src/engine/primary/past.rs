@@ -26,7 +26,7 @@ use std::collections::VecDeque;
 
 use super::fenced;
 use super::retention::Unresumable;
-use super::space::{Space, Turn};
+use super::space::{Space, Tracked, Turn};
 use super::walk::Tail;
 use crate::engine::keeper::Job;
 use crate::ids::Epoch;
@@ -34,6 +34,7 @@ use crate::lsn::{Lsn, Mark};
 use crate::protocol::message::Standing;
 use crate::protocol::sender::Found;
 use crate::state::catalog::{Change, SpaceRecord};
+use crate::state::runs::Run;
 
 /// The past of one space.
 #[derive(Debug, Default)]
@@ -253,6 +254,31 @@ impl Space {
         }
     }
 
+    /// A file has grown that an earlier process had left for another: what the
+    /// stream has of it may be another now, and as long. True if that is looked at
+    /// first, or will be when the files behind it are open. Where one of them is
+    /// gone, nothing speaks against it either.
+    pub(super) fn looks_back_at(&mut self, file: u64, jobs: &mut Vec<Job>) -> bool {
+        let is_new = |tracked: &&Tracked| tracked.tail.is_none() && !tracked.compared;
+        if self.files.get(&file).filter(is_new).is_none() {
+            return false;
+        }
+        let ends = |run: &Run| Some(run.start.advance(run.bytes.filter(|bytes| *bytes > 0)?));
+        let runs = self.runs.iter().filter(|(_, run)| run.file == file);
+        let Some(end) = runs.filter_map(|(_, run)| ends(run)).max() else { return false };
+        let last = Lsn(end.0 - 1);
+        let ready = self.ready_from(self.known_before(last).lsn, jobs);
+        if ready != Ok(false)
+            && let Some(tracked) = self.files.get_mut(&file)
+        {
+            tracked.compared = true;
+        }
+        if ready == Ok(true) {
+            self.suspect(last);
+        }
+        ready.is_ok()
+    }
+
     /// Up to where the bytes of the stream reach in a file.
     fn reach_in(&self, file: u64) -> u64 {
         let runs = self.runs.iter().map(|(_, run)| run).filter(|run| run.file == file);
@@ -405,6 +431,7 @@ impl Space {
         for tracked in self.files.values_mut() {
             tracked.walked = 0;
             (tracked.tail, tracked.grown_at, tracked.retire_after) = (None, None, None);
+            tracked.compared = false;
         }
         (self.head, self.first, self.damage, self.send_map) = (mark, None, None, None);
         self.samples.clear();

@@ -151,19 +151,16 @@ impl Space {
                     return false;
                 }
             };
-            if in_stream && length == tracked.walked {
+            let offset = tracked.walked;
+            if in_stream && length == offset {
                 tracked.touched = false;
                 self.unfinished.remove(&file);
                 return true;
             }
-            let run = Run {
-                start: at.lsn,
-                segment: segment.name,
-                file,
-                offset: tracked.walked,
-                bytes: None,
-            };
-            let offset = tracked.walked;
+            if in_stream && self.looks_back_at(file, &mut turn.jobs) {
+                return self.past.is_suspect();
+            }
+            let run = Run { start: at.lsn, segment: segment.name, file, offset, bytes: None };
             // A partial record alone is no reason to leave the present run.
             if in_stream && !self.has_record(&segment, offset, at) {
                 if let Some(tracked) = self.files.get_mut(&file) {

@@ -1,0 +1,68 @@
+//! Facts about a writer that after a crash of its host goes on in a segment which
+//! it had left for another.
+
+use super::*;
+
+const RECORD: u64 = 264;
+
+/// Two records in the first segment, one in the second; then the node is started
+/// again, and finds `left` in the first one.
+fn started_again(left: &[Vec<u8>]) -> Bed {
+    let mut bed = Bed::new(&[]);
+    for (number, records) in [(1, 2), (2, 1)] {
+        for sequence in 0..records {
+            bed.write(number, &record(sequence, &[u8::try_from(number).unwrap(); 200]));
+        }
+        bed.found(number);
+        bed.walk();
+    }
+    let mut known = fresh();
+    known.runs = bed.space.runs.clone();
+    known.marks = bed.space.saved.clone();
+    known.begins = bed.space.begins.clone();
+    let file = |file| FileRecord { file, segment: name(file), device: 0, inode: file, birth_ns: 0 };
+    known.files = [1, 2].map(file).into();
+    std::fs::write(bed.path(1), left.concat()).unwrap();
+    let mut space = Space::new("alpha".parse().unwrap(), Handle(0), 0, Checksums::Required);
+    space.learn(known);
+    bed.space = space;
+    for number in [1, 2] {
+        bed.found(number);
+    }
+    bed
+}
+
+/// The host had lost the end of it. The walk went on in the midst of a record, and
+/// the space halted for damage; had a record begun there by chance, replicas would
+/// have kept others before it than the source.
+#[test]
+fn what_was_written_over_a_lost_end_begins_a_new_epoch() {
+    let [first, second] = [0, 1].map(|sequence| record(sequence, &[1; 200]));
+    let others = [record(7, &[7; 400]), record(7, &[7; 200])];
+    for other in others {
+        let mut bed = started_again(&[first.clone(), other.clone(), second.clone()]);
+        let (at, _) = epoch_asked(&bed.walk()).unwrap();
+        assert_eq!(bed.space.problem(), None);
+        // From the last boundary on that the catalog remembers.
+        assert_eq!(at.lsn, Lsn::ZERO, "{} bytes", other.len());
+    }
+}
+
+#[test]
+fn what_was_only_gone_on_with_begins_a_run() {
+    let mut records: Vec<_> = (0..3).map(|sequence| record(sequence, &[1; 200])).collect();
+    let mut bed = started_again(&records);
+    assert_eq!(epoch_asked(&bed.walk()), None);
+    assert_eq!((bed.space.head().lsn, bed.space.problem()), (Lsn(4 * RECORD), None));
+    let runs: Vec<_> = bed.space.runs.iter().map(|(_, run)| (run.file, run.offset)).collect();
+    assert_eq!(runs, [(1, 0), (2, 0), (1, 2 * RECORD)]);
+
+    // What is there of a record is waited for, however often it is looked at.
+    records[2].truncate(100);
+    let mut bed = started_again(&records);
+    for _ in 0..3 {
+        assert_eq!(epoch_asked(&bed.walk()), None);
+        assert_eq!((bed.space.head().lsn, bed.space.problem()), (Lsn(3 * RECORD), None));
+        bed.space.touch(Some(name(1)));
+    }
+}
