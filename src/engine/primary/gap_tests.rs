@@ -123,3 +123,28 @@ fn no_epoch_is_guessed_where_no_boundary_is_remembered_beside_what_was_let_go_of
         assert_eq!(epoch_asked(&bed.walk()).map(|(mark, _)| mark.lsn), Some(Lsn(RECORD)));
     }
 }
+
+/// A full disk had taken no pin of it, and its name went: nobody can tell that from
+/// a crash which took it. The space stopped until a person promoted a replica.
+#[test]
+fn what_has_vanished_is_the_end_of_what_can_be_met() {
+    for (left, at) in [(2 * RECORD, 2), (RECORD, 1)] {
+        let mut bed = Bed::new(&[]);
+        for number in [1, 2, 3] {
+            bed.write(number, &record(0, &[1; 200]));
+            bed.write(number, &record(1, &[1; 200]));
+            bed.found(number);
+            bed.walk();
+        }
+        let why = "the second is gone, and so is its pin".to_owned();
+        bed.space.files.get_mut(&2).unwrap().segment = None;
+        bed.space.reopened(2, Err(Unopened::Gone { why, lost: true }));
+        bed.walk();
+        assert_eq!((bed.space.problem(), bed.space.is_walked()), (None, true), "nobody needs it");
+        shrink(&mut bed, 1, left);
+        bed.space.suspect(Lsn::ZERO);
+        let asked = epoch_asked(&bed.walk());
+        assert_eq!(asked.map(|(mark, runs)| (mark.lsn, runs)), Some((Lsn(at * RECORD), 1)));
+        assert_eq!(bed.space.blocked(), None);
+    }
+}

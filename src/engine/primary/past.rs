@@ -352,11 +352,13 @@ impl Space {
         self.begin_epoch(at, turn);
     }
 
-    /// The file of the last run does not exist any more: its name was not on
-    /// the disk when the host went down.
+    /// The file of this run does not exist any more: its name was not on the disk
+    /// when the host went down, or nothing kept it when that was taken away.
     pub(super) fn lost_file(&mut self, turn: &mut Turn) {
-        let Some(run) = self.runs.last().copied() else { return };
-        tracing::error!(space = %self.id, head = %self.head.lsn, "{} has vanished with all that was in the stream of it", run.segment);
+        let Some(run) = self.runs.get(self.ordinal).copied() else { return };
+        let why = format!("{} has vanished with all that was in the stream of it", run.segment);
+        tracing::error!(space = %self.id, head = %self.head.lsn, "{why}");
+        self.notice(why);
         if self.index.head().lsn > run.start {
             self.suspect(run.start);
         } else {

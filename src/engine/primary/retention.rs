@@ -77,7 +77,8 @@ impl Space {
         self.ready_around(from, Lsn(u64::MAX), jobs)
     }
 
-    /// The same for a walk that passes what was let go of, from `suspect` on.
+    /// The same for a walk that must meet the stream again: from `suspect` on it
+    /// passes what was let go of, and ends before what a crash took.
     pub(super) fn ready_around(
         &mut self,
         from: Lsn,
@@ -99,7 +100,7 @@ impl Space {
                 // After a cut it is the last one, and nothing more comes of it.
                 continue;
             }
-            if tracked.let_go && run.start >= suspect {
+            if (tracked.let_go || tracked.lost) && run.start >= suspect {
                 continue;
             }
             if tracked.gone {

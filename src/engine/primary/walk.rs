@@ -120,7 +120,7 @@ impl Space {
                 // All that it had is in the stream.
                 return true;
             }
-            if tracked.lost && live {
+            if tracked.lost && (live || self.past.is_checking()) {
                 self.lost_file(turn);
                 return false;
             }
