@@ -66,3 +66,43 @@ fn what_was_only_gone_on_with_begins_a_run() {
         bed.space.touch(Some(name(1)));
     }
 }
+
+/// It was written over so far back that no record begins any more where the walk
+/// began to look, and was taken for damage.
+#[test]
+fn a_boundary_that_is_none_any_more_is_looked_for_farther_back() {
+    for damaged in [false, true] {
+        let mut bed = Bed::new(&[]);
+        for sequence in 0..4 {
+            bed.write(1, &record(sequence, &[1; 200]));
+        }
+        bed.found(1);
+        bed.walk();
+        let at = |space: &mut Space, lsn| match space.resume_at(Lsn(lsn), &mut Vec::new()) {
+            Some(Found::Mark(mark)) => mark,
+            other => panic!("{other:?}"),
+        };
+        bed.space.saved = [1, 2, 3].map(|records| at(&mut bed.space, records * RECORD)).into();
+        let mut left = [0, 1, 2].map(|sequence| record(sequence, &[1; 200])).concat();
+        if damaged {
+            // In the header of the third one.
+            left[2 * 264 + 25] ^= 1;
+        } else {
+            left.truncate(264);
+            left.extend([record(7, &[7; 400]), record(8, &[8; 100])].concat());
+        }
+        std::fs::write(bed.path(1), left).unwrap();
+        bed.space.index = Index::new(bed.space.head());
+        bed.space.suspect(Lsn(3 * RECORD));
+        bed.space.touch(Some(name(1)));
+        let asked = epoch_asked(&bed.walk());
+        if damaged {
+            assert_eq!(asked, None);
+            let problem = bed.space.problem().unwrap();
+            assert!(problem.contains("is damaged at offset 528"), "{problem}");
+        } else {
+            assert_eq!(asked.map(|(mark, _)| mark.lsn), Some(Lsn(RECORD)));
+            assert_eq!(bed.space.problem(), None);
+        }
+    }
+}

@@ -342,6 +342,22 @@ impl Space {
         self.stop(reason);
     }
 
+    /// Nothing holds at the boundary where a walk over what was walked before has
+    /// begun. It may be none any more: true if the walk goes back farther, where it
+    /// can. What is damaged is met by a walk that begins before it.
+    pub(super) fn goes_back_farther(&mut self) -> bool {
+        let at = self.index.head().lsn;
+        if !self.past.is_checking() || self.index.oldest().lsn < at || at == Lsn::ZERO {
+            return false;
+        }
+        let before = Lsn(at.0 - 1);
+        let can = self.gone_from(self.known_before(before).lsn).is_none();
+        if can {
+            self.suspect(before);
+        }
+        can
+    }
+
     /// The walk over what was walked before has come to its end without meeting
     /// all of it: the rest is not there any more.
     pub(super) fn ended_early(&mut self, turn: &mut Turn) {

@@ -300,6 +300,7 @@ impl Space {
                 return advance.bytes.max(budget);
             }
             Stop::Corrupt { more: true, .. } => {}
+            Stop::Corrupt { .. } if self.goes_back_farther() => {}
             Stop::Corrupt { offset, error, resync, .. } => {
                 let next = resync.map_or_else(
                     || "no valid record follows yet".to_owned(),
