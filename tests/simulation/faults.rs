@@ -74,14 +74,6 @@ impl Missing {
     }
 }
 
-/// A crash took of a segment what the stream had of it, and segments behind it
-/// were let go of: the primary has stopped the space.
-fn waits_for_a_promotion(told: &ShardReport, space: &SpaceId) -> bool {
-    let status = told.spaces.iter().find(|status| status.space == *space);
-    let problem = status.and_then(|status| status.problem.as_ref());
-    problem.is_some_and(|why| why.contains("a new epoch could begin cannot be found out"))
-}
-
 impl World {
     pub fn fault(&mut self) {
         if self.calm {
@@ -331,12 +323,6 @@ impl World {
                     // It says what to do, and the world has nobody who does it.
                     self.given_up.insert((replica, missing.space.clone()));
                 }
-                if let Some(told) = &told
-                    && !self.plan.habits.syncs
-                    && waits_for_a_promotion(told, &missing.space)
-                {
-                    self.stopped.insert(missing.space.clone());
-                }
                 let stream = self.oracle.streams.get(&missing.space);
                 let shipped = stream.map_or(0, |stream| stream.present().end());
                 if let Some(told) = told
@@ -367,9 +353,6 @@ impl World {
     fn what_is_missing(&self) -> Option<Missing> {
         for database in &self.databases {
             let space = &database.space;
-            if self.stopped.contains(space) {
-                continue;
-            }
             // What the database took away before the primary knew of it is
             // nobody's loss: it is in the compacted segment.
             let running = self.machines[0].running.as_ref();
@@ -383,6 +366,7 @@ impl World {
                     "Nothing is lost quietly: {space} leaves out what was never damaged: {hole:?}"
                 );
             }
+            let stream = self.oracle.streams.get(space);
             let seen = |index: usize, offset: u64| {
                 let log = &database.files[index];
                 let left_out = holes.iter().any(|hole| {
@@ -394,7 +378,10 @@ impl World {
                 }
                 let inode = log.file.metadata().unwrap().ino();
                 let known = known.iter().any(|file| file.inode == inode);
-                !log.unlinked || (known && !self.excused.contains(space))
+                // Everybody had what was let go of, and a new epoch has cut it off.
+                let cut_off =
+                    log.released && stream.is_some_and(|stream| stream.had(log.name, offset));
+                !log.unlinked || (known && !cut_off && !self.excused.contains(space))
             };
             if !self.oracle.is_complete(database, seen) {
                 return Some(Missing { space: space.clone(), replica: None });

@@ -18,7 +18,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use saltus::ids::{Epoch, StreamId};
+use saltus::ids::{Epoch, SegmentName, StreamId};
 use saltus::lsn::{Lsn, Mark};
 use saltus::protocol::message::SegmentOpen;
 use saltus::wal::record::{self, Checksums, Header};
@@ -265,6 +265,18 @@ impl Stream {
         let before = if shipper == process { to } else { 0 };
         present.shipped = (process, before.max(new));
         known.max(start.0)..self.present().end()
+    }
+}
+
+impl Stream {
+    /// Whether what stands there in a file was of the stream in an earlier reign.
+    pub fn had(&self, segment: SegmentName, offset: u64) -> bool {
+        (0..self.last()).map(|index| self.reign(index)).any(|reign| {
+            reign.pieces(0, reign.end()).into_iter().any(|(run, begin, end)| {
+                let at = run.offset + begin - run.start.0;
+                run.segment == segment && (at..at + end - begin).contains(&offset)
+            })
+        })
     }
 }
 

@@ -85,8 +85,6 @@ pub struct World {
     pub held: Option<usize>,
     /// Spaces whose status names what was lost for good.
     pub excused: BTreeSet<SpaceId>,
-    /// Spaces that the primary has stopped for a person, as the status says.
-    pub stopped: BTreeSet<SpaceId>,
     /// Copies that wait for a person, as the status says.
     pub given_up: BTreeSet<(usize, SpaceId)>,
     /// The primary's status, once it has told.
@@ -152,7 +150,6 @@ impl World {
             ended: false,
             held: None,
             excused: BTreeSet::new(),
-            stopped: BTreeSet::new(),
             given_up: BTreeSet::new(),
             told: None,
             calm_since: 0,
