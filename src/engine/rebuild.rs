@@ -242,12 +242,10 @@ impl Rebuild<'_> {
     fn behind(&self, record: &SpaceRecord) -> Result<u64, RebuildError> {
         let Places { data_root, state_dir, .. } = self.places;
         let mut ends = BTreeMap::new();
-        for (ordinal, run) in record.runs.iter() {
-            let last = ordinal + 1 == record.runs.len();
-            let reach = record.checkpoint.lsn.bytes_since(run.start);
-            let bytes = run.bytes.filter(|_| !last).unwrap_or(reach);
+        for (_, run) in record.runs.iter() {
             let path = recovery::path_of(data_root, state_dir, self.space, record, run);
-            ends.insert(path, run.offset + bytes);
+            let last = ends.entry(path).or_insert(0);
+            *last = run.reach(record.checkpoint.lsn).max(*last);
         }
         let mut behind = 0;
         for (path, end) in ends {

@@ -201,8 +201,7 @@ impl<'a> Recovery<'a> {
         let checkpoint = self.record.checkpoint.lsn;
         let below = |run: &Run| run.start < checkpoint && !is_gone(self.record, run.file);
         for (_, run) in self.record.runs.iter().filter(|(_, run)| below(run)) {
-            let reach = checkpoint.bytes_since(run.start);
-            let expected = run.offset + run.bytes.map_or(reach, |bytes| bytes.min(reach));
+            let expected = run.reach(checkpoint);
             let path = &self.place(run)?.path;
             match fs::metadata(path) {
                 Ok(metadata) if metadata.len() < expected => {
@@ -211,7 +210,7 @@ impl<'a> Recovery<'a> {
                 }
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    if expected > run.offset {
+                    if expected > 0 {
                         return Err(RecoveryError::Missing { path: path.clone(), expected });
                     }
                 }
@@ -354,13 +353,9 @@ impl<'a> Recovery<'a> {
     /// behind are saved first; files without such a run are moved.
     fn enforce(&mut self, end: &End, between: &mut dyn FnMut()) -> Result<(), RecoveryError> {
         let mut ends = BTreeMap::new();
-        for (ordinal, run) in self.record.runs.iter().filter(|(ordinal, _)| *ordinal < end.runs) {
-            let bytes = if ordinal + 1 == end.runs {
-                end.mark.lsn.bytes_since(run.start)
-            } else {
-                run.bytes.unwrap_or(0)
-            };
-            ends.insert(run.file, run.offset + bytes);
+        for (_, run) in self.record.runs.iter().filter(|(ordinal, _)| *ordinal < end.runs) {
+            let last = ends.entry(run.file).or_insert(0);
+            *last = run.reach(end.mark.lsn).max(*last);
         }
         for (number, place) in &self.files {
             let path = &place.path;

@@ -44,6 +44,16 @@ impl Run {
             == (other.start, other.segment, other.file, other.offset)
     }
 
+    /// Up to where its file must reach to hold what it has of the stream before
+    /// `end`: 0 if it has nothing of that. An empty run asks nothing of its file,
+    /// also where it begins behind bytes that were left out of the stream.
+    #[must_use]
+    pub fn reach(&self, end: Lsn) -> u64 {
+        let before = end.bytes_since(self.start);
+        let bytes = self.bytes.map_or(before, |bytes| bytes.min(before));
+        if bytes == 0 { 0 } else { self.offset + bytes }
+    }
+
     /// Whether there can be a file that holds it.
     ///
     /// # Errors

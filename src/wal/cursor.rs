@@ -20,7 +20,7 @@
 //! 2. fewer than 64 bytes that begin with the magic, or are all zero;
 //! 3. nothing but zeroes up to the end of the file: space that was allocated
 //!    and not written, or a tail that a crash has zeroed;
-//! 4. a header that begins with the magic and whose CRC does not hold (yet),
+//! 4. a header that begins with the magic and whose CRC is not all written yet,
 //!    with nothing or nothing but zeroes behind it: a write into allocated
 //!    space that has got this far;
 //! 5. a good header whose payload does not hold, with nothing but zeroes
@@ -449,9 +449,10 @@ impl Cursor {
                 let written = raw.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
                 MAGIC_BYTES.starts_with(&raw[..written])
             }
-            RecordError::HeaderCrc { .. }
-            | RecordError::NotZero { .. }
-            | RecordError::NoChecksums => true,
+            // With the last byte of its CRC all of a header is there: what follows
+            // is zero.
+            RecordError::HeaderCrc { .. } => raw[35] == 0,
+            RecordError::NoChecksums => true,
             _ => false,
         };
         if may_become_a_header && end - at >= HEADER_BYTES {

@@ -278,6 +278,23 @@ fn damage_without_anything_good_behind_is_reported_too() {
     ));
 }
 
+/// A bit of the last header flipped, and it was taken for one that is still being
+/// written: walked again, the source seemed to have lost its last record.
+#[test]
+fn a_header_of_which_all_was_written_is_damaged_and_not_on_its_way() {
+    let bytes = [record(1, b"one"), record(2, b"")].concat();
+    for (offset, zeroes) in [(4, 0), (20, 0), (34, 0), (60, 0), (20, 5000)] {
+        let mut text = bytes.clone();
+        text[67 + offset] ^= 1;
+        text.resize(text.len() + zeroes, 0);
+        let stop = Bench::new(&text).advance().1;
+        assert!(matches!(stop, Stop::Corrupt { offset: 67, .. }), "{offset}: {stop:?}");
+    }
+    let mut begun = bytes;
+    begun[67 + 30..].fill(0);
+    assert!(matches!(Bench::new(&begun).advance().1, Stop::Incomplete { .. }));
+}
+
 #[test]
 fn t12_a_log_without_checksums_is_walked_only_if_allowed() {
     let mut header = Header::new(1, 2, 3, b"payload").unwrap();

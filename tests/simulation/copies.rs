@@ -107,6 +107,9 @@ impl Oracle {
         if cut.superseded {
             return self.superseded(replica, &space, cut);
         }
+        if self.is_unfinished(replica, &space) {
+            return;
+        }
         if let Written::Retired(file) = written
             && self.is_gone(replica, &space, file)
         {

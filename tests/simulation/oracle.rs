@@ -107,7 +107,7 @@ impl Oracle {
 
     /// A process has left what was shipped before for a branch: whoever listens
     /// to it gets that.
-    fn branched(&mut self, space: &SpaceId, process: u64) {
+    pub(super) fn branched(&mut self, space: &SpaceId, process: u64) {
         let stream = &self.streams[space];
         for session in self.sessions.values() {
             if session.process == process

@@ -83,13 +83,21 @@ impl Oracle {
         let replica = session.replica.expect("a replica that has not answered");
         let index = self.reign_of(&session);
         let Session { space, .. } = session;
-        let said = self.said.get(&(replica, space.clone())).copied().unwrap_or_default();
         let database = database_of(sender.databases, &space);
         let stream = self.streams.get_mut(&space).unwrap();
         assert_eq!(index, stream.last(), "Epochs: a replica is filled with a stream that is over");
-        let kept = stream.kept;
-        let common = stream.common(said.reign, index);
         let base = reseed.base;
+        let known = stream.present();
+        if base.lsn.0 <= known.end() && known.mark(base.lsn) != Some(base) {
+            // The source has lost what was shipped, and holds something else: nobody
+            // has told this process.
+            stream.leaves(base.lsn, sender.process);
+            self.branched(&space, sender.process);
+        }
+        let said = self.said.get(&(replica, space.clone())).copied().unwrap_or_default();
+        let stream = self.streams.get_mut(&space).unwrap();
+        let (index, kept) = (stream.last(), stream.kept);
+        let common = stream.common(said.reign, index);
         let present = stream.present();
         let end = present.end();
         if base.lsn.0 <= end {
@@ -143,6 +151,18 @@ impl Oracle {
     fn may_begin(&self, replica: usize, space: &SpaceId) -> bool {
         let seeds = self.seeds.get(&(replica, space.clone()));
         seeds.is_some_and(|seeds| seeds.iter().any(|seed| !seed.begun))
+    }
+
+    /// A replica is about to begin a seed, and what it has is an earlier one that
+    /// never came to its end: what that was to replace still lies aside.
+    pub(super) fn is_unfinished(&self, replica: usize, space: &SpaceId) -> bool {
+        let key = (replica, space.clone());
+        let begun = self.seeds.get(&key).and_then(|seeds| seeds.iter().rfind(|seed| seed.begun));
+        let said = self.said.get(&key);
+        let is_it = |seed: &Seed| {
+            said.is_some_and(|said| said.base == seed.base.0 && said.flushed < seed.head.0)
+        };
+        begun.is_some_and(is_it) && self.may_begin(replica, space)
     }
 
     /// A received file is moved beside what a seed brings.
@@ -244,12 +264,14 @@ impl Oracle {
         let Some(stream) = self.streams.get(space).filter(|_| !self.stale) else { return };
         let reign = stream.present();
         let pieces = reign.pieces(0, reign.end());
-        let of_it = pieces.iter().filter(|(run, begin, _)| {
-            // A crash may have emptied it, and nobody has looked since.
-            let offset = run.offset + begin - run.start.0;
-            run.segment == log.name && !reign.is_in_gap(*begin) && offset < log.bytes.len() as u64
+        let of_it = pieces.iter().filter_map(|(run, begin, end)| {
+            // A crash may have shortened it, and nobody was shipped anything since.
+            let rest = (log.bytes.len() as u64).saturating_sub(run.offset);
+            let end = run.start.0.saturating_add(rest).min(*end);
+            let is_it = run.segment == log.name && !reign.is_in_gap(*begin) && *begin < end;
+            is_it.then_some(end)
         });
-        let Some(end) = of_it.map(|(.., end)| *end).max() else { return };
+        let Some(end) = of_it.max() else { return };
         for ((replica, of), said) in self.said.iter().filter(|((_, of), _)| of == space) {
             let slot = record.slots.get(&name_of(*replica)).copied().unwrap_or_default();
             // What rot has taken of it, nobody knows before it says so.

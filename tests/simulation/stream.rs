@@ -179,6 +179,19 @@ impl Stream {
         self.reigns.push(branch);
     }
 
+    /// A process fills a replica anew from `base` on, which is no boundary of what
+    /// was shipped before.
+    pub fn leaves(&mut self, base: Lsn, process: u64) {
+        let kept = self.present().boundary(self.kept);
+        assert!(
+            kept <= base.0,
+            "Equality: a replica is filled anew from another boundary at {base}, and the source \
+             has lost nothing before {kept}"
+        );
+        self.fork(kept, process);
+        self.present_mut().runs.retain(|run| run.start.0 < kept);
+    }
+
     /// A run is announced.
     pub fn opens(&mut self, run: SegmentOpen, process: u64) {
         let present = self.present();
@@ -223,8 +236,11 @@ impl Stream {
             return 0..0;
         }
         assert!(at <= known, "Prefix: shipped from {start}, and nobody has {known} to {start}");
-        if let Some(to) = self.present_mut().fill(start, bytes) {
-            return start.0..to;
+        // It may begin with what is known, and go on where nobody was shipped anything.
+        let gap = self.present().gap_from(start, bytes);
+        let fresh = bytes.get(usize::try_from(gap.bytes_since(start)).unwrap()..);
+        if let Some(to) = self.present_mut().fill(gap, fresh.unwrap_or_default()) {
+            return gap.0..to;
         }
         let before = &self.present().bytes[at..];
         let again = bytes.len().min(before.len());
@@ -258,6 +274,16 @@ impl Reign {
     /// Bytes that nobody was shipped, in all.
     pub fn gap_bytes(&self) -> u64 {
         self.gaps.iter().map(|gap| gap.end - gap.start).sum()
+    }
+
+    /// Where shipped bytes come to a gap after what is known of them; their
+    /// beginning, if they do not.
+    fn gap_from(&self, start: Lsn, bytes: &[u8]) -> Lsn {
+        let at = usize::try_from(start.0).unwrap();
+        let within = self.gaps.iter().map(|gap| usize::try_from(gap.start).unwrap());
+        let within = within.filter(|gap| (at..at + bytes.len()).contains(gap)).min();
+        let same = within.filter(|gap| self.bytes[at..*gap] == bytes[..gap - at]);
+        same.map_or(start, |gap| Lsn(gap as u64))
     }
 
     /// Something of what nobody was shipped is shipped after all: a crash has

@@ -347,12 +347,7 @@ fn mark_of(lease: &Lease) -> io::Result<Mark> {
 /// Where the stream ends in a file.
 fn end_of(record: &SpaceRecord, file: u64, mark: &Mark) -> u64 {
     let ends = record.runs.iter().filter(|(_, run)| run.file == file && run.start < mark.lsn);
-    ends.map(|(_, run)| {
-        let reach = mark.lsn.bytes_since(run.start);
-        run.offset + run.bytes.map_or(reach, |bytes| bytes.min(reach))
-    })
-    .max()
-    .unwrap_or(0)
+    ends.map(|(_, run)| run.reach(mark.lsn)).max().unwrap_or(0)
 }
 
 /// Whether two names are of one file.

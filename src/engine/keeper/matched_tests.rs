@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -92,11 +93,12 @@ pub(in crate::engine::keeper) fn cut(history: &[(u64, u64)], at: &Mark) -> Job {
 /// 20 records over three runs in two files, as a session leaves them: 5 in
 /// file 1, 10 in file 2, 5 more in file 1. Gives every mark.
 pub(in crate::engine::keeper) fn fill(root: &Path) -> (Vec<Mark>, Vec<u8>) {
-    fill_files(root, [1, 2, 1])
+    fill_runs(root, &[(1, 0, 0..5), (2, 0, 5..15), (1, 0, 15..20)])
 }
 
-/// The same, in these files.
-fn fill_files(root: &Path, files: [u64; 3]) -> (Vec<Mark>, Vec<u8>) {
+/// The same in these runs: each with its file, the bytes there that are left out
+/// before it, and its records.
+fn fill_runs(root: &Path, runs: &[(u64, u64, Range<usize>)]) -> (Vec<Mark>, Vec<u8>) {
     let mut rig = Rig::open(root, &alive());
     rig.loan(open(&[(1, 0)])).unwrap();
     let mut marks = vec![Mark::START];
@@ -108,15 +110,11 @@ fn fill_files(root: &Path, files: [u64; 3]) -> (Vec<Mark>, Vec<u8>) {
         stream.extend(header.encode());
         stream.extend(payload);
     }
-    let at = |records: usize| marks[records].lsn;
-    let first = at(5).0;
-    let offset = if files[2] == files[0] { first } else { 0 };
-    let runs = [
-        (files[0], at(0), 0, at(5)),
-        (files[1], at(5), 0, at(15)),
-        (files[2], at(15), offset, at(20)),
-    ];
-    for (ordinal, (file, start, offset, end)) in (0..).zip(runs) {
+    let mut ends = BTreeMap::new();
+    for (ordinal, (file, left_out, records)) in (0..).zip(runs.iter().cloned()) {
+        let (start, end) = (marks[records.start].lsn, marks[records.end].lsn);
+        let offset = ends.get(&file).unwrap_or(&0) + left_out;
+        ends.insert(file, offset + end.bytes_since(start));
         let run = Run { start, segment: SegmentName(file), file, offset, bytes: None };
         let job = Job::OpenRun { shard: 0, ticket: 2, space: space(), ordinal, run, known: false };
         let news = rig.batch(vec![job]);
@@ -183,7 +181,7 @@ fn boundaries_are_found_by_headers_from_wherever_the_catalog_knows_one() {
 #[test]
 fn boundaries_behind_files_that_are_gone_are_found_where_the_next_one_begins() {
     let root = tempfile::tempdir().unwrap();
-    let (marks, _) = fill_files(root.path(), [1, 2, 3]);
+    let (marks, _) = fill_runs(root.path(), &[(1, 0, 0..5), (2, 0, 5..15), (3, 0, 15..20)]);
     let mut rig = Rig::open(root.path(), &alive());
     rig.loan(open(&[(1, 0)])).unwrap();
     let begin = Change::Begin { file: 3, mark: marks[15] };
@@ -235,6 +233,25 @@ fn diverged_bytes_stand_in_quarantine_before_they_are_cut() {
         // A restart finds what was left.
         let mut rig = Rig::open(root.path(), &alive());
         assert_eq!(rig.loan(open(&epochs)).unwrap().mark, marks[kept]);
+    }
+}
+
+/// A record was left out at the end of a segment, and nothing came behind it
+/// there. The copy was neither opened nor cut again: its file was held to be too
+/// short for the place behind that record.
+#[test]
+fn a_place_behind_what_was_left_out_asks_nothing_of_a_file() {
+    let runs = [(1, 0, 0..5), (1, 5000, 5..5), (2, 0, 5..15), (3, 0, 15..20)];
+    for kept in 0..=20 {
+        let root = tempfile::tempdir().unwrap();
+        let (marks, stream) = fill_runs(root.path(), &runs);
+        let mut rig = Rig::open(root.path(), &alive());
+        let epochs = [(1, 0), (4, marks[kept].lsn.0)];
+        assert_eq!(rig.loan(open(&epochs)).unwrap().mark, marks[20]);
+        assert_eq!(rig.loan(cut(&epochs, &marks[kept])).unwrap().mark, marks[kept]);
+        assert_eq!(lost(root.path(), &stream, &marks), [0; 0]);
+        let left: usize = log(root.path()).into_values().map(|file| file.len()).sum();
+        assert_eq!(left as u64, marks[kept].lsn.0, "{kept} kept");
     }
 }
 

@@ -76,8 +76,7 @@ impl Keeper {
         let is_kept = |run: &Run| record.retired.get(&run.file) != Some(&Retired::Gone);
         let here = record.runs.iter().filter(|(_, run)| run.start < end && is_kept(run));
         for (ordinal, run) in here {
-            let reach = end.bytes_since(run.start);
-            let least = run.offset + run.bytes.map_or(reach, |bytes| bytes.min(reach));
+            let least = run.reach(end);
             let path = recovery::path_of(data_root, state_dir, space, record, run);
             let last = ordinal + 1 == record.runs.len();
             match path.metadata() {

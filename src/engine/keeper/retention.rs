@@ -136,8 +136,8 @@ impl Kept {
         }
         for (_, run) in record.runs.iter() {
             if unnamed.contains(&run.file) {
-                let bytes = run.bytes.unwrap_or_else(|| self.head.bytes_since(run.start));
-                lengths.insert(run.file, run.offset + bytes);
+                let last = lengths.entry(run.file).or_insert(0);
+                *last = run.reach(self.head).max(*last);
             }
         }
         lengths

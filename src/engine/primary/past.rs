@@ -69,6 +69,9 @@ pub enum Verdict {
     Look,
     /// The source is what it was. It is the replica that holds something else.
     Replica,
+    /// It holds something else, and what could tell from where on was let go of:
+    /// why it is not here.
+    Incomparable(String),
 }
 
 impl Past {
@@ -195,11 +198,16 @@ impl Space {
             return;
         }
         let mut changed: Option<(Lsn, bool, String)> = None;
+        let mut shorter = Vec::new();
         for (file, tracked) in self.files.iter().filter(|(_, tracked)| tracked.touched) {
             let Some(segment) = &tracked.segment else { continue };
             // An error shows when the walk gets there.
             let Ok(length) = segment.len() else { continue };
-            let found = if length < tracked.walked {
+            if length < tracked.walked && self.needs(*file) <= length {
+                // What was left out of the stream, and is not there any more.
+                shorter.push((*file, length));
+            }
+            let found = if length < tracked.walked.min(self.needs(*file)) {
                 let why = format!(
                     "{} is {length} bytes long, and {} of it were in the stream",
                     tracked.name, tracked.walked
@@ -225,6 +233,11 @@ impl Space {
                 changed = Some((lsn, place, why));
             }
         }
+        for (file, length) in shorter {
+            if let Some(tracked) = self.files.get_mut(&file) {
+                tracked.walked = length;
+            }
+        }
         if let Some((lsn, place, why)) = changed {
             tracing::error!(space = %self.id, head = %self.head.lsn, "the source was changed behind the stream: {why}");
             match self.mark_at(lsn) {
@@ -239,11 +252,14 @@ impl Space {
     /// Up to where the bytes of the stream reach in a file.
     fn reach_in(&self, file: u64) -> u64 {
         let runs = self.runs.iter().map(|(_, run)| run).filter(|run| run.file == file);
-        let ends = runs.map(|run| {
-            let open = self.head.lsn.bytes_since(run.start);
-            (run.offset, run.bytes.unwrap_or(open))
-        });
-        ends.filter(|(_, bytes)| *bytes > 0).map(|(at, bytes)| at + bytes).max().unwrap_or(0)
+        runs.map(|run| run.reach(self.head.lsn)).max().unwrap_or(0)
+    }
+
+    /// How long a file must be for all of it that is in the stream to be there,
+    /// and the place where the stream goes on.
+    fn needs(&self, file: u64) -> u64 {
+        let last = self.runs.last().filter(|run| run.file == file);
+        self.reach_in(file).max(last.map_or(0, |run| run.offset))
     }
 
     /// Where in the stream the first byte at or behind an offset of a file is.
@@ -431,12 +447,13 @@ impl Space {
         if self.problem.is_some() || self.damage.is_some() {
             return Verdict::Replica;
         }
-        // Where nothing could be compared, nothing is known to differ either: the
-        // search has ended at what was let go of.
-        let compared = self.gone_from(common.lsn).is_none();
+        if let Some(why) = self.gone_from(common.lsn) {
+            // Where nothing could be compared, nothing is known to differ either:
+            // the search has ended at what was let go of.
+            return Verdict::Incomparable(why);
+        }
         if let Some((from, to)) = self.past.unsure
             && (from..=to).contains(&common.lsn)
-            && compared
         {
             tracing::error!(
                 space = %self.id,
@@ -449,7 +466,7 @@ impl Space {
             self.begin_epoch(common, turn);
             return Verdict::NewEpoch;
         }
-        if looked || !compared {
+        if looked {
             return Verdict::Replica;
         }
         self.suspect(common.lsn);

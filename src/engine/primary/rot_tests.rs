@@ -143,6 +143,39 @@ fn a_place_that_is_gone_behind_what_was_left_out_begins_a_new_epoch() {
     assert_eq!((asked.0.lsn, asked.1), (Lsn(67), 1));
 }
 
+/// The same, when the stream has gone on in another segment since: nothing of it
+/// is missing. The new epoch cut all that had come there.
+#[test]
+fn a_place_that_is_gone_and_was_not_gone_on_at_ends_nothing() {
+    let mut bed = started();
+    assert!(skip(&mut bed, LONG, &[]) > 0);
+    bed.space.runs.open(Run {
+        start: Lsn(67),
+        segment: name(1),
+        file: 1,
+        offset: 134,
+        bytes: None,
+    });
+    bed.space.rewind(Mark { lsn: Lsn(67), ..Mark::START });
+    let second = record(7, b"one");
+    bed.write(2, &second);
+    bed.found(2);
+    bed.walk();
+    let before = bed.space.head();
+    let file = OpenOptions::new().write(true).open(bed.path(1)).unwrap();
+    file.set_len(67).unwrap();
+    bed.space.touch(None);
+    assert_eq!(epoch_asked(&bed.walk()), None);
+    assert_eq!(bed.space.head(), before);
+    // What is appended there now lies where the file ended.
+    bed.write(1, &second);
+    bed.space.touch(None);
+    assert_eq!(epoch_asked(&bed.walk()), None);
+    let (_, last) = bed.space.runs.iter().last().unwrap();
+    assert_eq!((last.file, last.offset), (1, 67));
+    assert_eq!(bed.space.head().lsn, before.lsn.advance(67));
+}
+
 #[test]
 fn nothing_is_left_out_if_something_behind_it_is_gone() {
     let mut bed = bed();

@@ -117,6 +117,21 @@ impl Slot {
         });
     }
 
+    /// How far it has come, seen from a record at `at` that nobody may have;
+    /// nothing if that is not known. A position that the catalog remembers may be
+    /// an old one: it tells what a replica has, and not what it lacks. So does one
+    /// that it was sent more behind: what was on its way when a connection ended
+    /// may have come.
+    #[must_use]
+    pub fn has(&self, at: Lsn) -> Option<Lsn> {
+        // Bytes in its memory become durable as soon as it can.
+        let acked = self.ack.received.max(self.flushed.lsn);
+        let acked = Some(acked).filter(|acked| self.known || *acked > at);
+        // Where nothing can be shipped, nothing is acknowledged.
+        let has = acked.max(self.farthest);
+        has.filter(|has| *has > at || self.sent <= at)
+    }
+
     /// It is being filled anew.
     #[must_use]
     pub fn is_seeding(&self) -> bool {
@@ -284,6 +299,23 @@ mod tests {
         slot.resumed(mark(10), Lsn(100));
         assert!(slot.is_lost(), "the keeper has not said anything yet");
         assert_eq!(slot.needs(), Some(Lsn(10)));
+    }
+
+    #[test]
+    fn what_was_on_its_way_to_a_replica_it_may_have() {
+        let mut slot = Slot { flushed: mark(500), ..Slot::default() };
+        assert_eq!((slot.has(Lsn(100)), slot.has(Lsn(700))), (Some(Lsn(500)), None));
+        slot.resumed(mark(500), Lsn(1000));
+        assert_eq!(slot.has(Lsn(700)), Some(Lsn(500)));
+        slot.sent = Lsn(800);
+        slot.forget_connection();
+        assert_eq!(slot.has(Lsn(700)), None, "its acknowledgement may have been lost");
+        assert_eq!(slot.has(Lsn(800)), Some(Lsn(500)), "this it was not sent");
+        slot.resumed(mark(500), Lsn(1000));
+        assert_eq!(slot.has(Lsn(700)), Some(Lsn(500)), "it has said what has come");
+        // It was sent something by an earlier process, and stands before it.
+        slot = Slot { farthest: Some(Lsn(600)), ..Slot::default() };
+        assert_eq!((slot.has(Lsn(500)), slot.has(Lsn(700))), (Some(Lsn(600)), Some(Lsn(600))));
     }
 
     #[test]

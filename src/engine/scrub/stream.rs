@@ -426,7 +426,7 @@ impl Survey {
     /// yet, wherever the file ends.
     pub(super) fn reach(&self, file: u64) -> u64 {
         let ends = self.seen.iter().filter(|(run, ..)| run.file == file);
-        ends.map(|(run, ..)| run.offset + run.bytes.unwrap_or(0)).max().unwrap_or(0)
+        ends.map(|(run, ..)| run.reach(Lsn(u64::MAX))).max().unwrap_or(0)
     }
 
     /// The scratch file, once something was fetched.

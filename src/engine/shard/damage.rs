@@ -22,7 +22,7 @@ use super::{Shard, Standing, Ticket};
 use crate::engine::keeper::{Job, Verdict};
 use crate::engine::primary::Holder;
 use crate::engine::primary::link::Link;
-use crate::engine::primary::slot::{Answer, Slot};
+use crate::engine::primary::slot::Answer;
 use crate::engine::primary::space::Turn;
 use crate::ids::{NodeId, SpaceId};
 use crate::limits::{ATTENTION_INTERVAL, FAREWELL_TIMEOUT};
@@ -146,17 +146,12 @@ impl Shard {
     /// left out.
     fn holders(&self, handle: Handle) -> Option<Vec<Holder>> {
         let at = self.spaces.get(handle).and_then(|space| space.borrow().first_block());
-        // A position that the catalog remembers may be an old one: it tells what
-        // a replica has, and not what it lacks.
-        let tells = |slot: &&Slot| slot.known || at.is_some_and(|at| slot.flushed.lsn > at);
         let holder = |link: &Link| {
             let slot = link.slots.get(handle.0 as usize);
-            // Bytes in its memory become durable as soon as it can.
-            let has = slot.filter(tells);
-            let has = has.map(|slot| slot.ack.received.max(slot.flushed.lsn));
-            // Where nothing can be shipped, nothing is acknowledged.
-            let has = has.max(slot.and_then(|slot| slot.farthest));
-            Holder { replica: link.replica.clone(), has }
+            Holder {
+                replica: link.replica.clone(),
+                has: slot.zip(at).and_then(|(slot, at)| slot.has(at)),
+            }
         };
         self.setup.skips_damage.then(|| self.links.iter().map(holder).collect())
     }

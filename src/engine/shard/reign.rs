@@ -96,20 +96,23 @@ impl Shard {
                     self.growing.insert(handle);
                 }
                 Verdict::NewEpoch => break,
-                Verdict::Replica => {
+                verdict @ (Verdict::Replica | Verdict::Incomparable(_)) => {
                     slot.dispute = None;
-                    let why = format!(
-                        "the replica holds other records than this node behind {}, in the same \
-                         epoch {}: it has the stream up to {} with chain {:?}, and the head here \
-                         is {}. What was walked here before is still the same. Nothing was cut: \
-                         compare the two directories with saltus wal verify, and set the wrong \
-                         one aside",
-                        common.lsn,
-                        space.epoch(),
-                        standing.flushed,
-                        standing.chain,
-                        space.head().lsn
-                    );
+                    let why = match verdict {
+                        Verdict::Incomparable(why) => incomparable(&why),
+                        _ => format!(
+                            "the replica holds other records than this node behind {}, in the \
+                             same epoch {}: it has the stream up to {} with chain {:?}, and the \
+                             head here is {}. What was walked here before is still the same. \
+                             Nothing was cut: compare the two directories with saltus wal \
+                             verify, and set the wrong one aside",
+                            common.lsn,
+                            space.epoch(),
+                            standing.flushed,
+                            standing.chain,
+                            space.head().lsn
+                        ),
+                    };
                     drop(space);
                     if let Some(up) = link.up() {
                         up.sender.handle_diverged(now, handle, why);
@@ -148,4 +151,14 @@ impl Shard {
             }
         }
     }
+}
+
+/// Why a replica that holds other records is not shipped to, if nobody can tell
+/// where they part.
+pub(super) fn incomparable(why: &str) -> String {
+    format!(
+        "the replica holds other records than this node, and where they part cannot be found out: \
+         {why}. Nothing of it is touched: set its directory and its catalog aside by hand, and it \
+         is filled anew"
+    )
 }

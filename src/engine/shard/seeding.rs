@@ -41,11 +41,7 @@ impl Shard {
         let record = link.slot(slot).view.map(|view| view.record).unwrap_or_default();
         if at < link.slot(slot).stands {
             // Its records were being compared with ours, further back.
-            let why = format!(
-                "the replica holds other records than this node, and where they part cannot be \
-                 found out: {why}. Nothing of it is touched: set its directory and its catalog \
-                 aside by hand, and it is filled anew"
-            );
+            let why = super::reign::incomparable(why);
             if let Some(up) = link.up() {
                 up.sender.handle_diverged(now, handle, why);
             }
