@@ -221,8 +221,8 @@ pub const SEED_BACKOFF_MOST: Duration = Duration::from_secs(6 * 3600);
 pub const UNVOUCHED_END_BYTES: u64 = 256 << 20;
 
 /// What the keeper walks through, header by header, of the segments that a seed
-/// replaces, to see whether the writer's clock was set back: other spaces wait
-/// for it.
+/// replaces, to see whether the writer's clock was set back: the replica waits for
+/// it, other spaces are looked after between.
 pub const SEED_WALK_BYTES: u64 = 256 << 20;
 
 /// A writer's clock that falls by more was set back, nanoseconds: the name of a
@@ -274,9 +274,12 @@ pub const UNFINISHED_AFTER: Duration = Duration::from_secs(10);
 
 /// The furthest that a run may begin in a file. Half of what the system has
 /// numbers for, so that a position and a length can be added; a peer, or a row of
-/// a catalog, that names more is wrong. A chart names no position of a stream
-/// beyond it either.
+/// a catalog, that names more is wrong.
 pub const MAX_FILE_OFFSET: u64 = 1 << 62;
+
+/// The furthest position of a stream that a frame or a chart may name, for the
+/// same reason: at a gigabyte a second it is reached in 146 years.
+pub const MAX_LSN: u64 = 1 << 62;
 
 /// What the keeper copies, to the quarantine or to a file that is mended, and
 /// syncs before it looks after the other spaces: some ten milliseconds on a disk that makes 1 GB/s durable.

@@ -37,7 +37,7 @@ impl Boundary {
     }
 
     pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, MessageError> {
-        let lsn = Lsn(reader.u64("lsn")?);
+        let lsn = reader.lsn("lsn")?;
         let chain = Chain(reader.u64("chain")?);
         Ok(Self { lsn, chain, records: reader.u64("records")? })
     }
@@ -50,6 +50,6 @@ impl Truncate {
     }
 
     pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, MessageError> {
-        Ok(Self { lsn: Lsn(reader.u64("lsn")?), chain: Chain(reader.u64("chain")?) })
+        Ok(Self { lsn: reader.lsn("lsn")?, chain: Chain(reader.u64("chain")?) })
     }
 }

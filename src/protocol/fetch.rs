@@ -48,7 +48,7 @@ impl Fetch {
     }
 
     pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, MessageError> {
-        let lsn = Lsn(reader.u64("lsn")?);
+        let lsn = reader.lsn("lsn")?;
         let bytes = reader.u32("bytes")?;
         if !(1..=MAX_FETCH_BYTES).contains(&bytes) || lsn.0.checked_add(bytes.into()).is_none() {
             return Err(MessageError::Value {
@@ -69,7 +69,7 @@ impl Fetched {
     }
 
     pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, MessageError> {
-        let lsn = Lsn(reader.u64("lsn")?);
+        let lsn = reader.lsn("lsn")?;
         Ok(Self { lsn, bytes: reader.rest("bytes", MAX_FETCH_BYTES as usize)?.to_vec() })
     }
 }

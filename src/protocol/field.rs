@@ -10,6 +10,8 @@ use std::str::FromStr;
 use super::frame::FrameError;
 use super::refusal::ErrorCode;
 use crate::ids::IdError;
+use crate::limits::MAX_LSN;
+use crate::lsn::Lsn;
 
 /// What is wrong with the body of a control frame.
 ///
@@ -133,6 +135,14 @@ impl<'a> Reader<'a> {
 
     pub(super) fn u64(&mut self, field: &'static str) -> Result<u64, MessageError> {
         self.array(field).map(u64::from_le_bytes)
+    }
+
+    /// A position that a length can be added to: see [`MAX_LSN`].
+    pub(super) fn lsn(&mut self, field: &'static str) -> Result<Lsn, MessageError> {
+        match self.u64(field)? {
+            lsn @ 0..=MAX_LSN => Ok(Lsn(lsn)),
+            found => Err(MessageError::Value { field, found, expected: "at most 2^62" }),
+        }
     }
 
     pub(super) fn u128(&mut self, field: &'static str) -> Result<u128, MessageError> {

@@ -266,7 +266,7 @@ impl Message {
             Kind::Ack => Self::Ack(Ack::decode(&mut reader)?),
             Kind::Heartbeat => Self::Heartbeat(Heartbeat { unix_ns: reader.u64("unix_ns")? }),
             Kind::Error => Self::Error(Refusal::decode(header.start, &mut reader)?),
-            Kind::Match => Self::Match(Lsn(reader.u64("lsn")?)),
+            Kind::Match => Self::Match(reader.lsn("lsn")?),
             Kind::Matched => Self::Matched(Boundary::decode(&mut reader)?),
             Kind::Truncate => Self::Truncate(Truncate::decode(&mut reader)?),
             Kind::Fetch => Self::Fetch(Fetch::decode(&mut reader)?),
@@ -337,7 +337,7 @@ impl OpenSpace {
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, MessageError> {
         let stream = StreamId(reader.u128("stream")?);
-        let head = Lsn(reader.u64("head")?);
+        let head = reader.lsn("head")?;
         let count = reader.u32("epochs")?;
         if !(1..=MAX_EPOCHS_PER_SPACE).contains(&(count as usize)) {
             return Err(MessageError::Value {
@@ -349,7 +349,7 @@ impl OpenSpace {
         let mut history = Vec::with_capacity(count as usize);
         let mut last = (Epoch(0), Lsn::ZERO);
         for _ in 0..count {
-            let next = (Epoch(reader.u64("epoch")?), Lsn(reader.u64("epoch start")?));
+            let next = (Epoch(reader.u64("epoch")?), reader.lsn("epoch start")?);
             if next.0 <= last.0 {
                 return Err(MessageError::Value {
                     field: "epoch",
@@ -400,13 +400,13 @@ impl Standing {
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, MessageError> {
-        let flushed = Lsn(reader.u64("flushed")?);
+        let flushed = reader.lsn("flushed")?;
         let chain = Chain(reader.u64("chain")?);
         let records = reader.u64("records")?;
         let runs = reader.u32("runs")?;
         reader.zeros("reserved", 4)?;
         let highest_epoch = Epoch(reader.u64("highest_epoch")?);
-        let common = Lsn(reader.u64("common")?);
+        let common = reader.lsn("common")?;
         if common > flushed {
             return Err(MessageError::Value {
                 field: "common",
@@ -433,7 +433,7 @@ impl SegmentOpen {
         reader.zeros("reserved", 4)?;
         Ok(Self {
             ordinal,
-            start: Lsn(reader.u64("start")?),
+            start: reader.lsn("start")?,
             segment: SegmentName(reader.u64("segment")?),
             file: reader.u64("file")?,
             offset: reader.u64("offset")?,
@@ -453,10 +453,10 @@ impl Ack {
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, MessageError> {
         Ok(Self {
-            received: Lsn(reader.u64("received")?),
-            written: Lsn(reader.u64("written")?),
-            flushed: Lsn(reader.u64("flushed")?),
-            applied: Lsn(reader.u64("applied")?),
+            received: reader.lsn("received")?,
+            written: reader.lsn("written")?,
+            flushed: reader.lsn("flushed")?,
+            applied: reader.lsn("applied")?,
             sequence: reader.u64("sequence")?,
             chain: Chain(reader.u64("chain")?),
         })

@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::ids::NodeUuid;
+use crate::limits::MAX_LSN;
+use crate::lsn::Mark;
 
 fn hello() -> Message {
     Message::Hello(Hello {
@@ -146,8 +148,60 @@ fn the_longest_history_fits_into_a_frame() {
         space: "a".repeat(64).parse().unwrap(),
         stream: StreamId(1),
         history,
-        head: Lsn(u64::MAX),
+        head: Lsn(MAX_LSN),
     };
     let (header, body) = sent(&Message::OpenSpace(open.clone()));
     assert_eq!(Message::decode(&header, &body).unwrap(), Some(Message::OpenSpace(open)));
+}
+
+/// The end of what is received is such a position and a length.
+#[test]
+fn a_position_that_nothing_can_be_added_to_is_refused_by_name() {
+    let base = Mark { lsn: Lsn(MAX_LSN - 1), ..Mark::START };
+    let reseed = Reseed { base, head: Lsn(MAX_LSN), first_run: 1, vouched: true };
+    let retire = SegmentRetire { file: 1, after: Lsn(MAX_LSN), what: Retirement::Gone };
+    let boundary = Boundary { lsn: Lsn(MAX_LSN), chain: Chain::START, records: 0 };
+    let truncate = Truncate { lsn: Lsn(MAX_LSN), chain: Chain::START };
+    let fetch = Fetch { lsn: Lsn(MAX_LSN), bytes: 1 };
+    // Where the field is in the body.
+    let messages = [
+        (open_space(), 16, "head"),
+        (open_space(), 28 + 16 + 8, "epoch start"),
+        (Message::Reseed(reseed), 0, "base"),
+        (Message::Reseed(reseed), 40, "head"),
+        (Message::SegmentRetire(retire), 8, "after"),
+        (Message::Match(Lsn(MAX_LSN)), 0, "lsn"),
+        (Message::Matched(boundary), 0, "lsn"),
+        (Message::Truncate(truncate), 0, "lsn"),
+        (Message::Fetch(fetch), 0, "lsn"),
+    ];
+    for (message, at, name) in messages {
+        for lsn in [MAX_LSN + 1, u64::MAX] {
+            let error = in_space(&message, |body| {
+                body[at..at + 8].copy_from_slice(&lsn.to_le_bytes());
+            });
+            let expected = "at most 2^62";
+            let refused = MessageError::Value { field: name, found: lsn, expected };
+            assert_eq!(error, Err(refused), "{message:?}");
+        }
+        assert_eq!(in_space(&message, |_| {}), Ok(Some(message)), "the furthest there is");
+    }
+    let refusal = |at| Refusal { at: Lsn(at), ..Refusal::new(ErrorCode::Damaged, "rot".into()) };
+    let decoded = |at| in_space(&Message::Error(refusal(at)), |_| {});
+    assert_eq!(decoded(MAX_LSN), Ok(Some(Message::Error(refusal(MAX_LSN)))));
+    assert_eq!(field(&decoded(MAX_LSN + 1).unwrap_err()), "start");
+}
+
+/// What becomes of a message of a space whose body was made with other content.
+fn in_space(
+    message: &Message,
+    change: impl FnOnce(&mut Vec<u8>),
+) -> Result<Option<Message>, MessageError> {
+    let mut frame = Vec::new();
+    message.encode(Handle(1), Epoch(2), &mut frame);
+    let (header, body) = frame.split_first_chunk().unwrap();
+    let mut body = body.to_vec();
+    change(&mut body);
+    let header = FrameHeader::decode(header).unwrap().with_payload_crc(crc32c::crc32c(&body));
+    Message::decode(&header, &body)
 }

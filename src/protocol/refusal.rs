@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::field::{MessageError, Reader, put_text};
+use crate::limits::MAX_LSN;
 use crate::lsn::Lsn;
 
 /// The longest sentence of an `Error`, bytes.
@@ -147,6 +148,10 @@ impl Refusal {
         })?;
         let sentence =
             reader.text("sentence", usize::from(MAX_SENTENCE_BYTES), "at most 512 bytes")?;
+        if at.0 > MAX_LSN {
+            let (field, found) = ("start", at.0);
+            return Err(MessageError::Value { field, found, expected: "at most 2^62" });
+        }
         if code != ErrorCode::Damaged && at != Lsn::ZERO {
             return Err(MessageError::Value {
                 field: "start",

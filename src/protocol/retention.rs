@@ -67,7 +67,7 @@ impl SegmentRetire {
 
     pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, MessageError> {
         let file = reader.u64("file")?;
-        let after = Lsn(reader.u64("after")?);
+        let after = reader.lsn("after")?;
         let what = match reader.u8("what")? {
             1 => Retirement::Aside,
             2 => Retirement::Gone,
@@ -94,13 +94,13 @@ impl Reseed {
 
     pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, MessageError> {
         let base = Mark {
-            lsn: Lsn(reader.u64("base")?),
+            lsn: reader.lsn("base")?,
             chain: Chain(reader.u64("chain")?),
             records: reader.u64("records")?,
             sequence: reader.u64("sequence")?,
             timestamp_ns: reader.u64("timestamp")?,
         };
-        let head = Lsn(reader.u64("head")?);
+        let head = reader.lsn("head")?;
         if head < base.lsn {
             let (field, found) = ("head", head.0);
             return Err(MessageError::Value { field, found, expected: "no less than the base" });

@@ -235,71 +235,11 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
+    use crate::state::meddler::{Call, Meddler};
 
     #[test]
     fn two_random_numbers_differ() {
         assert_ne!(ThisHost.random_u128().unwrap(), ThisHost.random_u128().unwrap());
-    }
-
-    /// A host whose disk fails at the next sync of a directory.
-    #[derive(Debug, Default)]
-    struct FailsOnce {
-        failed: AtomicBool,
-        synced: Mutex<Vec<PathBuf>>,
-    }
-
-    impl Host for FailsOnce {
-        fn sync_directory(&self, directory: &Path) -> io::Result<()> {
-            if !self.failed.swap(true, Ordering::Relaxed) {
-                return Err(io::Error::from_raw_os_error(libc::EIO));
-            }
-            self.synced.lock().unwrap().push(directory.to_path_buf());
-            ThisHost.sync_directory(directory)
-        }
-
-        fn make_directory(&self, directory: &Path) -> io::Result<()> {
-            ThisHost.make_directory(directory)
-        }
-
-        fn sync_data(&self, file: &File) -> io::Result<()> {
-            ThisHost.sync_data(file)
-        }
-
-        fn sync_all(&self, file: &File) -> io::Result<()> {
-            ThisHost.sync_all(file)
-        }
-
-        fn open(&self, options: &OpenOptions, path: &Path) -> io::Result<File> {
-            ThisHost.open(options, path)
-        }
-
-        fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-            ThisHost.write_at(file, bytes, offset)
-        }
-
-        fn set_len(&self, file: &File, bytes: u64) -> io::Result<()> {
-            ThisHost.set_len(file, bytes)
-        }
-
-        fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-            ThisHost.rename(from, to)
-        }
-
-        fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
-            ThisHost.link(from, to)
-        }
-
-        fn remove(&self, path: &Path) -> io::Result<()> {
-            ThisHost.remove(path)
-        }
-
-        fn remove_directory(&self, directory: &Path) -> io::Result<()> {
-            ThisHost.remove_directory(directory)
-        }
-
-        fn random_u128(&self) -> io::Result<u128> {
-            ThisHost.random_u128()
-        }
     }
 
     /// A replica made the directory of a space, and the sync of its name
@@ -308,12 +248,20 @@ mod tests {
     #[test]
     fn a_directory_that_is_there_is_not_taken_for_durable() {
         let root = tempfile::tempdir().unwrap();
-        let host = FailsOnce::default();
+        let (failed, synced) = (AtomicBool::new(false), Mutex::new(Vec::new()));
+        let host = Meddler(|call: Call<'_>| {
+            let Call::SyncDirectory(directory) = call else { return Ok(()) };
+            if !failed.swap(true, Ordering::Relaxed) {
+                return Err(io::Error::from_raw_os_error(libc::EIO));
+            }
+            synced.lock().unwrap().push(directory.to_path_buf());
+            Ok(())
+        });
         let wal = root.path().join("alpha/wal");
         make_directories(&host, root.path(), &wal).unwrap_err();
         assert!(root.path().join("alpha").is_dir());
         make_directories(&host, root.path(), &wal).unwrap();
-        assert_eq!(*host.synced.lock().unwrap(), [root.path(), &root.path().join("alpha")]);
+        assert_eq!(*synced.lock().unwrap(), [root.path(), &root.path().join("alpha")]);
     }
 
     #[test]

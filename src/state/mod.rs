@@ -36,6 +36,8 @@ mod history;
 mod holes;
 pub mod host;
 mod layout;
+#[cfg(test)]
+pub(crate) mod meddler;
 mod opening;
 pub mod pins;
 mod received;

@@ -122,18 +122,21 @@ pub struct Runs {
     first: u32,
     /// Where the first begins.
     base: Lsn,
+    /// Of each file its first and its latest run, as indices of the list: a long log
+    /// is asked for each of its files, and each run that follows for its own.
+    of_file: BTreeMap<u64, (u32, u32)>,
 }
 
 impl Runs {
     /// The most runs of one space. With segments of the usual 64 MiB that is
-    /// 256 TiB of log; each costs 40 bytes of memory.
+    /// 256 TiB of log; each costs 48 bytes of memory, and each file about 24.
     pub const MOST: u32 = 4 << 20;
 
     /// No runs yet, of a stream that is here from `base` on; the first will
     /// have the ordinal `first`.
     #[must_use]
     pub fn based(first: u32, base: Lsn) -> Self {
-        Self { list: Vec::new(), first, base }
+        Self { list: Vec::new(), first, base, of_file: BTreeMap::new() }
     }
 
     /// The ordinal that the next one has: how many there are, with those that
@@ -242,14 +245,22 @@ impl Runs {
             }
             last.bytes = Some(run.start.bytes_since(last.start));
         }
-        self.list.push(Run { bytes: None, ..run });
+        self.push(Run { bytes: None, ..run });
         ordinal
+    }
+
+    fn push(&mut self, run: Run) {
+        let index = u32::try_from(self.list.len()).unwrap_or(u32::MAX);
+        self.of_file.entry(run.file).or_insert((index, index)).1 = index;
+        self.list.push(run);
     }
 
     /// Keep the runs with ordinals below `runs` and open the last of them
     /// again: recovery cut the stream.
     pub fn truncate(&mut self, runs: u32) {
-        self.list.truncate(self.index(runs).unwrap_or(0));
+        let mut list = std::mem::take(&mut self.list);
+        list.truncate(self.index(runs).unwrap_or(0));
+        *self = Self::from_stored(self.first, self.base, list);
         if let Some(last) = self.list.last_mut() {
             last.bytes = None;
         }
@@ -270,15 +281,17 @@ impl Runs {
     /// The last run that lies in the file of that number.
     #[must_use]
     pub fn latest_in(&self, file: u64) -> Option<(u32, &Run)> {
-        let index = self.list.iter().rposition(|run| run.file == file)?;
-        Some((self.ordinal(index), &self.list[index]))
+        let (_, latest) = self.of_file.get(&file)?;
+        let index = usize::try_from(*latest).ok()?;
+        Some((self.ordinal(index), self.list.get(index)?))
     }
 
     /// The first run that lies in the file of that number.
     #[must_use]
     pub fn first_in(&self, file: u64) -> Option<(u32, &Run)> {
-        let index = self.list.iter().position(|run| run.file == file)?;
-        Some((self.ordinal(index), &self.list[index]))
+        let (first, _) = self.of_file.get(&file)?;
+        let index = usize::try_from(*first).ok()?;
+        Some((self.ordinal(index), self.list.get(index)?))
     }
 
     /// Where the first run of each file begins, by number. To look up many of
@@ -299,7 +312,9 @@ impl Runs {
 
     /// The runs as the catalog has them: every one but the last is closed.
     pub(super) fn from_stored(first: u32, base: Lsn, list: Vec<Run>) -> Self {
-        Self { list, first, base }
+        let mut runs = Self { list: Vec::with_capacity(list.len()), ..Self::based(first, base) };
+        list.into_iter().for_each(|run| runs.push(run));
+        runs
     }
 }
 
@@ -417,12 +432,35 @@ mod tests {
         assert_eq!(runs.accepts(&run(2500, 0, 1600)), Ok(()));
     }
 
+    /// Each of them went through all that were there.
+    #[test]
+    fn however_many_files_there_are_each_is_found_at_once() {
+        let mut runs = Runs::default();
+        // Numbered in another order than they are written in.
+        let file = |number: u64| number ^ 1;
+        for number in 0..100_000 {
+            let next = run(number * 10, file(number), 0);
+            assert_eq!(runs.accepts(&next), Ok(()));
+            runs.open(next);
+        }
+        for number in 0..100_000 {
+            let ordinal = u32::try_from(number).unwrap();
+            assert_eq!(runs.first_in(file(number)).map(|(found, _)| found), Some(ordinal));
+            assert_eq!(runs.latest_in(file(number)).map(|(found, _)| found), Some(ordinal));
+        }
+        assert_eq!(runs.latest_in(100_000), None);
+        runs.truncate(7);
+        assert_eq!((runs.len(), runs.first_in(file(7)), runs.latest_in(file(7))), (7, None, None));
+    }
+
     #[test]
     fn after_a_cut_the_last_run_is_open_again() {
         let mut runs = turns();
         runs.truncate(2);
         assert_eq!(runs.last().unwrap().bytes, None);
         assert_eq!(runs.end(), Lsn(900));
+        // The run of file 0 is the one before the cut.
+        assert_eq!(runs.latest_in(0).map(|(ordinal, _)| ordinal), Some(0));
         assert_eq!(runs.open(run(1000, 2, 0)), 2);
         assert_eq!(runs.get(1).unwrap().bytes, Some(100));
     }

@@ -339,6 +339,9 @@ fn t6_a_file_that_vanished_with_a_crash_begins_a_new_epoch() {
         let status = cluster.primary.space("alpha").unwrap();
         assert_eq!(status.epoch, Epoch(1 + files as u64));
         assert_eq!(kept(&cluster.replicas[0]).len() as u64, total - left);
+        until("what the crash took is told until the replica has been cut", || {
+            cluster.primary.space("alpha")?.problem.is_none().then_some(())
+        });
         let mut next = Segment::create(&wal, 9);
         next.sequence = 100;
         next.records(3, 100);

@@ -3,17 +3,19 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use nix::sys::signal::Signal;
 use saltus::engine::quarantine::{self, Reason};
 use saltus::engine::status::ReplicaStatus;
 use saltus::ids::SegmentName;
 use saltus::limits::RECONNECT_DELAYS;
 use saltus::wal::discover;
+use saltus::wal::record::Header;
 
 use crate::cluster::{BACKENDS, Cluster, Node, spec, until, within};
 use crate::compaction::{beginning_gone, compact, pins};
-use crate::feed::{Load, Segment, Steady};
+use crate::feed::{Load, Segment, Steady, payload};
 
 /// Where a replica keeps what it had before it was filled anew.
 fn superseded(node: &Node) -> PathBuf {
@@ -262,6 +264,53 @@ fn records_of_an_unlinked_segment_are_kept_when_it_goes() {
         pieces.iter().map(|piece| piece.manifest.as_ref().unwrap().reason).collect();
     assert_eq!(reasons, [Reason::Unnamed]);
     assert!(next.len() > 0);
+}
+
+/// The time, nanoseconds since the Unix epoch.
+fn now_ns() -> u64 {
+    u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos()).unwrap()
+}
+
+/// As a database does it: segments are called by the second in which they were begun,
+/// and records bear the time at which they were written. The snapshot was there before
+/// anybody had looked at what came into the old segment since, so only that tells.
+#[test]
+fn by_real_clocks_what_came_behind_a_snapshot_is_kept_and_nothing_else() {
+    let mut cluster = Cluster::with(1, |_| {}, |_| {});
+    let wal = cluster.primary.wal("alpha");
+    let second = || now_ns() / 1_000_000_000;
+    let begun = second();
+    let mut live = Segment::create(&wal, begun);
+    let write = |segment: &mut Segment, count: usize| {
+        for _ in 0..count {
+            let payload = payload(segment.sequence, 500);
+            let header = Header::new(segment.sequence, now_ns(), 1, &payload).unwrap();
+            segment.raw(&[&header.encode()[..], &payload].concat());
+            segment.sequence += 1;
+        }
+    };
+    write(&mut live, 3);
+    cluster.await_flushed("alpha", live.len());
+    let covered = live.content.len();
+    let compacted = until("another second", || Some(second()).filter(|now| *now > begun));
+    cluster.primary.signal(Signal::SIGSTOP);
+    let mut snapshot = Segment::create(&wal, compacted);
+    snapshot.raw(&live.content);
+    write(&mut live, 2);
+    live.unlink();
+    cluster.primary.signal(Signal::SIGCONT);
+    cluster.await_flushed("alpha", live.len() + snapshot.len());
+    let retired = cluster.replicas[0].retired("alpha", 1);
+    until("it stands aside", || retired.exists().then_some(()));
+    let content = live.content.clone();
+    drop(live);
+    until("it is gone", || (!retired.exists()).then_some(()));
+    cluster.await_identical("alpha");
+    let root = cluster.replicas[0].spec.data_root.join(".saltus/quarantine");
+    let pieces = quarantine::list(&root).unwrap();
+    let [piece] = &pieces[..] else { panic!("{pieces:?}") };
+    assert_eq!(piece.manifest.as_ref().unwrap().reason, Reason::Unnamed);
+    assert!(fs::read(&piece.path).unwrap() == content[covered..]);
 }
 
 #[test]

@@ -64,7 +64,7 @@ impl Oracle {
         // whole: it is shipped again.
         let rotten = self.had_flipped(replica, space, reign, flushed.0);
         // Of a copy whose base an epoch has ended, nothing is of the stream.
-        let anew = flushed == Lsn::ZERO && ended < said.base;
+        let anew = flushed == Lsn::ZERO && ended <= said.base;
         assert!(
             flushed.0 >= ended || anew || rotten,
             "Flushed means flushed: replica {replica} had acknowledged {} of {space}, and has \

@@ -45,6 +45,9 @@ pub struct Reign {
     /// Parts that were never shipped: every replica was filled anew behind
     /// them.
     pub gaps: Vec<Range<u64>>,
+    /// Bytes before gaps that the source had lost by then: what it had there
+    /// instead was shipped to nobody either.
+    instead: u64,
     /// Ordinals at which a seed began.
     seeds: Vec<u32>,
 }
@@ -75,6 +78,7 @@ impl Stream {
             marks: BTreeMap::new(),
             runs: Vec::new(),
             gaps: Vec::new(),
+            instead: 0,
             seeds: Vec::new(),
         };
         Self { id, reigns: vec![first], kept: u64::MAX, losses: 0 }
@@ -217,9 +221,11 @@ impl Stream {
 
     /// A replica is filled anew from `base` on.
     pub fn leaps(&mut self, base: Mark, first_run: u32) {
+        let kept = self.kept;
         let present = self.present_mut();
         let end = present.end();
         if base.lsn.0 > end {
+            present.instead += end.saturating_sub(kept);
             present.gaps.push(end..base.lsn.0);
             present.bytes.resize(usize::try_from(base.lsn.0).unwrap(), 0);
             present.marks.insert(base.lsn.0, base);
@@ -273,7 +279,7 @@ impl Reign {
 
     /// Bytes that nobody was shipped, in all.
     pub fn gap_bytes(&self) -> u64 {
-        self.gaps.iter().map(|gap| gap.end - gap.start).sum()
+        self.gaps.iter().map(|gap| gap.end - gap.start).sum::<u64>() + self.instead
     }
 
     /// Where shipped bytes come to a gap after what is known of them; their

@@ -64,14 +64,8 @@ impl Keeper {
         if !self.unwritten.changes.is_empty() {
             return;
         }
-        for (space, file) in take(&mut self.releases) {
-            if let Some(entry) = self.spaces.get_mut(&space) {
-                entry.kept.pinned.remove(&file);
-            }
-            match self.pins.release(&space, file) {
-                Ok(()) => tracing::info!(%space, file, "no replica needs it: pin released"),
-                Err(error) => tracing::warn!(%space, file, %error, "a pin cannot be released"),
-            }
+        for release in take(&mut self.releases) {
+            self.remove_pin(release);
         }
         for (_, path) in take(&mut self.removals) {
             retired::remove(&*self.places.host, &path);
@@ -88,7 +82,7 @@ impl Keeper {
     /// process will not record. The next one finds it all, and lets it go.
     fn keep_what_rests_on(&mut self, changes: &[(SpaceId, Change)]) {
         let refused: BTreeSet<_> = changes.iter().map(|(space, _)| space).collect();
-        self.releases.retain(|(space, _)| !refused.contains(space));
+        self.releases.retain(|release| !refused.contains(&release.space));
         self.removals.retain(|(space, _)| !refused.contains(space));
         self.seeded.retain(|space| !refused.contains(space));
     }

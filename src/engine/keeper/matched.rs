@@ -223,11 +223,18 @@ impl Keeper {
 }
 
 /// Up to where a copy that is durable to `flushed` is its primary's by the epochs.
-/// One that begins at a base has nothing before it that could be compared: if its
-/// primary was cut there, they share nothing.
+/// One that begins at a base has nothing before it that could be compared, and
+/// counts its runs from there: if its primary was cut there or before, they share
+/// nothing.
 fn shared(record: &SpaceRecord, flushed: Lsn, open: &OpenSpace) -> Lsn {
-    let common = common_point(&record.history, flushed, &open.history);
-    if common < record.base.lsn { Lsn::ZERO } else { common }
+    let base = record.base.lsn;
+    let cut = |(epoch, start): &(Epoch, Lsn)| {
+        *start <= base && record.history.iter().all(|(known, _)| known != epoch)
+    };
+    if base > Lsn::ZERO && open.history.iter().any(cut) {
+        return Lsn::ZERO;
+    }
+    common_point(&record.history, flushed, &open.history)
 }
 
 #[cfg(test)]

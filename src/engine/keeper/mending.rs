@@ -110,14 +110,11 @@ impl Keeper {
             | News::Space { .. }
             | News::EpochBegun { .. }
             | News::LeftOut { .. }
-            | News::Released { .. }
                 if failure.waits && !self.unwritten.hopeless =>
             {
                 self.unwritten.news.push((shard, news));
                 None
             }
-            // It may come back: nobody is told that it has gone.
-            News::Released { .. } => None,
             news => Some(spoil(news, &failure.why)),
         }
     }
@@ -125,7 +122,10 @@ impl Keeper {
     /// True while something waits that may be done yet.
     #[must_use]
     pub fn needs_mending(&self) -> bool {
-        self.catalog_waits() || !self.uncleared.is_empty()
+        self.catalog_waits()
+            || !self.uncleared.is_empty()
+            || !self.unreleased.is_empty()
+            || !self.unretired.is_empty()
     }
 
     /// True while changes wait that may be written yet.
@@ -137,6 +137,8 @@ impl Keeper {
     /// long as it is [needed](Keeper::needs_mending).
     pub fn mend(&mut self) {
         self.clear_again();
+        self.release_again();
+        self.retire_again();
         if !self.catalog_waits() {
             return;
         }

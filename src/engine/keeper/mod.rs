@@ -25,6 +25,7 @@ mod presence;
 mod publishing;
 mod ranges;
 mod received;
+mod releasing;
 pub mod retention;
 mod retired;
 mod root;
@@ -257,13 +258,17 @@ pub struct Keeper {
     /// Changes of the batch that is being gathered.
     changes: Vec<(SpaceId, Change)>,
     /// Pins to be let go once everything so far is durable.
-    releases: Vec<(SpaceId, u64)>,
+    releases: Vec<releasing::Release>,
+    /// Those that could not be let go of.
+    unreleased: BTreeMap<(SpaceId, u64), releasing::Unreleased>,
     /// Files to be removed once everything so far is durable.
     removals: Vec<(SpaceId, PathBuf)>,
     /// Spaces whose old copy is to be removed once everything so far is durable.
     seeded: Vec<SpaceId>,
     /// Spaces whose old copy could not be put away, and why.
     uncleared: BTreeMap<SpaceId, String>,
+    /// Received spaces with files that are gone from the primary and cannot go.
+    unretired: BTreeMap<SpaceId, retired::Unretired>,
     /// News that wait for the batch to be durable.
     waiting: Vec<(usize, News)>,
     /// Spaces lent in this batch; not lent after all if it fails.
@@ -325,9 +330,11 @@ impl Keeper {
             mailboxes: Vec::new(),
             changes: Vec::new(),
             releases: Vec::new(),
+            unreleased: BTreeMap::new(),
             removals: Vec::new(),
             seeded: Vec::new(),
             uncleared: BTreeMap::new(),
+            unretired: BTreeMap::new(),
             waiting: Vec::new(),
             lending: Vec::new(),
             unrecorded: BTreeMap::new(),
@@ -370,7 +377,8 @@ impl Keeper {
         self.inbox = Some(jobs.clone());
         let mut mend_at = None;
         loop {
-            let pause = if self.is_searching() { Duration::ZERO } else { self.root.next_look() };
+            let waits = self.is_searching() || !self.deferred.is_empty();
+            let pause = if waits { Duration::ZERO } else { self.root.next_look() };
             let look_at = Instant::now() + pause;
             let wake_at =
                 mend_at.filter(|_| self.needs_mending()).map_or(look_at, |at| look_at.min(at));
@@ -435,7 +443,7 @@ impl Keeper {
                 }
             }
             Job::ScanSpace { shard, space } => {
-                let (news, obstacle) = self.scan_space(&space);
+                let (news, obstacle) = self.scan_space(shard, &space);
                 self.waiting.extend(news.map(|news| (shard, news)));
                 self.waiting.push((shard, News::Access { space, obstacle }));
             }
@@ -520,7 +528,9 @@ impl Keeper {
                 self.settle_seed(&space);
             }
             Job::LookAt { space } => self.look_at(&space),
-            Job::Release { shard, space, file } => self.release(shard, space, file),
+            Job::Release { shard, space, file } => {
+                self.release(releasing::Release { space, file, shard });
+            }
             Job::Stop => {
                 self.give_up_searching();
                 self.stopped = true;

@@ -21,21 +21,31 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::Keeper;
 use super::unnamed::Held;
+use super::{Keeper, Lease, Space};
 use crate::engine::quarantine::{Quarantine, Reason};
 use crate::engine::recovery;
 use crate::ids::SpaceId;
+use crate::limits::CATALOG_RETRY_DELAY;
 use crate::lsn::Mark;
 use crate::protocol::message::Retirement;
 use crate::state::catalog::{Change, Retired};
 use crate::state::host::{Host, make_directories};
 use crate::state::runs::Run;
 
+/// Why files of a space that are gone from the primary cannot go here.
+#[derive(Debug)]
+pub(super) struct Unretired {
+    why: String,
+    /// The last attempt has failed, too.
+    again: bool,
+}
+
 impl Keeper {
     /// A session was told that a file has no name on the primary any more, or is
     /// gone there. `flushed` is what is durable here, all that stands instead of
-    /// it included. One that cannot go yet is tried again when the next run begins.
+    /// it included. One whose last run has not ended is tried again when the next one
+    /// begins, and one that cannot go for another reason after a while as well.
     pub(super) fn told_to_retire(
         &mut self,
         space: &SpaceId,
@@ -43,23 +53,58 @@ impl Keeper {
         what: Retirement,
         flushed: Mark,
     ) {
-        let done = match self.retire(space, file, what, flushed) {
-            Ok(done) => done,
-            Err(error) => {
-                tracing::warn!(%space, file, %error, "a file cannot be retired yet");
-                false
-            }
+        let result = if self.unwritten.changes.is_empty() {
+            self.retire(space, file, what, flushed)
+        } else {
+            Err(io::Error::other("the catalog cannot be written now"))
         };
         // In this session nobody tells it again.
-        if !done
+        if !matches!(result, Ok(true))
             && what == Retirement::Gone
             && let Some(entry) = self.spaces.get_mut(space)
         {
             entry.going.insert(file, flushed);
+            if let Err(error) = result {
+                // The same again is no news.
+                let why = error.to_string();
+                let now = Unretired { why: why.clone(), again: true };
+                let before = self.unretired.insert(space.clone(), now);
+                if before.is_none_or(|before| before.why != why) {
+                    tracing::warn!(
+                        %space, file, %error,
+                        "a file that is gone from the primary cannot go here yet; it is tried \
+                         again every {CATALOG_RETRY_DELAY:?}"
+                    );
+                }
+            }
+        } else if let Err(error) = result {
+            tracing::warn!(%space, file, %error, "a file cannot be retired yet");
         }
     }
 
-    /// False if it has to be tried again.
+    /// Try again what could not go.
+    pub(super) fn retire_again(&mut self) {
+        if self.unretired.is_empty() || !self.unwritten.changes.is_empty() {
+            return;
+        }
+        for space in self.unretired.keys().cloned().collect::<Vec<_>>() {
+            let broken = |entry: &Space| matches!(entry.lease, Lease::Broken(_));
+            if self.spaces.get(&space).is_some_and(broken) {
+                continue;
+            }
+            if let Some(unretired) = self.unretired.get_mut(&space) {
+                unretired.again = false;
+            }
+            self.retire_ended(&space);
+            if self.unretired.get(&space).is_some_and(|unretired| !unretired.again) {
+                tracing::info!(%space, "what is gone from the primary goes here, too");
+                self.unretired.remove(&space);
+            }
+        }
+        self.publish();
+    }
+
+    /// False if it has to be tried again when the next run begins.
     fn retire(
         &mut self,
         space: &SpaceId,
@@ -67,9 +112,6 @@ impl Keeper {
         what: Retirement,
         flushed: Mark,
     ) -> io::Result<bool> {
-        if !self.unwritten.changes.is_empty() {
-            return Ok(false);
-        }
         let state_dir = self.places.state_dir.clone();
         let host = self.places.host.clone();
         let Some(entry) = self.spaces.get(space) else { return Ok(true) };

@@ -311,3 +311,28 @@ fn a_file_that_cannot_go_yet_goes_when_the_next_run_begins() {
     assert!(fs::read(&pieces(root.path())[0].path).unwrap() == received.bytes(10..15));
     assert!(rig.keeper.spaces[&space()].going.is_empty());
 }
+
+/// It waited for the next run, and where nothing more was written for the next
+/// process.
+#[test]
+fn a_file_that_cannot_go_yet_goes_after_a_while() {
+    let root = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(root.path(), &alive());
+    rig.loan(open(&[(1, 0)])).unwrap();
+    let received = receive(&mut rig, &UNNAMED);
+    let quarantine = root.path().join(".saltus/quarantine");
+    fs::write(&quarantine, b"in the way").unwrap();
+    rig.batch(vec![retire(1, Retirement::Gone, received.end())]);
+    let of = |rig: &Rig| rig.keeper.catalog.load().unwrap()[&space()].retired[&1];
+    assert!(rig.keeper.needs_mending());
+    rig.keeper.mend();
+    assert_eq!((of(&rig), rig.keeper.needs_mending()), (Retired::Aside, true));
+    fs::remove_file(&quarantine).unwrap();
+    rig.keeper.mend();
+    assert_eq!((of(&rig), rig.keeper.needs_mending()), (Retired::Gone, false));
+    assert!(!retired(root.path(), 1).exists());
+    assert!(fs::read(&pieces(root.path())[0].path).unwrap() == received.bytes(10..15));
+    // One whose last run has not ended waits for its end, and for nothing else.
+    rig.batch(vec![retire(3, Retirement::Gone, received.end())]);
+    assert!(rig.keeper.spaces[&space()].going.contains_key(&3) && !rig.keeper.needs_mending());
+}

@@ -18,7 +18,7 @@
 
 use std::io;
 
-use super::{Denial, Keeper, Lease, Loan, remember};
+use super::{Denial, Keeper, Lease, Loan, Space, remember};
 use crate::ids::SpaceId;
 use crate::limits::SEED_SPARE_BYTES;
 use crate::protocol::message::{ErrorCode, OpenSpace, Reseed};
@@ -36,6 +36,7 @@ impl Keeper {
         // What was told before must be in the catalog before this is.
         self.publish();
         let space = &open.space;
+        let planned = self.plan_anew(space, reseed);
         let Some(mut entry) = self.spaces.remove(space) else {
             return Err((ErrorCode::Protocol, format!("space {space} has vanished")).into());
         };
@@ -43,7 +44,8 @@ impl Keeper {
             self.spaces.insert(space.clone(), entry);
             return Err((ErrorCode::Protocol, format!("space {space} is not lent")).into());
         }
-        let result = self.begin_anew(space, reseed, &mut entry.record);
+        let begin = |()| self.begin_anew(space, reseed, &mut entry.record);
+        let result = planned.and_then(begin);
         match (&result, self.unrecorded.get(space)) {
             (Ok(()), _) => {
                 // What was read before is no longer what lies here.
@@ -59,11 +61,21 @@ impl Keeper {
         self.lend(shard, open, reseed.base)
     }
 
-    fn begin_anew(
-        &mut self,
+    /// Decide what is kept of a borrowed space, while it is where others find it.
+    fn plan_anew(&mut self, space: &SpaceId, reseed: &Reseed) -> Result<(), (ErrorCode, String)> {
+        let lent = |entry: &&Space| matches!(entry.lease, Lease::Lent(_));
+        let Some(entry) = self.spaces.get(space).filter(lent) else { return Ok(()) };
+        let record = entry.record.clone();
+        self.may_begin_anew(space, reseed, &record)?;
+        let storage = |error: io::Error| (ErrorCode::Storage, format!("space {space}: {error}"));
+        self.plan_move(space, &record, reseed).map_err(storage)
+    }
+
+    fn may_begin_anew(
+        &self,
         space: &SpaceId,
         reseed: &Reseed,
-        record: &mut SpaceRecord,
+        record: &SpaceRecord,
     ) -> Result<(), (ErrorCode, String)> {
         if record.role == Role::Primary {
             let why = format!("space {space} is written on this node: it does not begin anew");
@@ -91,8 +103,21 @@ impl Keeper {
                 ),
             ));
         }
+        Ok(())
+    }
+
+    /// As it was planned.
+    fn begin_anew(
+        &mut self,
+        space: &SpaceId,
+        reseed: &Reseed,
+        record: &mut SpaceRecord,
+    ) -> Result<(), (ErrorCode, String)> {
+        // Others may have been looked after since.
+        self.may_begin_anew(space, reseed, record)?;
+        let base = reseed.base;
+        let bytes = reseed.head.bytes_since(base.lsn);
         let storage = |what: String| (ErrorCode::Storage, format!("space {space}: {what}"));
-        self.plan_move(space, record, reseed).map_err(|error| storage(error.to_string()))?;
         let change = Change::Seed { base, first_run: reseed.first_run, target: reseed.head };
         self.commit_now(space, record, change).map_err(storage)?;
         tracing::warn!(

@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::releasing::Release;
 use super::{Keeper, Lease, News, Places, Space, Unopened, remember};
 use crate::engine::primary::fenced;
 use crate::ids::{Epoch, SpaceId, StreamId};
@@ -51,7 +52,11 @@ impl Keeper {
     /// Number, pin and open what is new in a space that this node ships, and
     /// say what keeps it from being read. Nothing of a directory that holds no
     /// log yet.
-    pub(super) fn scan_space(&mut self, space: &SpaceId) -> (Option<News>, Option<String>) {
+    pub(super) fn scan_space(
+        &mut self,
+        shard: usize,
+        space: &SpaceId,
+    ) -> (Option<News>, Option<String>) {
         let mut problems = Vec::new();
         if self.shipped_as(space).is_some() {
             // A link that has appeared since the root was looked at.
@@ -165,7 +170,7 @@ impl Keeper {
                 if self.is_let_go(space, file) {
                     // The crash of a host has brought its pin back.
                     if self.pins.path(space, file).exists() {
-                        self.releases.push((space.clone(), file));
+                        self.releases.push(Release { space: space.clone(), file, shard });
                     }
                     continue;
                 }
@@ -179,6 +184,7 @@ impl Keeper {
             }
             self.drop_foreign_slots(space);
         }
+        problems.extend(self.unreleased_of(space));
         found.sort_by_key(|(file, _)| *file);
         let record = first
             .then(|| self.spaces.get(space).map(|entry| Box::new(entry.record.clone())))
@@ -328,28 +334,6 @@ impl Keeper {
     fn is_let_go(&self, space: &SpaceId, file: u64) -> bool {
         let entry = self.spaces.get(space);
         entry.is_some_and(|entry| entry.record.retired.get(&file) == Some(&Retired::Gone))
-    }
-
-    /// Let go of the pin of a file that nobody needs, once it is durable that
-    /// this was done on purpose: after a crash of the host, a file that has
-    /// neither a name nor a pin would be taken for one that the crash took. And
-    /// once it is durable that its name is gone: it must not come back with less
-    /// in it than replicas were shipped.
-    pub(super) fn release(&mut self, shard: usize, space: SpaceId, file: u64) {
-        let wal = self.places.wal(&space);
-        // Somebody may have removed all of the space.
-        let there = wal.ancestors().find(|directory| directory.is_dir()).unwrap_or(&wal);
-        if let Err(error) = self.places.host.sync_directory(there) {
-            tracing::warn!(%space, file, %error, "its name may come back: the pin is kept");
-            return;
-        }
-        if let Some(entry) = self.spaces.get_mut(&space) {
-            let change = Change::Retire { file, what: Retired::Gone };
-            remember(&mut entry.record, &change);
-            self.changes.push((space.clone(), change));
-        }
-        self.releases.push((space.clone(), file));
-        self.waiting.push((shard, News::Released { space, file }));
     }
 }
 

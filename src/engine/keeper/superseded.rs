@@ -105,9 +105,10 @@ impl Plan {
 }
 
 impl Keeper {
-    /// Decide what is kept of a space that begins anew, durably.
+    /// Decide what is kept of a space that begins anew, durably. Between its files
+    /// the jobs of other spaces are done: there may be as many as there ever were.
     pub(super) fn plan_move(
-        &self,
+        &mut self,
         space: &SpaceId,
         record: &SpaceRecord,
         reseed: &Reseed,
@@ -131,7 +132,8 @@ impl Keeper {
         // What was rebuilt beside an older copy may be the better one.
         let unfinished = record.seed.is_some() && record.base.lsn > Lsn::ZERO;
         plan = Plan { unfinished, range, head, keep: moved };
-        let held = Held::new(&self.places, space, record, self.checksums);
+        let (places, checksums) = (self.places.clone(), self.checksums);
+        let held = Held::new(&places, space, record, checksums);
         let runs: BTreeMap<PathBuf, Run> =
             held.files().map(|run| (held.path_of(run), *run)).collect();
         let end = held.end_of(UNVOUCHED_END_BYTES);
@@ -143,9 +145,11 @@ impl Keeper {
                 && (!plan.unfinished || known.is_none_or(|run| end.contains(&run.file)));
             let unnamed = match known {
                 Some(run) if !doubted => {
+                    let mut between = || self.look_after_others(space);
+                    between();
                     let judge = |found: Unnamed| match found {
                         Unnamed::Since { .. } => {
-                            let there = found.are_there(self.checksums, &mut budget)?;
+                            let there = found.are_there(checksums, &mut budget, &mut between)?;
                             Ok(there.then_some(Unnamed::From(0)))
                         }
                         found => Ok(Some(found)),

@@ -9,13 +9,14 @@ use super::super::retired::tests::{
     Received, UNNAMED, at_seconds, pieces, receive, receive_from, retire,
 };
 use super::*;
-use crate::engine::keeper::Job;
+use crate::engine::keeper::{Job, News};
 use crate::engine::mortal::Mortal;
 use crate::engine::quarantine::Piece;
 use crate::lsn::Chain;
 use crate::protocol::message::Retirement;
 use crate::state::catalog::Change;
-use crate::state::host::{Host, ThisHost};
+use crate::state::host::Host;
+use crate::state::meddler::{Call, Meddler};
 use crate::wal::record::Header;
 
 /// Where the seed of these tests begins, and ends.
@@ -187,15 +188,43 @@ fn the_end_of_an_unfinished_seed_is_kept_if_nobody_vouches_for_it() {
     assert!(kept.values().all(|piece| reason(piece) == Reason::Superseded));
 }
 
+/// The ends of all that a long log had ever been were read in one go, and every
+/// other space waited.
+#[test]
+fn other_spaces_are_served_while_it_is_decided_what_is_kept() {
+    let root = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(root.path(), &alive());
+    let (jobs, inbox) = crossbeam::channel::unbounded();
+    rig.keeper.inbox = Some(inbox);
+    filled(&mut rig);
+    let Job::OpenReplica { open: mut other, .. } = open(&[(1, 0)]) else { panic!() };
+    other.space = "beta".parse().unwrap();
+    jobs.send(Job::OpenReplica { shard: 0, ticket: 77, open: other }).unwrap();
+    let (reply, standing) = crossbeam::channel::unbounded();
+    jobs.send(Job::Standing { space: space(), reply }).unwrap();
+    let news = rig.batch(vec![reseed(BASE, BASE, true)]);
+    let tickets: Vec<_> = (news.iter())
+        .map(|news| match news {
+            News::ReplicaOpened { ticket, result: Ok(_) } => *ticket,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let Job::Reseed { ticket, .. } = reseed(BASE, BASE, true) else { panic!() };
+    assert_eq!(tickets, [77, ticket], "served meanwhile");
+    let standing = standing.try_recv().unwrap().unwrap().standing;
+    assert_eq!(standing.mark.lsn, Lsn(BASE), "what is asked of this one is answered behind it");
+    rig.batch(vec![reached(BASE)]);
+    assert_eq!(kept(root.path()).keys().collect::<Vec<_>>(), [&1, &3]);
+}
+
 #[test]
 fn what_is_needed_by_nobody_goes_even_if_the_disk_has_no_room_for_the_rest() {
     let root = tempfile::tempdir().unwrap();
-    let full = Arc::new(Full(AtomicBool::new(false)));
-    let host: Arc<dyn Host> = full.clone();
-    let mut rig = Rig::open(root.path(), &host);
+    let full = Arc::new(AtomicBool::new(false));
+    let mut rig = Rig::open(root.path(), &without_room(full.clone()));
     filled(&mut rig);
     rig.batch(vec![reseed(BASE, BASE, true)]);
-    full.0.store(true, Ordering::SeqCst);
+    full.store(true, Ordering::SeqCst);
     rig.batch(vec![reached(BASE)]);
     let names = || {
         let files = listed(&old_copies(root.path()).join("000000000000c350")).unwrap();
@@ -210,7 +239,7 @@ fn what_is_needed_by_nobody_goes_even_if_the_disk_has_no_room_for_the_rest() {
     assert!(rig.keeper.needs_mending());
     rig.keeper.mend();
     assert_eq!((names(), pieces(root.path())), (needed.into(), Vec::new()));
-    full.0.store(false, Ordering::SeqCst);
+    full.store(false, Ordering::SeqCst);
     rig.keeper.mend();
     assert!(!rig.keeper.needs_mending());
     assert!(!old_copies(root.path()).exists());
@@ -283,52 +312,17 @@ fn records_of_a_clock_that_was_set_back_outlive_a_seed() {
     assert_eq!(kept(root.path()).keys().collect::<Vec<_>>(), [&5, &20]);
 }
 
-/// A host without room for what a piece in quarantine is.
-#[derive(Debug)]
-struct Full(AtomicBool);
-
-impl Host for Full {
-    fn sync_data(&self, file: &fs::File) -> io::Result<()> {
-        ThisHost.sync_data(file)
-    }
-    fn sync_all(&self, file: &fs::File) -> io::Result<()> {
-        ThisHost.sync_all(file)
-    }
-    fn sync_directory(&self, directory: &Path) -> io::Result<()> {
-        ThisHost.sync_directory(directory)
-    }
-    fn open(&self, options: &fs::OpenOptions, path: &Path) -> io::Result<fs::File> {
-        let of_piece = path.extension().is_some_and(|extension| extension == "json")
-            && path.to_string_lossy().contains("/quarantine/");
-        if of_piece && self.0.load(Ordering::SeqCst) {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        ThisHost.open(options, path)
-    }
-    fn write_at(&self, file: &fs::File, bytes: &[u8], offset: u64) -> io::Result<()> {
-        ThisHost.write_at(file, bytes, offset)
-    }
-    fn set_len(&self, file: &fs::File, bytes: u64) -> io::Result<()> {
-        ThisHost.set_len(file, bytes)
-    }
-    fn make_directory(&self, directory: &Path) -> io::Result<()> {
-        ThisHost.make_directory(directory)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        ThisHost.rename(from, to)
-    }
-    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        ThisHost.link(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        ThisHost.remove(path)
-    }
-    fn remove_directory(&self, directory: &Path) -> io::Result<()> {
-        ThisHost.remove_directory(directory)
-    }
-    fn random_u128(&self) -> io::Result<u128> {
-        ThisHost.random_u128()
-    }
+/// A host without room for what a piece in quarantine is, while that is so.
+fn without_room(full: Arc<AtomicBool>) -> Arc<dyn Host> {
+    Arc::new(Meddler(move |call: Call<'_>| {
+        let of_piece = |path: &Path| {
+            path.extension().is_some_and(|extension| extension == "json")
+                && path.to_string_lossy().contains("/quarantine/")
+        };
+        let refused = matches!(call, Call::Open(path) if of_piece(path));
+        let refused = refused && full.load(Ordering::SeqCst);
+        if refused { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }))
 }
 
 /// What goes of a replica that was filled anew: it has a snapshot, and what

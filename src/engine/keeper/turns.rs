@@ -68,7 +68,7 @@ impl Keeper {
     /// Whether a job is none to be done while another one takes long.
     fn takes_long(&self, job: &Job) -> bool {
         match job {
-            Job::Retire { .. } | Job::Adopt { .. } | Job::Stop => true,
+            Job::Retire { .. } | Job::Reseed { .. } | Job::Adopt { .. } | Job::Stop => true,
             Job::CloseReplica { space, .. } => {
                 self.spaces.get(space).is_some_and(|entry| !entry.adoptions.is_empty())
             }

@@ -228,8 +228,13 @@ impl<'a> Held<'a> {
 impl Unnamed {
     /// Whether there are such records, without reading more than `budget` bytes
     /// of the file, which is lowered by them. Where that is not enough the last
-    /// record decides.
-    pub(super) fn are_there(self, checksums: Checksums, budget: &mut u64) -> io::Result<bool> {
+    /// record decides. `between` is called now and then.
+    pub(super) fn are_there(
+        self,
+        checksums: Checksums,
+        budget: &mut u64,
+        between: &mut dyn FnMut(),
+    ) -> io::Result<bool> {
         if let Self::Since { within, by_end, rest, .. } = &self {
             let bytes = within.iter().map(|range| range.end - range.start).sum();
             let Some(left) = budget.checked_sub(bytes).filter(|_| !by_end && rest.is_none()) else {
@@ -237,7 +242,7 @@ impl Unnamed {
             };
             *budget = left;
         }
-        self.find(checksums, &mut || {}).map(|found| found.is_some())
+        self.find(checksums, between).map(|found| found.is_some())
     }
 
     /// The offset. Reads headers, perhaps of a whole file; `between` is called

@@ -20,6 +20,14 @@ use crate::limits::LAGGING_AFTER;
 use crate::lsn::Lsn;
 use crate::protocol::Now;
 
+/// A segment that a crash took, and with it the end of the stream.
+#[derive(Debug)]
+pub(super) struct Taken {
+    why: String,
+    /// The stream was cut before it, durably.
+    pub(super) cut: bool,
+}
+
 impl Space {
     /// What keeps the directory or a segment from being read, as the last look
     /// at them has found it; nothing if they can be read.
@@ -41,6 +49,33 @@ impl Space {
         tracing::warn!(space = %self.id, "{text}");
         if self.notices.len() < 16 && !self.notices.contains(&text) {
             self.notices.push(text);
+        }
+    }
+
+    /// The segment in which the stream ends is gone. If a crash took it, a new
+    /// epoch begins before it.
+    pub(super) fn notice_gone(&mut self, why: String, lost: bool) {
+        if !lost {
+            return self.notice(why);
+        }
+        tracing::warn!(space = %self.id, "{why}");
+        if self.taken.iter().all(|taken| taken.why != why) {
+            self.taken.push(Taken { why, cut: false });
+        }
+    }
+
+    /// True while replicas are to be cut to where a crash has left the stream.
+    #[must_use]
+    pub fn is_to_be_followed(&self) -> bool {
+        self.taken.iter().any(|taken| taken.cut)
+    }
+
+    /// Every replica goes on in the present epoch, cut to its beginning: what a
+    /// crash took before that is no part of any stream now, and what replicas had
+    /// of it is in their quarantine.
+    pub fn followed(&mut self) {
+        for taken in self.taken.extract_if(.., |taken| taken.cut) {
+            tracing::info!(space = %self.id, "all replicas follow the new epoch: {}", taken.why);
         }
     }
 
@@ -82,6 +117,7 @@ impl Space {
     pub fn problem(&self) -> Option<String> {
         let notice = || {
             let first = self.unopened.first().or(self.notices.first());
+            let first = first.or_else(|| self.taken.first().map(|taken| &taken.why));
             first.or_else(|| self.unfinished_end()).cloned()
         };
         self.blocked().or_else(notice)

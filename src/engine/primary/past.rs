@@ -396,6 +396,7 @@ impl Space {
     /// The new epoch is durable: the stream goes on from there.
     pub fn reign(&mut self, record: SpaceRecord) {
         self.past.turning = false;
+        self.taken.iter_mut().for_each(|taken| taken.cut = true);
         self.learn_epochs(&record);
         let start = self.past.history.last().map_or(Lsn::ZERO, |(_, start)| *start);
         let mark = record.marks.iter().rev().find(|mark| mark.lsn == start);

@@ -147,10 +147,12 @@ impl Space {
         }
     }
 
-    /// True if there is a segment without a name whose pin is still held.
+    /// True if there is a segment without a name whose pin is still held, or is not
+    /// yet known to be gone for good: only then are replicas told of it.
     #[must_use]
     pub fn holds_unnamed(&self) -> bool {
-        self.files.values().any(|tracked| tracked.vanished && !tracked.released)
+        let is_held = |tracked: &super::space::Tracked| !tracked.released || tracked.going;
+        self.files.values().any(|tracked| tracked.vanished && is_held(tracked))
     }
 
     /// Where the oldest segment that has a name begins: a replica that is to

@@ -45,6 +45,33 @@ fn a_segment_that_is_gone_with_nothing_of_it_in_the_stream_is_named_after_each_s
     assert!(problem.starts_with("the first is gone"), "{problem}");
 }
 
+/// It was told for as long as the process ran.
+#[test]
+fn a_segment_that_a_crash_took_is_told_until_all_replicas_are_cut() {
+    let mut bed = Bed::new(&[]);
+    let mut ends = Vec::new();
+    for number in [1, 2] {
+        bed.write(number, &record(0, b"one"));
+        bed.found(number);
+        bed.walk();
+        ends.push(bed.space.head());
+    }
+    bed.space.files.get_mut(&2).unwrap().segment = None;
+    let why = "the second is gone, and so is its pin".to_owned();
+    bed.space.reopened(2, Err(Unopened::Gone { why: why.clone(), lost: true }));
+    bed.space.followed();
+    assert_eq!(bed.space.problem().as_ref(), Some(&why), "nothing is cut yet");
+    let mut record = SpaceRecord { runs: bed.space.runs.clone(), ..fresh() };
+    record.runs.truncate(1);
+    record.history.push((Epoch(2), ends[0].lsn));
+    record.marks.push(ends[0]);
+    bed.space.reign(record);
+    assert_eq!(bed.space.problem(), Some(why), "replicas have it");
+    assert!(bed.space.is_to_be_followed());
+    bed.space.followed();
+    assert_eq!((bed.space.problem(), bed.space.is_to_be_followed()), (None, false));
+}
+
 /// The pin was released and the descriptor closed, and a map of the file, or a
 /// walk that a lost replica had asked for, kept its bytes on the disk.
 #[test]
@@ -97,7 +124,9 @@ fn what_is_told_of_unnamed_files_is_looked_for_when_something_has_changed() {
     // The host may go down, and come back with a part of them to be compared.
     assert_eq!(told(&mut bed), (aside, 1), "nobody lets go before that is durable here");
     bed.space.released(1);
+    assert!(bed.space.holds_unnamed(), "the other one is looked at until replicas are told");
     bed.space.released(2);
+    assert!(!bed.space.holds_unnamed());
     assert_eq!(told(&mut bed), (vec![(1, Retirement::Gone), (2, Retirement::Gone)], 2));
     // The last name goes: somebody has emptied the directory.
     bed.space.vanished(name(3));
@@ -106,6 +135,28 @@ fn what_is_told_of_unnamed_files_is_looked_for_when_something_has_changed() {
     assert_eq!(told(&mut bed).0.len(), 2);
     bed.space.names(&named(&[1, 3]));
     assert_eq!(told(&mut bed).0, [(2, Retirement::Gone)]);
+}
+
+/// For each of them all runs were gone through, on a data core.
+#[test]
+fn what_is_told_of_a_long_log_is_found_at_once() {
+    let mut bed = Bed::new(&[]);
+    let mut record = fresh();
+    for number in 1..=100_000 {
+        let (segment, file) = (name(number), number);
+        record.files.push(FileRecord { file, segment, device: 0, inode: number, birth_ns: 0 });
+        let start = Lsn((number - 1) * 10);
+        record.runs.open(Run { start, segment, file, offset: 0, bytes: None });
+    }
+    bed.space.learn(record);
+    for (_, tracked) in bed.space.files.range_mut(..100_000) {
+        tracked.unnamed = true;
+        (tracked.vanished, tracked.gone, tracked.retire_after) = (true, true, Some(Lsn::ZERO));
+    }
+    bed.space.retirements.outdate();
+    let (list, _) = bed.space.retirements();
+    assert_eq!(list.len(), 99_999);
+    assert!(list.iter().all(|retire| retire.after == Lsn(retire.file * 10)));
 }
 
 /// Its pin was released, and a replica that needed it was refused.

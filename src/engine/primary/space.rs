@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::access::Taken;
 use super::ahead::Ahead;
 use super::damage::{Block, Debris};
 use super::earlier::Earlier;
@@ -164,6 +165,8 @@ pub struct Space {
     /// time: what lies before was there before anybody looked.
     pub(super) first_end: Option<Lsn>,
     pub(super) notices: Vec<String>,
+    /// What a crash took of the stream: see [`Space::followed`].
+    pub(super) taken: Vec<Taken>,
     /// What could not be opened when the directory was listed last.
     pub(super) unopened: Vec<String>,
 }
@@ -210,6 +213,7 @@ impl Space {
             looked_for: false,
             first_end: None,
             notices: Vec::new(),
+            taken: Vec::new(),
             unopened: Vec::new(),
         }
     }
@@ -336,7 +340,7 @@ impl Space {
                          shipped is lost here"
                     ));
                 } else if stands_in {
-                    self.notice(why);
+                    self.notice_gone(why, lost);
                 }
                 if let Some(tracked) = self.files.get_mut(&file) {
                     self.retirements.outdate();

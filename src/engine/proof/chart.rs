@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use super::question::QuestionError;
 use crate::engine::status::{EpochStatus, Role};
 use crate::ids::{Epoch, SegmentName, SpaceId, StreamId};
-use crate::limits::{MAX_CHART_RUNS, MAX_FILE_OFFSET, RECORD_HEADER_BYTES};
+use crate::limits::{MAX_CHART_RUNS, MAX_LSN, RECORD_HEADER_BYTES};
 use crate::lsn::{Chain, Lsn, Mark};
 use crate::state::catalog::{self, SpaceRecord, is_history};
 use crate::state::runs::{Run, Runs};
@@ -264,7 +264,7 @@ impl Chart {
                 None => run.start == Lsn::ZERO,
             };
             let refused = |why: String| ChartError::Run { ordinal, why };
-            if !fits || run.start.0 > MAX_FILE_OFFSET {
+            if !fits || run.start.0 > MAX_LSN {
                 return Err(refused(format!("it begins at {}", run.start)));
             }
             runs.accepts(&run).map_err(|error| refused(error.to_string()))?;
@@ -276,7 +276,7 @@ impl Chart {
         for mark in &self.marks {
             let ChartedMark { lsn, records, sequence, timestamp_ns, .. } = *mark;
             // No record is shorter than its header.
-            if lsn > MAX_FILE_OFFSET || records > lsn / RECORD_HEADER_BYTES as u64 {
+            if lsn > MAX_LSN || records > lsn / RECORD_HEADER_BYTES as u64 {
                 return Err(wrong("marks", &format!("{records} records up to {lsn}")));
             }
             let chain = digits(&mark.chain, 16).and_then(|chain| u64::try_from(chain).ok());
@@ -296,7 +296,7 @@ impl Chart {
         let last = history.last().map_or(Epoch(0), |(epoch, _)| *epoch);
         let counted = history.first().is_some_and(|(epoch, _)| *epoch >= Epoch::FIRST)
             && (last..Epoch(u64::MAX)).contains(&self.highest_epoch);
-        let within = history.iter().all(|(_, start)| start.0 <= MAX_FILE_OFFSET);
+        let within = history.iter().all(|(_, start)| start.0 <= MAX_LSN);
         if !is_history(&history) || !counted || !within {
             let found = format!("{history:?}, up to {}", self.highest_epoch);
             return Err(wrong("epochs", &found));

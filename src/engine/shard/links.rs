@@ -172,6 +172,7 @@ impl Shard {
             }
             self.busy_links.insert(index);
         }
+        self.note_followed(handle);
         self.retain_soon(handle);
         for job in jobs {
             self.job(job);

@@ -58,6 +58,18 @@ impl Shard {
         self.open_everywhere(now, handle);
     }
 
+    /// Look whether all replicas go on in the present epoch, if that is waited
+    /// for.
+    pub(super) fn note_followed(&self, handle: Handle) {
+        let Some(space) = self.spaces.get(handle).filter(|s| s.borrow().is_to_be_followed()) else {
+            return;
+        };
+        let mut slots = self.links.iter().map(|link| link.slots.get(handle.0 as usize));
+        if slots.all(|slot| slot.is_some_and(|slot| slot.known)) {
+            space.borrow_mut().followed();
+        }
+    }
+
     /// Open a space on every connection that is up. Where the replica proves
     /// itself by another one, it is opened when it has.
     pub(super) fn open_everywhere(&mut self, now: Now, handle: Handle) {

@@ -137,12 +137,14 @@ impl Shard {
         Some((Positions { space: space.id.clone(), head, spare, slots }, settled))
     }
 
-    /// It is durable that a file was let go of.
+    /// It is durable that a file was let go of. The replicas are to hear of it
+    /// also where nothing else ever happens to the space.
     pub(super) fn released(&mut self, id: &SpaceId, file: u64) {
-        let handle = self.spaces.handles.get(id).copied();
-        if let Some(space) = handle.and_then(|handle| self.spaces.get(handle)) {
+        let Some(handle) = self.spaces.handles.get(id).copied() else { return };
+        if let Some(space) = self.spaces.get(handle) {
             space.borrow_mut().released(file);
         }
+        self.retain_soon(handle);
     }
 
     /// The keeper has looked at the slots of a space.
