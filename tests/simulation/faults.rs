@@ -66,11 +66,16 @@ impl Missing {
     /// A replica's records differ, and where cannot be found out, because it was
     /// compacted away.
     fn asks_for_a_person(&self, told: &ShardReport, replica: usize) -> bool {
+        let problem = self.problem_of(told, replica);
+        problem.is_some_and(|why| why.contains("where they part cannot be found out"))
+    }
+
+    /// What the primary says of a replica.
+    fn problem_of<'a>(&self, told: &'a ShardReport, replica: usize) -> Option<&'a str> {
         let mut spaces = told.spaces.iter().filter(|status| status.space == self.space);
         let status = spaces
             .find_map(|status| status.replicas.iter().find(|status| status.id == name_of(replica)));
-        let problem = status.and_then(|status| status.problem.as_ref());
-        problem.is_some_and(|why| why.contains("where they part cannot be found out"))
+        status.and_then(|status| status.problem.as_deref())
     }
 }
 
@@ -241,6 +246,7 @@ impl World {
         self.say(|| format!("{name} has stopped"));
         let process = self.machines[number].process();
         if let Some(mut running) = self.machines[number].running.take() {
+            drop(running.scrub.take());
             let jobs: Vec<_> = running.jobs.try_iter().collect();
             running.keeper.batch(jobs.into_iter().chain([Job::Stop]));
         }
@@ -303,10 +309,11 @@ impl World {
                 self.keeper_soon(held);
                 self.after(Duration::from_secs(1), Event::Check);
             }
-            None => {
+            None if self.is_mended() => {
                 self.say(|| "all is well".into());
                 self.ended = true;
             }
+            None => self.after(Duration::from_secs(1), Event::Check),
             Some(missing) => {
                 let patience = if self.held.is_some() { HELD_PATIENCE } else { PATIENCE };
                 let patience = patience + self.seed_pause();
@@ -322,6 +329,12 @@ impl World {
                 {
                     // It says what to do, and the world has nobody who does it.
                     self.given_up.insert((replica, missing.space.clone()));
+                }
+                for replica in 1..self.machines.len() {
+                    let why = told.as_ref().and_then(|told| missing.problem_of(told, replica));
+                    if let Some(why) = why {
+                        self.copy_good_bytes(replica, &missing.space, why);
+                    }
                 }
                 let stream = self.oracle.streams.get(&missing.space);
                 let shipped = stream.map_or(0, |stream| stream.present().end());

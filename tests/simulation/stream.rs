@@ -354,6 +354,11 @@ impl Reign {
         self.marks.range(..=lsn).next_back().map_or(0, |(at, _)| *at)
     }
 
+    /// Where the record ends that begins at a boundary.
+    pub fn boundary_behind(&self, lsn: u64) -> u64 {
+        self.marks.range(lsn + 1..).next().map_or(self.end(), |(at, _)| *at)
+    }
+
     fn cut(&mut self, lsn: u64) {
         self.bytes.truncate(usize::try_from(lsn).unwrap());
         self.marks.retain(|at, _| *at <= lsn);

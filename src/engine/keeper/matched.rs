@@ -172,7 +172,17 @@ impl Keeper {
             quarantine: &quarantine,
             checksums: self.checksums,
         };
-        let cut = subject.truncate(epoch, &mut || self.look_after_others(space));
+        let cut = match subject.truncate(epoch, &mut || self.look_after_others(space)) {
+            // The catalog has the mark; and only from who ships it again can it be
+            // mended, over the session that this denies.
+            Err(damage) if damage.is_below_checkpoint() => {
+                tracing::error!(%space, "{damage}");
+                self.received.damaged(space, damage.to_string());
+                self.have_mended(space);
+                subject.truncate_behind_damage(epoch, &mut || self.look_after_others(space))
+            }
+            other => other,
+        };
         match cut {
             Ok(recovered) => {
                 for notice in &recovered.notices {
