@@ -388,7 +388,7 @@ impl World {
     /// Nobody has it any more who could be asked.
     fn is_lost(&self, replica: usize, flipped: &Flipped) -> bool {
         let given_up = self.given_up.contains(&(replica, flipped.space.clone()));
-        if self.stopped.contains(&flipped.space) || given_up {
+        if given_up {
             return true;
         }
         let stream = &self.oracle.streams[&flipped.space];
