@@ -51,7 +51,7 @@ impl Run {
     pub fn reach(&self, end: Lsn) -> u64 {
         let before = end.bytes_since(self.start);
         let bytes = self.bytes.map_or(before, |bytes| bytes.min(before));
-        if bytes == 0 { 0 } else { self.offset + bytes }
+        if bytes == 0 { 0 } else { self.offset.saturating_add(bytes) }
     }
 
     /// Whether there can be a file that holds it.
@@ -215,20 +215,22 @@ impl Runs {
         if self.len() >= Self::MOST {
             return Err(RunError::Full { most: Self::MOST });
         }
-        // Within one file, runs lie in the order of the stream, so the latest
-        // run of that file says how far it is taken.
-        if let Some((ordinal, before)) = self.latest_in(run.file) {
-            let bytes = if ordinal + 1 == self.len() {
-                run.start.bytes_since(before.start)
-            } else {
-                before.bytes.unwrap_or(0)
-            };
-            let used = before.offset.saturating_add(bytes);
-            if run.offset < used {
-                return Err(RunError::Overlap { file: run.file, offset: run.offset, used });
-            }
+        let used = self.taken(run.file, run.start);
+        if run.offset < used {
+            return Err(RunError::Overlap { file: run.file, offset: run.offset, used });
         }
         Ok(())
+    }
+
+    /// How far a file is taken by the stream before `end`. Within one file, runs lie
+    /// in the order of the stream, so the latest that is not empty says so.
+    fn taken(&self, file: u64, end: Lsn) -> u64 {
+        let range = self.of_file.get(&file).and_then(|(first, latest)| {
+            let (first, latest) = (usize::try_from(*first).ok()?, usize::try_from(*latest).ok()?);
+            self.list.get(first..=latest)
+        });
+        let runs = range.unwrap_or_default().iter().rev().filter(|run| run.file == file);
+        runs.map(|run| run.reach(end)).find(|reach| *reach > 0).unwrap_or(0)
     }
 
     /// Close the last run at `run.start` and begin the next, open (its
