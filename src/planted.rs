@@ -23,11 +23,13 @@ pub enum Bug {
     CutBeforeSaved,
     /// A primary begins a new epoch before the catalog has it.
     EpochNotDurable,
+    /// A file is put in the place of a damaged one before it is synced.
+    MendedBeforeSync,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::AckBeforeSync,
         Self::SkippedChecksum,
         Self::OneByteTooMany,
@@ -35,6 +37,7 @@ impl Bug {
         Self::StaleEpochObeyed,
         Self::CutBeforeSaved,
         Self::EpochNotDurable,
+        Self::MendedBeforeSync,
     ];
 }
 

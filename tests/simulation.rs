@@ -30,6 +30,8 @@ mod database;
 mod disk;
 #[path = "simulation/faults.rs"]
 mod faults;
+#[path = "simulation/flips.rs"]
+mod flips;
 #[path = "simulation/host.rs"]
 mod host;
 #[path = "simulation/machine.rs"]
@@ -47,6 +49,10 @@ mod plan;
 #[cfg(feature = "planted-bugs")]
 #[path = "simulation/planted.rs"]
 mod planted;
+#[path = "simulation/rot.rs"]
+mod rot;
+#[path = "simulation/rotten.rs"]
+mod rotten;
 #[path = "simulation/seeding.rs"]
 mod seeding;
 #[path = "simulation/seeds.rs"]

@@ -278,6 +278,7 @@ impl Engine {
             received: received.clone(),
             state_dir: places.state_dir.clone(),
             host: places.host.clone(),
+            free_bytes: crate::io::free_bytes,
         };
         let scrub = Self::scrub(&places, config, mender)
             .map_err(|source| EngineError::Thread { source })?;

@@ -83,6 +83,8 @@ enum To {
     Damaged,
     /// Its checkpoint, because an epoch says so.
     Checkpoint(Epoch),
+    /// The same, although something does not hold below it.
+    DamagedCheckpoint(Epoch),
     /// Its checkpoint, because its primary's stream is the same up to there.
     Matched,
 }
@@ -109,7 +111,7 @@ fn settle(
         recovery.check_record_before_checkpoint()?;
     }
     let end = match to {
-        To::Checkpoint(_) => recovery.at_checkpoint(),
+        To::Checkpoint(_) | To::DamagedCheckpoint(_) => recovery.at_checkpoint(),
         To::Matched => End { mark: record.checkpoint, runs: record.runs.len(), cut: true },
         To::Whole | To::Damaged => recovery.walk()?,
     };
@@ -334,14 +336,14 @@ impl<'a> Recovery<'a> {
             offset,
             bytes: found.saturating_sub(offset),
             reason: match self.to {
-                To::Checkpoint(_) => Reason::Diverged,
+                To::Checkpoint(_) | To::DamagedCheckpoint(_) => Reason::Diverged,
                 To::Matched => Reason::Unmatched,
                 To::Whole | To::Damaged => Reason::Unverified,
             },
             extents,
             epochs,
             superseded_by: match self.to {
-                To::Checkpoint(by) => Some(by),
+                To::Checkpoint(by) | To::DamagedCheckpoint(by) => Some(by),
                 To::Matched | To::Whole | To::Damaged => None,
             },
         }

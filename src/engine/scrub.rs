@@ -28,6 +28,7 @@ mod rebuild;
 mod report;
 mod segments;
 mod stream;
+mod turns;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -36,15 +37,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
 pub use self::asking::ScrubAsk;
-pub use self::peers::Mender;
+pub use self::peers::{FreeBytes, Mender};
 pub use self::report::{BadRange, ScrubReport};
+pub use self::turns::ScrubTurns;
 
 use self::pace::Pace;
+use self::turns::Timer;
 use super::status::PassOutcome;
 use super::verifier::Verifier;
 use crate::ids::{SegmentName, SpaceId};
@@ -115,6 +118,18 @@ struct Request {
 }
 
 impl Shared {
+    /// With what the thread is told.
+    fn new() -> (Arc<Self>, watch::Receiver<Signal>) {
+        let (signal, signals) = watch::channel(Signal::default());
+        let shared = Self {
+            report: Mutex::default(),
+            pass_done: Condvar::new(),
+            requests: Mutex::default(),
+            signal,
+        };
+        (Arc::new(shared), signals)
+    }
+
     fn report(&self) -> MutexGuard<'_, ScrubReport> {
         // A report is whole between any two statements.
         self.report.lock().unwrap_or_else(PoisonError::into_inner)
@@ -189,13 +204,7 @@ impl Scrubber {
         options: ScrubOptions,
         mender: Option<Mender>,
     ) -> io::Result<ScrubHandle> {
-        let (signal, signals) = watch::channel(Signal::default());
-        let shared = Arc::new(Shared {
-            report: Mutex::default(),
-            pass_done: Condvar::new(),
-            requests: Mutex::default(),
-            signal,
-        });
+        let (shared, signals) = Shared::new();
         let data_root = data_root.to_path_buf();
         let pass_shared = Arc::clone(&shared);
         let thread = Builder::new().name("scrub".to_owned()).spawn(move || {
@@ -205,6 +214,7 @@ impl Scrubber {
                     data_root,
                     options,
                     reads,
+                    timer: Timer::Thread,
                     signals,
                     mender,
                     tally: PassOutcome::default(),
@@ -292,6 +302,7 @@ struct Pass {
     data_root: PathBuf,
     options: ScrubOptions,
     reads: Reads,
+    timer: Timer,
     signals: watch::Receiver<Signal>,
     mender: Option<Mender>,
     /// What the present pass has come to so far.
@@ -300,11 +311,11 @@ struct Pass {
 
 impl Pass {
     async fn repeat(mut self, spaces: Spaces) {
-        let mut next = Instant::now() + self.options.first_delay;
+        let mut next = self.timer.now() + self.options.first_delay;
         loop {
             self.shared.report().next_at = Some(next);
             let request = self.shared.requests().pop_front();
-            let wait = next.saturating_duration_since(Instant::now());
+            let wait = next.saturating_duration_since(self.timer.now());
             if request.is_none() && !wait.is_zero() {
                 if self.idle(wait).await.is_err() {
                     return;
@@ -312,7 +323,7 @@ impl Pass {
                 continue;
             }
             if request.is_none() {
-                next = Instant::now() + self.options.interval;
+                next = self.timer.now() + self.options.interval;
             }
             if self.run(spaces(), request).await.is_err() {
                 return;
@@ -329,7 +340,8 @@ impl Pass {
             return Ok(());
         }
         tokio::select! {
-            () = tokio::time::sleep(time) => Ok(()),
+            biased;
+            () = self.timer.sleep(time) => Ok(()),
             changed = self.signals.changed() => {
                 if changed.is_err() || self.signals.borrow().stop { Err(Stopped) } else { Ok(()) }
             }
@@ -341,13 +353,14 @@ impl Pass {
         if self.signals.borrow().stop {
             return Err(Stopped);
         }
-        if time.is_zero() {
+        if time.is_zero() && !self.timer.shares_its_thread() {
             return Ok(());
         }
-        let end = tokio::time::sleep(time);
+        let end = self.timer.sleep(time);
         tokio::pin!(end);
         loop {
             tokio::select! {
+                biased;
                 () = &mut end => return Ok(()),
                 changed = self.signals.changed() => {
                     if changed.is_err() || self.signals.borrow().stop {
@@ -377,7 +390,7 @@ impl Pass {
         let mut piece = vec![0; VERIFY_PIECE_BYTES];
         let bytes_per_second =
             if ask.full_speed { u64::MAX } else { self.options.bytes_per_second };
-        let mut pace = Pace { begun: Instant::now(), bytes: 0, bytes_per_second };
+        let mut pace = Pace { begun: self.timer.now(), bytes: 0, bytes_per_second };
         for (space, directory) in spaces {
             let Some(holes) = self.stream(&space, &ask, &mut piece, &mut pace).await? else {
                 continue;
@@ -390,7 +403,7 @@ impl Pass {
         }
         let mut report = self.shared.report();
         report.running = false;
-        report.ended_at = Some(Instant::now());
+        report.ended_at = Some(self.timer.now());
         report.passes += 1;
         let pass = report.passes;
         let covered = |range: &BadRange| only.as_ref().is_none_or(|only| *only == range.space);
@@ -452,7 +465,7 @@ impl Pass {
             if let Err(error) = verifier.feed(&piece[..count]) {
                 return Ok((verifier, Some(Trouble::Record(error))));
             }
-            self.sleep(pace.delay(count as u64)).await?;
+            self.sleep(pace.delay(count as u64, self.timer.now())).await?;
         }
         Ok((verifier, None))
     }

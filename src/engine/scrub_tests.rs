@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
+use std::time::Instant;
 
 use super::*;
 use crate::ids::SegmentName;
@@ -204,9 +205,9 @@ fn a_directory_that_is_gone_is_no_error_and_other_names_are_no_segments() {
 fn reading_keeps_to_its_rate() {
     let mut pace = Pace { begun: Instant::now(), bytes: 0, bytes_per_second: 1000 };
     let hour = Duration::from_secs(3600);
-    assert!(pace.delay(7_200_000) > hour);
+    assert!(pace.delay(7_200_000, Instant::now()) > hour);
     pace.begun -= 3 * hour;
     // Two hours' worth was read in three hours: on from here, without a burst.
-    assert!(pace.delay(0).is_zero());
-    assert!(pace.delay(3_600_000) > hour / 2);
+    assert!(pace.delay(0, Instant::now()).is_zero());
+    assert!(pace.delay(3_600_000, Instant::now()) > hour / 2);
 }

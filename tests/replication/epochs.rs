@@ -170,6 +170,40 @@ fn t6_a_change_in_an_earlier_file_begins_a_new_epoch_there() {
     }
 }
 
+/// The primary took the place where it had left the file for damage, and halted.
+#[test]
+fn t6_a_segment_that_was_left_for_another_and_is_gone_on_with_begins_a_new_epoch() {
+    for (lost, bytes) in [(2, 400), (2, 500), (0, 400)] {
+        let mut cluster = Cluster::with(1, |_| {}, |_| {});
+        let wal = cluster.primary.wal("alpha");
+        let mut first = Segment::create(&wal, 1);
+        first.records(10, 400);
+        cluster.await_flushed("alpha", first.len());
+        let mut second = Segment::create(&wal, 2);
+        second.records(5, 100);
+        cluster.await_flushed("alpha", first.len() + second.len());
+        let before = first.content.clone();
+        cluster.primary.kill();
+        // Longer than it was, with other records in it.
+        shrink(&mut first, (10 - lost) * RECORD);
+        first.sequence = 100;
+        first.records(4, bytes);
+        cluster.primary.restart();
+        cluster.await_flushed("alpha", first.len() + second.len());
+        cluster.assert_identical("alpha");
+        let status = cluster.primary.space("alpha").unwrap();
+        assert_eq!(status.problem, None);
+        let cut = kept(&cluster.replicas[0]);
+        if lost == 0 {
+            assert!(status.epoch == Epoch(1) && cut.is_empty());
+        } else {
+            assert_eq!(status.epoch, Epoch(2));
+            let gone = &before[usize::try_from((10 - lost) * RECORD).unwrap()..];
+            assert!(cut.windows(gone.len()).any(|there| there == gone), "what is cut is kept");
+        }
+    }
+}
+
 #[test]
 fn a_replica_that_was_away_while_epochs_passed_is_cut_to_the_last_common_record() {
     let mut cluster = Cluster::with(2, |_| {}, |_| {});

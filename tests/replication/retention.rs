@@ -491,3 +491,42 @@ fn a_seed_waits_for_a_compaction_where_a_segment_was_removed() {
     cluster.await_flushed("alpha", total + new.len());
     cluster.await_identical("alpha");
 }
+
+/// The space stopped until somebody promoted a replica.
+#[test]
+fn what_a_crash_takes_before_a_segment_that_was_let_go_of_needs_no_person() {
+    let mut cluster = Cluster::with(2, |_| {}, |_| {});
+    let wal = cluster.primary.wal("alpha");
+    let mut old = Segment::create(&wal, 1);
+    old.records(5, 1000);
+    cluster.await_flushed("alpha", old.len());
+    let mut other = Segment::create(&wal, 2);
+    other.records(3, 1000);
+    cluster.await_flushed("alpha", old.len() + other.len());
+    // The writer goes on with the first one, and keeps it when its name is gone.
+    old.records(5, 1000);
+    let total = old.len() + other.len();
+    cluster.await_flushed("alpha", total);
+    let new = compact(&cluster.primary, "alpha", 3, 9, &[other]);
+    old.unlink();
+    cluster.await_flushed("alpha", total + new.len());
+    until("the second is let go of", || (pins(&cluster.primary, "alpha").len() == 2).then_some(()));
+
+    cluster.primary.kill();
+    let held = cluster.primary.spec.data_root.join(".saltus/pins/alpha/0000000000000001");
+    assert_eq!(fs::metadata(&held).unwrap().len(), old.len(), "{held:?}");
+    let left = 3 * old.len() / 10;
+    fs::File::options().write(true).open(&held).unwrap().set_len(left).unwrap();
+    cluster.primary.restart();
+    let status = until("a new epoch begins", || {
+        cluster.primary.space("alpha").filter(|status| status.epochs.len() == 2)
+    });
+    assert_eq!((status.epochs[1].start_lsn, status.problem), (left, None));
+    cluster.await_flushed("alpha", left + new.len());
+    let lost = &old.content[usize::try_from(left).unwrap()..old.content.len() / 2];
+    for replica in &cluster.replicas {
+        let pieces = quarantine::list(&replica.spec.data_root.join(".saltus/quarantine")).unwrap();
+        let is_kept = pieces.iter().any(|piece| fs::read(&piece.path).unwrap().starts_with(lost));
+        assert!(is_kept, "what is cut is kept: {pieces:?}");
+    }
+}

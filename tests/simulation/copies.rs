@@ -14,6 +14,7 @@ use saltus::protocol::message::{Ack, SegmentOpen, Standing};
 use super::cuts::{CutOff, Kept, space_of_superseded};
 use super::disk::Disk;
 use super::oracle::{Oracle, Sender, Session};
+use super::rotten::Rotten;
 
 impl Oracle {
     /// A replica says where it stands when a space is opened, or was cut.
@@ -52,36 +53,49 @@ impl Oracle {
     /// A replica has less than it had acknowledged: an epoch that it has seen
     /// must have ended what is missing, and its quarantine must hold it.
     fn lowered(&mut self, replica: usize, space: &SpaceId, flushed: Lsn, seen: usize, disk: &Disk) {
-        let Some(said) = self.said.get_mut(&(replica, space.clone())) else { return };
+        let Some(mut said) = self.said.get(&(replica, space.clone())).copied() else { return };
         if flushed.0 >= said.flushed {
             return;
         }
         let stream = &self.streams[space];
         let ended = stream.ended(said.reign, seen);
+        let reign = stream.reign(said.reign);
+        // Behind its last checkpoint, what has rotted looks like what was never
+        // whole: it is shipped again.
+        let rotten = self.had_flipped(replica, space, reign, flushed.0);
         // Of a copy whose base an epoch has ended, nothing is of the stream.
-        let anew = flushed == Lsn::ZERO && ended < said.base;
+        let anew = flushed == Lsn::ZERO && ended <= said.base;
         assert!(
-            flushed.0 >= ended || anew,
+            flushed.0 >= ended || anew || rotten,
             "Flushed means flushed: replica {replica} had acknowledged {} of {space}, and has \
              {flushed}",
             said.flushed
         );
-        let reign = stream.reign(said.reign);
         let kept = disk.kept(space);
         for (run, begin, end) in reign.pieces(flushed.0.max(said.base), said.flushed) {
             if self.gone.contains(&(replica, space.clone(), run.file)) {
                 continue;
             }
             assert!(
-                holds(&kept, &run, begin, reign.slice(begin, end)),
+                holds(
+                    &kept,
+                    &run,
+                    begin,
+                    reign.slice(begin, end),
+                    self.rotten(replica, space, run.file)
+                ),
                 "Nothing is lost quietly: replica {replica} had acknowledged {begin} to {end} of \
                  {space}, and has it neither in its log nor in its quarantine"
             );
+        }
+        if rotten && flushed.0 < ended {
+            said.before_rot = said.before_rot.max(said.flushed);
         }
         said.flushed = flushed.0;
         if anew {
             said.base = 0;
         }
+        self.said.insert((replica, space.clone()), said);
     }
 
     /// A replica has cut a file, or taken away its name.
@@ -104,6 +118,7 @@ impl Oracle {
         let Some(stream) = self.streams.get(&space) else { return };
         let said = self.said.get(&(replica, space.clone())).copied().unwrap_or_default();
         let reign = stream.reign(said.reign);
+        let flipped = self.first_flipped(replica, &space, reign, (said.base, said.flushed));
         let mut acknowledged = false;
         let cut_end = cut.offset + cut.bytes.len() as u64;
         for (run, begin, end) in reign.pieces(said.base, said.flushed) {
@@ -115,12 +130,19 @@ impl Oracle {
             acknowledged = true;
             let (begin, end) = (begin + from - at(begin), begin + to - at(begin));
             assert!(
-                begin >= stream.ended(said.reign, stream.last()),
+                begin >= stream.ended(said.reign, stream.last())
+                    || flipped.is_some_and(|flipped| flipped <= begin),
                 "Corrupt is not absent: replica {replica} cuts {begin} to {end} of {space}, which \
                  it had acknowledged and no epoch has ended"
             );
             assert!(
-                holds(&cut.kept, &run, begin, reign.slice(begin, end)),
+                holds(
+                    &cut.kept,
+                    &run,
+                    begin,
+                    reign.slice(begin, end),
+                    self.rotten(replica, &space, run.file)
+                ),
                 "Nothing is lost quietly: replica {replica} cuts {begin} to {end} of {space}, which \
                  it had acknowledged, before they are durable in its quarantine"
             );
@@ -254,27 +276,9 @@ impl Oracle {
 
     /// The files of a replica show the stream up to there, and nothing else.
     pub fn lies_there(&self, replica: usize, space: &SpaceId, flushed: u64, disk: &Disk) {
-        let root = disk.data_root();
-        let said = self.said.get(&(replica, space.clone())).copied().unwrap_or_default();
-        let reign = self.streams[space].reign(said.reign);
-        let mut ends: BTreeMap<PathBuf, u64> = BTreeMap::new();
-        for (run, begin, end) in reign.pieces(said.base, flushed) {
-            let offset = usize::try_from(run.offset + begin - run.start.0).unwrap();
-            let paths = places(&root, space, &run);
-            let bytes = reign.slice(begin, end);
-            let path = paths.iter().find(|path| {
-                let found = std::fs::read(path).unwrap_or_default();
-                found.get(offset..offset + bytes.len()) == Some(bytes)
-            });
-            let Some(path) = path else {
-                if self.is_gone(replica, space, run.file) {
-                    continue;
-                }
-                panic!("Prefix: replica {replica} has not {begin} to {end} of {space} in {paths:?}")
-            };
-            ends.insert(path.clone(), (offset + bytes.len()) as u64);
-        }
+        let ends = self.shows(replica, space, flushed, disk);
         // No file exposes anything else.
+        let root = disk.data_root();
         for entry in std::fs::read_dir(root.join(space.as_str()).join("wal")).unwrap() {
             let entry = entry.unwrap();
             let found = entry.metadata().unwrap().len();
@@ -286,6 +290,48 @@ impl Oracle {
             );
         }
     }
+
+    /// Everything that a replica has acknowledged is in its files, and no crash
+    /// could take it.
+    pub fn is_all_there(&self, replica: usize, disk: &Disk) {
+        for ((of, space), said) in &self.said {
+            if *of == replica {
+                self.shows(replica, space, said.flushed, disk);
+            }
+        }
+    }
+
+    /// The files of a replica show the stream up to there, but for what has
+    /// flipped. Where it ends in each of them.
+    fn shows(
+        &self,
+        replica: usize,
+        space: &SpaceId,
+        flushed: u64,
+        disk: &Disk,
+    ) -> BTreeMap<PathBuf, u64> {
+        let root = disk.data_root();
+        let said = self.said.get(&(replica, space.clone())).copied().unwrap_or_default();
+        let reign = self.streams[space].reign(said.reign);
+        let mut ends: BTreeMap<PathBuf, u64> = BTreeMap::new();
+        for (run, begin, end) in reign.pieces(said.base, flushed) {
+            let offset = usize::try_from(run.offset + begin - run.start.0).unwrap();
+            let paths = places(&root, space, &run);
+            let bytes = reign.slice(begin, end);
+            let path = paths.iter().find(|path| {
+                let found = disk.unrotten(path);
+                found.get(offset..offset + bytes.len()) == Some(bytes)
+            });
+            let Some(path) = path else {
+                if self.is_gone(replica, space, run.file) {
+                    continue;
+                }
+                panic!("Prefix: replica {replica} has not {begin} to {end} of {space} in {paths:?}")
+            };
+            ends.insert(path.clone(), (offset + bytes.len()) as u64);
+        }
+        ends
+    }
 }
 
 /// Where a run's file can lie on a replica: under its name, or retired.
@@ -295,8 +341,15 @@ pub(super) fn places(root: &Path, space: &SpaceId, run: &SegmentOpen) -> [PathBu
     [named, retired.join(format!("{:016x}", run.file))]
 }
 
-/// Whether a quarantine holds these bytes of a run, from `lsn` on.
-pub(super) fn holds(kept: &[Kept], run: &SegmentOpen, lsn: u64, mut wanted: &[u8]) -> bool {
+/// Whether a quarantine holds these bytes of a run, from `lsn` on, but for what
+/// had flipped of its file.
+pub(super) fn holds(
+    kept: &[Kept],
+    run: &SegmentOpen,
+    lsn: u64,
+    mut wanted: &[u8],
+    rotten: Option<&Rotten>,
+) -> bool {
     let mut at = lsn;
     while !wanted.is_empty() {
         let of_file =
@@ -308,7 +361,13 @@ pub(super) fn holds(kept: &[Kept], run: &SegmentOpen, lsn: u64, mut wanted: &[u8
                 let place = (extent.offset - kept.manifest.offset) + within;
                 let found = kept.bytes.get(usize::try_from(place).unwrap()..)?;
                 let most = usize::try_from(extent.bytes - within).unwrap().min(wanted.len());
-                (found.get(..most)? == &wanted[..most]).then_some(most)
+                let offset = run.offset + at - run.start.0;
+                let found = found.get(..most)?;
+                let same = found.iter().zip(wanted).zip(offset..).all(|((found, wanted), at)| {
+                    let flipped = rotten.and_then(|rotten| rotten.get(&at));
+                    found == wanted || flipped.is_some_and(|bits| bits.contains(&(found ^ wanted)))
+                });
+                same.then_some(most)
             });
             extent.max()
         };
@@ -320,14 +379,14 @@ pub(super) fn holds(kept: &[Kept], run: &SegmentOpen, lsn: u64, mut wanted: &[u8
 }
 
 /// What a file of a replica is.
-enum Written {
+pub(super) enum Written {
     Named(String),
     Retired(u64),
 }
 
 impl Written {
     /// Whether a run lies in that file.
-    fn is_of(&self, run: &SegmentOpen) -> bool {
+    pub(super) fn is_of(&self, run: &SegmentOpen) -> bool {
         match self {
             Self::Named(name) => run.segment.to_string() == *name,
             Self::Retired(file) => run.file == *file,
@@ -343,7 +402,7 @@ impl Written {
 }
 
 /// The space that a file of a replica belongs to, by its path.
-fn parse(path: &Path) -> Option<(SpaceId, Written)> {
+pub(super) fn parse(path: &Path) -> Option<(SpaceId, Written)> {
     let parts: Vec<_> = path.iter().map(|part| part.to_str().unwrap()).collect();
     match parts.as_slice() {
         ["data", space, "wal", name] => {

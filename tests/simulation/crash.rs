@@ -68,7 +68,9 @@ impl Disk {
             let at = sector * SECTOR;
             let most = usize::try_from(len.saturating_sub(at).min(SECTOR)).unwrap();
             content.file.write_all_at(&old[..most], at).unwrap();
+            content.flips.sector_is_back(sector);
         }
+        content.flips.crashed(len);
         content.durable_len = len;
     }
 

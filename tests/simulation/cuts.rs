@@ -159,7 +159,7 @@ impl Disk {
     }
 }
 
-fn read_all(file: &File) -> Vec<u8> {
+pub(super) fn read_all(file: &File) -> Vec<u8> {
     use std::os::unix::fs::FileExt;
     let mut bytes = vec![0; usize::try_from(file.metadata().unwrap().len()).unwrap()];
     file.read_exact_at(&mut bytes, 0).unwrap();

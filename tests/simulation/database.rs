@@ -48,6 +48,11 @@ impl LogFile {
     pub fn inode(&self) -> u64 {
         self.file.metadata().unwrap().ino()
     }
+
+    /// A database that starts can go on in it.
+    fn is_usable(&self) -> bool {
+        !self.unlinked && !self.torn
+    }
 }
 
 /// A byte that has changed at rest.
@@ -83,7 +88,8 @@ pub struct Habits {
     /// What it writes is durable before anybody sees it. Else a crash of the
     /// host takes what it takes.
     pub syncs: bool,
-    /// After such a crash it goes on in the segment that it was writing.
+    /// After such a crash it goes on in the segment that it was writing, or in one
+    /// that it had left for another.
     pub goes_on: bool,
 }
 
@@ -399,18 +405,22 @@ impl Database {
     /// The power is back. Nobody watches.
     pub fn after_crash(&mut self, disk: &mut Disk) {
         disk.unhindered(|disk| {
-            let before = self.current;
             if !self.habits.syncs {
                 self.look_again(disk);
             }
-            // Not in one that it had left for another.
-            let goes_on = self.habits.goes_on && !self.habits.syncs && self.current == before;
-            let stays = self.current.filter(|_| goes_on);
+            let goes_on = self.habits.goes_on && !self.habits.syncs;
+            let stays = self.current.filter(|_| goes_on).map(|current| self.left_for(current));
             self.restart(disk, &mut Vec::new());
             if stays.is_some() {
                 self.current = stays;
             }
         });
+    }
+
+    /// Now and then one that it had left for the present one.
+    fn left_for(&mut self, current: usize) -> usize {
+        let usable: Vec<_> = (0..=current).filter(|index| self.files[*index].is_usable()).collect();
+        if self.chance.percent(30) { *self.chance.pick(&usable) } else { current }
     }
 
     /// What did the crash leave?
@@ -446,8 +456,8 @@ impl Database {
             }
         }
         self.written = self.files.iter().map(|log| log.bytes.len()).sum();
-        let usable = |log: &LogFile| !log.unlinked && !log.torn;
-        self.current = self.files.iter().rposition(usable).filter(|_| directory.exists());
+        let there = directory.exists();
+        self.current = self.files.iter().rposition(LogFile::is_usable).filter(|_| there);
     }
 
     /// A bit flips at rest.

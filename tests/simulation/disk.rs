@@ -25,6 +25,7 @@ use std::path::{Path, PathBuf};
 
 use super::chance::Chance;
 use super::cuts::CutOff;
+use super::flips::{Adopted, Flips};
 use super::names::{Entry, NameChange, Names, apply};
 
 /// What a disk writes all of, or nothing.
@@ -45,6 +46,8 @@ pub struct Content {
     pub durable_len: u64,
     /// The lengths that it has had since, and whether it came there by writes.
     pub lengths: Vec<(u64, bool)>,
+    /// Bits that have flipped at rest.
+    pub flips: Flips,
 }
 
 /// How often the disk fails; 0 is never.
@@ -80,6 +83,8 @@ pub struct Disk {
     /// Its machine receives: what its logs lose is noted.
     pub receives: bool,
     pub cuts: Vec<CutOff>,
+    /// Files that have come to stand in the place of damaged ones.
+    pub adopted: Vec<Adopted>,
     /// Files that the node has let go of, by inode.
     pub let_go: Vec<u64>,
     /// Somebody else than the node does something.
@@ -111,6 +116,7 @@ impl Disk {
             logging: false,
             receives: false,
             cuts: Vec::new(),
+            adopted: Vec::new(),
             let_go: Vec::new(),
             guest: false,
         }
@@ -233,6 +239,7 @@ impl Disk {
         if end > content.file.metadata().unwrap().len() {
             content.lengths.push((end, true));
         }
+        content.flips.overwritten(offset..end);
         content.file.write_all_at(bytes, offset).unwrap();
     }
 
@@ -243,6 +250,9 @@ impl Disk {
             let lost = content.lost.remove(&sector);
             if content.undo.contains_key(&sector) {
                 continue;
+            }
+            if lost.is_none() {
+                content.flips.sector_changes(sector);
             }
             // What the disk has of a lost sector is not what is seen.
             let old = lost.unwrap_or_else(|| read_sector(&content.file, sector));
@@ -261,6 +271,7 @@ impl Disk {
         }
         let content = self.content(id);
         content.lengths.push((bytes, false));
+        content.flips.overwritten(bytes..u64::MAX);
         content.file.set_len(bytes)
     }
 
@@ -278,6 +289,7 @@ impl Disk {
                     content.lost.entry(sector).or_insert(old);
                 }
             }
+            content.flips.synced(&content.lost);
             if chance.percent(50) {
                 content.durable_len = content.file.metadata().unwrap().len();
                 content.lengths.clear();
@@ -286,6 +298,7 @@ impl Disk {
         }
         let content = self.content(id);
         content.undo.clear();
+        content.flips.synced(&content.lost);
         content.durable_len = content.file.metadata()?.len();
         content.lengths.clear();
         Ok(())
@@ -311,7 +324,9 @@ impl Disk {
             let at = sector * SECTOR;
             let most = usize::try_from(len.saturating_sub(at).min(SECTOR)).unwrap();
             content.file.write_all_at(&old[..most], at).unwrap();
+            content.flips.sector_is_back(sector);
         }
+        content.flips.overwritten(len..u64::MAX);
     }
 
     /// As [`Disk::sync`], by a process that syncs before it reads again.
@@ -342,6 +357,7 @@ impl Disk {
             lost: BTreeMap::new(),
             durable_len: 0,
             lengths: Vec::new(),
+            flips: Flips::default(),
         };
         let inode = content.file.metadata()?.ino();
         self.by_inode.insert(inode, id);
@@ -390,7 +406,9 @@ impl Disk {
         self.watch_over(|_| vec![from_directory.join(&from_name), to_directory.join(&to_name)]);
         self.note_name_lost(from, Some(to));
         if let Some(entry) = self.entry(&to_directory, &to_name) {
-            self.note_name_lost(to, None);
+            if !self.note_adopted(from, to) {
+                self.note_name_lost(to, None);
+            }
             self.keep_in_attic(entry, to);
         }
         fs::rename(from, to)?;
@@ -470,7 +488,8 @@ impl Disk {
 
     // What is left.
 
-    /// The bytes at `offset` of the file at `path` that a crash could not take.
+    /// The bytes at `offset` of the file at `path` that a crash could not take, as
+    /// if nothing had flipped.
     /// Nothing if its name, or a byte of the range, would be gone.
     pub fn durable(&self, path: &Path, offset: u64, bytes: u64) -> Result<Vec<u8>, String> {
         let below = path.strip_prefix(&self.root).unwrap();
@@ -488,7 +507,9 @@ impl Disk {
         if durable_len < offset + bytes {
             return Err(format!("{at:?} has {durable_len} durable bytes"));
         }
-        Ok(self.durable_of(id, offset, bytes))
+        let mut found = self.durable_of(id, offset, bytes);
+        Self::flip_back_durable(&self.contents[id], &mut found, offset);
+        Ok(found)
     }
 
     /// Bytes of a file that a crash could not take.

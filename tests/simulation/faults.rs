@@ -66,20 +66,17 @@ impl Missing {
     /// A replica's records differ, and where cannot be found out, because it was
     /// compacted away.
     fn asks_for_a_person(&self, told: &ShardReport, replica: usize) -> bool {
+        let problem = self.problem_of(told, replica);
+        problem.is_some_and(|why| why.contains("where they part cannot be found out"))
+    }
+
+    /// What the primary says of a replica.
+    fn problem_of<'a>(&self, told: &'a ShardReport, replica: usize) -> Option<&'a str> {
         let mut spaces = told.spaces.iter().filter(|status| status.space == self.space);
         let status = spaces
             .find_map(|status| status.replicas.iter().find(|status| status.id == name_of(replica)));
-        let problem = status.and_then(|status| status.problem.as_ref());
-        problem.is_some_and(|why| why.contains("where they part cannot be found out"))
+        status.and_then(|status| status.problem.as_deref())
     }
-}
-
-/// A crash took of a segment what the stream had of it, and segments behind it
-/// were let go of: the primary has stopped the space.
-fn waits_for_a_promotion(told: &ShardReport, space: &SpaceId) -> bool {
-    let status = told.spaces.iter().find(|status| status.space == *space);
-    let problem = status.and_then(|status| status.problem.as_ref());
-    problem.is_some_and(|why| why.contains("a new epoch could begin cannot be found out"))
 }
 
 impl World {
@@ -249,6 +246,7 @@ impl World {
         self.say(|| format!("{name} has stopped"));
         let process = self.machines[number].process();
         if let Some(mut running) = self.machines[number].running.take() {
+            drop(running.scrub.take());
             let jobs: Vec<_> = running.jobs.try_iter().collect();
             running.keeper.batch(jobs.into_iter().chain([Job::Stop]));
         }
@@ -311,10 +309,11 @@ impl World {
                 self.keeper_soon(held);
                 self.after(Duration::from_secs(1), Event::Check);
             }
-            None => {
+            None if self.is_mended() => {
                 self.say(|| "all is well".into());
                 self.ended = true;
             }
+            None => self.after(Duration::from_secs(1), Event::Check),
             Some(missing) => {
                 let patience = if self.held.is_some() { HELD_PATIENCE } else { PATIENCE };
                 let patience = patience + self.seed_pause();
@@ -331,11 +330,11 @@ impl World {
                     // It says what to do, and the world has nobody who does it.
                     self.given_up.insert((replica, missing.space.clone()));
                 }
-                if let Some(told) = &told
-                    && !self.plan.habits.syncs
-                    && waits_for_a_promotion(told, &missing.space)
-                {
-                    self.stopped.insert(missing.space.clone());
+                for replica in 1..self.machines.len() {
+                    let why = told.as_ref().and_then(|told| missing.problem_of(told, replica));
+                    if let Some(why) = why {
+                        self.copy_good_bytes(replica, &missing.space, why);
+                    }
                 }
                 let stream = self.oracle.streams.get(&missing.space);
                 let shipped = stream.map_or(0, |stream| stream.present().end());
@@ -367,9 +366,6 @@ impl World {
     fn what_is_missing(&self) -> Option<Missing> {
         for database in &self.databases {
             let space = &database.space;
-            if self.stopped.contains(space) {
-                continue;
-            }
             // What the database took away before the primary knew of it is
             // nobody's loss: it is in the compacted segment.
             let running = self.machines[0].running.as_ref();
@@ -383,6 +379,7 @@ impl World {
                     "Nothing is lost quietly: {space} leaves out what was never damaged: {hole:?}"
                 );
             }
+            let stream = self.oracle.streams.get(space);
             let seen = |index: usize, offset: u64| {
                 let log = &database.files[index];
                 let left_out = holes.iter().any(|hole| {
@@ -394,7 +391,10 @@ impl World {
                 }
                 let inode = log.file.metadata().unwrap().ino();
                 let known = known.iter().any(|file| file.inode == inode);
-                !log.unlinked || (known && !self.excused.contains(space))
+                // Everybody had what was let go of, and a new epoch has cut it off.
+                let cut_off =
+                    log.released && stream.is_some_and(|stream| stream.had(log.name, offset));
+                !log.unlinked || (known && !cut_off && !self.excused.contains(space))
             };
             if !self.oracle.is_complete(database, seen) {
                 return Some(Missing { space: space.clone(), replica: None });

@@ -2,9 +2,9 @@
 //! is the real one, driven turn by turn.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,14 +13,17 @@ use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use saltus::engine::keeper::retention::Rule;
 use saltus::engine::keeper::{Job, Keeper, Mailbox, Places, Received};
 use saltus::engine::report::ShardReport;
+use saltus::engine::scrub::{Mender, ScrubOptions, ScrubTurns, Scrubber};
 use saltus::engine::shard::{Command, Setup, Shard};
-use saltus::ids::NodeId;
+use saltus::ids::{NodeId, SpaceId};
 use saltus::io::{Backend, Socket, Strategy, Token};
+use saltus::lsn::Mark;
 use saltus::protocol::message::Identity;
 use saltus::protocol::sender::BatchRule;
 use saltus::state::catalog::Catalog;
 use saltus::state::host::Host;
 use saltus::state::pins::Pins;
+use saltus::wal::discover;
 use saltus::wal::record::Checksums;
 use socket2::{Domain, Type};
 
@@ -31,6 +34,9 @@ use super::host::{OpenFiles, SharedDisk, SimulatedHost};
 use super::network::{Process, address};
 use super::plan::Plan;
 
+/// Passes begin when somebody asks for them.
+const NEVER: Duration = Duration::from_secs(1_000_000);
+
 /// A node that runs.
 pub struct Running {
     pub shard: Shard,
@@ -39,6 +45,10 @@ pub struct Running {
     commands: Sender<Command>,
     pub kernel: Rc<RefCell<Kernel>>,
     pub received: Received,
+    /// In a seed with rot, on a replica.
+    pub scrub: Option<ScrubTurns>,
+    /// Where its spaces stood, by its catalog, when it was started.
+    pub began_at: BTreeMap<SpaceId, Mark>,
     pub catalog: Arc<Catalog>,
     /// The operation that waits for a connection.
     pub accepting: Option<Token>,
@@ -70,6 +80,9 @@ pub struct Machine {
     pub mends: bool,
     pub turn_at: Option<u64>,
     pub keeper_at: Option<u64>,
+    pub scrub_at: Option<u64>,
+    /// How fast its scrubber reads, if it has one.
+    scrubs: Option<u64>,
     /// The process stands still until then.
     pub paused_until: u64,
 }
@@ -87,6 +100,7 @@ impl Machine {
         clock: MachineClock,
         ships_to: Vec<usize>,
         plan: &Plan,
+        scrubs: Option<u64>,
         chance: &mut Chance,
     ) -> Self {
         let host =
@@ -115,6 +129,8 @@ impl Machine {
             mends: false,
             turn_at: None,
             keeper_at: None,
+            scrub_at: None,
+            scrubs: scrubs.filter(|_| number > 0),
             paused_until: 0,
         }
     }
@@ -141,6 +157,7 @@ impl Machine {
         self.incarnation += 1;
         (self.turn_at, self.keeper_at, self.paused_until) = (None, None, 0);
         self.mends = false;
+        self.scrub_at = None;
         let data_root = self.data_root();
         let host: Arc<dyn Host> = self.host.clone();
         let places = Places { state_dir: data_root.join(".saltus"), data_root, host: host.clone() };
@@ -148,6 +165,9 @@ impl Machine {
             Catalog::open_on(&host, &places.state_dir).map_err(|error| error.to_string())?;
         let pins = Pins::open_on(&host, &places.state_dir).map_err(|error| error.to_string())?;
         let catalog = Arc::new(catalog);
+        let known = catalog.load().map_err(|error| error.to_string())?;
+        let began_at =
+            known.into_iter().map(|(space, record)| (space, record.checkpoint)).collect();
         let me = Identity {
             cluster: "simulated".parse().unwrap(),
             node: self.name.clone(),
@@ -169,6 +189,21 @@ impl Machine {
         let (news, news_queue) = unbounded();
         // A full queue is the shard's to deal with.
         let (jobs, job_queue) = bounded(*chance.pick(&[1, 8, 4096]));
+        let scrub = self.scrubs.map(|bytes_per_second| {
+            let mender = Mender {
+                shards: vec![(commands.clone(), backend.waker())],
+                keeper: jobs.clone(),
+                received: received.clone(),
+                state_dir: data_root.join(".saltus"),
+                host: host.clone(),
+                // What a full disk refuses, it refuses when it is written to.
+                free_bytes: |_| Ok(u64::MAX),
+            };
+            self.scrubber(&data_root, bytes_per_second, mender)
+        });
+        if let Some(scrub) = &scrub {
+            keeper = keeper.with_scrub(scrub.requests());
+        }
         keeper.begin(vec![Mailbox { news, waker: backend.waker() }]);
         let setup = Setup {
             shard: 0,
@@ -208,12 +243,29 @@ impl Machine {
             commands,
             kernel,
             received,
+            scrub,
+            began_at,
             catalog,
             accepting: None,
             backlog: VecDeque::new(),
             stopping: false,
         });
         Ok(())
+    }
+
+    /// Its scrubber, which begins no pass by itself but on what is new.
+    fn scrubber(&self, data_root: &Path, bytes_per_second: u64, mender: Mender) -> ScrubTurns {
+        let mut options = ScrubOptions::default();
+        options.bytes_per_second = bytes_per_second;
+        (options.first_delay, options.interval) = (NEVER, NEVER);
+        let root = data_root.to_path_buf();
+        let spaces = move || {
+            let spaces = discover::spaces(&root).unwrap_or_default();
+            let directory = |space: &SpaceId| discover::wal_directory(&root, space);
+            spaces.into_iter().map(|space| (space.clone(), directory(&space))).collect()
+        };
+        let clock = Arc::new(self.clock.clone());
+        Scrubber::in_turns(data_root, Arc::new(spaces), options, mender, clock)
     }
 
     /// Tell the node to bring everything to an end.

@@ -11,6 +11,7 @@ use saltus::protocol::message::{Message, OpenSpace, SegmentOpen};
 
 use super::database::Database;
 use super::disk::Disk;
+use super::rotten::Rotten;
 use super::seeding::Seed;
 use super::stream::Stream;
 
@@ -24,6 +25,8 @@ pub struct Said {
     pub highest_epoch: Option<Epoch>,
     /// Where its copy begins.
     pub base: u64,
+    /// What it had acknowledged when rot took the end of it.
+    pub before_rot: u64,
 }
 
 /// A space that is open on a connection.
@@ -47,6 +50,8 @@ pub struct Oracle {
     pub(super) seeds: BTreeMap<(usize, SpaceId), Vec<Seed>>,
     /// Files that each replica was told to let go of.
     pub(super) gone: BTreeSet<(usize, SpaceId, u64)>,
+    /// What has flipped at rest, ever, by replica and file.
+    pub(super) rotten: BTreeMap<(usize, SpaceId, u64), Rotten>,
     /// The primary was set back to an earlier state of its catalog.
     pub stale: bool,
 }

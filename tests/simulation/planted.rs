@@ -54,6 +54,11 @@ fn an_epoch_that_is_obeyed_before_it_is_durable_is_found() {
 }
 
 #[test]
+fn a_file_that_is_exchanged_before_it_is_synced_is_found() {
+    is_found(Bug::MendedBeforeSync);
+}
+
+#[test]
 fn a_clean_tree_is_not_accused() {
     let (run, found) = Seeds { first: 1, count: 100, time: Duration::MAX }.look(None);
     assert_eq!(found, None, "{run} seeds");

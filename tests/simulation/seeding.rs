@@ -142,6 +142,7 @@ impl Oracle {
                 base: flushed.0,
                 reign: seeds[at].reign,
                 highest_epoch: said.highest_epoch,
+                before_rot: 0,
             };
         }
     }
@@ -237,7 +238,13 @@ impl Oracle {
                 continue;
             }
             assert!(
-                holds(&cut.kept, &run, begin, reign.slice(begin, end)),
+                holds(
+                    &cut.kept,
+                    &run,
+                    begin,
+                    reign.slice(begin, end),
+                    self.rotten(replica, space, file)
+                ),
                 "Nothing is lost quietly: replica {replica} removes {begin} to {end} of {space}, \
                  which {} had got when its name was gone, and its quarantine does not hold them",
                 run.segment
@@ -267,7 +274,9 @@ impl Oracle {
         let Some(end) = of_it.max() else { return };
         for ((replica, of), said) in self.said.iter().filter(|((_, of), _)| of == space) {
             let slot = record.slots.get(&name_of(*replica)).copied().unwrap_or_default();
-            let has = said.flushed.min(stream.common(said.reign, stream.last()));
+            // What rot has taken of it, nobody knows before it says so.
+            let has =
+                said.flushed.max(said.before_rot).min(stream.common(said.reign, stream.last()));
             assert!(
                 slot.state == SlotState::Lost || has.max(slot.base.0) >= end,
                 "Nothing is lost quietly: {} of {of} is let go of, and replica {replica}, whose slot \

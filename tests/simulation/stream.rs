@@ -18,7 +18,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use saltus::ids::{Epoch, StreamId};
+use saltus::ids::{Epoch, SegmentName, StreamId};
 use saltus::lsn::{Lsn, Mark};
 use saltus::protocol::message::SegmentOpen;
 use saltus::wal::record::{self, Checksums, Header};
@@ -45,6 +45,9 @@ pub struct Reign {
     /// Parts that were never shipped: every replica was filled anew behind
     /// them.
     pub gaps: Vec<Range<u64>>,
+    /// Bytes before gaps that the source had lost by then: what it had there
+    /// instead was shipped to nobody either.
+    instead: u64,
     /// Ordinals at which a seed began.
     seeds: Vec<u32>,
 }
@@ -75,6 +78,7 @@ impl Stream {
             marks: BTreeMap::new(),
             runs: Vec::new(),
             gaps: Vec::new(),
+            instead: 0,
             seeds: Vec::new(),
         };
         Self { id, reigns: vec![first], kept: u64::MAX, losses: 0 }
@@ -217,9 +221,11 @@ impl Stream {
 
     /// A replica is filled anew from `base` on.
     pub fn leaps(&mut self, base: Mark, first_run: u32) {
+        let kept = self.kept;
         let present = self.present_mut();
         let end = present.end();
         if base.lsn.0 > end {
+            present.instead += end.saturating_sub(kept);
             present.gaps.push(end..base.lsn.0);
             present.bytes.resize(usize::try_from(base.lsn.0).unwrap(), 0);
             present.marks.insert(base.lsn.0, base);
@@ -262,6 +268,18 @@ impl Stream {
     }
 }
 
+impl Stream {
+    /// Whether what stands there in a file was of the stream in an earlier reign.
+    pub fn had(&self, segment: SegmentName, offset: u64) -> bool {
+        (0..self.last()).map(|index| self.reign(index)).any(|reign| {
+            reign.pieces(0, reign.end()).into_iter().any(|(run, begin, end)| {
+                let at = run.offset + begin - run.start.0;
+                run.segment == segment && (at..at + end - begin).contains(&offset)
+            })
+        })
+    }
+}
+
 impl Reign {
     pub fn end(&self) -> u64 {
         self.bytes.len() as u64
@@ -273,7 +291,7 @@ impl Reign {
 
     /// Bytes that nobody was shipped, in all.
     pub fn gap_bytes(&self) -> u64 {
-        self.gaps.iter().map(|gap| gap.end - gap.start).sum()
+        self.gaps.iter().map(|gap| gap.end - gap.start).sum::<u64>() + self.instead
     }
 
     /// Where shipped bytes come to a gap after what is known of them; their
@@ -334,6 +352,11 @@ impl Reign {
     /// Where the last record ends at or before a position.
     pub fn boundary(&self, lsn: u64) -> u64 {
         self.marks.range(..=lsn).next_back().map_or(0, |(at, _)| *at)
+    }
+
+    /// Where the record ends that begins at a boundary.
+    pub fn boundary_behind(&self, lsn: u64) -> u64 {
+        self.marks.range(lsn + 1..).next().map_or(self.end(), |(at, _)| *at)
     }
 
     fn cut(&mut self, lsn: u64) {

@@ -23,6 +23,7 @@ use super::network::{Effect, Network, Process};
 use super::operations::Operation;
 use super::oracle::Oracle;
 use super::plan::Plan;
+use super::rot::{self, Passes};
 use super::succession::Succession;
 use super::trace::Trace;
 
@@ -40,6 +41,12 @@ pub enum Event {
     Turn(Process),
     /// Its keeper does what is queued.
     Keeper(Process),
+    /// Its scrubber takes a turn.
+    Scrub(Process),
+    /// Somebody asks for a pass of scrubbing.
+    Pass,
+    /// Bits flip at rest on a replica.
+    Rot,
     /// Its keeper tries to write what its catalog did not take.
     MendCatalog(Process),
     /// Something has come to the end of its way.
@@ -68,6 +75,9 @@ pub enum Event {
 pub struct World {
     pub chance: Chance,
     pub plan: Plan,
+    /// Bits flip at rest on replicas, and passes of scrubbing mend that.
+    pub rot: Option<rot::Plan>,
+    pub passes: Passes,
     pub time: Time,
     queue: BTreeMap<(u64, u64), Event>,
     next_event: u64,
@@ -85,8 +95,6 @@ pub struct World {
     pub held: Option<usize>,
     /// Spaces whose status names what was lost for good.
     pub excused: BTreeSet<SpaceId>,
-    /// Spaces that the primary has stopped for a person, as the status says.
-    pub stopped: BTreeSet<SpaceId>,
     /// Copies that wait for a person, as the status says.
     pub given_up: BTreeSet<(usize, SpaceId)>,
     /// The primary's status, once it has told.
@@ -104,6 +112,7 @@ impl World {
     pub fn new(seed: u64, trace: Trace) -> Self {
         let mut chance = Chance::new(seed);
         let plan = Plan::draw(&mut chance);
+        let rot = rot::Plan::draw(seed, plan.active);
         let directory = private_directory();
         let time = Time::new();
         let mut machines = Vec::new();
@@ -122,6 +131,7 @@ impl World {
                 clock,
                 ships_to,
                 &plan,
+                rot.as_ref().map(|rot| rot.bytes_per_second),
                 &mut chance,
             ));
         }
@@ -137,6 +147,8 @@ impl World {
         let mut world = Self {
             chance,
             plan,
+            rot,
+            passes: Passes::default(),
             time,
             queue: BTreeMap::new(),
             next_event: 0,
@@ -152,7 +164,6 @@ impl World {
             ended: false,
             held: None,
             excused: BTreeSet::new(),
-            stopped: BTreeSet::new(),
             given_up: BTreeSet::new(),
             told: None,
             calm_since: 0,
@@ -180,6 +191,7 @@ impl World {
             self.after(self.plan.fault_gap, Event::Fault);
         }
         self.after(self.plan.active, Event::Calm);
+        self.begin_rot();
     }
 
     pub fn now(&self) -> u64 {
@@ -225,6 +237,9 @@ impl World {
         match event {
             Event::Turn(process) => self.turn(process),
             Event::Keeper(process) => self.keep(process),
+            Event::Scrub(process) => self.scrub(process),
+            Event::Pass => self.pass(),
+            Event::Rot => self.rot(),
             Event::MendCatalog(process) => self.mend_catalog(process),
             Event::Look { connection, side } => self.network.look(connection, side),
             Event::Execute(number) => self.execute(number),
@@ -250,6 +265,7 @@ impl World {
             }
         }
         self.look_at_let_go();
+        self.hear_scrubbers();
         for number in 0..self.machines.len() {
             self.look_at_cuts(number);
             if self.machines[number].disk.lock().is_frozen() {
@@ -300,6 +316,7 @@ impl World {
                 self.look_at_recovered(number);
                 self.collect(number);
                 self.wake(number, Duration::from_micros(50));
+                self.scrub_soon(number);
             }
             Err(why) => {
                 self.say(|| format!("{name} does not start: {why}"));
@@ -324,9 +341,13 @@ impl World {
     /// What a replica has taken away from its logs must stand in its quarantine.
     fn look_at_cuts(&mut self, number: usize) {
         let cuts = std::mem::take(&mut self.machines[number].disk.lock().cuts);
+        let adopted = std::mem::take(&mut self.machines[number].disk.lock().adopted);
         let disk = self.machines[number].disk.lock();
         for cut in cuts {
             self.oracle.cut_off(number, &cut, &disk);
+        }
+        for adopted in adopted {
+            self.oracle.adopted(number, &adopted);
         }
     }
 
@@ -360,6 +381,9 @@ impl World {
             }
             let disk = machine.disk.lock();
             self.oracle.recovered(number, &status, &disk);
+            let began_at = running.began_at.get(&status.space);
+            let damages = running.received.damages();
+            self.oracle.recovered_over_rot(number, &status, began_at, &damages, &disk);
         }
     }
 
@@ -394,7 +418,7 @@ impl World {
     }
 
     /// Take what a node has asked for.
-    fn collect(&mut self, number: usize) {
+    pub fn collect(&mut self, number: usize) {
         let machine = &mut self.machines[number];
         let process = machine.process();
         let Some(running) = &mut machine.running else { return };

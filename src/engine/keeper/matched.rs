@@ -172,7 +172,17 @@ impl Keeper {
             quarantine: &quarantine,
             checksums: self.checksums,
         };
-        let cut = subject.truncate(epoch, &mut || self.look_after_others(space));
+        let cut = match subject.truncate(epoch, &mut || self.look_after_others(space)) {
+            // The catalog has the mark; and only from who ships it again can it be
+            // mended, over the session that this denies.
+            Err(damage) if damage.is_below_checkpoint() => {
+                tracing::error!(%space, "{damage}");
+                self.received.damaged(space, damage.to_string());
+                self.have_mended(space);
+                subject.truncate_behind_damage(epoch, &mut || self.look_after_others(space))
+            }
+            other => other,
+        };
         match cut {
             Ok(recovered) => {
                 for notice in &recovered.notices {
@@ -213,11 +223,18 @@ impl Keeper {
 }
 
 /// Up to where a copy that is durable to `flushed` is its primary's by the epochs.
-/// One that begins at a base has nothing before it that could be compared: if its
-/// primary was cut there, they share nothing.
+/// One that begins at a base has nothing before it that could be compared, and
+/// counts its runs from there: if its primary was cut there or before, they share
+/// nothing.
 fn shared(record: &SpaceRecord, flushed: Lsn, open: &OpenSpace) -> Lsn {
-    let common = common_point(&record.history, flushed, &open.history);
-    if common < record.base.lsn { Lsn::ZERO } else { common }
+    let base = record.base.lsn;
+    let cut = |(epoch, start): &(Epoch, Lsn)| {
+        *start <= base && record.history.iter().all(|(known, _)| known != epoch)
+    };
+    if base > Lsn::ZERO && open.history.iter().any(cut) {
+        return Lsn::ZERO;
+    }
+    common_point(&record.history, flushed, &open.history)
 }
 
 #[cfg(test)]

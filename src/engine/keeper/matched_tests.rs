@@ -410,6 +410,40 @@ fn rot_that_is_met_while_matching_is_named_and_truncates_nothing() {
     assert!(quarantine::list(&root.path().join(".saltus/quarantine")).unwrap().is_empty());
 }
 
+/// The last record below a cut had rotted. The cut was refused for that, by a
+/// sentence that promised mending from the primary, and again at each attempt: so
+/// there never was a session over which the primary could be asked.
+#[test]
+fn rot_below_a_cut_is_named_and_the_space_is_cut_and_received() {
+    for kept in [4, 12, 20] {
+        let root = tempfile::tempdir().unwrap();
+        let (marks, stream) = fill(root.path());
+        let mut rig = Rig::open(root.path(), &alive());
+        let epochs = [(1, 0), (4, marks[kept].lsn.0)];
+        rig.loan(open(&epochs)).unwrap();
+        let (name, at) = match kept {
+            4 => (SegmentName(1), marks[4].lsn.0),
+            12 => (SegmentName(2), marks[12].lsn.bytes_since(marks[5].lsn)),
+            _ => (SegmentName(1), marks[5].lsn.0 + marks[20].lsn.bytes_since(marks[15].lsn)),
+        };
+        let path = root.path().join("alpha/wal").join(name.to_string());
+        let mut rotten = fs::read(&path).unwrap();
+        rotten[usize::try_from(at).unwrap() - 1] ^= 1;
+        fs::write(&path, &rotten).unwrap();
+
+        let loan = rig.loan(cut(&epochs, &marks[kept])).unwrap();
+        assert_eq!((loan.common, loan.mark), (marks[kept].lsn, marks[kept]), "{kept} kept");
+        let named = rig.keeper.received.damages();
+        assert!(named[&space()].contains(&name.to_string()), "{named:?}");
+        let bad = marks[kept].records - 1;
+        assert_eq!(lost(root.path(), &stream, &marks), [bad], "nothing else has changed");
+        assert!(
+            log(root.path())[&name.to_string()]
+                .starts_with(&rotten[..usize::try_from(at).unwrap()])
+        );
+    }
+}
+
 #[test]
 fn a_truncation_that_is_not_explained_or_not_of_these_records_cuts_nothing() {
     let root = tempfile::tempdir().unwrap();

@@ -127,13 +127,7 @@ impl Keeper {
         match &entry.lease {
             Lease::Here(mark) => {
                 let mark = *mark;
-                // With a session there is somebody to ask for what is missing.
-                if let Some(scrub) = &self.scrub
-                    && self.received.damages().contains_key(space)
-                    && scrub.ask(ScrubAsk::space(space.clone())).is_none()
-                {
-                    tracing::warn!(%space, "too many passes wait: it is mended by the next one");
-                }
+                self.have_mended(space);
                 self.lend(shard, open, mark)
             }
             Lease::Lent(lessee) => {
@@ -146,6 +140,16 @@ impl Keeper {
                 Err((ErrorCode::Busy, why).into())
             }
             Lease::Broken(why) => Err((ErrorCode::Storage, why.clone()).into()),
+        }
+    }
+
+    /// With a session there is somebody to ask for what does not hold.
+    pub(super) fn have_mended(&self, space: &SpaceId) {
+        if let Some(scrub) = &self.scrub
+            && self.received.damages().contains_key(space)
+            && scrub.ask(ScrubAsk::space(space.clone())).is_none()
+        {
+            tracing::warn!(%space, "too many passes wait: it is mended by the next one");
         }
     }
 

@@ -12,7 +12,7 @@ use super::tests::keeper_of;
 use super::*;
 use crate::engine::primary;
 use crate::io::Waker;
-use crate::limits::RELEASE_AFTER;
+use crate::limits::{RELEASE_AFTER, RELEASE_PROBE_AFTER};
 use crate::lsn::Lsn;
 use crate::protocol::frame::Handle;
 use crate::protocol::sender::Found;
@@ -154,4 +154,58 @@ fn what_was_let_go_of_is_not_taken_for_lost_in_a_crash_of_the_host() {
     let record = &node.keeper.catalog.load().unwrap()[&alpha()];
     let runs: Vec<_> = record.runs.iter().map(|(_, run)| (run.file, run.start.0)).collect();
     assert_eq!(runs, [(1, 0), (3, RECORD)]);
+}
+
+fn append(root: &Path, number: u64) {
+    use std::io::Write;
+    let header = Header::new(1, 1, 1, &[9; 200]).unwrap();
+    let mut file = std::fs::File::options().append(true).open(segment(root, number)).unwrap();
+    file.write_all(&[&header.encode()[..], &[9; 200]].concat()).unwrap();
+}
+
+/// A writer went on with a segment when another one had been begun; both lost
+/// their names to a snapshot, and the other one was let go of. Of what a crash of
+/// the host then took of the first one, nobody found out where it began: the space
+/// stopped until a person promoted a replica.
+#[test]
+fn what_a_crash_took_before_what_was_let_go_of_is_found_by_a_start() {
+    for (left, begins) in [(100, 0), (RECORD, 1), (RECORD + 64, 1), (3 * RECORD, 4)] {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        std::fs::create_dir_all(root.join("alpha/wal")).unwrap();
+        write(root, 1);
+        append(root, 1);
+        let mut node = Node::start(root);
+        write(root, 2);
+        node.look();
+        append(root, 1);
+        append(root, 1);
+        node.space.touch(Some(crate::ids::SegmentName(1)));
+        node.look();
+        write(root, 3);
+        node.look();
+        node.stands_at(6 * RECORD);
+        let pin = node.keeper.pins.path(&alpha(), 1);
+        let writer = std::fs::File::options().append(true).open(&pin).unwrap();
+        for number in [1, 2] {
+            std::fs::remove_file(segment(root, number)).unwrap();
+        }
+        node.look();
+        let spare = node.space.spare(Instant::now() + RELEASE_PROBE_AFTER);
+        let jobs = node.space.release(Lsn(u64::MAX), &spare);
+        assert!(matches!(&jobs[..], [_, Job::Release { file: 2, .. }]), "{jobs:?}");
+        node.keep(jobs);
+        drop((node, writer));
+
+        std::fs::File::options().write(true).open(&pin).unwrap().set_len(left).unwrap();
+        let mut node = Node::start(root);
+        assert_eq!(node.epochs, [Lsn(begins * RECORD)], "{left} bytes are left");
+        // What is left, and the snapshot.
+        node.stands_at((begins + 1) * RECORD);
+        drop(node);
+        let mut node = Node::start(root);
+        assert_eq!(node.epochs, [], "nothing was lost since");
+        node.stands_at((begins + 1) * RECORD);
+        assert_eq!(node.space.problem(), None);
+    }
 }

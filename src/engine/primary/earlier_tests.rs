@@ -120,3 +120,6 @@ fn damage_in_an_earlier_part_concerns_only_who_needs_it() {
     bed.walk();
     assert_eq!(bed.space.cut(2, &marks[40], 1 << 20).unwrap().0.records, 41);
 }
+
+#[path = "left_tests.rs"]
+mod left;

@@ -17,6 +17,7 @@ mod access;
 mod ahead;
 mod damage;
 mod earlier;
+mod gap;
 mod lag;
 pub mod link;
 mod past;

@@ -26,7 +26,7 @@ use std::collections::VecDeque;
 
 use super::fenced;
 use super::retention::Unresumable;
-use super::space::{Space, Turn};
+use super::space::{Space, Tracked, Turn};
 use super::walk::Tail;
 use crate::engine::keeper::Job;
 use crate::ids::Epoch;
@@ -34,6 +34,7 @@ use crate::lsn::{Lsn, Mark};
 use crate::protocol::message::Standing;
 use crate::protocol::sender::Found;
 use crate::state::catalog::{Change, SpaceRecord};
+use crate::state::runs::Run;
 
 /// The past of one space.
 #[derive(Debug, Default)]
@@ -119,6 +120,14 @@ impl Past {
         self.suspect.is_some()
     }
 
+    /// The boundary at `end` and those behind it, of the ones that the walk must
+    /// meet, if it has met the one at `at`, where it is.
+    pub(super) fn passed(&self, at: Lsn, end: Lsn) -> Option<(Mark, Vec<Mark>)> {
+        let behind = self.checks.iter().position(|mark| mark.lsn == end)?;
+        let rest: Vec<_> = self.checks.range(behind..).copied().collect();
+        (self.sure.lsn == at).then(|| (rest[0], rest))
+    }
+
     /// The walk begins anew at `start`, and must meet these.
     pub(super) fn check(&mut self, start: Mark, mut remembered: Vec<Mark>) {
         remembered.sort_by_key(|mark| mark.lsn);
@@ -128,6 +137,15 @@ impl Past {
         self.missed = false;
         self.sure = start;
     }
+}
+
+/// Why a space stops where a crash took something that cannot be compared.
+pub(super) fn undecided(lsn: Lsn, why: &str) -> String {
+    format!(
+        "the source may not hold any more what was in the stream at {lsn}, and where a new epoch \
+         could begin cannot be found out: {why}. Nothing is cut, and replicas keep what they have: \
+         stop the database, and promote one of them"
+    )
 }
 
 impl Space {
@@ -249,6 +267,31 @@ impl Space {
         }
     }
 
+    /// A file has grown that an earlier process had left for another: what the
+    /// stream has of it may be another now, and as long. True if that is looked at
+    /// first, or will be when the files behind it are open. Where one of them is
+    /// gone, nothing speaks against it either.
+    pub(super) fn looks_back_at(&mut self, file: u64, jobs: &mut Vec<Job>) -> bool {
+        let is_new = |tracked: &&Tracked| tracked.tail.is_none() && !tracked.compared;
+        if self.files.get(&file).filter(is_new).is_none() {
+            return false;
+        }
+        let ends = |run: &Run| Some(run.start.advance(run.bytes.filter(|bytes| *bytes > 0)?));
+        let runs = self.runs.iter().filter(|(_, run)| run.file == file);
+        let Some(end) = runs.filter_map(|(_, run)| ends(run)).max() else { return false };
+        let last = Lsn(end.0 - 1);
+        let ready = self.ready_from(self.known_before(last).lsn, jobs);
+        if ready != Ok(false)
+            && let Some(tracked) = self.files.get_mut(&file)
+        {
+            tracked.compared = true;
+        }
+        if ready == Ok(true) {
+            self.suspect(last);
+        }
+        ready.is_ok()
+    }
+
     /// Up to where the bytes of the stream reach in a file.
     fn reach_in(&self, file: u64) -> u64 {
         let runs = self.runs.iter().map(|(_, run)| run).filter(|run| run.file == file);
@@ -281,7 +324,7 @@ impl Space {
     }
 
     /// Go back to a boundary well before what is suspected, and walk from there
-    /// over everything that is remembered.
+    /// over everything that is remembered, and around what was let go of.
     pub(super) fn recheck(&mut self, turn: &mut Turn) {
         let Some(lsn) = self.past.suspect else { return };
         let mut remembered = self.saved.clone();
@@ -300,7 +343,7 @@ impl Space {
         }
         let mut reason = String::new();
         for start in starts {
-            match self.ready_from(start.lsn, &mut turn.jobs) {
+            match self.ready_around(start.lsn, lsn, &mut turn.jobs) {
                 Ok(true) => {
                     self.past.suspect = None;
                     self.rewind(start);
@@ -309,17 +352,26 @@ impl Space {
                 }
                 Ok(false) => return,
                 Err(Unresumable::Unreadable(why)) => reason = why,
-                Err(Unresumable::Gone(why)) => {
-                    reason = format!(
-                        "the source may not hold any more what was in the stream at {lsn}, and \
-                         where a new epoch could begin cannot be found out: {why}. Nothing is cut, \
-                         and replicas keep what they have: stop the database, and promote one of \
-                         them"
-                    );
-                }
+                Err(Unresumable::Gone(why)) => reason = undecided(lsn, &why),
             }
         }
         self.stop(reason);
+    }
+
+    /// Nothing holds at the boundary where a walk over what was walked before has
+    /// begun. It may be none any more: true if the walk goes back farther, where it
+    /// can. What is damaged is met by a walk that begins before it.
+    pub(super) fn goes_back_farther(&mut self) -> bool {
+        let at = self.index.head().lsn;
+        if !self.past.is_checking() || self.index.oldest().lsn < at || at == Lsn::ZERO {
+            return false;
+        }
+        let before = Lsn(at.0 - 1);
+        let can = self.gone_from(self.known_before(before).lsn).is_none();
+        if can {
+            self.suspect(before);
+        }
+        can
     }
 
     /// The walk over what was walked before has come to its end without meeting
@@ -332,11 +384,13 @@ impl Space {
         self.begin_epoch(at, turn);
     }
 
-    /// The file of the last run does not exist any more: its name was not on
-    /// the disk when the host went down.
+    /// The file of this run does not exist any more: its name was not on the disk
+    /// when the host went down, or nothing kept it when that was taken away.
     pub(super) fn lost_file(&mut self, turn: &mut Turn) {
-        let Some(run) = self.runs.last().copied() else { return };
-        tracing::error!(space = %self.id, head = %self.head.lsn, "{} has vanished with all that was in the stream of it", run.segment);
+        let Some(run) = self.runs.get(self.ordinal).copied() else { return };
+        let why = format!("{} has vanished with all that was in the stream of it", run.segment);
+        tracing::error!(space = %self.id, head = %self.head.lsn, "{why}");
+        self.notice(why);
         if self.index.head().lsn > run.start {
             self.suspect(run.start);
         } else {
@@ -412,6 +466,7 @@ impl Space {
         for tracked in self.files.values_mut() {
             tracked.walked = 0;
             (tracked.tail, tracked.grown_at, tracked.retire_after) = (None, None, None);
+            tracked.compared = false;
         }
         (self.head, self.first, self.damage, self.send_map) = (mark, None, None, None);
         self.samples.clear();

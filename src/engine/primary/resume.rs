@@ -82,7 +82,7 @@ impl Space {
     }
 
     /// The last boundary up to `lsn` that the catalog remembers.
-    fn known_before(&self, lsn: Lsn) -> Mark {
+    pub(super) fn known_before(&self, lsn: Lsn) -> Mark {
         let saved = self.saved.iter().rev().find(|mark| mark.lsn <= lsn);
         let begins = self.begins.values().filter(|mark| mark.lsn <= lsn);
         let known = saved.into_iter().chain(begins).max_by_key(|mark| mark.lsn);

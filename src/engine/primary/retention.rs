@@ -74,6 +74,17 @@ impl Space {
         from: Lsn,
         jobs: &mut Vec<Job>,
     ) -> Result<bool, Unresumable> {
+        self.ready_around(from, Lsn(u64::MAX), jobs)
+    }
+
+    /// The same for a walk that must meet the stream again: from `suspect` on it
+    /// passes what was let go of, and ends before what a crash took.
+    pub(super) fn ready_around(
+        &mut self,
+        from: Lsn,
+        suspect: Lsn,
+        jobs: &mut Vec<Job>,
+    ) -> Result<bool, Unresumable> {
         let first = self.runs.locate(from).map_or(self.runs.first(), |(ordinal, _)| ordinal);
         let head = self.head.lsn;
         let mut ready = true;
@@ -87,6 +98,9 @@ impl Space {
             }
             if tracked.gone && run.bytes.is_none() && head <= from {
                 // After a cut it is the last one, and nothing more comes of it.
+                continue;
+            }
+            if (tracked.let_go || tracked.lost) && run.start >= suspect {
                 continue;
             }
             if tracked.gone {

@@ -203,3 +203,6 @@ fn a_replica_is_not_resumed_where_the_segments_behind_are_gone() {
     let found = at(&mut bed.space, Lsn::ZERO, second);
     assert!(matches!(found, Some(Found::Mark(_))), "it can still be compared: {found:?}");
 }
+
+#[path = "gap_tests.rs"]
+mod gap;

@@ -71,6 +71,8 @@ pub(super) struct Tracked {
     pub(super) unreadable: Option<String>,
     /// The last record that was walked.
     pub(super) tail: Option<Tail>,
+    /// What an earlier process walked of it was looked at again.
+    pub(super) compared: bool,
     /// Its pin was let go.
     pub(super) released: bool,
     /// That is not durable yet.
@@ -272,6 +274,7 @@ impl Space {
             asked: false,
             unreadable: None,
             tail: None,
+            compared: false,
             released: false,
             going: false,
             unnamed: false,

@@ -120,9 +120,12 @@ impl Space {
                 // All that it had is in the stream.
                 return true;
             }
-            if tracked.lost && live {
+            if tracked.lost && (live || self.past.is_checking()) {
                 self.lost_file(turn);
                 return false;
+            }
+            if tracked.let_go && self.past.is_checking() {
+                return self.pass_gap();
             }
             if tracked.gone {
                 let name = tracked.name;
@@ -148,19 +151,16 @@ impl Space {
                     return false;
                 }
             };
-            if in_stream && length == tracked.walked {
+            let offset = tracked.walked;
+            if in_stream && length == offset {
                 tracked.touched = false;
                 self.unfinished.remove(&file);
                 return true;
             }
-            let run = Run {
-                start: at.lsn,
-                segment: segment.name,
-                file,
-                offset: tracked.walked,
-                bytes: None,
-            };
-            let offset = tracked.walked;
+            if in_stream && self.looks_back_at(file, &mut turn.jobs) {
+                return self.past.is_suspect();
+            }
+            let run = Run { start: at.lsn, segment: segment.name, file, offset, bytes: None };
             // A partial record alone is no reason to leave the present run.
             if in_stream && !self.has_record(&segment, offset, at) {
                 if let Some(tracked) = self.files.get_mut(&file) {
@@ -300,6 +300,7 @@ impl Space {
                 return advance.bytes.max(budget);
             }
             Stop::Corrupt { more: true, .. } => {}
+            Stop::Corrupt { .. } if self.goes_back_farther() => {}
             Stop::Corrupt { offset, error, resync, .. } => {
                 let next = resync.map_or_else(
                     || "no valid record follows yet".to_owned(),

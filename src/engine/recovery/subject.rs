@@ -73,6 +73,22 @@ impl Subject<'_> {
         settle(self, To::Checkpoint(by), between)
     }
 
+    /// As [`Subject::truncate`], for a space that
+    /// [`RecoveryError::is_below_checkpoint`] was said of: where it is cut is
+    /// known all the same, and what is below is left as it is, to be mended from
+    /// the primary.
+    ///
+    /// # Errors
+    ///
+    /// See [`RecoveryError`].
+    pub fn truncate_behind_damage(
+        self,
+        by: Epoch,
+        between: &mut dyn FnMut(),
+    ) -> Result<Recovered, RecoveryError> {
+        settle(self, To::DamagedCheckpoint(by), between)
+    }
+
     /// Bring a space whose catalog was lost to what the record says: its
     /// checkpoint is the last boundary that was found to be its primary's, in its
     /// last run. What lies behind is saved and cut, as in [`Subject::recover`].
@@ -83,6 +99,7 @@ impl Subject<'_> {
     pub fn keep_matched(self) -> Result<Recovered, RecoveryError> {
         settle(self, To::Matched, &mut || ())
     }
+
     /// Give segments back the names that others had taken which were cut off
     /// since. Only once the catalog has forgotten those: until then it tells by
     /// them where a file lies.

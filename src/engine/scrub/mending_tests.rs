@@ -96,6 +96,7 @@ impl Bench {
             received,
             state_dir,
             host,
+            free_bytes: crate::io::free_bytes,
         };
         let spaces = || vec![(space(), PathBuf::from("alpha/wal"))];
         let options = ScrubOptions { confirm_delay: Duration::ZERO, ..ScrubOptions::default() };
@@ -312,8 +313,8 @@ fn a_full_disk_gets_back_what_mending_took() {
 #[test]
 fn a_file_is_not_built_where_it_leaves_no_room() {
     let directory = tempfile::tempdir().unwrap();
-    super::has_room(directory.path(), 1).unwrap();
-    let error = super::has_room(directory.path(), u64::MAX - 1).unwrap_err();
+    super::has_room(crate::io::free_bytes, directory.path(), 1).unwrap();
+    let error = super::has_room(crate::io::free_bytes, directory.path(), u64::MAX - 1).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::StorageFull);
     assert!(error.to_string().contains("make room"), "{error}");
 }
@@ -347,6 +348,7 @@ fn a_pass_is_not_clean_when_the_keeper_does_not_answer() {
         received: Received::default(),
         state_dir: root.path().join(".saltus"),
         host: Arc::new(ThisHost),
+        free_bytes: crate::io::free_bytes,
     };
     let spaces = || vec![(space(), PathBuf::from("alpha/wal"))];
     let options = ScrubOptions::default();

@@ -10,15 +10,15 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// How long to wait after `bytes` more. A pause (the disk was slow, the
+    /// How long to wait after `bytes` more, being `now`. A pause (the disk was slow, the
     /// machine slept) is not made up for.
-    pub(super) fn delay(&mut self, bytes: u64) -> Duration {
+    pub(super) fn delay(&mut self, bytes: u64, now: Instant) -> Duration {
         self.bytes += bytes;
         let due =
             Duration::from_millis(self.bytes.saturating_mul(1000) / self.bytes_per_second.max(1));
-        let elapsed = self.begun.elapsed();
+        let elapsed = now.saturating_duration_since(self.begun);
         if elapsed > due + Duration::from_secs(1) {
-            (self.begun, self.bytes) = (Instant::now(), 0);
+            (self.begun, self.bytes) = (now, 0);
         }
         due.saturating_sub(elapsed)
     }

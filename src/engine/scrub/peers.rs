@@ -10,9 +10,10 @@
 //! belongs to a runtime, and a stop must not wait for a peer.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
 
@@ -37,6 +38,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 /// The pause before somebody is asked again who was not there.
 const ASK_AGAIN_DELAY: Duration = Duration::from_millis(50);
 
+/// How many bytes are free on the file system of a directory.
+pub type FreeBytes = fn(&Path) -> io::Result<u64>;
+
 /// What the scrubber needs in order to mend.
 #[derive(Clone, Debug)]
 pub struct Mender {
@@ -50,6 +54,8 @@ pub struct Mender {
     pub state_dir: PathBuf,
     /// The host it is on.
     pub host: Arc<dyn Host>,
+    /// How much room there is left.
+    pub free_bytes: FreeBytes,
 }
 
 /// What is known of a space.
@@ -69,12 +75,12 @@ impl Pass {
         answers: &Receiver<T>,
         patience: Duration,
     ) -> Result<Option<T>, Stopped> {
-        let deadline = Instant::now() + patience;
+        let deadline = self.timer.now() + patience;
         loop {
             match answers.try_recv() {
                 Ok(answer) => return Ok(Some(answer)),
                 Err(TryRecvError::Disconnected) => return Ok(None),
-                Err(TryRecvError::Empty) if Instant::now() >= deadline => return Ok(None),
+                Err(TryRecvError::Empty) if self.timer.now() >= deadline => return Ok(None),
                 Err(TryRecvError::Empty) => self.sleep(LOOK_INTERVAL).await?,
             }
         }
@@ -164,13 +170,13 @@ impl Pass {
         from: Option<&NodeId>,
         fetch: Fetch,
     ) -> Result<Option<Vec<u8>>, Stopped> {
-        let deadline = Instant::now() + FETCH_PATIENCE;
+        let deadline = self.timer.now() + FETCH_PATIENCE;
         loop {
             let ask = |reply| Command::Fetch(space.clone(), from.cloned(), fetch, reply);
             if let Some(bytes) = self.ask_shards(FETCH_TIMEOUT, ask).await? {
                 return Ok(Some(bytes));
             }
-            if Instant::now() >= deadline {
+            if self.timer.now() >= deadline {
                 return Ok(None);
             }
             // A connection that was lost comes back.
@@ -206,7 +212,7 @@ impl Pass {
         offer: &Offer,
         answers: &Receiver<Result<Vec<PathBuf>, String>>,
     ) -> Result<Result<Vec<PathBuf>, String>, Stopped> {
-        let deadline = Instant::now() + FETCH_TIMEOUT;
+        let deadline = self.timer.now() + FETCH_TIMEOUT;
         loop {
             // Whoever receives it now must let go of it first.
             for (commands, waker) in
@@ -216,19 +222,21 @@ impl Pass {
                     waker.wake();
                 }
             }
-            let begun = Instant::now();
+            let begun = self.timer.now();
             loop {
                 match answers.try_recv() {
                     Ok(outcome) => return Ok(outcome),
                     Err(TryRecvError::Disconnected) => {
                         return Ok(Err("the keeper has no answer".into()));
                     }
-                    Err(TryRecvError::Empty) if begun.elapsed() > STANDING_TIMEOUT => break,
+                    Err(TryRecvError::Empty) if self.timer.now() > begun + STANDING_TIMEOUT => {
+                        break;
+                    }
                     Err(TryRecvError::Empty) => self.sleep(LOOK_INTERVAL).await?,
                 }
             }
             // Once the keeper has the files, it is waited for.
-            if Instant::now() >= deadline && offer.take().is_some() {
+            if self.timer.now() >= deadline && offer.take().is_some() {
                 return Ok(Err(format!(
                     "the session that receives the space did not end within {FETCH_TIMEOUT:?}"
                 )));

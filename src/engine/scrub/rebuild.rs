@@ -24,14 +24,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::peers::FreeBytes;
 use super::stream::{Damage, Survey};
 use super::{BadRange, Pace, Pass, Stopped};
 use crate::engine::keeper::{Built, Ground, Scratch};
 use crate::engine::status::RepairedFile;
 use crate::engine::verifier::Verifier;
-use crate::io::free_bytes;
 use crate::limits::{MENDING_FREE_BYTES, MENDING_SYNC_BYTES};
 use crate::lsn::Mark;
+use crate::planted::{self, Bug};
 use crate::state::host::{Host, make_directories};
 use crate::state::runs::Run;
 use crate::wal::search::read_up_to;
@@ -186,9 +187,9 @@ impl Pass {
         let (Some(mender), Some(first)) = (self.mender.clone(), damages.first()) else {
             return Err(io::Error::other("nothing to build").into());
         };
+        make_directories(&*mender.host, &mender.state_dir, &place.directory)?;
+        has_room(mender.free_bytes, &place.directory, place.bytes)?;
         let host = mender.host;
-        make_directories(&*host, &mender.state_dir, &place.directory)?;
-        has_room(&place.directory, place.bytes)?;
         let old = match File::open(&first.path) {
             Ok(file) => Some(file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -215,7 +216,9 @@ impl Pass {
         for seen in survey.seen.iter().filter(|(run, ..)| run.file == first.run.file) {
             self.check(&new.file, seen, piece).await?;
         }
-        new.host.sync_all(&new.file)?;
+        if !planted::is(Bug::MendedBeforeSync) {
+            new.host.sync_all(&new.file)?;
+        }
         Ok(scratch)
     }
 
@@ -237,7 +240,7 @@ impl Pass {
             }
             new.write(&piece[..count], to + done)?;
             done += count as u64;
-            self.sleep(pace.delay(count as u64)).await?;
+            self.sleep(pace.delay(count as u64, self.timer.now())).await?;
         }
         Ok(())
     }
@@ -327,7 +330,7 @@ impl Building {
 }
 
 /// Whether a file of so many bytes leaves the log enough room.
-fn has_room(directory: &Path, bytes: u64) -> io::Result<()> {
+fn has_room(free_bytes: FreeBytes, directory: &Path, bytes: u64) -> io::Result<()> {
     let free = free_bytes(directory)?;
     if free >= bytes.saturating_add(MENDING_FREE_BYTES) {
         return Ok(());

@@ -190,7 +190,7 @@ impl Pass {
                 // The disk again: look behind it.
                 Err(_) => from.saturating_add(turn),
             };
-            self.sleep(pace.delay(next.min(size) - from)).await?;
+            self.sleep(pace.delay(next.min(size) - from, self.timer.now())).await?;
             from = next;
         }
         Ok(Some(size))

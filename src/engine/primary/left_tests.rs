@@ -1,0 +1,108 @@
+//! Facts about a writer that after a crash of its host goes on in a segment which
+//! it had left for another.
+
+use super::*;
+
+const RECORD: u64 = 264;
+
+/// Two records in the first segment, one in the second; then the node is started
+/// again, and finds `left` in the first one.
+fn started_again(left: &[Vec<u8>]) -> Bed {
+    let mut bed = Bed::new(&[]);
+    for (number, records) in [(1, 2), (2, 1)] {
+        for sequence in 0..records {
+            bed.write(number, &record(sequence, &[u8::try_from(number).unwrap(); 200]));
+        }
+        bed.found(number);
+        bed.walk();
+    }
+    let mut known = fresh();
+    known.runs = bed.space.runs.clone();
+    known.marks = bed.space.saved.clone();
+    known.begins = bed.space.begins.clone();
+    let file = |file| FileRecord { file, segment: name(file), device: 0, inode: file, birth_ns: 0 };
+    known.files = [1, 2].map(file).into();
+    std::fs::write(bed.path(1), left.concat()).unwrap();
+    let mut space = Space::new("alpha".parse().unwrap(), Handle(0), 0, Checksums::Required);
+    space.learn(known);
+    bed.space = space;
+    for number in [1, 2] {
+        bed.found(number);
+    }
+    bed
+}
+
+/// The host had lost the end of it. The walk went on in the midst of a record, and
+/// the space halted for damage; had a record begun there by chance, replicas would
+/// have kept others before it than the source.
+#[test]
+fn what_was_written_over_a_lost_end_begins_a_new_epoch() {
+    let [first, second] = [0, 1].map(|sequence| record(sequence, &[1; 200]));
+    let others = [record(7, &[7; 400]), record(7, &[7; 200])];
+    for other in others {
+        let mut bed = started_again(&[first.clone(), other.clone(), second.clone()]);
+        let (at, _) = epoch_asked(&bed.walk()).unwrap();
+        assert_eq!(bed.space.problem(), None);
+        // From the last boundary on that the catalog remembers.
+        assert_eq!(at.lsn, Lsn::ZERO, "{} bytes", other.len());
+    }
+}
+
+#[test]
+fn what_was_only_gone_on_with_begins_a_run() {
+    let mut records: Vec<_> = (0..3).map(|sequence| record(sequence, &[1; 200])).collect();
+    let mut bed = started_again(&records);
+    assert_eq!(epoch_asked(&bed.walk()), None);
+    assert_eq!((bed.space.head().lsn, bed.space.problem()), (Lsn(4 * RECORD), None));
+    let runs: Vec<_> = bed.space.runs.iter().map(|(_, run)| (run.file, run.offset)).collect();
+    assert_eq!(runs, [(1, 0), (2, 0), (1, 2 * RECORD)]);
+
+    // What is there of a record is waited for, however often it is looked at.
+    records[2].truncate(100);
+    let mut bed = started_again(&records);
+    for _ in 0..3 {
+        assert_eq!(epoch_asked(&bed.walk()), None);
+        assert_eq!((bed.space.head().lsn, bed.space.problem()), (Lsn(3 * RECORD), None));
+        bed.space.touch(Some(name(1)));
+    }
+}
+
+/// It was written over so far back that no record begins any more where the walk
+/// began to look, and was taken for damage.
+#[test]
+fn a_boundary_that_is_none_any_more_is_looked_for_farther_back() {
+    for damaged in [false, true] {
+        let mut bed = Bed::new(&[]);
+        for sequence in 0..4 {
+            bed.write(1, &record(sequence, &[1; 200]));
+        }
+        bed.found(1);
+        bed.walk();
+        let at = |space: &mut Space, lsn| match space.resume_at(Lsn(lsn), &mut Vec::new()) {
+            Some(Found::Mark(mark)) => mark,
+            other => panic!("{other:?}"),
+        };
+        bed.space.saved = [1, 2, 3].map(|records| at(&mut bed.space, records * RECORD)).into();
+        let mut left = [0, 1, 2].map(|sequence| record(sequence, &[1; 200])).concat();
+        if damaged {
+            // In the header of the third one.
+            left[2 * 264 + 25] ^= 1;
+        } else {
+            left.truncate(264);
+            left.extend([record(7, &[7; 400]), record(8, &[8; 100])].concat());
+        }
+        std::fs::write(bed.path(1), left).unwrap();
+        bed.space.index = Index::new(bed.space.head());
+        bed.space.suspect(Lsn(3 * RECORD));
+        bed.space.touch(Some(name(1)));
+        let asked = epoch_asked(&bed.walk());
+        if damaged {
+            assert_eq!(asked, None);
+            let problem = bed.space.problem().unwrap();
+            assert!(problem.contains("is damaged at offset 528"), "{problem}");
+        } else {
+            assert_eq!(asked.map(|(mark, _)| mark.lsn), Some(Lsn(RECORD)));
+            assert_eq!(bed.space.problem(), None);
+        }
+    }
+}
