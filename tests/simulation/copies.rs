@@ -64,7 +64,9 @@ impl Oracle {
         // whole: it is shipped again.
         let rotten = self.had_flipped(replica, space, reign, flushed.0);
         // Of a copy whose base an epoch has ended, nothing is of the stream.
-        let anew = flushed == Lsn::ZERO && ended <= said.base;
+        // It may have told before that it has seen that epoch, and has only its base.
+        let is_bare = said.flushed == said.base && reign.start.0 == said.base;
+        let anew = flushed == Lsn::ZERO && (ended <= said.base || is_bare);
         assert!(
             flushed.0 >= ended || anew || rotten,
             "Flushed means flushed: replica {replica} had acknowledged {} of {space}, and has \

@@ -2,10 +2,10 @@
 //! the session that receives the space, and the peer that has the records.
 #![allow(clippy::unwrap_used)]
 
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -24,6 +24,7 @@ use crate::lsn::{Lsn, Mark};
 use crate::protocol::message::OpenSpace;
 use crate::state::catalog::{Catalog, Role};
 use crate::state::host::{Host, ThisHost};
+use crate::state::meddler::{Call, Meddler};
 use crate::state::pins::Pins;
 use crate::state::runs::Run;
 use crate::wal::record::{self, Checksums, Header};
@@ -249,73 +250,42 @@ fn what_is_received_while_a_new_file_is_built_is_in_it() {
     assert!(fs::read(bench.segment()).unwrap() == bench.stream, "acknowledged records are gone");
 }
 
-/// The scrubber's host, whose writes can fail, or wait.
-#[derive(Debug)]
+/// The scrubber's disk, whose writes can fail, or wait.
 struct Disk {
     writes: AtomicU64,
-    /// The write from which on the disk is full.
+    /// From this write on there is no room.
     full_from: AtomicU64,
-    /// The write that waits, who is told, and what it waits for.
+    /// This one waits until the test lets it go on; `u64::MAX`: none does.
     slow: u64,
     reached: Sender<()>,
     go: Receiver<()>,
 }
 
-impl Host for Disk {
-    fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let write = self.writes.fetch_add(1, Ordering::SeqCst);
-        if write >= self.full_from.load(Ordering::SeqCst) {
-            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
-        }
-        if write == self.slow {
-            self.reached.send(()).unwrap();
-            // Until the test lets it go on.
-            let _ = self.go.recv_timeout(DEADLINE);
-        }
-        ThisHost.write_at(file, bytes, offset)
-    }
-    fn sync_data(&self, file: &File) -> io::Result<()> {
-        ThisHost.sync_data(file)
-    }
-    fn sync_all(&self, file: &File) -> io::Result<()> {
-        ThisHost.sync_all(file)
-    }
-    fn sync_directory(&self, directory: &Path) -> io::Result<()> {
-        ThisHost.sync_directory(directory)
-    }
-    fn open(&self, options: &OpenOptions, path: &Path) -> io::Result<File> {
-        ThisHost.open(options, path)
-    }
-    fn set_len(&self, file: &File, bytes: u64) -> io::Result<()> {
-        ThisHost.set_len(file, bytes)
-    }
-    fn make_directory(&self, directory: &Path) -> io::Result<()> {
-        ThisHost.make_directory(directory)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        ThisHost.rename(from, to)
-    }
-    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        ThisHost.link(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        ThisHost.remove(path)
-    }
-    fn remove_directory(&self, directory: &Path) -> io::Result<()> {
-        ThisHost.remove_directory(directory)
-    }
-    fn random_u128(&self) -> io::Result<u128> {
-        ThisHost.random_u128()
-    }
-}
-
 impl Disk {
-    /// With a write that waits; `u64::MAX`: none does.
     fn new(slow: u64) -> (Arc<Self>, Receiver<()>, Sender<()>) {
         let ((reached, told), (let_go, go)) = (bounded(1), bounded(1));
         let full_from = AtomicU64::new(u64::MAX);
         let disk = Self { writes: AtomicU64::new(0), full_from, slow, reached, go };
         (Arc::new(disk), told, let_go)
+    }
+
+    /// The host that it is in.
+    fn host(self: &Arc<Self>) -> Arc<dyn Host> {
+        let disk = self.clone();
+        Arc::new(Meddler(move |call: Call<'_>| {
+            if call != Call::Write {
+                return Ok(());
+            }
+            let write = disk.writes.fetch_add(1, Ordering::SeqCst);
+            if write >= disk.full_from.load(Ordering::SeqCst) {
+                return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+            }
+            if write == disk.slow {
+                disk.reached.send(()).unwrap();
+                let _ = disk.go.recv_timeout(DEADLINE);
+            }
+            Ok(())
+        }))
     }
 }
 
@@ -327,7 +297,7 @@ fn a_full_disk_gets_back_what_mending_took() {
     for full_from in 0..4 {
         let (disk, ..) = Disk::new(u64::MAX);
         disk.full_from.store(full_from, Ordering::SeqCst);
-        let mut bench = Bench::on(20, disk.clone());
+        let mut bench = Bench::on(20, disk.host());
         bench.flip(1000);
         let outcome = bench.scrub(|bench| bench.close(20));
         assert_eq!((outcome.found, outcome.healed), (1, 0), "{full_from}: {outcome:?}");
@@ -352,7 +322,7 @@ fn a_file_is_not_built_where_it_leaves_no_room() {
 #[test]
 fn a_stop_ends_the_building_of_a_file_at_its_next_piece() {
     let (disk, reached, let_go) = Disk::new(1);
-    let mut bench = Bench::on(20, disk.clone());
+    let mut bench = Bench::on(20, disk.host());
     bench.flip(1000);
     let _ = bench.scrub_handle().requests().ask(ScrubAsk::space(space())).unwrap();
     bench.serve(|_| panic!("nothing is built"), |_| reached.try_recv().ok());
