@@ -390,7 +390,10 @@ impl Space {
         let Some(run) = self.runs.get(self.ordinal).copied() else { return };
         let why = format!("{} has vanished with all that was in the stream of it", run.segment);
         tracing::error!(space = %self.id, head = %self.head.lsn, "{why}");
-        self.notice(why);
+        if self.ordinal + 1 < self.runs.len() {
+            // Of the newest it was told when it could not be opened.
+            self.notice_gone(why, true);
+        }
         if self.index.head().lsn > run.start {
             self.suspect(run.start);
         } else {
