@@ -391,7 +391,9 @@ impl Pass {
 
 /// Nobody says where a space stands.
 fn silent() -> std::io::Error {
-    std::io::Error::other("the keeper does not answer: it is busy, or the node is ending")
+    std::io::Error::other(
+        "the node does not say where the space stands: it is busy with it, or is ending",
+    )
 }
 
 impl Survey {
