@@ -277,6 +277,22 @@ fn a_pass_is_not_clean_when_nobody_says_how_far_a_session_got() {
     assert_eq!((outcome.found, outcome.unreadable), (0, 1), "{outcome:?}");
 }
 
+/// The next good record was looked for behind what was durable, or behind the
+/// run, too. What was found there was asked for as one with the damaged bytes,
+/// and no answer could fit: they were never mended.
+#[test]
+fn damage_reaches_no_further_than_what_was_acknowledged() {
+    let mut bench = Bench::new(10);
+    // Writes end in another order than they lie in.
+    bench.write(11, 14);
+    let header_of_the_last = bench.marks[9].lsn.0 + 8;
+    bench.flip(header_of_the_last);
+    let outcome = bench.scrub(|bench| bench.close(10));
+    assert_eq!((outcome.found, outcome.healed), (1, 1), "{outcome:?}");
+    let there = fs::read(bench.segment()).unwrap();
+    assert!(there[bench.range(0, 10)] == bench.stream[bench.range(0, 10)]);
+}
+
 /// The scrubber's disk, whose writes can fail, or wait.
 struct Disk {
     writes: AtomicU64,
