@@ -99,6 +99,8 @@ pub struct World {
     pub given_up: BTreeSet<(usize, SpaceId)>,
     /// The primary's status, once it has told.
     pub told: Option<Receiver<ShardReport>>,
+    /// The reigns that the replicas were in when it was asked.
+    pub told_in: BTreeMap<(usize, SpaceId), usize>,
     pub calm_since: u64,
     pub steps: u64,
     /// Until when a machine is reached by nobody.
@@ -166,6 +168,7 @@ impl World {
             excused: BTreeSet::new(),
             given_up: BTreeSet::new(),
             told: None,
+            told_in: BTreeMap::new(),
             calm_since: 0,
             steps: 0,
             cut_off: vec![0; count],
