@@ -95,7 +95,8 @@ impl World {
                         said.and_then(|said| said.highest_epoch) >= Some(*epoch)
                     })
                 });
-                if told {
+                // Only the catalog of one that runs says what it has begun since.
+                if told && self.machines[0].running.is_some() {
                     let old = old.clone();
                     self.kill(0);
                     let right = self.exchange_catalog(&old);
@@ -117,9 +118,10 @@ impl World {
         let streams = self.oracle.streams.iter();
         let told = streams.map(|(space, stream)| (space.clone(), stream.present().epoch));
         let running = self.machines[0].running.as_ref();
-        let records = running.map(|running| running.catalog.load().unwrap()).unwrap_or_default();
-        let begun = records.into_iter().map(|(space, record)| (space, record.highest_epoch));
-        told.chain(begun).any(|(space, epoch)| Some(&epoch) > reigns.get(&space))
+        let records = running.map(|running| running.catalog.load().unwrap());
+        let records = records.unwrap_or_default().into_iter();
+        told.chain(records.map(|(space, record)| (space, record.highest_epoch)))
+            .any(|(space, epoch)| Some(&epoch) > reigns.get(&space))
     }
 
     /// The right catalog is in place from now on.
