@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use saltus::ids::{Epoch, SegmentName, StreamId};
+use saltus::limits::MAX_LSN;
 use saltus::lsn::{Chain, Lsn};
 use saltus::protocol::frame::{FrameHeader, Handle, Kind};
 use saltus::protocol::message::{
@@ -18,7 +19,7 @@ use super::pair::{BATCH, Frame, Pair, forge, identity};
 
 /// Positions around those that the tests use.
 fn lsn() -> impl Strategy<Value = Lsn> {
-    prop_oneof![4 => (0..12u64).prop_map(|n| Lsn(n * 100)), 1 => any::<u64>().prop_map(Lsn)]
+    prop_oneof![4 => (0..12u64).prop_map(|n| Lsn(n * 100)), 1 => (0..=MAX_LSN).prop_map(Lsn)]
 }
 
 fn handle() -> impl Strategy<Value = Handle> {

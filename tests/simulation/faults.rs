@@ -401,6 +401,7 @@ impl World {
                 );
             }
             let stream = self.oracle.streams.get(space);
+            let disk = self.machines[0].disk.lock();
             let seen = |index: usize, offset: u64| {
                 let log = &database.files[index];
                 let left_out = holes.iter().any(|hole| {
@@ -412,9 +413,9 @@ impl World {
                 }
                 let inode = log.file.metadata().unwrap().ino();
                 let known = known.iter().any(|file| file.inode == inode);
-                // Everybody had what was let go of, and a new epoch has cut it off.
-                let cut_off =
-                    log.released && stream.is_some_and(|stream| stream.had(log.name, offset));
+                // What nobody finds any more was shipped, and a new epoch has cut it off.
+                let is_gone = log.released || disk.names_of(&log.file).is_empty();
+                let cut_off = is_gone && stream.is_some_and(|stream| stream.had(log.name, offset));
                 !log.unlinked || (known && !cut_off && !self.excused.contains(space))
             };
             let given_up =
