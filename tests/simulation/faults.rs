@@ -350,6 +350,8 @@ impl World {
                     self.excused.insert(missing.space.clone());
                 }
                 self.told = self.machines[0].ask().map(|told| (missing, told));
+                let said = self.oracle.said.iter();
+                self.told_in = said.map(|(copy, said)| (copy.clone(), said.reign)).collect();
                 self.wake(0, Duration::from_micros(10));
                 self.after(Duration::from_secs(1), Event::Check);
             }

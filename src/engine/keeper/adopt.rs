@@ -57,7 +57,8 @@ impl Keeper {
         let standing = Standing { mark, base, runs, role, holes };
         let history = entry.record.history.clone();
         let boundaries = boundaries(&entry.record);
-        Some(Kept { standing, history, recoveries: entry.recoveries, boundaries })
+        let is_lent = matches!(entry.lease, Lease::Lent(_));
+        Some(Kept { standing, is_lent, history, recoveries: entry.recoveries, boundaries })
     }
 
     /// The file of a run.

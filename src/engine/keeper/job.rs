@@ -318,6 +318,8 @@ impl Job {
 pub struct Kept {
     /// While a session has the space, its checkpoint: the session knows better.
     pub standing: Standing,
+    /// A session has it.
+    pub is_lent: bool,
     /// Its epochs, and where each began.
     pub history: Vec<(Epoch, Lsn)>,
     /// How often this process has cut or recovered it.

@@ -58,6 +58,8 @@ struct Bench {
     commands: Receiver<Command>,
     /// Up to where the session has flushed; nothing without one.
     flushed: Option<Mark>,
+    /// The session ends, with that many records, when it is asked where it stands.
+    ends_when_asked: Option<usize>,
     loan: Loan,
     keeper: Option<JoinHandle<()>>,
     scrub: Option<ScrubHandle>,
@@ -125,6 +127,7 @@ impl Bench {
             news,
             commands,
             flushed,
+            ends_when_asked: None,
             loan,
             keeper: Some(keeper),
             scrub: Some(scrub),
@@ -199,6 +202,9 @@ impl Bench {
             assert!(Instant::now() < deadline, "what is waited for does not come");
             match self.commands.recv_timeout(Duration::from_millis(1)) {
                 Ok(Command::Standing(_, reply)) => {
+                    if let Some(records) = self.ends_when_asked.take() {
+                        self.close(records);
+                    }
                     let runs = self.loan.record.runs.clone();
                     if let Some(mark) = self.flushed {
                         let standing = Standing {
@@ -248,6 +254,43 @@ fn what_is_received_while_a_new_file_is_built_is_in_it() {
     });
     assert_eq!((outcome.found, outcome.healed), (1, 1), "{outcome:?}");
     assert!(fs::read(bench.segment()).unwrap() == bench.stream, "acknowledged records are gone");
+}
+
+/// The keeper said that a session had the space, and the session that it had it
+/// no more. Only what lay before the checkpoint was read, and the pass said that
+/// all was well.
+#[test]
+fn a_session_that_ends_while_it_is_asked_leaves_nothing_unread() {
+    let mut bench = Bench::new(10);
+    bench.ends_when_asked = Some(10);
+    bench.flip(1000);
+    let outcome = bench.scrub(|_| {});
+    assert_eq!((outcome.found, outcome.healed), (1, 1), "{outcome:?}");
+    assert_eq!(fs::read(bench.segment()).unwrap(), bench.stream[bench.range(0, 10)]);
+}
+
+#[test]
+fn a_pass_is_not_clean_when_nobody_says_how_far_a_session_got() {
+    let mut bench = Bench::new(10);
+    bench.flushed = None;
+    let outcome = bench.scrub(|_| {});
+    assert_eq!((outcome.found, outcome.unreadable), (0, 1), "{outcome:?}");
+}
+
+/// The next good record was looked for behind what was durable, or behind the
+/// run, too. What was found there was asked for as one with the damaged bytes,
+/// and no answer could fit: they were never mended.
+#[test]
+fn damage_reaches_no_further_than_what_was_acknowledged() {
+    let mut bench = Bench::new(10);
+    // Writes end in another order than they lie in.
+    bench.write(11, 14);
+    let header_of_the_last = bench.marks[9].lsn.0 + 8;
+    bench.flip(header_of_the_last);
+    let outcome = bench.scrub(|bench| bench.close(10));
+    assert_eq!((outcome.found, outcome.healed), (1, 1), "{outcome:?}");
+    let there = fs::read(bench.segment()).unwrap();
+    assert!(there[bench.range(0, 10)] == bench.stream[bench.range(0, 10)]);
 }
 
 /// The scrubber's disk, whose writes can fail, or wait.

@@ -124,14 +124,28 @@ impl Pass {
         if self.mender.is_none() {
             return Ok(Stand::Unknown);
         }
-        // The keeper first: a cut that comes between the two answers is seen
-        // then, when something is built on them.
-        let kept = self.kept(space).await?;
-        let ask = |reply| Command::Standing(space.clone(), reply);
-        let live = self.ask_shards(STANDING_TIMEOUT, ask).await?;
+        let deadline = self.timer.now() + STANDING_TIMEOUT;
+        let (kept, live) = loop {
+            // The keeper first: a cut that comes between the two answers is seen
+            // then, when something is built on them.
+            let kept = self.kept(space).await?;
+            let ask = |reply| Command::Standing(space.clone(), reply);
+            let live = self.ask_shards(STANDING_TIMEOUT, ask).await?;
+            // A session that nobody has is about to begin, or has ended between
+            // the two answers: then the keeper is about to hear how far it got.
+            // Its checkpoint would leave the rest unread.
+            let is_lent = matches!(&kept, Some(Some(kept)) if kept.is_lent);
+            if !is_lent || live.is_some() {
+                break (kept, live);
+            }
+            if self.timer.now() >= deadline {
+                return Ok(Stand::Silent);
+            }
+            self.sleep(ASK_AGAIN_DELAY).await?;
+        };
         Ok(match (kept, live) {
             (Some(None), _) => Stand::Unknown,
-            (Some(Some(Kept { standing, history, recoveries, boundaries })), live) => {
+            (Some(Some(Kept { standing, history, recoveries, boundaries, .. })), live) => {
                 let standing = live.unwrap_or(standing);
                 let ground = Ground { history, mark: standing.mark, recoveries };
                 Stand::Known(Box::new(standing), ground, boundaries)

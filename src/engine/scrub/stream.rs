@@ -276,7 +276,8 @@ impl Pass {
         Ok(())
     }
 
-    /// Where the next good record behind `bad` begins, at most `end`.
+    /// Where the next good record behind `bad` begins, at most `end`: what lies
+    /// behind that is of no stream, or of another run.
     fn next_good(
         &self,
         file: &BulkFile,
@@ -308,7 +309,7 @@ impl Pass {
             }
             let turn = MAX_SEARCH_BYTES_PER_TURN;
             from = match search::find_record(file.file(), from, turn, size, checksums) {
-                Ok(Found::Record(at)) => return Ok(at),
+                Ok(Found::Record(at)) => return Ok(at.min(end)),
                 Ok(Found::NoneBefore(at)) if at > from => at,
                 // Too few bytes are left for a header.
                 Ok(Found::NoneBefore(_)) => size,
@@ -391,7 +392,9 @@ impl Pass {
 
 /// Nobody says where a space stands.
 fn silent() -> std::io::Error {
-    std::io::Error::other("the keeper does not answer: it is busy, or the node is ending")
+    std::io::Error::other(
+        "the node does not say where the space stands: it is busy with it, or is ending",
+    )
 }
 
 impl Survey {
