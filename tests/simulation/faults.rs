@@ -235,8 +235,9 @@ impl World {
         if std::mem::take(&mut self.power_goes[number]) {
             self.lose_power(number);
         } else {
-            self.machines[number].kill();
             self.kill(number);
+            // One that died while it started has asked for nothing yet.
+            self.machines[number].kill();
         }
     }
 
