@@ -26,8 +26,8 @@ const HELD_PATIENCE: Duration = Duration::from_secs(300);
 const SAYS_SO_WITHIN: Duration = Duration::from_secs(40);
 
 /// What is not where it should be.
-#[derive(Debug)]
-struct Missing {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
     space: SpaceId,
     /// A replica that has not all of the stream; none: a record is not shipped.
     replica: Option<usize>,
@@ -317,18 +317,19 @@ impl World {
             Some(missing) => {
                 let patience = if self.held.is_some() { HELD_PATIENCE } else { PATIENCE };
                 let patience = patience + self.seed_pause();
-                let told = self.told.take().and_then(|told| told.try_recv().ok());
+                let (of, told) = self.told.take().unzip();
+                let told = told.and_then(|told| told.try_recv().ok());
                 let slow = self.held.map_or(String::new(), |held| format!(", {held} being slow"));
                 assert!(
                     u128::from(waited) < patience.as_nanos(),
                     "Liveness: {missing:?}{slow}; the primary says {told:?}"
                 );
                 let told = told.filter(|_| u128::from(waited) > SAYS_SO_WITHIN.as_nanos());
-                if let (Some(told), Some(replica)) = (&told, missing.replica)
-                    && missing.asks_for_a_person(told, replica)
-                {
+                if let Some(told) = &told {
                     // It says what to do, and the world has nobody who does it.
-                    self.given_up.insert((replica, missing.space.clone()));
+                    let waits = self.waits_for_a_person(&missing, told);
+                    let waits = waits.into_iter().map(|replica| (replica, missing.space.clone()));
+                    self.given_up.extend(waits);
                 }
                 for replica in 1..self.machines.len() {
                     let why = told.as_ref().and_then(|told| missing.problem_of(told, replica));
@@ -338,7 +339,8 @@ impl World {
                 }
                 let stream = self.oracle.streams.get(&missing.space);
                 let shipped = stream.map_or(0, |stream| stream.present().end());
-                if let Some(told) = told
+                // Of what was not missing yet when it was asked, it knows nothing.
+                if let Some(told) = told.filter(|_| of.as_ref() == Some(&missing))
                     && missing.is_named_in(&told, shipped)
                     && missing.replica.is_none()
                 {
@@ -346,13 +348,30 @@ impl World {
                     // database has removed what no node could keep.
                     self.excused.insert(missing.space.clone());
                 }
-                self.told = self.machines[0].ask();
                 let said = self.oracle.said.iter();
                 self.told_in = said.map(|(copy, said)| (copy.clone(), said.reign)).collect();
+                self.told = self.machines[0].ask().map(|told| (missing, told));
                 self.wake(0, Duration::from_micros(10));
                 self.after(Duration::from_secs(1), Event::Check);
             }
         }
+    }
+
+    /// The copies that wait for a person before what is missing can come. What is
+    /// not shipped to anybody waits only if all of them do.
+    fn waits_for_a_person(&self, missing: &Missing, told: &ShardReport) -> Vec<usize> {
+        let asks = |replica: &usize| missing.asks_for_a_person(told, *replica);
+        let listening = match missing.replica {
+            Some(replica) => vec![replica],
+            None => self.listening().collect(),
+        };
+        if listening.iter().all(asks) { listening } else { Vec::new() }
+    }
+
+    /// Replicas that are not held still.
+    fn listening(&self) -> impl Iterator<Item = usize> {
+        let held = self.held;
+        (1..self.machines.len()).filter(move |replica| held != Some(*replica))
     }
 
     /// How long a primary may wait before it fills a replica anew that it has
@@ -398,12 +417,16 @@ impl World {
                     log.released && stream.is_some_and(|stream| stream.had(log.name, offset));
                 !log.unlinked || (known && !cut_off && !self.excused.contains(space))
             };
-            if !self.oracle.is_complete(database, seen) {
+            let given_up =
+                |replica: usize| self.given_up.contains(&(replica, database.space.clone()));
+            // Where every copy waits for a person, there is nobody to ship to.
+            let ships = !self.listening().all(given_up);
+            if !self.oracle.is_complete(database, seen) && ships {
                 return Some(Missing { space: space.clone(), replica: None });
             }
             let Some(stream) = self.oracle.streams.get(&database.space) else { continue };
-            for replica in (1..self.machines.len()).filter(|replica| self.held != Some(*replica)) {
-                if self.given_up.contains(&(replica, space.clone())) {
+            for replica in self.listening() {
+                if given_up(replica) {
                     continue;
                 }
                 let said = self.oracle.said.get(&(replica, database.space.clone()));

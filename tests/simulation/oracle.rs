@@ -81,7 +81,7 @@ impl Oracle {
                     self.space_opened(connection, &header, &open, sender);
                 }
                 Some(Message::SegmentOpen(run)) if primary => {
-                    self.run_opened(connection, &header, run);
+                    self.run_opened(connection, &header, run, sender);
                 }
                 Some(Message::SegmentRetire(retire)) if primary => {
                     self.retired(connection, &header, retire, sender);
@@ -191,18 +191,26 @@ impl Oracle {
             (said.flushed > common && !explained).then_some(common)
         });
         // Or it is about to leave out a record that nobody has.
-        let nobody_has = self.said.iter().all(|((_, of), said)| of != space || said.flushed <= cut);
-        let rotten = stream.reign(before).pieces(cut, cut + 1).first().is_some_and(|(run, ..)| {
-            let offset = run.offset + cut - run.start.0;
-            database.was_damaged(run.segment, &(offset..offset + 1))
-        });
-        let rotten = Some(cut).filter(|_| rotten && nobody_has);
+        let rotten = Some(cut).filter(|_| self.may_be_left_out(database, before, cut));
         let least = disputed.chain(run).chain(rotten).min();
         assert!(
             least.is_some_and(|least| cut >= least),
             "Epochs: {space} is cut from {end} to {cut}; its source has it up to {kept}, and nobody \
              has lost anything before {least:?}"
         );
+    }
+
+    /// Whether a record that was shipped in a reign was damaged at its source, and
+    /// no replica has acknowledged it.
+    fn may_be_left_out(&self, database: &Database, reign: usize, at: u64) -> bool {
+        let space = &database.space;
+        let nobody_has = self.said.iter().all(|((_, of), said)| of != space || said.flushed <= at);
+        let pieces = self.streams[space].reign(reign).pieces(at, at + 1);
+        nobody_has
+            && pieces.first().is_some_and(|(run, ..)| {
+                let offset = run.offset + at - run.start.0;
+                database.was_damaged(run.segment, &(offset..offset + 1))
+            })
     }
 
     /// True of a reign that is over; only a primary that was set back to an
@@ -246,10 +254,24 @@ impl Oracle {
         self.streams.get(&database.space).is_some_and(|stream| stream.kept == u64::MAX)
     }
 
-    fn run_opened(&mut self, connection: usize, header: &FrameHeader, run: SegmentOpen) {
+    fn run_opened(
+        &mut self,
+        connection: usize,
+        header: &FrameHeader,
+        run: SegmentOpen,
+        sender: &Sender<'_>,
+    ) {
         let Session { space, epoch, process, .. } = self.session(connection, header.handle);
         if !self.is_over(&space, epoch) {
-            self.streams.get_mut(&space).unwrap().opens(run, process);
+            let database = sender.databases.iter().find(|database| database.space == space);
+            let (last, start) = (self.streams[&space].last(), run.start.0);
+            let left_out = self.may_be_left_out(database.unwrap(), last, start);
+            let stream = self.streams.get_mut(&space).unwrap();
+            if left_out && start < stream.present().end() {
+                // What an earlier process had shipped, and no replica has taken.
+                stream.kept = stream.kept.min(start);
+            }
+            stream.opens(run, process);
             self.branched(&space, process);
         }
     }

@@ -1,6 +1,7 @@
 //! Reigns: a new epoch begins, and later a primary of the old one is back, as
 //! from a snapshot of its machine. It must be obeyed by nobody who knows better.
 
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,8 +18,9 @@ use super::world::World;
 pub enum Succession {
     #[default]
     First,
-    /// A new epoch has begun in these spaces; the catalog before it is kept.
-    Second { old: Vec<u8>, spaces: Vec<(SpaceId, Epoch)> },
+    /// A new epoch has begun in these spaces; the catalog before it is kept. With
+    /// the epoch in which each space was then.
+    Second { old: Vec<u8>, spaces: Vec<(SpaceId, Epoch)>, reigns: BTreeMap<SpaceId, Epoch> },
     /// The old catalog is in place, the right one is kept.
     Back { right: Vec<u8>, pins: Vec<Kept> },
     /// The right one is in place again.
@@ -80,7 +82,13 @@ impl World {
             Succession::First if self.oracle.streams.len() == self.databases.len() => {
                 self.begin_reign();
             }
-            Succession::Second { old, spaces } => {
+            Succession::Second { reigns, .. } if self.has_cut_since(reigns) => {
+                self.say(|| {
+                    "the primary has begun an epoch by itself: its old catalog would too".into()
+                });
+                self.succession = Succession::Over;
+            }
+            Succession::Second { old, spaces, .. } => {
                 let told = (1..self.machines.len()).all(|replica| {
                     spaces.iter().all(|(space, epoch)| {
                         let said = self.oracle.said.get(&(replica, space.clone()));
@@ -100,6 +108,18 @@ impl World {
             Succession::Back { .. } => self.right_catalog(),
             Succession::First | Succession::Over => {}
         }
+    }
+
+    /// The primary has cut a stream since its catalog was put aside, because of what
+    /// its source has lost. One that has forgotten that finds the same loss, and
+    /// gives the same number to another reign.
+    fn has_cut_since(&self, reigns: &BTreeMap<SpaceId, Epoch>) -> bool {
+        let streams = self.oracle.streams.iter();
+        let told = streams.map(|(space, stream)| (space.clone(), stream.present().epoch));
+        let running = self.machines[0].running.as_ref();
+        let records = running.map(|running| running.catalog.load().unwrap()).unwrap_or_default();
+        let begun = records.into_iter().map(|(space, record)| (space, record.highest_epoch));
+        told.chain(begun).any(|(space, epoch)| Some(&epoch) > reigns.get(&space))
     }
 
     /// The right catalog is in place from now on.
@@ -152,7 +172,9 @@ impl World {
         drop(disk);
         let mut spaces = Vec::new();
         let mut changes = Vec::new();
+        let mut reigns = BTreeMap::new();
         for (space, record) in catalog.load().unwrap() {
+            reigns.insert(space.clone(), record.highest_epoch);
             let Some(stream) = self.oracle.streams.get(&space) else { continue };
             if record.history != stream.history(Lsn(u64::MAX)) || !whole.contains(&space) {
                 // A reign begins where the log of its primary ends, which the
@@ -166,12 +188,13 @@ impl World {
                 changes.push((space.clone(), Change::AddMark(mark)));
             }
             changes.push((space.clone(), Change::Epoch { epoch, start }));
+            reigns.insert(space.clone(), epoch);
             spaces.push((space, epoch));
         }
         catalog.commit(&changes).unwrap();
         drop(catalog);
         self.machines[0].disk.lock().trouble = trouble;
         self.say(|| format!("epochs begin: {spaces:?}"));
-        self.succession = Succession::Second { old, spaces };
+        self.succession = Succession::Second { old, spaces, reigns };
     }
 }

@@ -17,6 +17,7 @@ use super::chance::Chance;
 use super::clock::{MachineClock, Time};
 use super::database::{Database, Noise};
 use super::disk::Disk;
+use super::faults::Missing;
 use super::host::SharedDisk;
 use super::machine::Machine;
 use super::network::{Effect, Network, Process};
@@ -97,8 +98,9 @@ pub struct World {
     pub excused: BTreeSet<SpaceId>,
     /// Copies that wait for a person, as the status says.
     pub given_up: BTreeSet<(usize, SpaceId)>,
-    /// The primary's status, once it has told.
-    pub told: Option<Receiver<ShardReport>>,
+    /// What was missing when the primary was asked for its status, and that, once
+    /// it has told.
+    pub told: Option<(Missing, Receiver<ShardReport>)>,
     /// The reigns that the replicas were in when it was asked.
     pub told_in: BTreeMap<(usize, SpaceId), usize>,
     pub calm_since: u64,

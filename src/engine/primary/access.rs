@@ -64,6 +64,23 @@ impl Space {
         }
     }
 
+    /// A segment is gone that was not let go of. What of it is not in the stream is
+    /// nowhere else: each start says so again.
+    pub(super) fn notice_unshipped(&mut self, file: u64, in_stream: bool, why: &str) {
+        let walked = self.files.get(&file).map_or(0, |tracked| tracked.walked);
+        self.notice(if in_stream {
+            format!(
+                "{why}: what was written to it behind offset {walked}, if anything, was not \
+                 shipped and is lost here"
+            )
+        } else {
+            format!(
+                "{why}: nothing of it is in the stream, and what it held that was not shipped is \
+                 lost here"
+            )
+        });
+    }
+
     /// True while replicas are to be cut to where a crash has left the stream.
     #[must_use]
     pub fn is_to_be_followed(&self) -> bool {

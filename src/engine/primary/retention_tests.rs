@@ -4,6 +4,7 @@ use super::*;
 use crate::io::Strategy;
 use crate::limits::RELEASE_PROBE_AFTER;
 use crate::protocol::message::Retirement;
+use crate::state::slots::SlotRecord;
 
 /// Both names are gone, and a snapshot stands there instead. The writer has
 /// closed the first one, and goes on with the second one.
@@ -206,3 +207,38 @@ fn a_replica_is_not_resumed_where_the_segments_behind_are_gone() {
 
 #[path = "gap_tests.rs"]
 mod gap;
+
+/// A crash took the end of the source, and the database wrote as much again. What a
+/// replica had acknowledged of the lost part was taken for that of the new one, and
+/// a segment was let go of that it does not have.
+#[test]
+fn what_a_replica_had_acknowledged_must_be_met_by_a_start() {
+    let mut bed = Bed::new(&[]);
+    for sequence in 0..4 {
+        bed.write(1, &record(sequence, b"one"));
+    }
+    bed.found(1);
+    bed.walk();
+    let acked = SlotRecord { flushed: bed.space.head(), ..SlotRecord::default() };
+    // Where it was written on, from the last boundary that the catalog remembers.
+    for (left, rest, begins) in [(4, 0, None), (2, 0, Some(2)), (2, 3, Some(0)), (0, 0, Some(0))] {
+        let mut bed = Bed::new(&[]);
+        let mut known = fresh();
+        known.runs.open(Run {
+            start: Lsn::ZERO,
+            segment: name(1),
+            file: 1,
+            offset: 0,
+            bytes: None,
+        });
+        known.slots.insert("two".parse().unwrap(), acked);
+        bed.space.learn(known);
+        bed.write(1, &[]);
+        for sequence in (0..left).chain(10..10 + rest) {
+            bed.write(1, &record(sequence, b"one"));
+        }
+        bed.found(1);
+        let asked = epoch_asked(&bed.walk()).map(|(mark, _)| mark.records);
+        assert_eq!(asked, begins, "{left} are left, and {rest} others");
+    }
+}

@@ -237,8 +237,9 @@ impl Space {
         self.holes = record.holes;
         self.known = true;
         let last = self.saved.last().copied().unwrap_or(Mark::START);
-        // Everything up to there was walked before; the head is no earlier.
-        self.head = last;
+        // All up to there was walked before, and what replicas have made durable.
+        let acked = record.slots.values().map(|slot| slot.flushed);
+        self.head = acked.chain([last]).max_by_key(|mark| mark.lsn).unwrap_or(last);
         self.doubt_tail();
         // From the boundary before, if it is near and in the same file: so the
         // walk must meet the last one again.
@@ -336,14 +337,11 @@ impl Space {
             Err(Unopened::Gone { why, lost }) => {
                 let current = self.runs.get(self.ordinal).map(|run| run.file);
                 let stands_in = current == Some(file);
-                if self.runs.first_in(file).is_none() {
-                    // Each start says so again: it is nowhere else.
-                    self.notice(format!(
-                        "{why}: nothing of it is in the stream, and what it held that was not \
-                         shipped is lost here"
-                    ));
-                } else if stands_in {
+                let in_stream = self.runs.first_in(file).is_some();
+                if in_stream && stands_in {
                     self.notice_gone(why, lost);
+                } else if lost || !in_stream {
+                    self.notice_unshipped(file, in_stream, &why);
                 }
                 if let Some(tracked) = self.files.get_mut(&file) {
                     self.retirements.outdate();
