@@ -349,9 +349,9 @@ impl World {
                     // database has removed what no node could keep.
                     self.excused.insert(missing.space.clone());
                 }
-                self.told = self.machines[0].ask().map(|told| (missing, told));
                 let said = self.oracle.said.iter();
                 self.told_in = said.map(|(copy, said)| (copy.clone(), said.reign)).collect();
+                self.told = self.machines[0].ask().map(|told| (missing, told));
                 self.wake(0, Duration::from_micros(10));
                 self.after(Duration::from_secs(1), Event::Check);
             }
