@@ -56,6 +56,9 @@ pub(super) struct Past {
     suspect: Option<Lsn>,
     /// The catalog is being told of a new epoch.
     turning: bool,
+    /// The last boundary that the catalog remembered at the start: what a replica
+    /// had acknowledged up to there is of this stream.
+    pub(super) vouched: Lsn,
 }
 
 /// What becomes of a space whose replica holds other records.

@@ -21,6 +21,7 @@ use crate::engine::writers::Writers;
 use crate::limits::{RELEASE_AFTER, RELEASE_PROBE_AFTER};
 use crate::lsn::{Lsn, Mark};
 use crate::protocol::message::{Retirement, SegmentRetire};
+use crate::protocol::sender::Found;
 use crate::state::catalog::Change;
 use crate::state::runs::Run;
 
@@ -144,6 +145,19 @@ impl Space {
             "the log from {from} to the end of {} is no longer here: it was retired",
             run.segment
         ))
+    }
+
+    /// What a replica has made durable of this stream, that was there by the
+    /// catalog and was not heard of since. A crash may have taken what it had
+    /// acknowledged, and something else may stand in its place: what is there is
+    /// held for it until it says where it is.
+    #[must_use]
+    pub fn vouched(&self, flushed: &Mark) -> Lsn {
+        let met = || match self.mark_at(flushed.lsn) {
+            Some(Found::Mark(mark)) => mark.chain == flushed.chain,
+            _ => false,
+        };
+        if flushed.lsn <= self.past.vouched || met() { flushed.lsn } else { self.past.vouched }
     }
 
     /// The directory was listed: `named` are the files that have a name.

@@ -4,7 +4,6 @@ use super::*;
 use crate::io::Strategy;
 use crate::limits::RELEASE_PROBE_AFTER;
 use crate::protocol::message::Retirement;
-use crate::state::slots::SlotRecord;
 
 /// Both names are gone, and a snapshot stands there instead. The writer has
 /// closed the first one, and goes on with the second one.
@@ -212,16 +211,18 @@ mod gap;
 /// replica had acknowledged of the lost part was taken for that of the new one, and
 /// a segment was let go of that it does not have.
 #[test]
-fn what_a_replica_had_acknowledged_must_be_met_by_a_start() {
+fn what_a_replica_had_acknowledged_is_believed_where_the_source_still_has_it() {
     let mut bed = Bed::new(&[]);
     for sequence in 0..4 {
         bed.write(1, &record(sequence, b"one"));
     }
     bed.found(1);
     bed.walk();
-    let acked = SlotRecord { flushed: bed.space.head(), ..SlotRecord::default() };
-    // Where it was written on, from the last boundary that the catalog remembers.
-    for (left, rest, begins) in [(4, 0, None), (2, 0, Some(2)), (2, 3, Some(0)), (0, 0, Some(0))] {
+    let acked = bed.space.head();
+    let at = |records: u64| Lsn(records * 67);
+    for (left, rest, saved, believed) in
+        [(4, 0, 1, 4), (4, 2, 1, 4), (2, 0, 1, 1), (2, 3, 1, 1), (2, 3, 4, 4)]
+    {
         let mut bed = Bed::new(&[]);
         let mut known = fresh();
         known.runs.open(Run {
@@ -231,14 +232,15 @@ fn what_a_replica_had_acknowledged_must_be_met_by_a_start() {
             offset: 0,
             bytes: None,
         });
-        known.slots.insert("two".parse().unwrap(), acked);
+        known.marks.push(Mark { lsn: at(saved), ..Mark::START });
         bed.space.learn(known);
-        bed.write(1, &[]);
+        bed.space.rewind(Mark::START);
+        bed.space.past.check(Mark::START, Vec::new());
         for sequence in (0..left).chain(10..10 + rest) {
             bed.write(1, &record(sequence, b"one"));
         }
         bed.found(1);
-        let asked = epoch_asked(&bed.walk()).map(|(mark, _)| mark.records);
-        assert_eq!(asked, begins, "{left} are left, and {rest} others");
+        bed.walk();
+        assert_eq!(bed.space.vouched(&acked), at(believed), "{left} are left, and {rest} others");
     }
 }

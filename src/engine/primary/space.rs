@@ -237,9 +237,9 @@ impl Space {
         self.holes = record.holes;
         self.known = true;
         let last = self.saved.last().copied().unwrap_or(Mark::START);
-        // All up to there was walked before, and what replicas have made durable.
-        let acked = record.slots.values().map(|slot| slot.flushed);
-        self.head = acked.chain([last]).max_by_key(|mark| mark.lsn).unwrap_or(last);
+        // Everything up to there was walked before; the head is no earlier.
+        self.head = last;
+        self.past.vouched = last.lsn;
         self.doubt_tail();
         // From the boundary before, if it is near and in the same file: so the
         // walk must meet the last one again.

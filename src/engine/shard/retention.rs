@@ -38,8 +38,14 @@ impl Shard {
 
     /// What every replica has made durable for which something is kept.
     pub(super) fn lowest(&self, handle: Handle) -> Lsn {
+        let space = self.spaces.get(handle);
+        let needs = |slot: &Slot| {
+            let needs = slot.needs()?;
+            let doubted = space.filter(|_| !slot.known);
+            Some(doubted.map_or(needs, |space| space.borrow().vouched(&slot.flushed)))
+        };
         let slots = self.links.iter().map(|link| link.slots.get(handle.0 as usize));
-        let needs = slots.filter_map(|slot| slot.map_or(Some(Lsn::ZERO), Slot::needs));
+        let needs = slots.filter_map(|slot| slot.map_or(Some(Lsn::ZERO), needs));
         needs.min().unwrap_or(Lsn(u64::MAX))
     }
 
