@@ -112,7 +112,8 @@ impl Disk {
         if all != 0 {
             content.flips.seen.insert(offset, all);
         }
-        self.note(|| format!("{} rots at {offset}: {bits:#04x}", path.display()));
+        let below = path.strip_prefix(&self.root).unwrap_or(path).display().to_string();
+        self.note(|| format!("{below} rots at {offset}: {bits:#04x}"));
         Some(all)
     }
 

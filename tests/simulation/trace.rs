@@ -39,7 +39,7 @@ impl Trace {
         if self.mode == Mode::Off {
             return;
         }
-        let line = format!("{:>12.6}  {}", now_ns as f64 / 1e9, text());
+        let line = format!("{:>12.6}  {}", now_ns as f64 / 1e9, steady(&text()));
         self.digest = crc32c::crc32c_append(self.digest, line.as_bytes());
         if self.mode == Mode::Print {
             eprintln!("{line}");
@@ -54,4 +54,16 @@ impl Trace {
     pub fn last(&self) -> impl Iterator<Item = &str> {
         self.last.iter().map(String::as_str)
     }
+}
+
+/// What the world's directory is called before the part that is another each time.
+pub const DIRECTORY: &str = "saltus-simulation-";
+
+/// The same text in every run of a seed.
+pub fn steady(text: &str) -> String {
+    // Of the name that the system has chosen six letters are its own.
+    let parts: Vec<_> = text.split(DIRECTORY).collect();
+    let (first, rest) = parts.split_first().unwrap();
+    let rest = rest.iter().map(|part| part.get(6..).unwrap_or_default());
+    std::iter::once(*first).chain(rest).collect::<Vec<_>>().join(DIRECTORY)
 }

@@ -26,7 +26,7 @@ use super::oracle::Oracle;
 use super::plan::Plan;
 use super::rot::{self, Passes};
 use super::succession::Succession;
-use super::trace::Trace;
+use super::trace::{self, Trace};
 
 /// Steps after which a seed must have come to its end: a node that never
 /// rests is found by it.
@@ -547,7 +547,7 @@ impl World {
 }
 
 fn job_line(job: &Job) -> String {
-    let line = format!("{job:?}");
+    let line = trace::steady(&format!("{job:?}"));
     line.chars().take(300).collect()
 }
 
@@ -555,7 +555,7 @@ fn job_line(job: &Job) -> String {
 fn private_directory() -> tempfile::TempDir {
     let builder = || {
         let mut builder = tempfile::Builder::new();
-        builder.prefix("saltus-simulation-");
+        builder.prefix(trace::DIRECTORY);
         builder
     };
     builder().tempdir_in("/dev/shm").or_else(|_| builder().tempdir()).unwrap()
