@@ -221,7 +221,7 @@ impl Stream {
 
     /// A replica is filled anew from `base` on.
     pub fn leaps(&mut self, base: Mark, first_run: u32) {
-        let kept = self.kept;
+        let kept = self.present().boundary(self.kept);
         let present = self.present_mut();
         let end = present.end();
         if base.lsn.0 > end {
