@@ -10,6 +10,7 @@ use std::time::Duration;
 use saltus::admin::Client;
 use saltus::engine::quarantine::Reason;
 use saltus::engine::scrub::ScrubAsk;
+use saltus::engine::status::Role;
 use saltus::ids::{Epoch, SegmentName};
 
 use crate::cluster::{BACKENDS, Cluster, until};
@@ -226,7 +227,12 @@ fn a_node_that_was_started_without_its_catalog_can_still_be_rebuilt() {
     cluster.replicas[0].terminate();
     lose(&cluster.replicas[0]);
     cluster.replicas[0].restart();
-    cluster.primary.await_problem("alpha", "saltus rebuild --space alpha");
+    // It may be asked for the space before it has looked at its own directories.
+    until("it takes what it finds for its own", || {
+        let space = cluster.replicas[0].space("alpha")?;
+        (space.role == Role::Primary).then_some(())
+    });
+    cluster.primary.await_problem("alpha", "saltus rebuild");
     cluster.replicas[0].terminate();
     let text = said(&rebuild(&cluster, &[]), 1);
     assert!(text.contains("NOT REBUILT") && text.contains("--space alpha"), "{text}");
