@@ -12,6 +12,7 @@ use saltus::limits::SEED_BACKOFF;
 use super::disk::Trouble;
 use super::machine::name_of;
 use super::plan::Fault;
+use super::stream::Stream;
 use super::world::{Event, World};
 
 /// How long it may take, in virtual time, until all is well again: longer than
@@ -416,7 +417,11 @@ impl World {
                 let known = known.iter().any(|file| file.inode == inode);
                 // What nobody finds any more was shipped, and a new epoch has cut it off.
                 let is_gone = log.released || disk.names_of(&log.file).is_empty();
-                let cut_off = is_gone && stream.is_some_and(|stream| stream.had(log.name, offset));
+                // Or nobody was shipped anything of it: the status says so for a while.
+                let had = |stream: &Stream| {
+                    stream.had(log.name, offset) || (!log.released && stream.never_had(log.name))
+                };
+                let cut_off = is_gone && stream.is_some_and(had);
                 !log.unlinked || (known && !cut_off && !self.excused.contains(space))
             };
             let given_up =

@@ -296,7 +296,7 @@ impl Space {
     }
 
     /// Up to where the bytes of the stream reach in a file.
-    pub(super) fn reach_in(&self, file: u64) -> u64 {
+    fn reach_in(&self, file: u64) -> u64 {
         let runs = self.runs.iter().map(|(_, run)| run).filter(|run| run.file == file);
         runs.map(|run| run.reach(self.head.lsn)).max().unwrap_or(0)
     }

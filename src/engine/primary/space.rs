@@ -337,7 +337,7 @@ impl Space {
             Err(Unopened::Gone { why, lost }) => {
                 let current = self.runs.get(self.ordinal).map(|run| run.file);
                 let stands_in = current == Some(file);
-                let in_stream = self.reach_in(file) > 0;
+                let in_stream = self.runs.first_in(file).is_some();
                 if in_stream && stands_in {
                     self.notice_gone(why, lost);
                 } else if lost || !in_stream {
