@@ -209,17 +209,9 @@ impl Scrubber {
         let pass_shared = Arc::clone(&shared);
         let thread = Builder::new().name("scrub".to_owned()).spawn(move || {
             let ended = bulk::run(|reads| {
-                let pass = Pass {
-                    shared: pass_shared,
-                    data_root,
-                    options,
-                    reads,
-                    timer: Timer::Thread,
-                    signals,
-                    mender,
-                    tally: PassOutcome::default(),
-                };
-                pass.repeat(spaces)
+                let timer = Timer::Thread;
+                Pass::new(pass_shared, data_root, options, reads, timer, signals, mender)
+                    .repeat(spaces)
             });
             if let Err(error) = ended {
                 tracing::error!(%error, "segments at rest are not verified: no runtime");
@@ -310,6 +302,19 @@ struct Pass {
 }
 
 impl Pass {
+    fn new(
+        shared: Arc<Shared>,
+        data_root: PathBuf,
+        options: ScrubOptions,
+        reads: Reads,
+        timer: Timer,
+        signals: watch::Receiver<Signal>,
+        mender: Option<Mender>,
+    ) -> Self {
+        let tally = PassOutcome::default();
+        Self { shared, data_root, options, reads, timer, signals, mender, tally }
+    }
+
     async fn repeat(mut self, spaces: Spaces) {
         let mut next = self.timer.now() + self.options.first_delay;
         loop {

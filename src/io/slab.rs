@@ -276,8 +276,7 @@ impl Slab {
     ///
     /// # Safety
     ///
-    /// That many bytes behind the filled ones have been written through
-    /// [`Self::spare_start`], and fit.
+    /// So many have been written at [`Self::spare_start`], and fit there.
     pub(super) unsafe fn grow(&mut self, bytes: usize) {
         debug_assert!(bytes <= self.spare());
         self.filled += bytes;

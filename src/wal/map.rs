@@ -168,10 +168,10 @@ extern "C" fn on_bus_error(
     // SAFETY: the kernel passes a valid siginfo to an SA_SIGINFO handler.
     let (code, address) = unsafe { ((*info).si_code, (*info).si_addr() as usize) };
     // A code of 0 or less: sent by a process, not raised by an access.
-    // SAFETY: the address lies in a window of the table. The thread that
-    // touched it holds that window, so it stays mapped until this returns.
     let healed = code > 0
         && mark_damaged(address).is_some()
+        // SAFETY: the address lies in a window of the table. The thread that
+        // touched it holds that window, so it stays mapped until this returns.
         && unsafe { cover_with_zeroes(address, guard.page_bytes) };
     if !healed {
         // SAFETY: the same arguments, on the same stack, in the same signal.
@@ -430,11 +430,11 @@ impl AsRef<[u8]> for Map {
     /// as it will look.
     fn as_ref(&self) -> &[u8] {
         match &self.bytes {
+            // A page without a file behind it reads as zeroes, see `on_bus_error`.
+            // Log bytes that are complete are never changed by their writer; a
+            // reader that meets a change all the same finds a wrong checksum.
             // SAFETY: the map is readable for its length and lives as long as
-            // `self`. A page without a file behind it reads as zeroes, see
-            // `on_bus_error`. Log bytes that are complete are never changed
-            // by their writer; a reader that meets a change all the same
-            // finds a wrong checksum, since every byte value is valid.
+            // `self`, and every byte value is valid.
             Bytes::Mapped { map, .. } => unsafe {
                 std::slice::from_raw_parts(map.as_ptr(), map.len())
             },

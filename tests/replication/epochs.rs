@@ -138,17 +138,23 @@ fn t6_a_tail_of_zeroes_begins_a_new_epoch() {
     }
 }
 
+/// Ten records in the first segment and five in the second, all of them flushed.
+fn with_two_segments() -> (Cluster, Segment, Segment) {
+    let mut cluster = Cluster::with(1, |_| {}, |_| {});
+    let wal = cluster.primary.wal("alpha");
+    let mut first = Segment::create(&wal, 1);
+    first.records(10, 400);
+    cluster.await_flushed("alpha", first.len());
+    let mut second = Segment::create(&wal, 2);
+    second.records(5, 100);
+    cluster.await_flushed("alpha", first.len() + second.len());
+    (cluster, first, second)
+}
+
 #[test]
 fn t6_a_change_in_an_earlier_file_begins_a_new_epoch_there() {
     for away in [false, true] {
-        let mut cluster = Cluster::with(1, |_| {}, |_| {});
-        let wal = cluster.primary.wal("alpha");
-        let mut first = Segment::create(&wal, 1);
-        first.records(10, 400);
-        cluster.await_flushed("alpha", first.len());
-        let mut second = Segment::create(&wal, 2);
-        second.records(5, 100);
-        cluster.await_flushed("alpha", first.len() + second.len());
+        let (mut cluster, mut first, mut second) = with_two_segments();
         if away {
             cluster.primary.kill();
         }
@@ -174,14 +180,7 @@ fn t6_a_change_in_an_earlier_file_begins_a_new_epoch_there() {
 #[test]
 fn t6_a_segment_that_was_left_for_another_and_is_gone_on_with_begins_a_new_epoch() {
     for (lost, bytes) in [(2, 400), (2, 500), (0, 400)] {
-        let mut cluster = Cluster::with(1, |_| {}, |_| {});
-        let wal = cluster.primary.wal("alpha");
-        let mut first = Segment::create(&wal, 1);
-        first.records(10, 400);
-        cluster.await_flushed("alpha", first.len());
-        let mut second = Segment::create(&wal, 2);
-        second.records(5, 100);
-        cluster.await_flushed("alpha", first.len() + second.len());
+        let (mut cluster, mut first, second) = with_two_segments();
         let before = first.content.clone();
         cluster.primary.kill();
         // Longer than it was, with other records in it.

@@ -58,7 +58,7 @@ impl Keeper {
         } else {
             Err(io::Error::other("the catalog cannot be written now"))
         };
-        // In this session nobody tells it again.
+        // A primary tells it once on a connection, so it is remembered here.
         if !matches!(result, Ok(true))
             && what == Retirement::Gone
             && let Some(entry) = self.spaces.get_mut(space)

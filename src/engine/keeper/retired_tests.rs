@@ -288,25 +288,35 @@ fn other_spaces_are_served_while_much_of_a_retired_segment_is_kept() {
     assert_eq!(retired, [(1, Retired::Gone), (2, Retired::Aside)].into());
 }
 
+/// A file is gone from the primary, and something is in the way of keeping what came
+/// into it without a name.
+fn with_one_that_cannot_go(root: &Path) -> (Rig, Received, PathBuf) {
+    let mut rig = Rig::open(root, &alive());
+    rig.loan(open(&[(1, 0)])).unwrap();
+    let received = receive(&mut rig, &UNNAMED);
+    let quarantine = root.join(".saltus/quarantine");
+    fs::write(&quarantine, b"in the way").unwrap();
+    rig.batch(vec![retire(1, Retirement::Gone, received.end())]);
+    (rig, received, quarantine)
+}
+
+fn state_of_the_first(rig: &Rig) -> Retired {
+    rig.keeper.catalog.load().unwrap()[&space()].retired[&1]
+}
+
 /// There was no room for what is kept of it: the file stayed as long as the
 /// session did.
 #[test]
 fn a_file_that_cannot_go_yet_goes_when_the_next_run_begins() {
     let root = tempfile::tempdir().unwrap();
-    let mut rig = Rig::open(root.path(), &alive());
-    rig.loan(open(&[(1, 0)])).unwrap();
-    let received = receive(&mut rig, &UNNAMED);
-    let quarantine = root.path().join(".saltus/quarantine");
-    fs::write(&quarantine, b"in the way").unwrap();
-    rig.batch(vec![retire(1, Retirement::Gone, received.end())]);
-    let of = |rig: &Rig| rig.keeper.catalog.load().unwrap()[&space()].retired[&1];
-    assert_eq!(of(&rig), Retired::Aside);
+    let (mut rig, received, quarantine) = with_one_that_cannot_go(root.path());
+    assert_eq!(state_of_the_first(&rig), Retired::Aside);
     fs::remove_file(&quarantine).unwrap();
     let start = received.end().lsn;
     let run = Run { start, segment: SegmentName(4), file: 4, offset: 0, bytes: None };
     let job = Job::OpenRun { shard: 0, ticket: 2, space: space(), ordinal: 4, run, known: false };
     rig.batch(vec![job]);
-    assert_eq!(of(&rig), Retired::Gone);
+    assert_eq!(state_of_the_first(&rig), Retired::Gone);
     assert!(!retired(root.path(), 1).exists());
     assert!(fs::read(&pieces(root.path())[0].path).unwrap() == received.bytes(10..15));
     assert!(rig.keeper.spaces[&space()].going.is_empty());
@@ -317,19 +327,13 @@ fn a_file_that_cannot_go_yet_goes_when_the_next_run_begins() {
 #[test]
 fn a_file_that_cannot_go_yet_goes_after_a_while() {
     let root = tempfile::tempdir().unwrap();
-    let mut rig = Rig::open(root.path(), &alive());
-    rig.loan(open(&[(1, 0)])).unwrap();
-    let received = receive(&mut rig, &UNNAMED);
-    let quarantine = root.path().join(".saltus/quarantine");
-    fs::write(&quarantine, b"in the way").unwrap();
-    rig.batch(vec![retire(1, Retirement::Gone, received.end())]);
-    let of = |rig: &Rig| rig.keeper.catalog.load().unwrap()[&space()].retired[&1];
+    let (mut rig, received, quarantine) = with_one_that_cannot_go(root.path());
     assert!(rig.keeper.needs_mending());
     rig.keeper.mend();
-    assert_eq!((of(&rig), rig.keeper.needs_mending()), (Retired::Aside, true));
+    assert_eq!((state_of_the_first(&rig), rig.keeper.needs_mending()), (Retired::Aside, true));
     fs::remove_file(&quarantine).unwrap();
     rig.keeper.mend();
-    assert_eq!((of(&rig), rig.keeper.needs_mending()), (Retired::Gone, false));
+    assert_eq!((state_of_the_first(&rig), rig.keeper.needs_mending()), (Retired::Gone, false));
     assert!(!retired(root.path(), 1).exists());
     assert!(fs::read(&pieces(root.path())[0].path).unwrap() == received.bytes(10..15));
     // One whose last run has not ended waits for its end, and for nothing else.

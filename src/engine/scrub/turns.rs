@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use super::{Mender, ScrubOptions, ScrubReport, ScrubRequests, Scrubber, Shared, Spaces};
+use super::{Mender, Pass, ScrubOptions, ScrubReport, ScrubRequests, Scrubber, Shared, Spaces};
 use crate::engine::clock::Clock;
 use crate::io::bulk::Reads;
 
@@ -140,16 +140,8 @@ impl Scrubber {
         let (shared, signals) = Shared::new();
         let due = Rc::new(Cell::new(None));
         let timer = Timer::Turns(clock, Rc::clone(&due));
-        let pass = super::Pass {
-            shared: Arc::clone(&shared),
-            data_root: data_root.to_path_buf(),
-            options,
-            reads: Reads::Blocking,
-            timer,
-            signals,
-            mender: Some(mender),
-            tally: super::PassOutcome::default(),
-        };
+        let (to, root) = (Arc::clone(&shared), data_root.to_path_buf());
+        let pass = Pass::new(to, root, options, Reads::Blocking, timer, signals, Some(mender));
         let task = Box::pin(pass.repeat(spaces));
         ScrubTurns { task, due, asked: Arc::default(), shared }
     }
