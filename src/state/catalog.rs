@@ -146,6 +146,13 @@ impl SpaceRecord {
         }
     }
 
+    /// A primary's file with a number.
+    #[must_use]
+    pub fn file(&self, number: u64) -> Option<&FileRecord> {
+        let found = self.files.binary_search_by_key(&number, |known| known.file);
+        found.ok().and_then(|index| self.files.get(index))
+    }
+
     /// What [`Catalog::commit`] does to the catalog's record, done to one in
     /// memory. A change that the catalog would refuse is left out here; the
     /// commit names it.

@@ -1,6 +1,6 @@
 //! Spaces that this node ships: found, numbered, pinned, opened.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -100,11 +100,12 @@ impl Keeper {
         let mut found = Vec::new();
         let device = self.places.device();
         let mut pinning = self.pins.pin(space);
+        let mut numbered = Numbered::new(&entry.record, device);
         for name in names {
             let path = directory.join(name.to_string());
             match Segment::open(&path) {
                 Ok(segment) => {
-                    let file = match number_of(&entry.record, segment.identity, device) {
+                    let file = match numbered.find(segment.identity) {
                         Some(file) => file,
                         None => {
                             let last = entry.record.files.last().map_or(0, |file| file.file);
@@ -121,6 +122,7 @@ impl Keeper {
                             let change = Change::AddFile(known);
                             remember(&mut entry.record, &change);
                             self.changes.push((space.clone(), change));
+                            numbered.add(known);
                             file
                         }
                     };
@@ -314,13 +316,12 @@ impl Keeper {
 
     /// A numbered file, by its pin or else by its name.
     pub(super) fn open_segment(&self, space: &SpaceId, file: u64) -> Result<Segment, Unopened> {
-        let known = self
-            .spaces
-            .get(space)
-            .and_then(|entry| entry.record.files.iter().find(|known| known.file == file))
-            .ok_or_else(|| Unopened::Gone {
-                why: format!("file {file} of space {space} is not in the catalog"),
-                lost: false,
+        let known =
+            self.spaces.get(space).and_then(|entry| entry.record.file(file)).ok_or_else(|| {
+                Unopened::Gone {
+                    why: format!("file {file} of space {space} is not in the catalog"),
+                    lost: false,
+                }
             })?;
         open_numbered(&self.pins, &self.places, space, known).map_err(|error| match error {
             Unopened::Gone { why, lost } => {
@@ -374,10 +375,31 @@ impl Places {
     }
 }
 
-/// The number of a file that is known already. `device` is the state
-/// directory's.
-fn number_of(record: &SpaceRecord, identity: Identity, device: Option<u64>) -> Option<u64> {
-    record.files.iter().find(|known| is_same(known, identity, device)).map(|known| known.file)
+/// The files of a space that have a number, by what tells them from all others: each
+/// name of a directory is looked up here at each look at it.
+struct Numbered {
+    by_inode: HashMap<(u64, u64), Vec<FileRecord>>,
+    /// The state directory's.
+    device: Option<u64>,
+}
+
+impl Numbered {
+    fn new(record: &SpaceRecord, device: Option<u64>) -> Self {
+        let mut numbered = Self { by_inode: HashMap::with_capacity(record.files.len()), device };
+        record.files.iter().for_each(|known| numbered.add(*known));
+        numbered
+    }
+
+    fn add(&mut self, known: FileRecord) {
+        self.by_inode.entry((known.inode, known.birth_ns)).or_default().push(known);
+    }
+
+    /// The number of a file that is known already.
+    fn find(&self, identity: Identity) -> Option<u64> {
+        let found = self.by_inode.get(&(identity.inode, identity.birth_ns))?;
+        let same = found.iter().find(|known| is_same(known, identity, self.device));
+        same.map(|known| known.file)
+    }
 }
 
 /// Whether a file is the one that was numbered. All that are lie on the device
@@ -399,7 +421,7 @@ fn leftover_pins(pins: &Pins, space: &SpaceId, record: &SpaceRecord) -> Vec<Stri
         Ok(found) => found,
         Err(error) => return vec![format!("cannot list the pins of {space}: {error}")],
     };
-    let is_left = |pin: &&Pin| !record.files.iter().any(|known| known.file == pin.file);
+    let is_left = |pin: &&Pin| record.file(pin.file).is_none();
     let mut problems = Vec::new();
     for pin in found.iter().filter(is_left) {
         if pin.last_name {

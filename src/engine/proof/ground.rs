@@ -167,7 +167,7 @@ impl Ground {
     fn find(&self, run: &Run) -> io::Result<Result<(BulkFile, u64), Missing>> {
         let file = match self.record.role {
             Role::Primary => {
-                let known = self.record.files.iter().find(|known| known.file == run.file);
+                let known = self.record.file(run.file);
                 match known.map(|known| open_numbered(&self.pins, &self.places, &self.space, known))
                 {
                     Some(Ok(segment)) => segment.file.try_clone()?,
