@@ -112,7 +112,7 @@ pub fn check_payload_at(
 }
 
 /// Search `from..from + most` for the first good record. `end` is the length
-/// of the file. Fewer bytes are searched if the payloads of candidates have
+/// of the file, or where in it the last record ends that may be found. Fewer bytes are searched if the payloads of candidates have
 /// cost as much already: what looks like a header may announce a lot.
 ///
 /// # Errors
@@ -138,6 +138,9 @@ pub fn find_record(
             None => count.saturating_sub(MAGIC_BYTES.len() - 1),
             Some(position) => {
                 let candidate = at + position as u64;
+                if candidate >= end {
+                    return Ok(Found::NoneBefore(end));
+                }
                 let raw = chunk[position..].first_chunk::<RECORD_HEADER_BYTES>();
                 let header = raw.map(|raw| Header::parse(raw, checksums));
                 match header {

@@ -49,6 +49,15 @@ fn a_header_cut_off_by_the_end_is_looked_at_again_later() {
 }
 
 #[test]
+fn a_record_behind_the_end_is_not_found() {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&[vec![1; 1000], record(b"another's")].concat()).unwrap();
+    for (end, found) in [(1001, Found::Record(1000)), (1000, Found::NoneBefore(1000))] {
+        assert_eq!(find_record(&file, 0, end, end, Checksums::Required).unwrap(), found);
+    }
+}
+
+#[test]
 fn the_work_of_one_search_is_bounded() {
     let bytes = [vec![1; 300_000], record(b"good")].concat();
     let mut file = tempfile::tempfile().unwrap();

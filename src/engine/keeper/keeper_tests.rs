@@ -567,3 +567,20 @@ fn a_header_that_does_not_hold_is_left_out_up_to_the_next_record() {
     let Verdict::Damaged(bad) = checked(&mut rig, 3 * 67) else { panic!("it is cut short") };
     assert_eq!(bad.span, None, "a file that is shorter than it was has not rotted");
 }
+
+/// What is behind it has been left out before, or is another run's.
+#[test]
+fn a_last_header_that_does_not_hold_is_left_out_up_to_the_end_of_its_run() {
+    let mut rig = Rig::new();
+    let (path, marks) = shipped(&mut rig);
+    flip(&path, 3 * 67 + 20);
+    let Verdict::Damaged(bad) = checked(&mut rig, 3 * 67) else { panic!("it has rotted") };
+    left_out(&mut rig, marks[3], bad).unwrap();
+    flip(&path, 2 * 67 + 20);
+    let Verdict::Damaged(bad) = checked(&mut rig, 2 * 67) else { panic!("it has rotted") };
+    assert_eq!(bad.span, Some(67));
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    file.set_len(3 * 67 - 1).unwrap();
+    let Verdict::Damaged(bad) = checked(&mut rig, 2 * 67) else { panic!("it is cut short") };
+    assert_eq!(bad.span, None, "a file that is shorter than it was has not rotted");
+}

@@ -83,9 +83,10 @@ impl Keeper {
             // The file is shorter than it was: that is no rot.
             RecordError::Truncated { .. } => return Ok(None),
             _ => {
-                return self
-                    .next_record(file, offset + 1, limit, end)
-                    .map(|found| found.map(|at| at - offset));
+                let found = self.next_record(file, offset + 1, limit, end)?;
+                // Nothing of a run that has ended is still to come.
+                let rest = run.bytes.map(|bytes| run.offset + bytes).filter(|to| *to == limit);
+                return Ok(found.or(rest).map(|at| at - offset));
             }
         }
         let mut at = offset;
