@@ -74,6 +74,9 @@ pub struct SlotPosition {
     pub replica: NodeId,
     /// What it has made durable.
     pub flushed: Mark,
+    /// That is no memory of the catalog alone: the replica was heard of since, or
+    /// the walk has met the position again.
+    pub sure: bool,
     /// It is being shipped to.
     pub streaming: bool,
     /// How old the oldest byte is that it has not made durable; zero if there
@@ -188,6 +191,22 @@ impl Keeper {
         }
     }
 
+    /// This process knows no boundary behind the last one of the catalog. A slot
+    /// that is farther may have acknowledged what a crash has taken since: that is
+    /// remembered before anything else is walked, because the boundaries which
+    /// come then tell nothing of it.
+    pub(super) fn doubt_slots(&mut self, space: &SpaceId) {
+        let Some(entry) = self.spaces.get_mut(space) else { return };
+        let known = entry.record.marks.last().map_or(Lsn::ZERO, |mark| mark.lsn);
+        let mut doubted = entry.record.slots.clone();
+        doubted.retain(|_, slot| slot.doubt(known));
+        for (replica, slot) in doubted {
+            let change = Change::Slot { replica, slot };
+            remember(&mut entry.record, &change);
+            self.changes.push((space.clone(), change));
+        }
+    }
+
     /// Take the positions of a shard's spaces; tell it of their slots.
     pub(super) fn sweep(&mut self, shard: usize, now: Now, all: Vec<Positions>) {
         if !self.unwritten.changes.is_empty() {
@@ -233,6 +252,7 @@ impl Keeper {
                 slot.behind_ns = known.map_or(0, |known| known.behind_ns);
             }
             slot.flushed = at.flushed;
+            slot.doubted = slot.doubted.filter(|_| !at.sure);
             settle(space, &at, now, &mut slot);
             if known != Some(slot) {
                 let change = Change::Slot { replica: at.replica.clone(), slot };
@@ -379,6 +399,7 @@ impl Keeper {
             state: SlotState::Seeding,
             lost_seeds: known.lost_seeds,
             flushed: base,
+            doubted: None,
             since_ns: now.unix_ns,
             behind_ns: now.unix_ns,
             base: base.lsn,

@@ -115,6 +115,7 @@ impl Rig {
         let slot = |(index, lsn): (usize, &u64)| SlotPosition {
             replica: replica(u32::try_from(index).unwrap() + 1),
             flushed: Mark { lsn: Lsn(*lsn), ..Mark::START },
+            sure: true,
             streaming: false,
             behind: Duration::ZERO,
         };
@@ -236,13 +237,36 @@ fn the_slot_that_holds_the_most_goes_when_the_disk_share_is_spent() {
     assert_eq!(states, [SlotState::Lost, SlotState::Retaining], "3000 were held, now 2000 are");
 }
 
+/// The boundaries of what stands now in the place of something lost say nothing of
+/// what was lost: a second restart took them for it.
+#[test]
+fn what_was_acknowledged_behind_the_last_boundary_is_in_doubt_until_it_is_heard_of() {
+    let mut rig = Rig::new(rule(1), 4);
+    rig.at(0, 4000, &[2500]);
+    for (boundary, doubted) in [(1000, 1000), (2000, 1000), (3000, 1000)] {
+        let change = Change::AddMark(Mark { lsn: Lsn(boundary), ..Mark::START });
+        rig.batch(vec![Job::Commit { shard: 0, ticket: None, space: alpha(), change }]);
+        rig.restart(rule(1));
+        assert_eq!(rig.durable(1).doubted, Some(Lsn(doubted)), "after {boundary}");
+    }
+    rig.at(1, 4000, &[2500]);
+    assert_eq!(rig.durable(1).doubted, None);
+    rig.restart(rule(1));
+    assert_eq!(rig.durable(1).doubted, None, "a boundary lies behind it");
+}
+
 #[test]
 fn a_loss_that_is_not_durable_lets_nothing_go() {
     let mut rig = Rig::new(Rule { max_bytes: Some(1), ..rule(1) }, 3);
     rig.unlink(1);
     let flushed = Mark::START;
-    let slot =
-        SlotPosition { replica: replica(1), flushed, streaming: false, behind: Duration::ZERO };
+    let slot = SlotPosition {
+        replica: replica(1),
+        flushed,
+        sure: true,
+        streaming: false,
+        behind: Duration::ZERO,
+    };
     let (head, spare) = (Lsn(3000), rig.spare());
     let spaces = vec![Positions { space: alpha(), head, spare, slots: vec![slot] }];
     let now = Now { instant: rig.start, unix_ns: 1 };

@@ -185,6 +185,7 @@ impl Keeper {
                 }
             }
             self.drop_foreign_slots(space);
+            self.doubt_slots(space);
         }
         problems.extend(self.unreleased_of(space));
         found.sort_by_key(|(file, _)| *file);

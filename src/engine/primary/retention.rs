@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::earlier::Earlier;
+use super::slot::Slot;
 use super::space::Space;
 use crate::engine::keeper::Job;
 use crate::engine::writers::Writers;
@@ -152,12 +153,16 @@ impl Space {
     /// acknowledged, and something else may stand in its place: what is there is
     /// held for it until it says where it is.
     #[must_use]
-    pub fn vouched(&self, flushed: &Mark) -> Lsn {
-        let met = || match self.mark_at(flushed.lsn) {
-            Some(Found::Mark(mark)) => mark.chain == flushed.chain,
-            _ => false,
-        };
-        if flushed.lsn <= self.past.vouched || met() { flushed.lsn } else { self.past.vouched }
+    pub fn vouched(&self, slot: &Slot) -> Lsn {
+        let flushed = &slot.flushed;
+        let doubted = slot.view.and_then(|view| view.record.doubted);
+        let vouched = doubted.map_or(self.past.vouched, |from| from.min(self.past.vouched));
+        if flushed.lsn <= vouched || self.met(flushed) { flushed.lsn } else { vouched }
+    }
+
+    /// The walk has been there, and has found the same records before it.
+    fn met(&self, at: &Mark) -> bool {
+        matches!(self.mark_at(at.lsn), Some(Found::Mark(mark)) if mark.chain == at.chain)
     }
 
     /// The directory was listed: `named` are the files that have a name.

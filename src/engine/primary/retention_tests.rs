@@ -1,9 +1,11 @@
 //! Facts about segments without a name: who holds them, and when they go.
 
 use super::*;
+use crate::engine::primary::slot::Slot;
 use crate::io::Strategy;
 use crate::limits::RELEASE_PROBE_AFTER;
 use crate::protocol::message::Retirement;
+use crate::state::slots::SlotRecord;
 
 /// Both names are gone, and a snapshot stands there instead. The writer has
 /// closed the first one, and goes on with the second one.
@@ -220,9 +222,16 @@ fn what_a_replica_had_acknowledged_is_believed_where_the_source_still_has_it() {
     bed.walk();
     let acked = bed.space.head();
     let at = |records: u64| Lsn(records * 67);
-    for (left, rest, saved, believed) in
-        [(4, 0, 1, 4), (4, 2, 1, 4), (2, 0, 1, 1), (2, 3, 1, 1), (2, 3, 4, 4)]
-    {
+    for (left, rest, saved, doubted, believed) in [
+        (4, 0, 1, None, 4),
+        (4, 2, 1, None, 4),
+        (2, 0, 1, None, 1),
+        (2, 3, 1, None, 1),
+        (2, 3, 4, None, 4),
+        // A process before this one had no boundary behind the first record.
+        (2, 3, 4, Some(1), 1),
+        (4, 2, 4, Some(1), 4),
+    ] {
         let mut bed = Bed::new(&[]);
         let mut known = fresh();
         known.runs.open(Run {
@@ -241,6 +250,10 @@ fn what_a_replica_had_acknowledged_is_believed_where_the_source_still_has_it() {
         }
         bed.found(1);
         bed.walk();
-        assert_eq!(bed.space.vouched(&acked), at(believed), "{left} are left, and {rest} others");
+        let mut slot = Slot::default();
+        let doubted = doubted.map(at);
+        slot.recall(&SlotRecord { flushed: acked, doubted, ..SlotRecord::default() });
+        let case = format!("{left} are left, and {rest} others, {doubted:?}");
+        assert_eq!(bed.space.vouched(&slot), at(believed), "{case}");
     }
 }

@@ -161,6 +161,7 @@ impl Slot {
         let record = SlotRecord {
             state: SlotState::Seeding,
             flushed: base.mark,
+            doubted: None,
             base: base.mark.lsn,
             target,
             ..self.view.map(|view| view.record).unwrap_or_default()

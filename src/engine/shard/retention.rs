@@ -42,7 +42,7 @@ impl Shard {
         let needs = |slot: &Slot| {
             let needs = slot.needs()?;
             let doubted = space.filter(|_| !slot.known);
-            Some(doubted.map_or(needs, |space| space.borrow().vouched(&slot.flushed)))
+            Some(doubted.map_or(needs, |space| space.borrow().vouched(slot)))
         };
         let slots = self.links.iter().map(|link| link.slots.get(handle.0 as usize));
         let needs = slots.filter_map(|slot| slot.map_or(Some(Lsn::ZERO), needs));
@@ -134,6 +134,7 @@ impl Shard {
                 SlotPosition {
                     replica: link.replica.clone(),
                     flushed: slot.flushed,
+                    sure: slot.known || space.vouched(slot) == slot.flushed.lsn,
                     streaming: slot.streaming,
                     // The catalog knows what was before this process.
                     behind: space.age_behind(slot.flushed.lsn, now.instant).unwrap_or_default(),
