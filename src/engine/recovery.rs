@@ -354,7 +354,9 @@ impl<'a> Recovery<'a> {
     fn enforce(&mut self, end: &End, between: &mut dyn FnMut()) -> Result<(), RecoveryError> {
         let mut ends = BTreeMap::new();
         for (_, run) in self.record.runs.iter().filter(|(ordinal, _)| *ordinal < end.runs) {
-            let last = ends.entry(run.file).or_insert(0);
+            // What lies before the first of them is of no stream: a hole, perhaps
+            // of gigabytes.
+            let last = ends.entry(run.file).or_insert(run.offset);
             *last = run.reach(end.mark.lsn).max(*last);
         }
         for (number, place) in &self.files {

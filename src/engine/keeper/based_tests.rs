@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::super::retired::tests::{Received, at_seconds, pieces, receive};
+use super::super::retired::tests::{Received, at_seconds, pieces, receive, receive_from};
 use super::tests::{Rig, alive, cut, log, open, space};
 use super::*;
 use crate::engine::keeper::{Job, News};
@@ -144,4 +144,44 @@ fn an_old_copy_is_kept_whole_when_its_primary_is_set_back_killed_at_any_step() {
         }
     }
     assert!(steps > 30, "only {steps} steps");
+}
+
+/// A segment that was written on without its name begins within its file on a
+/// replica that was filled anew. A torn record there was saved with all of the
+/// hole before it: gigabytes of it were read at a start, while every space waited.
+#[test]
+fn what_is_cut_behind_a_hole_is_saved_without_the_hole() {
+    const HOLE: u64 = 16 << 20;
+    let root = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(root.path(), &alive());
+    rig.loan(open(&[(1, 0)])).unwrap();
+    let base = Mark { lsn: Lsn(1000), records: 9, ..Mark::START };
+    let reseed = Reseed { base, head: Lsn(9000), first_run: 4, vouched: true };
+    let Job::OpenReplica { shard, ticket, open: told } = open(&[(1, 0)]) else { panic!() };
+    rig.loan(Job::Reseed { shard, ticket, open: told, reseed }).unwrap();
+    let early = at_seconds(0, [7.0, 7.1]);
+    let received = receive_from(&mut rig, base.lsn, 4, &[(7, &early)]);
+    let start = received.end();
+    let run = Run { start: start.lsn, segment: SegmentName(5), file: 5, offset: HOLE, bytes: None };
+    let write = |rig: &mut Rig, known, bytes: &[u8]| {
+        let job = Job::OpenRun { shard: 0, ticket: 2, space: space(), ordinal: 5, run, known };
+        let news = rig.batch(vec![job]);
+        let [News::RunOpened { result: Ok(files), .. }, ..] = &news[..] else { panic!("{news:?}") };
+        files.buffered.write_all_at(bytes, HOLE).unwrap();
+    };
+    write(&mut rig, false, &[7; 100]);
+    drop(rig);
+
+    let mut rig = Rig::open(root.path(), &alive());
+    let [piece] = &pieces(root.path())[..] else { panic!("the torn record alone") };
+    assert_eq!((piece.bytes, piece.manifest.as_ref().unwrap().offset), (100, HOLE));
+    assert_eq!(fs::read(&piece.path).unwrap(), [7; 100]);
+    assert_eq!(rig.loan(open(&[(1, 0)])).unwrap().mark.lsn, start.lsn);
+    // And it is received there again.
+    let header = Header::new(9, 8_000_000_000, 1, &[1; 100]).unwrap();
+    write(&mut rig, true, &[&header.encode()[..], &[1; 100]].concat());
+    drop(rig);
+    let mut rig = Rig::open(root.path(), &alive());
+    let mark = rig.loan(open(&[(1, 0)])).unwrap().mark;
+    assert_eq!(mark.lsn, start.lsn.advance(header.record_bytes()));
 }
