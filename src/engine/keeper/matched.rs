@@ -253,3 +253,7 @@ pub(super) mod tests;
 #[cfg(test)]
 #[path = "based_tests.rs"]
 mod based;
+
+#[cfg(test)]
+#[path = "unreadable_tests.rs"]
+mod unreadable;
