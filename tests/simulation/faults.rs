@@ -337,6 +337,7 @@ impl World {
                     let why = told.as_ref().and_then(|told| missing.problem_of(told, replica));
                     if let Some(why) = why {
                         self.copy_good_bytes(replica, &missing.space, why);
+                        self.compact_as_asked(replica, &missing.space, why);
                     }
                 }
                 let stream = self.oracle.streams.get(&missing.space);
