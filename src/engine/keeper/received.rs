@@ -191,6 +191,8 @@ impl Keeper {
     /// Verify what a received space has on disk and cut what is not whole.
     pub(super) fn recover(&mut self, space: &SpaceId, entry: &mut Space) {
         entry.recoveries += 1;
+        // What was durable when it was told of them need not be now: it is told again.
+        entry.going.clear();
         entry.lease = self.recovered(space, &mut entry.record);
     }
 

@@ -45,9 +45,11 @@ impl Keeper {
     pub(super) fn release(&mut self, release: Release) {
         let Release { space, file, .. } = &release;
         let wal = self.places.wal(space);
-        // Somebody may have removed all of the space.
+        // Somebody may have removed all of the space; where all of the root has been
+        // moved away, nothing is known of the name.
         let there = wal.ancestors().find(|directory| directory.is_dir()).unwrap_or(&wal);
-        if let Err(error) = self.places.host.sync_directory(there) {
+        let gone = self.places.host.sync_directory(there);
+        if let Err(error) = gone.and_then(|()| self.in_place()) {
             self.keep_pin(release, false, &error);
             return;
         }
@@ -62,7 +64,8 @@ impl Keeper {
     /// All that it rests on is durable.
     pub(super) fn remove_pin(&mut self, release: Release) {
         let Release { space, file, shard } = &release;
-        if let Err(error) = self.pins.release(space, *file) {
+        let gone = self.pins.release(space, *file);
+        if let Err(error) = gone.and_then(|()| self.in_place()) {
             self.keep_pin(release, true, &error);
             return;
         }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::engine::keeper::Job;
-use crate::engine::keeper::matched::tests::Rig;
+use crate::engine::keeper::matched::tests::{Rig, alive};
 use crate::state::host::Host;
 use crate::state::meddler::{Call, Meddler};
 
@@ -69,4 +69,27 @@ fn a_pin_whose_file_may_get_its_name_back_is_kept_until_it_cannot() {
     is_told_when_it_is_gone(
         |call| matches!(call, Call::SyncDirectory(path) if path.ends_with("shipped/wal")),
     );
+}
+
+/// The directory of the name is not there, and neither is the pin: both come back.
+#[test]
+fn while_the_data_root_is_away_no_pin_is_taken_for_removed() {
+    let top = tempfile::tempdir().unwrap();
+    let (root, away) = (top.path().join("root"), top.path().join("away"));
+    fs::create_dir(&root).unwrap();
+    let mut rig = Rig::open(&root, &alive());
+    let space: SpaceId = "shipped".parse().unwrap();
+    let wal = root.join("shipped/wal");
+    fs::create_dir_all(&wal).unwrap();
+    fs::write(wal.join("wal-0000000000000001.log"), b"one").unwrap();
+    rig.batch(vec![Job::ScanSpace { shard: 0, space: space.clone() }]);
+    let pin = rig.keeper.pins.path(&space, 1);
+    let told = |news: &[News]| news.iter().any(|news| matches!(news, News::Released { .. }));
+    fs::rename(&root, &away).unwrap();
+    let news = rig.batch(vec![Job::Release { shard: 0, space, file: 1 }]);
+    assert!(!told(&news) && rig.keeper.needs_mending(), "{news:?}");
+    fs::rename(&away, &root).unwrap();
+    assert!(pin.exists());
+    rig.keeper.mend();
+    assert!(!pin.exists() && told(&rig.batch(vec![])));
 }

@@ -54,7 +54,7 @@ impl Keeper {
         flushed: Mark,
     ) {
         let result = if self.unwritten.changes.is_empty() {
-            self.retire(space, file, what, flushed)
+            self.in_place().and_then(|()| self.retire(space, file, what, flushed))
         } else {
             Err(io::Error::other("the catalog cannot be written now"))
         };
@@ -159,7 +159,23 @@ impl Keeper {
         let (places, checksums) = (self.places.clone(), self.checksums);
         let Some(entry) = self.spaces.get(space) else { return Ok(()) };
         let held = Held::new(&places, space, &entry.record, checksums);
-        let Some(found) = held.unnamed_in(first.file)? else { return Ok(()) };
+        let found = match held.unnamed_in(first.file) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // A file that has been moved away with all that is here is not lost.
+                self.in_place()?;
+                if retired.try_exists()? {
+                    return Err(error);
+                }
+                tracing::warn!(
+                    %space, segment = %first.segment, path = %retired.display(),
+                    "somebody has removed it: whether records stood in it that stand nowhere \
+                     else is not known"
+                );
+                return Ok(());
+            }
+            found => found?,
+        };
+        let Some(found) = found else { return Ok(()) };
         let Some(offset) = found.find(checksums, &mut || self.look_after_others(space))? else {
             return Ok(());
         };

@@ -340,3 +340,52 @@ fn a_file_that_cannot_go_yet_goes_after_a_while() {
     rig.batch(vec![retire(3, Retirement::Gone, received.end())]);
     assert!(rig.keeper.spaces[&space()].going.contains_key(&3) && !rig.keeper.needs_mending());
 }
+
+fn give_back(rig: &mut Rig, end: Mark) {
+    let record = rig.keeper.spaces[&space()].record.clone();
+    let state = Ok(Box::new((record, end)));
+    rig.batch(vec![Job::CloseReplica { space: space(), state }]);
+}
+
+/// A file that is not there because everything is away was taken for one in which
+/// nothing stands: it was recorded as gone, and removed when it was back.
+#[test]
+fn while_the_data_root_is_away_nothing_is_taken_for_gone() {
+    for lent in [true, false] {
+        let top = tempfile::tempdir().unwrap();
+        let (root, away) = (top.path().join("root"), top.path().join("away"));
+        fs::create_dir(&root).unwrap();
+        let (mut rig, received, quarantine) = with_one_that_cannot_go(&root);
+        if !lent {
+            give_back(&mut rig, received.end());
+        }
+        fs::remove_file(&quarantine).unwrap();
+        fs::rename(&root, &away).unwrap();
+        rig.keeper.mend();
+        rig.keeper.mend();
+        assert!(rig.keeper.needs_mending(), "{lent}");
+        fs::rename(&away, &root).unwrap();
+        assert_eq!(state_of_the_first(&rig), Retired::Aside, "{lent}");
+        assert!(retired(&root, 1).exists(), "{lent}");
+        rig.keeper.mend();
+        assert_eq!(state_of_the_first(&rig), Retired::Gone, "{lent}");
+        assert!(fs::read(&pieces(&root)[0].path).unwrap() == received.bytes(10..15), "{lent}");
+    }
+}
+
+/// What was durable when a file was told to be gone is not any more.
+#[test]
+fn a_file_that_could_not_go_moves_no_checkpoint_behind_what_is_recovered() {
+    let root = tempfile::tempdir().unwrap();
+    let (mut rig, received, quarantine) = with_one_that_cannot_go(root.path());
+    give_back(&mut rig, received.end());
+    fs::remove_file(&quarantine).unwrap();
+    fs::remove_file(root.path().join("alpha/wal").join(SegmentName(3).to_string())).unwrap();
+    rig.batch(vec![Job::LookAt { space: space() }]);
+    let Lease::Here(mark) = rig.keeper.spaces[&space()].lease else { panic!("it is here") };
+    assert!(mark.lsn < received.end().lsn);
+    rig.keeper.mend();
+    let record = &rig.keeper.catalog.load().unwrap()[&space()];
+    assert!(record.checkpoint.lsn <= mark.lsn, "{:?} {mark:?}", record.checkpoint);
+    assert_eq!(record.retired[&1], Retired::Aside, "the primary tells it again");
+}

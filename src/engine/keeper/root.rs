@@ -105,6 +105,15 @@ impl Keeper {
     }
 
     /// Say when the catalog has lost its name, also while nothing is recorded.
+    /// Whether what lies here is what this node was started on. Where it is not, a
+    /// file that cannot be found is no file that is gone.
+    pub(super) fn in_place(&self) -> io::Result<()> {
+        if let Some(why) = self.root.look() {
+            return Err(io::Error::other(why));
+        }
+        self.catalog.is_in_place().map_err(io::Error::other)
+    }
+
     fn mind_catalog(&mut self) {
         match self.catalog.is_in_place() {
             Err(error) => {

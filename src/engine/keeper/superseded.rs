@@ -154,7 +154,10 @@ impl Keeper {
                         }
                         found => Ok(Some(found)),
                     };
-                    let found = held.unnamed_in(run.file);
+                    let found = match held.unnamed_in(run.file) {
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                        found => found,
+                    };
                     found.and_then(|found| found.map_or(Ok(None), judge)).unwrap_or_else(|error| {
                         tracing::warn!(
                             %space, %error, path = %path.display(),

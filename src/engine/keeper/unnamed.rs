@@ -107,17 +107,16 @@ impl<'a> Held<'a> {
         recovery::path_of(data_root, state_dir, self.space, self.record, run)
     }
 
-    /// Whether a file has such records, and where. Nothing if it has none, or is
-    /// not there.
+    /// Whether a file has such records, and where; nothing if it has none.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read, or is not there.
     pub(super) fn unnamed_in(&self, file: u64) -> io::Result<Option<Unnamed>> {
         let runs = &self.record.runs;
         let Some((first, run)) = self.firsts.get(&file).copied() else { return Ok(None) };
         let path = self.path_of(&run);
-        let opened = match File::open(&path) {
-            Ok(opened) => opened,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
+        let opened = File::open(&path)?;
         let length = opened.metadata()?.len();
         let within = |run: &Run| {
             let end = run.bytes.map_or(length, |bytes| (run.offset + bytes).min(length));
