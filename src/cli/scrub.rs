@@ -15,7 +15,7 @@ use super::{EXIT_NO, output, parse_duration};
 use crate::admin::Client;
 use crate::config::DEFAULT_ADMIN;
 use crate::engine::scrub::ScrubAsk;
-use crate::engine::status::{NodeStatus, PassOutcome};
+use crate::engine::status::{BadRange, NodeStatus, PassOutcome, Role};
 use crate::ids::{NodeId, SpaceId};
 
 /// The pause between two looks.
@@ -97,9 +97,17 @@ fn carry_out(
     let client = Client::new(admin)?;
     if let Some(space) = &ask.space {
         let status = client.status()?;
-        if !status.spaces.iter().any(|known| known.space == *space) {
-            let node = status.node;
+        let node = &status.node;
+        let known = status.spaces.iter().find(|known| known.space == *space);
+        let Some(known) = known else {
             return Err(super::UsageError(format!("{node} has no space {space}")).into());
+        };
+        if ask.repair && known.role != Role::Primary {
+            let text = format!(
+                "{node} does not ship space {space}, it receives it: use saltus scrub --space \
+                 {space} there, which mends it from its primary"
+            );
+            return Err(super::UsageError(text).into());
         }
     }
     let request = client.scrub(ask)?;
@@ -133,19 +141,20 @@ fn carry_out(
 /// What a pass came to, for a person. Writing to a `String` cannot fail.
 fn render_scrub(status: &NodeStatus, outcome: &PassOutcome) -> String {
     let mut text = format!(
-        "read {} segments, {}\n",
-        output::grouped(outcome.segments),
+        "read {}, {}\n",
+        output::count(outcome.segments, "segment"),
         output::bytes(outcome.bytes)
     );
     let _ = match (outcome.found, outcome.unreadable) {
         (0, 0) => writeln!(text, "everything holds"),
         (found, 0) if found == outcome.healed => {
-            writeln!(text, "{found} damaged ranges were found, all are mended")
+            writeln!(text, "{} found, all are mended", output::count(found, "damaged range"))
         }
         (found, unreadable) => writeln!(
             text,
-            "{found} damaged ranges were found, {} are mended, {} are not; {unreadable} files or \
-             directories could not be read",
+            "{} found, {} mended, {} not; files or directories that could not be read: \
+             {unreadable}",
+            output::count(found, "damaged range"),
             outcome.healed,
             found - outcome.healed
         ),
@@ -159,11 +168,11 @@ fn bad_ranges(text: &mut String, status: &NodeStatus, outcome: &PassOutcome) {
         if outcome.space.as_ref().is_none_or(|space| *space == bad.space) {
             let _ = writeln!(
                 text,
-                "CORRUPT: {} {} at {}, {} bytes: {}",
+                "CORRUPT: {} {} at {}, {}: {}",
                 bad.space,
                 output::printable(&bad.segment),
                 bad.offset,
-                bad.bytes,
+                output::count(bad.bytes, "byte"),
                 output::printable(&bad.problem)
             );
         }
@@ -185,7 +194,7 @@ fn render_repair(status: &NodeStatus, outcome: &PassOutcome) -> String {
     for file in &outcome.repaired {
         let _ = writeln!(text, "\n{}", output::printable(&file.damaged.display().to_string()));
         for (offset, bytes) in &file.ranges {
-            let _ = writeln!(text, "  differs at {offset}, {bytes} bytes");
+            let _ = writeln!(text, "  differs at {offset}, {}", output::count(*bytes, "byte"));
         }
         for (offset, bytes) in &file.ranges {
             let _ = writeln!(
@@ -198,5 +207,15 @@ fn render_repair(status: &NodeStatus, outcome: &PassOutcome) -> String {
         }
     }
     bad_ranges(&mut text, status, outcome);
+    let of_it = |bad: &&BadRange| Some(&bad.space) == outcome.space.as_ref();
+    if status.scrub.bad_ranges.iter().filter(of_it).any(|bad| bad.lsn.is_none()) {
+        text.push_str(NOT_OF_THE_STREAM);
+    }
     text
 }
+
+/// What is said of damage that no replica can help with.
+const NOT_OF_THE_STREAM: &str = "\
+Where the node knows of no record of the stream, repair has nothing to put there: mend the file
+from what the database has, or have it left out with wal.on_corrupt_source = \"skip\".
+";

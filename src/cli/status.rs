@@ -173,7 +173,7 @@ fn render(status: &NodeStatus) -> String {
     }
     let ignored = &status.ignored;
     if ignored.count > 0 {
-        let _ = writeln!(text, "\nNOT SHIPPED: {} directories that hold a log", ignored.count);
+        let _ = writeln!(text, "\nNOT SHIPPED, although a log lies there: {}", ignored.count);
     }
     for directory in &ignored.directories {
         let name = output::printable(&directory.name);
@@ -262,10 +262,10 @@ fn render_space(text: &mut String, space: &SpaceStatus) {
     for hole in &space.holes {
         let _ = writeln!(
             text,
-            "  LEFT OUT: {} at {}, {} bytes, lsn {}: {}",
+            "  LEFT OUT: {} at {}, {}, lsn {}: {}",
             output::printable(&hole.segment),
             hole.offset,
-            hole.bytes,
+            output::count(hole.bytes, "byte"),
             hole.lsn,
             output::printable(&hole.reason)
         );
@@ -273,8 +273,8 @@ fn render_space(text: &mut String, space: &SpaceStatus) {
     if space.quarantine.pieces > 0 {
         let _ = writeln!(
             text,
-            "  in quarantine: {} pieces, {}; saltus quarantine list",
-            space.quarantine.pieces,
+            "  in quarantine: {}, {}; saltus quarantine list",
+            output::count(space.quarantine.pieces, "piece"),
             output::bytes(space.quarantine.bytes)
         );
     }

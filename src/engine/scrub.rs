@@ -397,14 +397,17 @@ impl Pass {
             if ask.full_speed { u64::MAX } else { self.options.bytes_per_second };
         let mut pace = Pace { begun: self.timer.now(), bytes: 0, bytes_per_second };
         for (space, directory) in spaces {
-            let Some(holes) = self.stream(&space, &ask, &mut piece, &mut pace).await? else {
+            let Some(settled) = self.stream(&space, &ask, &mut piece, &mut pace).await? else {
                 continue;
             };
             let directory = self.data_root.join(directory);
             for path in self.segments(&directory) {
-                self.segment(&space, &path, &holes, &mut piece, &mut pace).await?;
+                self.segment(&space, &path, &settled, &mut piece, &mut pace).await?;
             }
-            self.look_into_holes(&space, &directory, &holes, &mut piece, &mut pace).await?;
+            // Of a repair, what it has seen to is among them.
+            if !ask.repair {
+                self.look_into_holes(&space, &directory, &settled, &mut piece, &mut pace).await?;
+            }
         }
         let mut report = self.shared.report();
         report.running = false;
@@ -512,8 +515,8 @@ impl Pass {
     }
 }
 
-/// A range of a file that belongs to no stream: which file, from where, to
-/// where.
+/// A range of a file that belongs to no stream, or that a repair has seen to:
+/// which file, from where, to where.
 type HoleRange = (SegmentName, u64, u64);
 
 /// Why verification stopped.

@@ -78,6 +78,31 @@ fn a_record_that_is_damaged_at_the_source_is_shipped_to_nobody_and_repaired_from
 }
 
 #[test]
+fn a_repair_does_not_hide_what_is_no_record_of_the_stream() {
+    let mut cluster = Cluster::start(BACKENDS[0], 1);
+    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
+    segment.records(3, 1000);
+    cluster.await_flushed("alpha", segment.len());
+    let at = segment.len();
+    segment.raw(&[b'U'; 100]).records(2, 1000);
+    let name = segment.path.file_name().unwrap().to_str().unwrap();
+    let corrupt = format!("CORRUPT: alpha {name} at {at}, 100 bytes");
+    for command in ["scrub", "repair"] {
+        let output = saltus(&cluster.primary, &[command, "--space", "alpha"]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{command}: {text}");
+        assert!(text.contains(&corrupt), "{command}: {text}");
+        assert_eq!(text.contains("repair has nothing to put there"), command == "repair", "{text}");
+        let ranges = cluster.primary.status().scrub.bad_ranges;
+        assert_eq!(ranges.iter().map(|range| range.offset).collect::<Vec<_>>(), [at], "{command}");
+    }
+    let output = saltus(&cluster.replicas[0], &["repair", "--space", "alpha"]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(text.contains("saltus scrub --space alpha"), "{text}");
+}
+
+#[test]
 fn a_repair_that_nobody_can_help_with_says_so() {
     let (mut cluster, segment) = rotten(|_| {});
     cluster.primary.await_problem("alpha", "5320");

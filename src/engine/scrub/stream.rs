@@ -89,8 +89,9 @@ impl Pass {
     }
 
     /// Read a received space along its stream, and mend it; or one that is to be
-    /// repaired. The files of any other must be read each for itself: then this
-    /// gives the ranges of them that are known to be in no stream.
+    /// repaired. The files of any that this node ships must be read each for
+    /// itself as well, as they may hold what is in no stream: then this gives the
+    /// ranges of them of which everything is known already.
     pub(super) async fn stream(
         &mut self,
         space: &SpaceId,
@@ -109,9 +110,10 @@ impl Pass {
             }
         };
         let ours = standing.role == Role::Primary;
+        let hole = |hole: &Hole| (hole.segment, hole.offset, hole.offset + hole.bytes);
+        let mut settled: Vec<_> = standing.holes.iter().map(hole).collect();
         if ours != ask.repair {
-            let hole = |hole: &Hole| (hole.segment, hole.offset, hole.offset + hole.bytes);
-            return Ok(Some(standing.holes.iter().map(hole).collect()));
+            return Ok(Some(settled));
         }
         let mut survey = Survey {
             space: space.clone(),
@@ -180,9 +182,12 @@ impl Pass {
         }
         if ours {
             self.repair(&survey, piece, pace).await?;
-        } else {
-            self.mend(survey, ground, piece, pace).await?;
+            let range =
+                |damage: &Damage| (damage.run.segment, damage.offset, damage.offset + damage.bytes);
+            settled.extend(survey.damages.iter().map(range));
+            return Ok(Some(settled));
         }
+        self.mend(survey, ground, piece, pace).await?;
         Ok(None)
     }
 
