@@ -278,12 +278,12 @@ impl Keeper {
     pub(super) fn remove_superseded(&mut self, space: &SpaceId) {
         let directory = self.places.old_copies(space);
         let mut bytes = 0;
-        let result = if directory.exists() {
-            self.clear(space, &directory, &mut bytes)
-        } else {
-            self.uncleared.remove(space);
-            return;
-        };
+        // What is away with the root is not gone.
+        let there = self.in_place().and_then(|()| directory.try_exists());
+        let result = there.and_then(|there| match there {
+            true => self.clear(space, &directory, &mut bytes),
+            false => Ok(()),
+        });
         if bytes > 0 {
             tracing::info!(
                 %space, bytes,

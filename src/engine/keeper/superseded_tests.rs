@@ -391,3 +391,26 @@ fn what_is_here_from_the_middle_of_a_segment_on_had_no_name() {
     let kept = kept(root.path());
     assert_eq!(kept.get(&5).map(|piece| fs::read(&piece.path).unwrap()), Some(bytes));
 }
+
+/// What could not be put away while the data root was away was taken for gone, and
+/// stood there until the next start.
+#[test]
+fn an_old_copy_that_is_away_with_the_data_root_is_put_away_when_it_is_back() {
+    let top = tempfile::tempdir().unwrap();
+    let (root, away) = (top.path().join("root"), top.path().join("away"));
+    fs::create_dir(&root).unwrap();
+    let full = Arc::new(AtomicBool::new(true));
+    let mut rig = Rig::open(&root, &without_room(full.clone()));
+    filled(&mut rig);
+    rig.batch(vec![reseed(BASE, BASE, true)]);
+    rig.batch(vec![reached(BASE)]);
+    fs::rename(&root, &away).unwrap();
+    rig.keeper.mend();
+    fs::rename(&away, &root).unwrap();
+    full.store(false, Ordering::SeqCst);
+    assert!(rig.keeper.needs_mending(), "it is not forgotten");
+    rig.keeper.mend();
+    assert!(!old_copies(&root).exists());
+    assert_eq!(kept(&root).keys().collect::<Vec<_>>(), [&1, &3]);
+    assert!(!rig.keeper.needs_mending());
+}
