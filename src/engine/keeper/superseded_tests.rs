@@ -414,3 +414,20 @@ fn an_old_copy_that_is_away_with_the_data_root_is_put_away_when_it_is_back() {
     assert_eq!(kept(&root).keys().collect::<Vec<_>>(), [&1, &3]);
     assert!(!rig.keeper.needs_mending());
 }
+
+/// Where the state directory lies elsewhere, a seed was begun below a data root that
+/// was away: when it came back, segments stood in it that no run knew of any more.
+#[test]
+fn no_seed_begins_while_the_data_root_is_away() {
+    let top = tempfile::tempdir().unwrap();
+    let (root, away) = (top.path().join("root"), top.path().join("away"));
+    fs::create_dir(&root).unwrap();
+    let mut rig = Rig::open_with(&root, &top.path().join("state"), &alive());
+    let received = filled(&mut rig);
+    fs::rename(&root, &away).unwrap();
+    let refused = rig.loan(reseed(BASE, BASE, true)).unwrap_err();
+    assert!(refused.why.contains("the data root"), "{}", refused.why);
+    fs::rename(&away, &root).unwrap();
+    assert_eq!(rig.loan(open(&[(1, 0)])).unwrap().mark, received.end());
+    rig.loan(reseed(BASE, BASE, true)).unwrap();
+}
