@@ -160,6 +160,10 @@ impl Keeper {
         let end = held.end_of(UNVOUCHED_END_BYTES);
         let mut budget = SEED_WALK_BYTES;
         for (from, path) in files {
+            if self.is_to_stop() {
+                // Nothing has been moved: the primary asks for it again.
+                return Err(io::Error::other("this node is stopping"));
+            }
             let known = runs.get(&path);
             // What a seed had received counts for little before its end.
             let doubted = !reseed.vouched

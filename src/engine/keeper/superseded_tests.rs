@@ -431,3 +431,18 @@ fn no_seed_begins_while_the_data_root_is_away() {
     assert_eq!(rig.loan(open(&[(1, 0)])).unwrap().mark, received.end());
     rig.loan(reseed(BASE, BASE, true)).unwrap();
 }
+
+#[test]
+fn the_end_of_a_process_does_not_wait_until_it_is_decided_what_is_kept() {
+    let root = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(root.path(), &alive());
+    let (jobs, inbox) = crossbeam::channel::unbounded();
+    rig.keeper.inbox = Some(inbox);
+    let received = filled(&mut rig);
+    jobs.send(Job::Stop).unwrap();
+    let refused = rig.loan(reseed(BASE, BASE, true)).unwrap_err();
+    assert!(refused.why.contains("stopping"), "{}", refused.why);
+    drop(rig);
+    let mut rig = Rig::open(root.path(), &alive());
+    assert_eq!(rig.loan(open(&[(1, 0)])).unwrap().mark, received.end(), "nothing has begun");
+}
