@@ -225,6 +225,11 @@ pub const UNVOUCHED_END_BYTES: u64 = 256 << 20;
 /// it, other spaces are looked after between.
 pub const SEED_WALK_BYTES: u64 = 256 << 20;
 
+/// Files that begin behind another which are asked whether its writer went on in
+/// them: the next one, or the one behind the snapshots that were made meanwhile. One
+/// that is not asked is taken for what may have replaced it: more may be kept.
+pub const CARRIED_ON_WITHIN: usize = 4;
+
 /// A writer's clock that falls by more was set back, nanoseconds: the name of a
 /// segment, to which timestamps are held, is no finer.
 pub const CLOCK_STEP_NS: u64 = 1_000_000_000;
@@ -347,6 +352,11 @@ pub const MAX_QUEUED_COMMANDS: usize = 4096;
 
 /// Jobs of the maintenance plane that share one commit of the catalog.
 pub const MAX_JOBS_PER_COMMIT: usize = 1024;
+
+/// Files of a received space that are moved aside, or go, before the other spaces are
+/// looked after: each takes a few directory syncs, and a compaction lets go of all
+/// segments of a log at once.
+pub const RETIREMENTS_PER_TURN: u32 = 8;
 
 /// The pause between two attempts to write a catalog that could not be
 /// written: each one reads and checks the whole of it.

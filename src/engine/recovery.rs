@@ -44,7 +44,7 @@ use std::sync::Arc;
 pub use boundary::{Found, boundary_along, nearest, search};
 pub use error::RecoveryError;
 pub use notice::Notice;
-pub(super) use place::bearer;
+pub(super) use place::{bearer, paths};
 pub use place::{path_of, retired_path};
 pub use reading::{ends_with, record_before};
 pub use subject::Subject;

@@ -269,6 +269,8 @@ pub struct Keeper {
     uncleared: BTreeMap<SpaceId, String>,
     /// Received spaces with files that are gone from the primary and cannot go.
     unretired: BTreeMap<SpaceId, retired::Unretired>,
+    /// Files that were moved aside, or went, since others were looked after.
+    retirements: u32,
     /// News that wait for the batch to be durable.
     waiting: Vec<(usize, News)>,
     /// Spaces lent in this batch; not lent after all if it fails.
@@ -335,6 +337,7 @@ impl Keeper {
             seeded: Vec::new(),
             uncleared: BTreeMap::new(),
             unretired: BTreeMap::new(),
+            retirements: 0,
             waiting: Vec::new(),
             lending: Vec::new(),
             unrecorded: BTreeMap::new(),

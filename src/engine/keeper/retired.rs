@@ -26,7 +26,7 @@ use super::{Keeper, Lease, Space};
 use crate::engine::quarantine::{Quarantine, Reason};
 use crate::engine::recovery;
 use crate::ids::SpaceId;
-use crate::limits::CATALOG_RETRY_DELAY;
+use crate::limits::{CATALOG_RETRY_DELAY, RETIREMENTS_PER_TURN};
 use crate::lsn::Mark;
 use crate::protocol::message::Retirement;
 use crate::state::catalog::{Change, Retired};
@@ -80,6 +80,10 @@ impl Keeper {
         } else if let Err(error) = result {
             tracing::warn!(%space, file, %error, "a file cannot be retired yet");
         }
+        if self.retirements >= RETIREMENTS_PER_TURN {
+            self.retirements = 0;
+            self.look_after_others(space);
+        }
     }
 
     /// Try again what could not go.
@@ -123,6 +127,7 @@ impl Keeper {
         if known == Some(Retired::Gone) || (known.is_some() && what == Retirement::Aside) {
             return Ok(true);
         }
+        self.retirements += 1;
         let retired = recovery::retired_path(&state_dir, space, file);
         let named =
             recovery::path_of(&self.places.data_root, &state_dir, space, &entry.record, &run);

@@ -15,6 +15,7 @@ use crate::engine::mortal::Mortal;
 use crate::engine::quarantine::{Piece, list};
 use crate::ids::SegmentName;
 use crate::lsn::Lsn;
+use crate::state::meddler::{Call, Meddler};
 use crate::wal::record::{self, Header};
 
 /// Records that were received, and the boundaries between them.
@@ -286,6 +287,43 @@ fn other_spaces_are_served_while_much_of_a_retired_segment_is_kept() {
     assert!(rig.keeper.deferred.is_empty());
     let retired = rig.keeper.catalog.load().unwrap()[&space()].retired.clone();
     assert_eq!(retired, [(1, Retired::Gone), (2, Retired::Aside)].into());
+}
+
+/// What all spaces waited for: a compaction lets go of a whole log at once.
+#[test]
+fn other_spaces_are_served_while_many_segments_are_retired() {
+    const SEGMENTS: u64 = 2 * RETIREMENTS_PER_TURN as u64;
+    let root = tempfile::tempdir().unwrap();
+    let (reply, answer) = crossbeam::channel::unbounded();
+    let moved = Arc::new(AtomicU64::new(0));
+    let served_behind = Arc::new(AtomicU64::new(u64::MAX));
+    let (moves, served, answers) = (moved.clone(), served_behind.clone(), answer.clone());
+    let host: Arc<dyn Host> = Arc::new(Meddler(move |call: Call<'_>| {
+        if matches!(call, Call::Name(to) if to.to_string_lossy().contains("/retired/")) {
+            if !answers.is_empty() {
+                served.fetch_min(moves.load(Ordering::SeqCst), Ordering::SeqCst);
+            }
+            moves.fetch_add(1, Ordering::SeqCst);
+        }
+        Ok(())
+    }));
+    let mut rig = Rig::open(root.path(), &host);
+    let (jobs, inbox) = crossbeam::channel::unbounded();
+    rig.keeper.inbox = Some(inbox);
+    rig.loan(open(&[(1, 0)])).unwrap();
+    let runs: Vec<(u64, &[_])> = (1..=SEGMENTS + 1).map(|file| (file, &EARLY[..])).collect();
+    let received = receive(&mut rig, &runs);
+    let Job::OpenReplica { open: mut other, .. } = open(&[(1, 0)]) else { panic!() };
+    other.space = "beta".parse().unwrap();
+    let beta = other.space.clone();
+    jobs.send(Job::OpenReplica { shard: 0, ticket: 77, open: other }).unwrap();
+    jobs.send(Job::Standing { space: beta, reply }).unwrap();
+    let all = (1..=SEGMENTS).map(|file| retire(file, Retirement::Aside, received.end()));
+    rig.batch(all.collect());
+    assert!(answer.try_recv().unwrap().is_some());
+    assert_eq!(moved.load(Ordering::SeqCst), SEGMENTS);
+    assert_eq!(served_behind.load(Ordering::SeqCst), u64::from(RETIREMENTS_PER_TURN));
+    assert_eq!(rig.keeper.catalog.load().unwrap()[&space()].retired.len() as u64, SEGMENTS);
 }
 
 /// A file is gone from the primary, and something is in the way of keeping what came

@@ -155,8 +155,7 @@ impl Keeper {
         plan.unfinished = record.seed.is_some() && record.base.lsn > Lsn::ZERO;
         let (places, checksums) = (self.places.clone(), self.checksums);
         let held = Held::new(&places, space, record, checksums);
-        let runs: BTreeMap<PathBuf, Run> =
-            held.files().map(|run| (held.path_of(run), *run)).collect();
+        let runs = held.files();
         let end = held.end_of(UNVOUCHED_END_BYTES);
         let mut budget = SEED_WALK_BYTES;
         for (from, path) in files {

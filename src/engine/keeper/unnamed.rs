@@ -32,8 +32,8 @@ use std::path::PathBuf;
 use super::Places;
 use crate::engine::quarantine::{Extent, Manifest, Reason};
 use crate::engine::recovery;
-use crate::ids::SpaceId;
-use crate::limits::{CLOCK_STEP_NS, CUT_SLICE_BYTES, RECORD_HEADER_BYTES};
+use crate::ids::{SegmentName, SpaceId};
+use crate::limits::{CARRIED_ON_WITHIN, CLOCK_STEP_NS, CUT_SLICE_BYTES, RECORD_HEADER_BYTES};
 use crate::lsn::Lsn;
 use crate::state::catalog::SpaceRecord;
 use crate::state::runs::Run;
@@ -46,8 +46,15 @@ pub(super) struct Held<'a> {
     space: &'a SpaceId,
     record: &'a SpaceRecord,
     checksums: Checksums,
-    /// The first run of each file, with its ordinal.
-    firsts: BTreeMap<u64, (u32, Run)>,
+}
+
+/// What may have replaced a file.
+#[derive(Debug, Default)]
+struct Instead {
+    /// The first runs of the files that begin next behind it.
+    next: Vec<Run>,
+    /// The least name of all others.
+    others: Option<SegmentName>,
 }
 
 /// Where such records begin in a file.
@@ -83,16 +90,15 @@ impl<'a> Held<'a> {
         record: &'a SpaceRecord,
         checksums: Checksums,
     ) -> Self {
-        let mut firsts = BTreeMap::new();
-        for (ordinal, run) in record.runs.iter() {
-            firsts.entry(run.file).or_insert((ordinal, *run));
-        }
-        Self { places, space, record, checksums, firsts }
+        Self { places, space, record, checksums }
     }
 
-    /// The first run of each file.
-    pub(super) fn files(&self) -> impl Iterator<Item = &Run> {
-        self.firsts.values().map(|(_, run)| run)
+    /// Where each file lies, with its first run.
+    pub(super) fn files(&self) -> BTreeMap<PathBuf, Run> {
+        let Places { data_root, state_dir, .. } = self.places;
+        let paths = recovery::paths(data_root, state_dir, self.space, self.record);
+        let first = |(file, path)| Some((path, *self.record.runs.first_in(file)?.1));
+        paths.into_iter().filter_map(first).collect()
     }
 
     /// All runs, the last one first.
@@ -114,7 +120,9 @@ impl<'a> Held<'a> {
     /// It cannot be read, or is not there.
     pub(super) fn unnamed_in(&self, file: u64) -> io::Result<Option<Unnamed>> {
         let runs = &self.record.runs;
-        let Some((first, run)) = self.firsts.get(&file).copied() else { return Ok(None) };
+        let Some((first, run)) = runs.first_in(file).map(|(first, run)| (first, *run)) else {
+            return Ok(None);
+        };
         let path = self.path_of(&run);
         let opened = File::open(&path)?;
         let length = opened.metadata()?.len();
@@ -145,21 +153,21 @@ impl<'a> Held<'a> {
         }
         let rest_only = Ok(rest.map(Unnamed::From));
         let Some(last) = before.last().cloned() else { return rest_only };
-        let instead = self.instead_of(file, first);
-        if instead.is_empty() {
+        let Instead { next, others } = self.instead_of(file, first);
+        if next.is_empty() && others.is_none() {
             return Ok(Some(Unnamed::Untold(before[0].start)));
         }
         let last = recovery::record_before(&opened, last.start, last.end, self.checksums)?;
-        let lacking = instead
-            .iter()
-            .filter(|other| last.as_ref().is_none_or(|last| !self.carries_on(other, last)));
-        let Some(timestamp_ns) = lacking.clone().map(named_at).min() else { return rest_only };
+        let lacks = |other: &&Run| last.as_ref().is_none_or(|last| !self.carries_on(other, last));
+        let lacking: Vec<_> = next.iter().filter(lacks).map(|other| other.segment).collect();
+        let Some(least) = lacking.iter().copied().chain(others).min() else { return rest_only };
+        let timestamp_ns = named_at(least);
         let by_end = last.is_none_or(|last| last.timestamp_ns >= timestamp_ns);
-        if !by_end && lacking.count() < instead.len() {
+        if !by_end && lacking.len() < next.len() {
             // Its writer had left it before that was there.
             return rest_only;
         }
-        let named_ns = named_at(&run);
+        let named_ns = named_at(run.segment);
         Ok(Some(Unnamed::Since { path, within: before, named_ns, timestamp_ns, by_end, rest }))
     }
 
@@ -167,25 +175,40 @@ impl<'a> Held<'a> {
     /// began. A file that has its name comes before those with younger ones, and
     /// from its beginning on. Whatever has become of those names since.
     fn had_lost_its_name(&self, first: u32, run: &Run) -> bool {
-        let mut before = self.firsts.values().filter(|(ordinal, _)| *ordinal < first);
+        let mut before = self.record.runs.iter().take_while(|(ordinal, _)| *ordinal < first);
         let from_within = run.offset > 0 && self.record.base.lsn > Lsn::ZERO;
         from_within || before.any(|(_, other)| other.segment > run.segment)
     }
 
-    /// The first runs of the files that may have replaced one. Those that come
-    /// behind it; and if it has lost its name, those before it that have theirs.
-    fn instead_of(&self, file: u64, first: u32) -> Vec<Run> {
+    /// The files that may have replaced one. Those that come behind it; and if it
+    /// has lost its name, those before it that have theirs. A log may have more of
+    /// them than can be opened for each of its files.
+    fn instead_of(&self, file: u64, first: u32) -> Instead {
         let record = self.record;
         let unnamed = record.retired.contains_key(&file);
         let is_named = |run: &Run| {
             !record.retired.contains_key(&run.file)
                 && recovery::bearer(record, run.segment) == Some(run.file)
         };
-        let may = |ordinal: u32, run: &Run| {
-            run.file != file && (ordinal > first || (unnamed && is_named(run)))
+        let begins = |ordinal: u32, run: &Run| {
+            record.runs.first_in(run.file).is_some_and(|(begins, _)| begins == ordinal)
         };
-        let firsts = self.firsts.values();
-        firsts.filter(|(ordinal, run)| may(*ordinal, run)).map(|(_, run)| *run).collect()
+        let mut instead = Instead::default();
+        for (ordinal, run) in record.runs.iter().filter(|(_, run)| run.file != file) {
+            let is_least = instead.others.is_none_or(|least| run.segment < least);
+            if ordinal < first {
+                if unnamed && is_least && is_named(run) {
+                    instead.others = Some(run.segment);
+                }
+            } else if instead.next.len() < CARRIED_ON_WITHIN {
+                if begins(ordinal, run) {
+                    instead.next.push(*run);
+                }
+            } else if is_least && begins(ordinal, run) {
+                instead.others = Some(run.segment);
+            }
+        }
+        instead
     }
 
     /// Whether a file is what its writer went on in when another was full.
@@ -287,8 +310,8 @@ impl Unnamed {
 }
 
 /// The time in a segment's name, nanoseconds since the Unix epoch.
-fn named_at(run: &Run) -> u64 {
-    run.segment.0.saturating_mul(1_000_000_000)
+fn named_at(segment: SegmentName) -> u64 {
+    segment.0.saturating_mul(1_000_000_000)
 }
 
 fn header_at(file: &File, offset: u64, checksums: Checksums) -> io::Result<Option<Header>> {
@@ -296,3 +319,7 @@ fn header_at(file: &File, offset: u64, checksums: Checksums) -> io::Result<Optio
     let count = read_up_to(file, &mut raw, offset)?;
     Ok((count == raw.len()).then(|| Header::parse(&raw, checksums).ok()).flatten())
 }
+
+#[cfg(test)]
+#[path = "unnamed_tests.rs"]
+mod tests;

@@ -61,8 +61,31 @@ pub(super) fn wal_directory(data_root: &Path, space: &SpaceId) -> PathBuf {
     data_root.join(space.as_str()).join("wal")
 }
 
-/// Every file that a run names, by number.
+/// Where the file of each run lies, by number: [`path_of`] of all of them, in one
+/// pass over the runs.
+pub(in crate::engine) fn paths(
+    data_root: &Path,
+    state_dir: &Path,
+    space: &SpaceId,
+    record: &SpaceRecord,
+) -> BTreeMap<u64, PathBuf> {
+    let all = locate_all(data_root, state_dir, space, record);
+    all.into_iter().map(|(file, place)| (file, place.path)).collect()
+}
+
+/// Every file that a run names and that is not gone, by number.
 pub(super) fn locate_files(
+    data_root: &Path,
+    state_dir: &Path,
+    space: &SpaceId,
+    record: &SpaceRecord,
+) -> BTreeMap<u64, Place> {
+    let mut all = locate_all(data_root, state_dir, space, record);
+    all.retain(|file, _| !is_gone(record, *file));
+    all
+}
+
+fn locate_all(
     data_root: &Path,
     state_dir: &Path,
     space: &SpaceId,
@@ -77,7 +100,6 @@ pub(super) fn locate_files(
             bearers.insert(run.segment, run.file);
         }
     }
-    files.retain(|file, _| !is_gone(record, *file));
     let place = |(file, segment): (u64, SegmentName)| {
         let named = bearers.get(&segment) == Some(&file);
         let path = if named {
