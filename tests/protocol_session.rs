@@ -9,6 +9,8 @@ mod batching;
 mod epochs;
 #[path = "protocol_session/faults.rs"]
 mod faults;
+#[path = "protocol_session/fetching.rs"]
+mod fetching;
 #[path = "protocol_session/fuzz.rs"]
 mod fuzz;
 #[path = "protocol_session/handshake.rs"]

@@ -51,7 +51,7 @@ pub use subject::Subject;
 pub use survey::{Rotten, Survey, survey};
 
 use self::place::{Place, is_gone, locate_files, wal_directory};
-use self::reading::{describe, find_backwards, verify_run};
+use self::reading::{Watched, describe, find_backwards, read_error, verify_run};
 use super::quarantine::{Extent, Manifest, Quarantine, Reason};
 use super::verifier::Verifier;
 use crate::ids::{Epoch, SegmentName, SpaceId};
@@ -255,9 +255,15 @@ impl<'a> Recovery<'a> {
         }
         let path = &self.place(run)?.path;
         let end = last_byte + 1;
-        let found = File::open(path)
-            .and_then(|file| find_backwards(&file, run.offset, end, checkpoint, self.checksums))
-            .map_err(io_error("read", path))?;
+        let file = File::open(path).map_err(io_error("read", path))?;
+        let file = Watched { host: &**self.host, path, file };
+        let found = find_backwards(&file, run.offset, end, checkpoint, self.checksums);
+        let found = found.map_err(|error| match read_error(path, error) {
+            RecoveryError::Unreadable { path, offset, source } => {
+                RecoveryError::Lost { path, offset, source }
+            }
+            other => other,
+        })?;
         if found {
             return Ok(());
         }
@@ -354,7 +360,9 @@ impl<'a> Recovery<'a> {
     fn enforce(&mut self, end: &End, between: &mut dyn FnMut()) -> Result<(), RecoveryError> {
         let mut ends = BTreeMap::new();
         for (_, run) in self.record.runs.iter().filter(|(ordinal, _)| *ordinal < end.runs) {
-            let last = ends.entry(run.file).or_insert(0);
+            // What lies before the first of them is of no stream: a hole, perhaps
+            // of gigabytes.
+            let last = ends.entry(run.file).or_insert(run.offset);
             *last = run.reach(end.mark.lsn).max(*last);
         }
         for (number, place) in &self.files {

@@ -219,7 +219,14 @@ impl Intake {
             ));
         }
         self.phase = Phase::Opening;
+        self.questions = Questions::default();
         Ok(())
+    }
+
+    /// Whether ranges are asked for and given: the space is open, whether or not
+    /// it is matched.
+    pub(super) fn serves(&self) -> bool {
+        matches!(self.phase, Phase::Open | Phase::Unmatched)
     }
 
     /// Whether a control frame that continues the stream may come.
@@ -227,9 +234,10 @@ impl Intake {
         self.admit_stream(header.epoch)
     }
 
-    /// Whether a `Fetch` or a `Fetched` may come.
+    /// Whether a `Fetch` or a `Fetched` may come: also while the histories are
+    /// compared, for they tell nothing of where the stream goes on.
     pub(super) fn admit_fetch(&self, header: &FrameHeader) -> Result<(), Refused> {
-        self.admit_stream(header.epoch)
+        self.admit(header.epoch)
     }
 
     /// Whether a `Data` frame may come.
@@ -340,6 +348,7 @@ impl Intake {
             ));
         }
         self.phase = Phase::Opening;
+        self.questions = Questions::default();
         self.last_run = None;
         Ok(())
     }

@@ -40,7 +40,7 @@ impl Receiver {
     /// that comes after the space was stopped is ignored.
     pub fn serve(&mut self, _now: Now, handle: Handle, lsn: Lsn, bytes: Vec<u8>) {
         if let Some(space) = self.spaces.get_mut(&handle)
-            && space.phase == Phase::Open
+            && space.serves()
             && let Some(fetched) = space.questions.serve_with(lsn, bytes)
         {
             self.link.queue(&Message::Fetched(fetched), handle, space.epoch);
@@ -48,7 +48,7 @@ impl Receiver {
     }
 
     pub(super) fn asked(&mut self, handle: Handle, fetch: Fetch) -> Option<Intent> {
-        let space = self.spaces.get_mut(&handle).filter(|space| space.phase == Phase::Open)?;
+        let space = self.spaces.get_mut(&handle).filter(|space| space.serves())?;
         match space.questions.serve(fetch) {
             Ok(()) => Some(Intent::Fetch { handle, fetch }),
             Err((code, reason)) => self.stop(handle, code, reason),
@@ -56,7 +56,7 @@ impl Receiver {
     }
 
     pub(super) fn answered(&mut self, handle: Handle, fetched: Fetched) -> Option<Intent> {
-        let space = self.spaces.get_mut(&handle).filter(|space| space.phase == Phase::Open)?;
+        let space = self.spaces.get_mut(&handle).filter(|space| space.serves())?;
         match space.questions.answered(&fetched) {
             Ok(()) => Some(Intent::Fetched { handle, fetched }),
             Err((code, reason)) => self.stop(handle, code, reason),

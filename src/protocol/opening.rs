@@ -136,7 +136,7 @@ impl Sender {
         if !matches!(slot.phase, Phase::Matching(_)) {
             return false;
         }
-        slot.phase = Phase::Opening { cut: Some(reseed.base.lsn) };
+        slot.goes_on_at(reseed.base.lsn);
         self.link.queue(&Message::Reseed(reseed), handle, slot.epoch);
         true
     }
@@ -197,7 +197,7 @@ impl Sender {
         }
         match question {
             Question::Theirs(mark) if (theirs.lsn, theirs.chain) == (mark.lsn, mark.chain) => {
-                slot.phase = Phase::Opening { cut: Some(mark.lsn) };
+                slot.goes_on_at(mark.lsn);
                 let truncate = Truncate { lsn: mark.lsn, chain: mark.chain };
                 self.link.queue(&Message::Truncate(truncate), handle, epoch);
             }

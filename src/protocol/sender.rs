@@ -411,15 +411,16 @@ impl Sender {
     }
 
     /// The slot that a fetch concerns, if it is open. What concerns the
-    /// questions of a space that is being closed is of no interest.
+    /// questions of a space that is being closed is of no interest, nor what the
+    /// replica has sent before it was told to cut its stream, or to begin anew.
     fn open_slot(&mut self, kind: Kind, handle: Handle, epoch: Epoch) -> Option<&mut Slot> {
         let Some(slot) = self.slots.get(&handle) else {
             self.unknown(kind, handle);
             return None;
         };
         match slot.phase {
-            Phase::Closing { .. } => None,
-            Phase::Waiting(_) | Phase::Opening { .. } => {
+            Phase::Closing { .. } | Phase::Opening { cut: Some(_) } => None,
+            Phase::Waiting(_) | Phase::Opening { cut: None } => {
                 self.unknown(kind, handle);
                 None
             }

@@ -121,6 +121,13 @@ impl Slot {
         Self { epoch, phase, queued: false, gather: None, questions: Questions::default() }
     }
 
+    /// The replica is told to go on at a position; it answers as when the space was
+    /// opened. Whatever was asked before is not answered any more, on either side.
+    pub(super) fn goes_on_at(&mut self, cut: Lsn) {
+        self.phase = Phase::Opening { cut: Some(cut) };
+        self.questions = Questions::default();
+    }
+
     /// The next step of a streaming space; any other has none.
     pub(super) fn step(
         &mut self,

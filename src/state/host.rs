@@ -9,7 +9,8 @@
 //!                                                      `---> the simulator's
 //! ```
 //!
-//! Reading is not in here: what can be read is what is there.
+//! Reading is not in here: what can be read is what is there. A host only says
+//! where a disk has failed.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read};
@@ -98,6 +99,16 @@ pub trait Host: std::fmt::Debug + Send + Sync {
     ///
     /// As `rmdir`.
     fn remove_directory(&self, directory: &Path) -> io::Result<()>;
+
+    /// Asked before `bytes` bytes of a received segment are read at `offset` to
+    /// tell what the disk holds.
+    ///
+    /// # Errors
+    ///
+    /// What the disk would say. The real one says it when it is read.
+    fn may_read(&self, _path: &Path, _offset: u64, _bytes: u64) -> io::Result<()> {
+        Ok(())
+    }
 
     /// 128 bits that nobody can guess, for a
     /// [`NodeUuid`](crate::ids::NodeUuid) or a

@@ -14,6 +14,8 @@ pub(crate) enum Call<'a> {
     Sync,
     SyncDirectory(&'a Path),
     Open(&'a Path),
+    /// The file, where in it, and how much.
+    Read(&'a Path, u64, u64),
     Write,
     SetLen,
     MakeDirectory(&'a Path),
@@ -86,6 +88,10 @@ impl<F: Fn(Call<'_>) -> io::Result<()> + Send + Sync> Host for Meddler<F> {
     fn remove_directory(&self, directory: &Path) -> io::Result<()> {
         self.0(Call::Remove(directory))?;
         ThisHost.remove_directory(directory)
+    }
+
+    fn may_read(&self, path: &Path, offset: u64, bytes: u64) -> io::Result<()> {
+        self.0(Call::Read(path, offset, bytes))
     }
 
     fn random_u128(&self) -> io::Result<u128> {

@@ -202,6 +202,44 @@ fn t7_debris_halts_the_space_unless_the_operator_says_otherwise() {
     assert_eq!(cluster.primary.space("alpha").unwrap().holes, []);
 }
 
+/// A node that was started anew does not know what an earlier process has shipped. The
+/// replicas do, also where nothing has been found damaged but the end of the log: each
+/// of them counted as one that is not heard of.
+#[test]
+fn t7_debris_that_is_met_at_the_start_is_left_out_when_all_were_heard_to_be_without_it() {
+    let mut cluster = Cluster::with(2, skipping, |_| {});
+    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
+    segment.records(10, 1000);
+    cluster.await_flushed("alpha", segment.len());
+    cluster.primary.terminate();
+    segment.raw(&[b'U'; 100]);
+    segment.records(3, 1000);
+    cluster.primary.restart();
+    // In a tenth of the time for which a replica is waited for that is not heard of.
+    cluster.await_flushed("alpha", 13 * 1064);
+    let status = cluster.primary.space("alpha").unwrap();
+    let found: Vec<_> = status.holes.iter().map(|hole| (hole.offset, hole.bytes)).collect();
+    assert_eq!(found, [(10 * 1064, 100)]);
+}
+
+/// And one that has what was there has said so.
+#[test]
+fn a_header_that_has_rotted_at_the_end_of_the_log_is_not_left_out_as_debris() {
+    let mut cluster = Cluster::with(1, skipping, |_| {});
+    let mut segment = Segment::create(&cluster.primary.wal("alpha"), 1);
+    segment.records(20, 1000);
+    cluster.await_flushed("alpha", segment.len());
+    cluster.primary.terminate();
+    flip(&segment.path, 12 * 1064 + 20, 4);
+    cluster.primary.restart();
+    let status = cluster.primary.await_problem("alpha", "is not left out, as replica-1 has");
+    assert_eq!((status.holes, status.epoch), (vec![], Epoch::FIRST));
+    flip(&segment.path, 12 * 1064 + 20, 4);
+    segment.records(1, 1000);
+    cluster.await_flushed("alpha", segment.len());
+    cluster.assert_identical("alpha");
+}
+
 fn skipping(spec: &mut NodeSpec) {
     spec.more = "[wal]\non_corrupt_source = \"skip\"\n".into();
 }

@@ -171,7 +171,7 @@ impl Database {
         } else if restarts {
             self.restart(disk, noise);
         } else if compacts && self.chance.percent(50) {
-            self.compact(disk, noise);
+            self.compact(0, disk, noise);
         } else if !self.is_full() {
             self.append(disk, noise);
         }
@@ -306,14 +306,15 @@ impl Database {
         self.sync_now_and_then(disk);
     }
 
-    /// Write everything that is kept into one new file, take the names of all
-    /// others away, and go on with the file that was current.
-    fn compact(&mut self, disk: &mut Disk, noise: &mut Vec<Noise>) {
+    /// Write everything that is kept, of so many records at least, into one new
+    /// file, take the names of all others away, and go on with the file that was
+    /// current.
+    fn compact(&mut self, least: u64, disk: &mut Disk, noise: &mut Vec<Noise>) {
         let name = self.next_name();
         let temporary = format!("{name}.tmp");
         let file = self.create(&temporary, disk, noise);
         let mut bytes = Vec::new();
-        for (sequence, _) in (0_u64..).zip(0..self.chance.within(0, 20)) {
+        for (sequence, _) in (0_u64..).zip(0..self.chance.within(least, 20)) {
             let payload = self.next_id.to_le_bytes();
             self.next_id += 1;
             let header = Header::new(sequence, self.second * 1_000_000_000, 6, &payload).unwrap();
@@ -363,8 +364,20 @@ impl Database {
         disk.unhindered(|disk| {
             self.restart(disk, &mut noise);
             if self.current.is_some() && std::mem::take(&mut self.fresh) {
-                self.compact(disk, &mut noise);
+                self.compact(0, disk, &mut noise);
             }
+        });
+        noise
+    }
+
+    /// Somebody has it compact a log that holds something, because a node asks
+    /// for that.
+    pub fn be_compacted_as_asked(&mut self, disk: &mut Disk) -> Vec<Noise> {
+        let mut noise = Vec::new();
+        disk.unhindered(|disk| {
+            self.sequence = 0;
+            self.begin_segment(disk, &mut noise);
+            self.compact(1, disk, &mut noise);
         });
         noise
     }

@@ -37,7 +37,7 @@ pub struct Missing {
 impl Missing {
     /// Nothing is lost quietly: who looks at the status sees it.
     /// True if the space itself has a problem.
-    /// `shipped` is how far the stream has got to anybody.
+    /// `shipped` is how much the source has of what got to anybody.
     fn is_named_in(&self, told: &ShardReport, shipped: u64) -> bool {
         let space = told.spaces.iter().find(|status| status.space == self.space);
         let Some(space) = space else { panic!("Nothing is lost quietly: {self:?} of {told:?}") };
@@ -337,10 +337,11 @@ impl World {
                     let why = told.as_ref().and_then(|told| missing.problem_of(told, replica));
                     if let Some(why) = why {
                         self.copy_good_bytes(replica, &missing.space, why);
+                        self.compact_as_asked(replica, &missing.space, why);
                     }
                 }
                 let stream = self.oracle.streams.get(&missing.space);
-                let shipped = stream.map_or(0, |stream| stream.present().end());
+                let shipped = stream.map_or(0, |stream| stream.present().end().min(stream.kept));
                 // Of what was not missing yet when it was asked, it knows nothing.
                 if let Some(told) = told.filter(|_| of.as_ref() == Some(&missing))
                     && missing.is_named_in(&told, shipped)

@@ -28,6 +28,7 @@ use super::disk::Disk;
 use super::machine::name_of;
 use super::oracle::{Oracle, Said, Sender, Session};
 use super::stream::Reign;
+use super::world::World;
 
 /// A seed that a replica was told of.
 #[derive(Clone, Copy, Debug)]
@@ -284,6 +285,34 @@ impl Oracle {
                 log.name
             );
         }
+    }
+}
+
+impl World {
+    /// A replica cannot be filled anew either, because something behind the oldest
+    /// file that has a name is gone as well; its primary says so, and that the
+    /// database is to compact its log. Somebody has it do that, once.
+    pub fn compact_as_asked(&mut self, replica: usize, space: &SpaceId, problem: &str) {
+        let asks = problem.contains("It cannot be filled anew either: the log from ")
+            && problem.contains("Once the database has compacted its log");
+        if !asks || !self.compacted.insert(space.clone()) {
+            return;
+        }
+        let at = self.databases.iter().position(|database| database.space == *space).unwrap();
+        let (reign, database) = (self.oracle.streams[space].present(), &self.databases[at]);
+        let named = |name| database.files.iter().any(|log| log.name == name && !log.unlinked);
+        let oldest = reign.runs.iter().find(|run| run.offset == 0 && named(run.segment));
+        let is_so = oldest.is_some_and(|run| {
+            !is_there(reign, run.start.0, reign.end(), database, &self.machines[0].disk.lock())
+        });
+        assert!(
+            is_so,
+            "Liveness: replica {replica} could be filled with all of {space} from {oldest:?} on, \
+             and its primary says {problem}"
+        );
+        self.say(|| format!("somebody has {space} compacted: {problem}"));
+        let noise = self.databases[at].be_compacted_as_asked(&mut self.machines[0].disk.lock());
+        self.heard(noise);
     }
 }
 

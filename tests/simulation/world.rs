@@ -96,6 +96,8 @@ pub struct World {
     pub held: Option<usize>,
     /// Spaces whose status names what was lost for good.
     pub excused: BTreeSet<SpaceId>,
+    /// Spaces that somebody had compacted, as the status says.
+    pub compacted: BTreeSet<SpaceId>,
     /// Copies that wait for a person, as the status says.
     pub given_up: BTreeSet<(usize, SpaceId)>,
     /// What was missing when the primary was asked for its status, and that, once
@@ -168,6 +170,7 @@ impl World {
             ended: false,
             held: None,
             excused: BTreeSet::new(),
+            compacted: BTreeSet::new(),
             given_up: BTreeSet::new(),
             told: None,
             told_in: BTreeMap::new(),

@@ -129,12 +129,21 @@ impl Keeper {
         }
         if mark.lsn < base.lsn {
             // Nothing that is here is of the stream any more: with this batch the
-            // copy is one of which nothing has come yet.
+            // copy is one of which nothing has come yet. That includes the copy
+            // that it was to replace: its primary may have lost what it had
+            // vouched for.
+            self.keep_old_copies(space).map_err(|error| {
+                let directory = self.places.old_copies(space);
+                let directory = directory.display();
+                let why = format!("space {space}: what is kept of {directory}: {error}");
+                (ErrorCode::Storage, why)
+            })?;
             self.cut(open, base)?;
             let seed = Change::Seed { base: mark, first_run: 0, target: mark.lsn };
             for change in [seed, Change::SeedMoved, Change::SeedDone] {
                 self.enter(space, change);
             }
+            self.seeded.push(space.clone());
         } else {
             self.cut(open, mark)?;
         }
@@ -244,3 +253,7 @@ pub(super) mod tests;
 #[cfg(test)]
 #[path = "based_tests.rs"]
 mod based;
+
+#[cfg(test)]
+#[path = "unreadable_tests.rs"]
+mod unreadable;

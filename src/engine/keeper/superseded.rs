@@ -19,6 +19,9 @@
 //! begins: the old copy, which it was to replace, is still here. If the primary
 //! does not vouch for it, its end is: a host that crashed has lost what it had
 //! shipped last.
+//!
+//! A primary that is set back to before where the seed began may have lost what
+//! it had vouched for. Then all that still stands aside goes to the quarantine.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -35,7 +38,7 @@ use crate::limits::{CATALOG_RETRY_DELAY, SEED_WALK_BYTES, UNVOUCHED_END_BYTES};
 use crate::lsn::{Lsn, Mark};
 use crate::protocol::message::Reseed;
 use crate::state::catalog::SpaceRecord;
-use crate::state::host::{make_directories, write_whole};
+use crate::state::host::{Host, make_directories, write_whole};
 use crate::state::runs::Run;
 use crate::wal::discover;
 
@@ -53,9 +56,12 @@ struct Plan {
     #[serde(default)]
     head: u64,
     keep: Vec<Kept>,
+    /// What is to be removed, and kept after all if the primary loses it.
+    #[serde(default)]
+    spare: Vec<Kept>,
 }
 
-/// A file that goes to the quarantine.
+/// A file that goes to the quarantine, or may have to.
 #[derive(Debug, Serialize, Deserialize)]
 struct Kept {
     /// What it is called before it is moved.
@@ -84,7 +90,16 @@ impl Plan {
             "{PLAN_FILE} cannot be read: all that lies beside it is kept"
         );
         let mut plan = Self::default();
-        for path in listed(directory)?.iter().filter(|path| !is_plan(path)) {
+        plan.keep_all(directory, space)?;
+        Ok(plan)
+    }
+
+    /// Have all that lies in its `directory` kept.
+    fn keep_all(&mut self, directory: &Path, space: &SpaceId) -> io::Result<()> {
+        self.keep.append(&mut self.spare);
+        let named: BTreeSet<_> = self.keep.iter().map(|kept| directory.join(&kept.to)).collect();
+        let of_plan = |path: &&PathBuf| is_plan(path) || named.contains(*path);
+        for path in listed(directory)?.iter().filter(|path| !of_plan(path)) {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let run = unknown(&name);
             let manifest = Manifest {
@@ -98,9 +113,13 @@ impl Plan {
                 epochs: Vec::new(),
                 superseded_by: None,
             };
-            plan.keep.push(Kept { from: String::new(), to: name.into_owned(), manifest });
+            self.keep.push(Kept { from: String::new(), to: name.into_owned(), manifest });
         }
-        Ok(plan)
+        Ok(())
+    }
+
+    fn write(&self, host: &dyn Host, directory: &Path) -> io::Result<()> {
+        write_whole(host, &directory.join(PLAN_FILE), &serde_json::to_vec_pretty(self)?)
     }
 }
 
@@ -121,17 +140,19 @@ impl Keeper {
         make_directories(&*self.places.host, &self.places.state_dir, &directory)?;
         // Another seed may have begun at the same base.
         let mut plan = Plan::read(&directory, space)?;
-        let mut moved = Vec::new();
-        for kept in plan.keep {
-            if is_there(&directory.join(&kept.to))? {
-                moved.push(kept);
+        for files in [&mut plan.keep, &mut plan.spare] {
+            let mut moved = Vec::new();
+            for file in std::mem::take(files) {
+                if is_there(&directory.join(&file.to))? {
+                    moved.push(file);
+                }
             }
+            *files = moved;
         }
-        let range = (record.base.lsn.0, record.checkpoint.lsn.0);
-        let head = plan.head.max(reseed.head.0);
+        plan.range = (record.base.lsn.0, record.checkpoint.lsn.0);
+        plan.head = plan.head.max(reseed.head.0);
         // What was rebuilt beside an older copy may be the better one.
-        let unfinished = record.seed.is_some() && record.base.lsn > Lsn::ZERO;
-        plan = Plan { unfinished, range, head, keep: moved };
+        plan.unfinished = record.seed.is_some() && record.base.lsn > Lsn::ZERO;
         let (places, checksums) = (self.places.clone(), self.checksums);
         let held = Held::new(&places, space, record, checksums);
         let runs = held.files();
@@ -168,11 +189,12 @@ impl Keeper {
                 _ => None,
             };
             let reason = match unnamed {
-                _ if doubted => Reason::Superseded,
+                _ if doubted => Some(Reason::Superseded),
                 // The primary held all of it until this seed was given up.
                 Some(Unnamed::Untold(_)) if plan.unfinished => continue,
-                None => continue,
-                Some(_) => Reason::Unnamed,
+                None if plan.unfinished => continue,
+                None => None,
+                Some(_) => Some(Reason::Unnamed),
             };
             let bytes = match fs::symlink_metadata(&path) {
                 Ok(found) if found.len() == 0 => continue,
@@ -180,12 +202,12 @@ impl Keeper {
                 found => found.map_or(0, |found| found.len()),
             };
             let run = known.copied().unwrap_or_else(|| unknown(&from));
-            let manifest = held.manifest(run, reason, 0..bytes);
+            let manifest = held.manifest(run, reason.unwrap_or(Reason::Superseded), 0..bytes);
             let to = free_name(&directory, &from)?;
-            plan.keep.push(Kept { from, to, manifest });
+            let of_it = if reason.is_some() { &mut plan.keep } else { &mut plan.spare };
+            of_it.push(Kept { from, to, manifest });
         }
-        let text = serde_json::to_vec_pretty(&plan)?;
-        write_whole(&*self.places.host, &directory.join(PLAN_FILE), &text)
+        plan.write(&*self.places.host, &directory)
     }
 
     /// Move every segment of the space aside, those without a name too. What is
@@ -200,7 +222,7 @@ impl Keeper {
         make_directories(host, &self.places.state_dir, &to)?;
         let plan = Plan::read(&to, space)?;
         let (mut kept, mut removed) = (BTreeMap::new(), 0);
-        for file in &plan.keep {
+        for file in plan.keep.iter().chain(&plan.spare) {
             if !is_there(&to.join(&file.to))? {
                 kept.insert(file.from.as_str(), file.to.as_str());
             }
@@ -228,6 +250,17 @@ impl Keeper {
             if directory.try_exists()? {
                 host.sync_directory(&directory)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Decide that all that still stands aside of older copies of a space goes to
+    /// the quarantine, durably: the primary may have nothing of it any more.
+    pub(super) fn keep_old_copies(&self, space: &SpaceId) -> io::Result<()> {
+        for seed in listed(&self.places.old_copies(space))? {
+            let mut plan = Plan::read(&seed, space)?;
+            plan.keep_all(&seed, space)?;
+            plan.write(&*self.places.host, &seed)?;
         }
         Ok(())
     }

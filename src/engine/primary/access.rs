@@ -123,9 +123,10 @@ impl Space {
     #[must_use]
     pub fn blocked(&self) -> Option<String> {
         let fenced = self.is_fenced().then(|| fenced(self.epoch(), self.highest_epoch()));
-        let reasons = [&self.problem, &self.obstacle, &self.damage];
+        let reasons = [&self.problem, &self.obstacle];
         let block = || self.blocks.values().next().map(|block| block.text.clone());
-        fenced.or_else(|| reasons.into_iter().find_map(Clone::clone)).or_else(block)
+        let reason = fenced.or_else(|| reasons.into_iter().find_map(Clone::clone));
+        reason.or_else(|| self.damaged()).or_else(block)
     }
 
     /// What is wrong, in a sentence: what blocks it, or else the first thing

@@ -47,6 +47,8 @@ pub(super) struct Debris {
     error: RecordError,
     /// For how long it has been the same: a write in progress can look like it.
     since: Instant,
+    /// Why it is not left out, in a sentence.
+    kept: Option<String>,
 }
 
 /// A record that is not shipped.
@@ -83,8 +85,29 @@ impl Space {
     ) {
         self.debris = resync.map(|to| match self.debris.take() {
             Some(known) if (known.from, known.to) == (from, to) => known,
-            _ => Debris { from, to, error, since: now },
+            _ => Debris { from, to, error, since: now, kept: None },
         });
+    }
+
+    /// What the walk stands before that does not hold, and what becomes of it.
+    pub(super) fn damaged(&self) -> Option<String> {
+        let what = self.damage.as_ref()?;
+        let kept = self.debris.as_ref().and_then(|debris| debris.kept.as_deref());
+        let fate = kept.unwrap_or(if self.skips_damage {
+            "It is left out once it was the same for a while, if no replica has what was there"
+        } else {
+            "To leave it out for good: wal.on_corrupt_source = \"skip\""
+        });
+        Some(format!("{what}. {fate}"))
+    }
+
+    /// Debris stays where it is: why, in a sentence.
+    fn keep_debris(&mut self, why: String) {
+        let Some(debris) = &mut self.debris else { return };
+        if debris.kept.as_ref() != Some(&why) {
+            tracing::warn!(space = %self.id, lsn = %self.index.head().lsn, "{why}");
+            debris.kept = Some(why);
+        }
     }
 
     /// Something is to be looked at again in a moment.
@@ -108,10 +131,10 @@ impl Space {
         let at = self.index.head();
         if at.lsn < self.head.lsn {
             // It was whole when the stream took it in.
-            self.notice(format!(
-                "the damage at lsn {} is not left out, as whole records were there: saltus repair \
-                 --space {} gets them back from a replica that has them",
-                at.lsn, self.id
+            self.keep_debris(format!(
+                "It is not left out, as whole records were there: saltus repair --space {} gets \
+                 them back from a replica that has them",
+                self.id
             ));
             return Vec::new();
         }
@@ -121,13 +144,20 @@ impl Space {
                 None => age(&debris) < UNHEARD_GRACE,
             };
             if let Some(holder) = holders.iter().find(may_have) {
-                if holder.has.is_some() {
-                    self.notice(format!(
-                        "the damage at lsn {} is not left out, as {} has what was there: saltus \
-                         repair --space {} gets it back",
-                        at.lsn, holder.replica, self.id
-                    ));
-                }
+                let replica = &holder.replica;
+                self.keep_debris(if holder.has.is_some() {
+                    format!(
+                        "It is not left out, as {replica} has what was there: saltus repair \
+                         --space {} gets it back",
+                        self.id
+                    )
+                } else {
+                    format!(
+                        "It is left out when {replica} was heard to be without what was there, or \
+                         was not heard of for {} s",
+                        UNHEARD_GRACE.as_secs()
+                    )
+                });
                 return Vec::new();
             }
         }

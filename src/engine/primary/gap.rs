@@ -33,10 +33,11 @@ impl Space {
         }
         let Some(name) = name else { return false };
         let Some((behind, checks)) = self.past.passed(at, end) else {
-            self.stop(undecided(
-                at,
-                &format!("{name} was let go of, and no boundary is remembered at {at} or at {end}"),
-            ));
+            let why =
+                format!("{name} was let go of, and no boundary is remembered at {at} or at {end}");
+            if !self.looks_no_further(&why) {
+                self.stop(undecided(at, &why));
+            }
             return false;
         };
         self.rewind(behind);

@@ -8,8 +8,13 @@ const RECORD: u64 = 264;
 /// Two records in the first segment, one in the second; then the node is started
 /// again, and finds `left` in the first one.
 fn started_again(left: &[Vec<u8>]) -> Bed {
+    started_beside(&[(1, 2), (2, 1)], left)
+}
+
+/// As [`started_again`], with that many records in each segment.
+fn started_beside(segments: &[(u64, u64)], left: &[Vec<u8>]) -> Bed {
     let mut bed = Bed::new(&[]);
-    for (number, records) in [(1, 2), (2, 1)] {
+    for &(number, records) in segments {
         for sequence in 0..records {
             bed.write(number, &record(sequence, &[u8::try_from(number).unwrap(); 200]));
         }
@@ -21,13 +26,13 @@ fn started_again(left: &[Vec<u8>]) -> Bed {
     known.marks = bed.space.saved.clone();
     known.begins = bed.space.begins.clone();
     let file = |file| FileRecord { file, segment: name(file), device: 0, inode: file, birth_ns: 0 };
-    known.files = [1, 2].map(file).into();
+    known.files = segments.iter().map(|(number, _)| file(*number)).collect();
     std::fs::write(bed.path(1), left.concat()).unwrap();
     let mut space = Space::new("alpha".parse().unwrap(), Handle(0), 0, Checksums::Required);
     space.learn(known);
     bed.space = space;
-    for number in [1, 2] {
-        bed.found(number);
+    for (number, _) in segments {
+        bed.found(*number);
     }
     bed
 }
@@ -64,6 +69,47 @@ fn what_was_only_gone_on_with_begins_a_run() {
         assert_eq!(epoch_asked(&bed.walk()), None);
         assert_eq!((bed.space.head().lsn, bed.space.problem()), (Lsn(3 * RECORD), None));
         bed.space.touch(Some(name(1)));
+    }
+}
+
+/// One bit of the header of the second record.
+fn rot(bed: &Bed, segment: u64) {
+    let file = OpenOptions::new().write(true).open(bed.path(segment)).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0xff], RECORD + 25).unwrap();
+}
+
+/// Each start walked all that had come behind such a segment, and shipped nothing
+/// meanwhile; a record that had rotted there stopped the space for good.
+#[test]
+fn what_is_no_record_behind_a_segment_that_was_left_is_no_reason_to_look_back() {
+    let segments = [(1, 3), (2, 3), (3, 3)];
+    let whole: Vec<_> = (0..3).map(|sequence| record(sequence, &[1; 200])).collect();
+    let torn = record(3, &[1; 200])[..100].to_vec();
+    for behind in [Vec::new(), torn, vec![0; 4096]] {
+        let mut bed = started_beside(&segments, &[whole.concat(), behind]);
+        rot(&bed, 2);
+        bed.walk();
+        assert_eq!(bed.space.index.oldest().lsn, Lsn(6 * RECORD), "it begins where it did");
+        assert_eq!((bed.space.problem(), bed.space.head().lsn), (None, Lsn(9 * RECORD)));
+    }
+}
+
+/// Of a segment that has grown, that one is looked at: how it goes on where
+/// something has rotted is no business of what comes now.
+#[test]
+fn what_lies_behind_a_segment_that_was_left_is_not_looked_at() {
+    for segment in [1, 2] {
+        let segments = [(1, 3), (2, 3), (3, 3)];
+        let grown: Vec<_> = (0..4).map(|sequence| record(sequence, &[1; 200])).collect();
+        let mut bed = started_beside(&segments, &grown);
+        // In the part of the first segment that is compared, or behind it.
+        rot(&bed, segment);
+        assert_eq!(epoch_asked(&bed.walk()), None);
+        assert_eq!((bed.space.problem(), bed.space.head().lsn), (None, Lsn(10 * RECORD)));
+        bed.write(3, &record(9, &[3; 200]));
+        bed.space.touch(Some(name(3)));
+        bed.walk();
+        assert_eq!((bed.space.problem(), bed.space.head().lsn), (None, Lsn(11 * RECORD)));
     }
 }
 

@@ -19,6 +19,7 @@ mod damage;
 mod earlier;
 mod gap;
 mod lag;
+mod left;
 pub mod link;
 mod past;
 mod resume;

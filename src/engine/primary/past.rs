@@ -26,7 +26,8 @@ use std::collections::VecDeque;
 
 use super::fenced;
 use super::retention::Unresumable;
-use super::space::{Space, Tracked, Turn};
+
+use super::space::{Space, Turn};
 use super::walk::Tail;
 use crate::engine::keeper::Job;
 use crate::ids::Epoch;
@@ -34,7 +35,7 @@ use crate::lsn::{Lsn, Mark};
 use crate::protocol::message::Standing;
 use crate::protocol::sender::Found;
 use crate::state::catalog::{Change, SpaceRecord};
-use crate::state::runs::Run;
+use crate::wal::index::Index;
 
 /// The past of one space.
 #[derive(Debug, Default)]
@@ -53,7 +54,10 @@ pub(super) struct Past {
     /// earlier process.
     unsure: Option<(Lsn, Lsn)>,
     /// Something before this was changed: the stream has to be walked again.
-    suspect: Option<Lsn>,
+    pub(super) suspect: Option<Lsn>,
+    /// The walk over what was walked before goes no further than to here: one file
+    /// is looked at that may have changed.
+    pub(super) until: Option<Lsn>,
     /// The catalog is being told of a new epoch.
     turning: bool,
     /// The last boundary that the catalog remembered at the start: what a replica
@@ -107,7 +111,7 @@ impl Past {
 
     /// The walk goes over what was walked before.
     pub(super) fn is_checking(&self) -> bool {
-        !self.checks.is_empty()
+        !self.checks.is_empty() || self.until.is_some()
     }
 
     /// An earlier process may have shipped what comes behind this position.
@@ -224,11 +228,13 @@ impl Space {
             let Some(segment) = &tracked.segment else { continue };
             // An error shows when the walk gets there.
             let Ok(length) = segment.len() else { continue };
-            if length < tracked.walked && self.needs(*file) <= length {
+            // All runs are gone through for it: only where it matters.
+            let needs = (length < tracked.walked).then(|| self.needs(*file));
+            if needs.is_some_and(|needs| needs <= length) {
                 // What was left out of the stream, and is not there any more.
                 shorter.push((*file, length));
             }
-            let found = if length < tracked.walked.min(self.needs(*file)) {
+            let found = if needs.is_some_and(|needs| length < needs) {
                 let why = format!(
                     "{} is {length} bytes long, and {} of it were in the stream",
                     tracked.name, tracked.walked
@@ -270,31 +276,6 @@ impl Space {
         }
     }
 
-    /// A file has grown that an earlier process had left for another: what the
-    /// stream has of it may be another now, and as long. True if that is looked at
-    /// first, or will be when the files behind it are open. Where one of them is
-    /// gone, nothing speaks against it either.
-    pub(super) fn looks_back_at(&mut self, file: u64, jobs: &mut Vec<Job>) -> bool {
-        let is_new = |tracked: &&Tracked| tracked.tail.is_none() && !tracked.compared;
-        if self.files.get(&file).filter(is_new).is_none() {
-            return false;
-        }
-        let ends = |run: &Run| Some(run.start.advance(run.bytes.filter(|bytes| *bytes > 0)?));
-        let runs = self.runs.iter().filter(|(_, run)| run.file == file);
-        let Some(end) = runs.filter_map(|(_, run)| ends(run)).max() else { return false };
-        let last = Lsn(end.0 - 1);
-        let ready = self.ready_from(self.known_before(last).lsn, jobs);
-        if ready != Ok(false)
-            && let Some(tracked) = self.files.get_mut(&file)
-        {
-            tracked.compared = true;
-        }
-        if ready == Ok(true) {
-            self.suspect(last);
-        }
-        ready.is_ok()
-    }
-
     /// Up to where the bytes of the stream reach in a file.
     fn reach_in(&self, file: u64) -> u64 {
         let runs = self.runs.iter().map(|(_, run)| run).filter(|run| run.file == file);
@@ -323,7 +304,36 @@ impl Space {
     pub(super) fn suspect(&mut self, lsn: Lsn) {
         let before = self.past.suspect.unwrap_or(lsn);
         self.past.suspect = Some(lsn.min(before));
+        self.past.until = None;
         self.cursor = None;
+    }
+
+    /// Begin the walk anew at an earlier boundary. It must meet the later ones
+    /// that are remembered.
+    pub(super) fn rewind(&mut self, start: Mark) {
+        let mut remembered = self.saved.clone();
+        remembered.push(self.head);
+        self.past.check(start, remembered);
+        self.walk_from(start);
+        for (ordinal, run) in self.runs.iter() {
+            let Some(file) = self.files.get_mut(&run.file) else { continue };
+            let end = match run.bytes {
+                Some(bytes) if ordinal < self.ordinal => run.offset + bytes,
+                _ if ordinal == self.ordinal => run.offset + start.lsn.bytes_since(run.start),
+                _ => continue,
+            };
+            file.walked = file.walked.max(end);
+        }
+        // Whatever lies behind has to be looked at again.
+        self.touch(None);
+    }
+
+    /// Set the walk to a boundary.
+    pub(super) fn walk_from(&mut self, start: Mark) {
+        self.index = Index::new(start);
+        self.earlier = None;
+        self.cursor = None;
+        self.ordinal = self.runs.locate(start.lsn).map_or(self.runs.first(), |(o, _)| o);
     }
 
     /// Go back to a boundary well before what is suspected, and walk from there
@@ -336,6 +346,8 @@ impl Space {
         // One of them lies behind whatever was let go of.
         remembered.extend(self.begins.values());
         remembered.push(self.head);
+        let until = self.past.until.unwrap_or(Lsn(u64::MAX));
+        remembered.retain(|mark| mark.lsn <= until);
         remembered.sort_by_key(|mark| mark.lsn);
         remembered.dedup_by_key(|mark| mark.lsn);
         let before = remembered.partition_point(|mark| mark.lsn <= lsn);
@@ -346,7 +358,7 @@ impl Space {
         }
         let mut reason = String::new();
         for start in starts {
-            match self.ready_around(start.lsn, lsn, &mut turn.jobs) {
+            match self.ready_around(start.lsn..until, lsn, &mut turn.jobs) {
                 Ok(true) => {
                     self.past.suspect = None;
                     self.rewind(start);
@@ -358,7 +370,9 @@ impl Space {
                 Err(Unresumable::Gone(why)) => reason = undecided(lsn, &why),
             }
         }
-        self.stop(reason);
+        if !self.looks_no_further(&reason) {
+            self.stop(reason);
+        }
     }
 
     /// Nothing holds at the boundary where a walk over what was walked before has
@@ -372,7 +386,9 @@ impl Space {
         let before = Lsn(at.0 - 1);
         let can = self.gone_from(self.known_before(before).lsn).is_none();
         if can {
+            let until = self.past.until;
             self.suspect(before);
+            self.past.until = until;
         }
         can
     }
@@ -407,7 +423,7 @@ impl Space {
     /// The walk is where it was before, and nothing is in doubt.
     pub(super) fn is_settled(&self) -> bool {
         let past = &self.past;
-        let sure = past.checks.is_empty() && past.suspect.is_none() && !past.turning;
+        let sure = !past.is_checking() && past.suspect.is_none() && !past.turning;
         sure && self.known && !self.is_fenced()
     }
 
@@ -445,7 +461,7 @@ impl Space {
         self.past.turning = true;
         self.past.checks.clear();
         self.past.missed = false;
-        self.past.suspect = None;
+        (self.past.suspect, self.past.until) = (None, None);
         self.cursor = None;
         let (shard, space) = (self.shard, self.id.clone());
         let runs = u32::try_from(runs).unwrap_or(u32::MAX);

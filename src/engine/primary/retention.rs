@@ -12,6 +12,7 @@
 //!   part of what a new replica would be filled with.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::earlier::Earlier;
@@ -76,23 +77,35 @@ impl Space {
         from: Lsn,
         jobs: &mut Vec<Job>,
     ) -> Result<bool, Unresumable> {
-        self.ready_around(from, Lsn(u64::MAX), jobs)
+        self.ready_between(from, Lsn(u64::MAX), jobs)
+    }
+
+    /// The same for a walk from a position that ends at another one.
+    pub(super) fn ready_between(
+        &mut self,
+        from: Lsn,
+        to: Lsn,
+        jobs: &mut Vec<Job>,
+    ) -> Result<bool, Unresumable> {
+        self.ready_around(from..to, Lsn(u64::MAX), jobs)
     }
 
     /// The same for a walk that must meet the stream again: from `suspect` on it
     /// passes what was let go of, and ends before what a crash took.
     pub(super) fn ready_around(
         &mut self,
-        from: Lsn,
+        walk: Range<Lsn>,
         suspect: Lsn,
         jobs: &mut Vec<Job>,
     ) -> Result<bool, Unresumable> {
+        let Range { start: from, end: to } = walk;
         let first = self.runs.locate(from).map_or(self.runs.first(), |(ordinal, _)| ordinal);
         let head = self.head.lsn;
         let mut ready = true;
         let mut asked = 0;
-        let behind = |ordinal: u32, bytes: Option<u64>| ordinal >= first && bytes != Some(0);
-        for (ordinal, run) in self.runs.iter().filter(|(o, run)| behind(*o, run.bytes)) {
+        let is_walked =
+            |ordinal: u32, run: &Run| ordinal >= first && run.bytes != Some(0) && run.start < to;
+        for (ordinal, run) in self.runs.iter().filter(|(o, run)| is_walked(*o, run)) {
             let Some(tracked) = self.files.get_mut(&run.file) else { continue };
             if tracked.lost && ordinal + 1 == self.runs.len() {
                 // The walk will find that the stream ends before it.
@@ -155,14 +168,26 @@ impl Space {
     #[must_use]
     pub fn vouched(&self, slot: &Slot) -> Lsn {
         let flushed = &slot.flushed;
+        if slot.met == Some(true) {
+            return flushed.lsn;
+        }
         let doubted = slot.view.and_then(|view| view.record.doubted);
         let vouched = doubted.map_or(self.past.vouched, |from| from.min(self.past.vouched));
-        if flushed.lsn <= vouched || self.met(flushed) { flushed.lsn } else { vouched }
+        flushed.lsn.min(vouched)
     }
 
-    /// The walk has been there, and has found the same records before it.
-    fn met(&self, at: &Mark) -> bool {
-        matches!(self.mark_at(at.lsn), Some(Found::Mark(mark)) if mark.chain == at.chain)
+    /// Whether the stream is the same up to there; nothing before the walk has been
+    /// there. Reads headers: to be asked once.
+    #[must_use]
+    pub fn met(&self, at: &Mark) -> Option<bool> {
+        if self.index.head().lsn < at.lsn {
+            return None;
+        }
+        match self.mark_at(at.lsn)? {
+            Found::Mark(mark) => Some(mark.chain == at.chain),
+            Found::Nothing | Found::Unavailable(..) => Some(false),
+            Found::Gone(_) => None,
+        }
     }
 
     /// The directory was listed: `named` are the files that have a name.

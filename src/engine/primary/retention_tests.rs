@@ -206,6 +206,51 @@ fn a_replica_is_not_resumed_where_the_segments_behind_are_gone() {
     assert!(matches!(found, Some(Found::Mark(_))), "it can still be compared: {found:?}");
 }
 
+/// All of the log since the start of a process was held for a replica that was away
+/// when an epoch began, and no budget counted it.
+#[test]
+fn a_position_that_was_compared_is_believed_when_an_epoch_begins_behind_it() {
+    let bed = Bed::new(&[]);
+    let at = |lsn| Mark { lsn: Lsn(lsn), ..Mark::START };
+    let mut slot = Slot::default();
+    slot.resumed(at(400), Lsn(800));
+    slot.cut(at(700));
+    assert_eq!(bed.space.vouched(&slot), Lsn(400));
+    slot.cut(at(300));
+    assert_eq!(bed.space.vouched(&slot), Lsn(300), "it had that as well");
+
+    // Of one that was never heard of, the boundary of a cut tells nothing.
+    slot.recall(&SlotRecord { flushed: at(400), ..SlotRecord::default() });
+    slot.cut(at(300));
+    assert_eq!((slot.met, bed.space.vouched(&slot)), (Some(false), Lsn::ZERO));
+}
+
+/// All runs were gone through for each file that was touched, on a data core.
+#[test]
+fn a_long_log_is_looked_back_at_at_once() {
+    let mut bed = Bed::new(&[]);
+    bed.write(1, &record(0, b"one"));
+    bed.found(1);
+    let segment = bed.space.files[&1].segment.clone();
+    let mut known = fresh();
+    for number in 1..=20_000 {
+        let (segment, file) = (name(number), number);
+        known.files.push(FileRecord { file, segment, device: 0, inode: number, birth_ns: 0 });
+        let start = Lsn((number - 1) * 67);
+        known.runs.open(Run { start, segment, file, offset: 0, bytes: None });
+    }
+    bed.space.learn(known);
+    for tracked in bed.space.files.values_mut() {
+        (tracked.segment, tracked.touched) = (segment.clone(), true);
+    }
+    bed.space.past.check(Mark::START, Vec::new());
+    let before = std::time::Instant::now();
+    let mut turn = Turn::default();
+    bed.space.look_back(&mut turn);
+    assert!(before.elapsed() < std::time::Duration::from_secs(2), "{:?}", before.elapsed());
+    assert!(turn.turned.is_none() && !bed.space.past.is_suspect());
+}
+
 #[path = "gap_tests.rs"]
 mod gap;
 
@@ -253,6 +298,7 @@ fn what_a_replica_had_acknowledged_is_believed_where_the_source_still_has_it() {
         let mut slot = Slot::default();
         let doubted = doubted.map(at);
         slot.recall(&SlotRecord { flushed: acked, doubted, ..SlotRecord::default() });
+        slot.met = bed.space.met(&acked);
         let case = format!("{left} are left, and {rest} others, {doubted:?}");
         assert_eq!(bed.space.vouched(&slot), at(believed), "{case}");
     }

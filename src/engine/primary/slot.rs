@@ -27,6 +27,9 @@ pub struct Slot {
     pub sent: Lsn,
     /// It was heard of since this process started.
     pub known: bool,
+    /// What it has made durable is of this stream: it was found there since this
+    /// process started, by the replica or by the walk. Nothing if nobody has looked.
+    pub met: Option<bool>,
     /// Its positions were told on the present connection: what it held before
     /// that, it may have lost.
     pub confirmed: bool,
@@ -107,6 +110,7 @@ impl Slot {
     pub fn recall(&mut self, record: &SlotRecord) {
         let at = record.flushed.lsn;
         self.flushed = record.flushed;
+        self.met = None;
         self.sent = at;
         self.ack = Ack { received: at, written: at, flushed: at, ..self.ack };
         self.view = Some(SlotView {
@@ -168,7 +172,8 @@ impl Slot {
         };
         let known = self.known;
         self.recall(&record);
-        self.known = known;
+        // Of what lies before the base it needs nothing.
+        (self.known, self.met) = (known, Some(true));
         self.reserving = Some(base);
     }
 
@@ -208,7 +213,7 @@ impl Slot {
         self.before = None;
         // One that has all of it is shipped to as well: it is told what goes.
         self.streaming = true;
-        (self.known, self.confirmed) = (true, true);
+        (self.known, self.confirmed, self.met) = (true, true, Some(true));
         self.told.clear();
         self.told_all = None;
         self.sent = mark.lsn;
@@ -237,6 +242,8 @@ impl Slot {
         }
         self.sent = self.sent.min(at.lsn);
         if self.flushed.lsn > at.lsn {
+            // The boundary is the primary's own, and tells nothing of the replica.
+            self.met = self.met.or(Some(false));
             self.flushed = at;
             self.ack = Ack {
                 received: at.lsn,
@@ -273,7 +280,7 @@ impl Slot {
     /// The replica has acknowledged something.
     pub fn acked(&mut self, ack: Ack, flushed: Option<Mark>) {
         self.ack = ack;
-        (self.known, self.confirmed) = (true, true);
+        (self.known, self.confirmed, self.met) = (true, true, Some(true));
         if let Some(mark) = flushed {
             self.flushed = mark;
             self.stops = 0;

@@ -115,6 +115,8 @@ pub struct Space {
     pub(super) checksums: Checksums,
     /// Who has its segments open.
     pub writers: Arc<dyn Writers>,
+    /// What does not hold is left out of the stream if no replica has it.
+    pub skips_damage: bool,
     pub(super) stream: StreamId,
     pub(super) past: Past,
     /// True once the catalog's record has come.
@@ -184,6 +186,7 @@ impl Space {
             shard,
             checksums,
             writers: Arc::new(Kernel),
+            skips_damage: false,
             stream: StreamId::default(),
             past: Past::default(),
             known: false,
@@ -282,29 +285,6 @@ impl Space {
             retire_after: None,
             grown_at: None,
         })
-    }
-
-    /// Begin the walk anew at an earlier boundary. It must meet the later ones
-    /// that are remembered.
-    pub(super) fn rewind(&mut self, start: Mark) {
-        let mut remembered = self.saved.clone();
-        remembered.push(self.head);
-        self.past.check(start, remembered);
-        self.index = Index::new(start);
-        self.earlier = None;
-        self.cursor = None;
-        self.ordinal = self.runs.locate(start.lsn).map_or(self.runs.first(), |(o, _)| o);
-        for (ordinal, run) in self.runs.iter() {
-            let Some(file) = self.files.get_mut(&run.file) else { continue };
-            let end = match run.bytes {
-                Some(bytes) if ordinal < self.ordinal => run.offset + bytes,
-                _ if ordinal == self.ordinal => run.offset + start.lsn.bytes_since(run.start),
-                _ => continue,
-            };
-            file.walked = file.walked.max(end);
-        }
-        // Whatever lies behind has to be looked at again.
-        self.touch(None);
     }
 
     /// New segments have been pinned and numbered.

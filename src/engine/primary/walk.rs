@@ -157,9 +157,6 @@ impl Space {
                 self.unfinished.remove(&file);
                 return true;
             }
-            if in_stream && self.looks_back_at(file, &mut turn.jobs) {
-                return self.past.is_suspect();
-            }
             let run = Run { start: at.lsn, segment: segment.name, file, offset, bytes: None };
             // A partial record alone is no reason to leave the present run.
             if in_stream && !self.has_record(&segment, offset, at) {
@@ -168,6 +165,9 @@ impl Space {
                 }
                 self.left(file, now);
                 return true;
+            }
+            if in_stream && self.looks_back_at(file, &mut turn.jobs) {
+                return self.past.is_suspect();
             }
             self.unfinished.remove(&file);
             if let Some(current) = current_file {
@@ -260,6 +260,7 @@ impl Space {
                 self.index.push_boundary();
                 self.ordinal += 1;
                 self.cursor = None;
+                self.looked();
             } else if offset > end
                 || matches!(advance.stop, Stop::End | Stop::Incomplete { .. } | Stop::Shrunk { .. })
             {
@@ -270,12 +271,16 @@ impl Space {
                 self.ended_early(turn);
                 return budget;
             } else if !matches!(advance.stop, Stop::Budget) {
-                self.stop(format!(
-                    "{name} no longer holds what was shipped of it: a run ends at offset {end}, \
-                     and the records up to {offset} end differently ({:?}); the file was changed \
-                     behind the stream",
-                    advance.stop
-                ));
+                let is_none =
+                    matches!(advance.stop, Stop::Corrupt { .. }) && self.goes_back_farther();
+                if !is_none && !self.looks_no_further(&format!("{name}: {:?}", advance.stop)) {
+                    self.stop(format!(
+                        "{name} no longer holds what was shipped of it: a run ends at offset \
+                         {end}, and the records up to {offset} end differently ({:?}); the file \
+                         was changed behind the stream",
+                        advance.stop
+                    ));
+                }
             }
             return advance.bytes;
         }
@@ -308,8 +313,7 @@ impl Space {
                 );
                 let damage = format!(
                     "{name} is damaged at offset {offset}: {error}; {next}; nothing behind it is \
-                     shipped. Look at it with: saltus wal verify {}. To leave it out for good: \
-                     wal.on_corrupt_source = \"skip\"",
+                     shipped. Look at it with: saltus wal verify {}",
                     self.directory.join(name.to_string()).display()
                 );
                 if self.damage.as_ref() != Some(&damage) {

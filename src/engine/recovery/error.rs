@@ -23,6 +23,22 @@ pub enum RecoveryError {
         /// What the system said.
         source: io::Error,
     },
+    /// The disk does not give back what lies behind the checkpoint, where nothing
+    /// else tells what it was. Nothing was cut; recovery can be repeated.
+    #[error(
+        "{} cannot be read at offset {offset}: {source}; nothing was cut; check the disk; if it \
+         stays so, move the file away, to where it is kept: what it held is received again, or \
+         mended from the primary",
+        path.display()
+    )]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Where it cannot be read.
+        offset: u64,
+        /// What the system said.
+        source: io::Error,
+    },
     /// It cannot be told what the disk holds of a file. Recovery can be repeated.
     #[error("cannot verify {}: {source}", path.display())]
     Cached {
@@ -73,6 +89,21 @@ pub enum RecoveryError {
         /// The record's sequence.
         sequence: u64,
     },
+    /// The disk does not give back the last record below the checkpoint.
+    #[error(
+        "{} cannot be read at offset {offset}, where it held durable records: {source}; check the \
+         disk; it is mended from the primary, or copy the file from a backup, byte for byte, and \
+         try again",
+        path.display()
+    )]
+    Lost {
+        /// The file.
+        path: PathBuf,
+        /// Where it cannot be read.
+        offset: u64,
+        /// What the system said.
+        source: io::Error,
+    },
     /// A record that was verified and durable is not whole any more. It was met
     /// while positions were compared, and nothing was cut: damage says nothing
     /// about where a stream ends.
@@ -112,6 +143,9 @@ impl RecoveryError {
     /// from the primary, and what comes behind it can be received meanwhile.
     #[must_use]
     pub const fn is_below_checkpoint(&self) -> bool {
-        matches!(self, Self::Missing { .. } | Self::Short { .. } | Self::Damaged { .. })
+        matches!(
+            self,
+            Self::Missing { .. } | Self::Short { .. } | Self::Damaged { .. } | Self::Lost { .. }
+        )
     }
 }

@@ -37,14 +37,15 @@ pub(super) fn verify_run(
         }
         Err(error) => return Err(failed(error)),
     };
-    let file = reread(host, file, path, begin)?;
+    let file = Watched { host, path, file: reread(host, file, path, begin)? };
     let found = file.bytes().map_err(&failed)?;
+    let failed = |error| read_error(path, error);
     let stop = expected.map_or(found, |expected| expected.min(found));
     let start = verifier.mark().lsn;
     let mut at = begin;
     while at < stop {
         let most = usize::try_from(stop - at).unwrap_or(usize::MAX).min(buffer.len());
-        let count = search::read_up_to(&file, &mut buffer[..most], at).map_err(&failed)?;
+        let count = search::read_up_to(&file, &mut buffer[..most], at).map_err(failed)?;
         if count == 0 {
             break;
         }
@@ -104,6 +105,49 @@ impl ReadAt for DiskFile {
     }
 }
 
+/// A segment, and the host that knows where its disk fails. What cannot be read
+/// is an [`Unreadable`].
+pub(in crate::engine) struct Watched<'a, F> {
+    pub(in crate::engine) host: &'a dyn Host,
+    pub(in crate::engine) path: &'a Path,
+    pub(in crate::engine) file: F,
+}
+
+impl<F: ReadAt> ReadAt for Watched<'_, F> {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.host
+            .may_read(self.path, offset, buffer.len() as u64)
+            .and_then(|()| self.file.read_at(buffer, offset))
+            .map_err(|source| match source.kind() {
+                // It is tried again, or says nothing of the disk.
+                io::ErrorKind::Interrupted | io::ErrorKind::OutOfMemory => source,
+                kind => io::Error::new(kind, Unreadable { offset, source }),
+            })
+    }
+
+    fn bytes(&self) -> io::Result<u64> {
+        self.file.bytes()
+    }
+}
+
+/// The disk does not give back what lies there.
+#[derive(Debug, thiserror::Error)]
+#[error("at offset {offset}: {source}")]
+pub(in crate::engine) struct Unreadable {
+    pub(in crate::engine) offset: u64,
+    pub(in crate::engine) source: io::Error,
+}
+
+/// Why a file cannot be read.
+pub(super) fn read_error(path: &Path, error: io::Error) -> RecoveryError {
+    match error.downcast() {
+        Ok(Unreadable { offset, source }) => {
+            RecoveryError::Unreadable { path: path.to_path_buf(), offset, source }
+        }
+        Err(error) => io_error("read", path)(error),
+    }
+}
+
 /// Say what a damaged record at `offset` looks like.
 pub(super) fn describe(
     file: &impl ReadAt,
@@ -154,7 +198,7 @@ pub fn ends_with(
 /// Whether a record in `lowest..end` ends at `end`, is the last before
 /// `mark`, and holds. Searched backwards.
 pub(super) fn find_backwards(
-    file: &File,
+    file: &impl ReadAt,
     lowest: u64,
     end: u64,
     mark: &Mark,
@@ -172,7 +216,7 @@ pub(super) fn find_backwards(
 ///
 /// The file cannot be read.
 pub fn record_before(
-    file: &File,
+    file: &impl ReadAt,
     lowest: u64,
     end: u64,
     checksums: Checksums,
@@ -181,7 +225,7 @@ pub fn record_before(
 }
 
 fn ending_at(
-    file: &File,
+    file: &impl ReadAt,
     lowest: u64,
     end: u64,
     checksums: Checksums,
@@ -217,7 +261,12 @@ fn ending_at(
 }
 
 /// Whether `offset..end` is one record and holds.
-fn is_whole(file: &File, mut offset: u64, end: u64, checksums: Checksums) -> io::Result<bool> {
+fn is_whole(
+    file: &impl ReadAt,
+    mut offset: u64,
+    end: u64,
+    checksums: Checksums,
+) -> io::Result<bool> {
     let mut piece = vec![0; VERIFY_PIECE_BYTES];
     let mut verifier = Verifier::new(Mark::START, checksums);
     while offset < end {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 
+use crate::engine::clock::SystemClock;
 use crate::engine::keeper::retention::Rule;
 use crate::engine::keeper::{Job, Keeper, Loan, Mailbox, News, Places, Received};
 use crate::engine::scrub::{Mender, ScrubAsk, ScrubHandle, ScrubOptions, Scrubber};
@@ -416,4 +417,42 @@ fn a_pass_is_not_clean_when_the_keeper_does_not_answer() {
     assert_eq!(pass().unreadable, 0);
     scrub.stop();
     answer.join().unwrap();
+}
+
+/// A question for which there was no room in the keeper's queue counted as one
+/// that it does not answer, at once: passes that began beside other jobs left
+/// whole spaces unread.
+#[test]
+fn a_keeper_that_has_no_room_for_a_question_is_waited_for() {
+    let root = tempfile::tempdir().unwrap();
+    fs::create_dir_all(root.path().join("alpha/wal")).unwrap();
+    let (jobs, queue) = bounded(1);
+    jobs.send(Job::Stop).unwrap();
+    let mender = Mender {
+        shards: Vec::new(),
+        keeper: jobs,
+        received: Received::default(),
+        state_dir: root.path().join(".saltus"),
+        host: Arc::new(ThisHost),
+        free_bytes: crate::io::free_bytes,
+    };
+    let spaces = || vec![(space(), PathBuf::from("alpha/wal"))];
+    let options = ScrubOptions { first_delay: DEADLINE, ..ScrubOptions::default() };
+    let clock = Arc::new(SystemClock);
+    let mut scrub = Scrubber::in_turns(root.path(), Arc::new(spaces), options, mender, clock);
+    let _ = scrub.requests().ask(ScrubAsk::space(space())).unwrap();
+    let _ = scrub.turn();
+    assert!(scrub.report().running, "the pass has ended: {:?}", scrub.report());
+    assert!(matches!(queue.try_recv(), Ok(Job::Stop)));
+    let deadline = Instant::now() + DEADLINE;
+    while scrub.report().running {
+        assert!(Instant::now() < deadline, "{:?}", scrub.report());
+        let _ = scrub.turn();
+        if let Ok(Job::Standing { reply, .. }) = queue.try_recv() {
+            // It knows of no such space.
+            reply.send(None).unwrap();
+        }
+        std::thread::yield_now();
+    }
+    assert_eq!(scrub.report().outcomes.pop_back().unwrap().unreadable, 0);
 }

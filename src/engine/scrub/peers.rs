@@ -13,9 +13,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
+use crossbeam::channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 
 use super::{Pass, Stopped};
 use crate::engine::keeper::{AtRest, Built, Ground, Job, Kept, Offer, Received};
@@ -111,12 +111,29 @@ impl Pass {
         patience: Duration,
         job: impl FnOnce(Sender<T>) -> Job,
     ) -> Result<Option<T>, Stopped> {
-        let Some(mender) = &self.mender else { return Ok(None) };
+        let deadline = self.timer.now() + patience;
         let (reply, answers) = bounded(1);
-        if mender.keeper.try_send(job(reply)).is_err() {
+        if !self.tell_keeper(deadline, job(reply)).await? {
             return Ok(None);
         }
-        self.answer(&answers, patience).await
+        let left = deadline.saturating_duration_since(self.timer.now());
+        self.answer(&answers, left).await
+    }
+
+    /// Queue a job for the keeper. Where there is no room for it, the keeper is
+    /// busy, and it is waited for. False if it is gone, or busy for that long.
+    async fn tell_keeper(&mut self, deadline: Instant, mut job: Job) -> Result<bool, Stopped> {
+        let Some(keeper) = self.mender.as_ref().map(|mender| mender.keeper.clone()) else {
+            return Ok(false);
+        };
+        loop {
+            match keeper.try_send(job) {
+                Ok(()) => return Ok(true),
+                Err(TrySendError::Full(back)) if self.timer.now() < deadline => job = back,
+                Err(_) => return Ok(false),
+            }
+            self.sleep(LOOK_INTERVAL).await?;
+        }
     }
 
     /// Where a space stands, and what may be built on that.
@@ -207,11 +224,11 @@ impl Pass {
         ground: Ground,
         built: Vec<Built>,
     ) -> Result<Result<Vec<PathBuf>, String>, Stopped> {
-        let Some(mender) = &self.mender else { return Ok(Err("nothing mends here".into())) };
         let offer = Offer::new(ground, built);
         let (reply, answers) = bounded(1);
         let job = Job::Adopt { space: space.clone(), offer: offer.clone(), reply };
-        if mender.keeper.try_send(job).is_err() {
+        let deadline = self.timer.now() + STANDING_TIMEOUT;
+        if !self.tell_keeper(deadline, job).await? {
             return Ok(Err("the keeper is overloaded or gone".into()));
         }
         let outcome = self.await_adoption(space, &offer, &answers).await;

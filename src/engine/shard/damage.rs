@@ -83,9 +83,11 @@ impl Shard {
                     // A new epoch has begun meanwhile: other records are there.
                     Verdict::Damaged(_) if !space.borrow().is_blocked(at) => {}
                     Verdict::Damaged(bad) => {
-                        let holders = self.holders(handle);
+                        let holders = self.holders(handle, at);
                         let Some(space) = self.spaces.get(handle) else { return };
                         space.borrow_mut().block(now, at, &bad, holders.as_deref());
+                        let first = space.borrow().first_block();
+                        let holders = first.and_then(|first| self.holders(handle, first));
                         self.leave_out(now, handle, holders);
                     }
                     Verdict::Unknown(why) => {
@@ -106,7 +108,7 @@ impl Shard {
         at: Lsn,
         verdict: Verdict,
     ) {
-        let holders = self.holders(handle);
+        let holders = self.holders(handle, at);
         let Some(space) = self.spaces.get(handle) else { return };
         let damaged = matches!(verdict, Verdict::Damaged(_));
         if let Verdict::Damaged(bad) = &verdict {
@@ -142,16 +144,12 @@ impl Shard {
         }
     }
 
-    /// Who may have a record that does not hold here; nothing if it must not be
-    /// left out.
-    fn holders(&self, handle: Handle) -> Option<Vec<Holder>> {
-        let at = self.spaces.get(handle).and_then(|space| space.borrow().first_block());
+    /// Who may have what lies at `at` and does not hold here; nothing if it must not
+    /// be left out.
+    fn holders(&self, handle: Handle, at: Lsn) -> Option<Vec<Holder>> {
         let holder = |link: &Link| {
             let slot = link.slots.get(handle.0 as usize);
-            Holder {
-                replica: link.replica.clone(),
-                has: slot.zip(at).and_then(|(slot, at)| slot.has(at)),
-            }
+            Holder { replica: link.replica.clone(), has: slot.and_then(|slot| slot.has(at)) }
         };
         self.setup.skips_damage.then(|| self.links.iter().map(holder).collect())
     }
@@ -199,8 +197,9 @@ impl Shard {
         self.next_attention = None;
         let clock = self.now();
         for handle in std::mem::take(&mut self.attended) {
-            let holders = self.holders(handle);
             let Some(space) = self.spaces.get(handle) else { continue };
+            // Debris lies where the walk stands.
+            let holders = self.holders(handle, space.borrow().walked().lsn);
             let (id, blocks, jobs) = {
                 let mut space = space.borrow_mut();
                 space.look_at_unfinished(now);

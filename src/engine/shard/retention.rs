@@ -41,8 +41,7 @@ impl Shard {
         let space = self.spaces.get(handle);
         let needs = |slot: &Slot| {
             let needs = slot.needs()?;
-            let doubted = space.filter(|_| !slot.known);
-            Some(doubted.map_or(needs, |space| space.borrow().vouched(slot)))
+            Some(space.map_or(needs, |space| space.borrow().vouched(slot)))
         };
         let slots = self.links.iter().map(|link| link.slots.get(handle.0 as usize));
         let needs = slots.filter_map(|slot| slot.map_or(Some(Lsn::ZERO), needs));
@@ -56,6 +55,7 @@ impl Shard {
         let mut told = Vec::new();
         for handle in std::mem::take(&mut self.retaining) {
             self.observe_rates(now, handle);
+            self.meet(handle);
             let Some((positions, settled)) = self.positions(now, handle) else { continue };
             let lowest = self.lowest(handle);
             let Some(space) = self.spaces.get(handle) else { continue };
@@ -77,6 +77,17 @@ impl Shard {
         }
         if !told.is_empty() {
             self.job(Job::Positions { shard: self.setup.shard, now, spaces: told });
+        }
+    }
+
+    /// Look whether what replicas had made durable before this process started is in
+    /// the stream.
+    fn meet(&mut self, handle: Handle) {
+        let Some(space) = self.spaces.get(handle) else { return };
+        let space = space.borrow();
+        let slots = self.links.iter_mut().filter_map(|link| link.slots.get_mut(handle.0 as usize));
+        for slot in slots.filter(|slot| slot.met.is_none()) {
+            slot.met = space.met(&slot.flushed);
         }
     }
 
@@ -134,7 +145,7 @@ impl Shard {
                 SlotPosition {
                     replica: link.replica.clone(),
                     flushed: slot.flushed,
-                    sure: slot.known || space.vouched(slot) == slot.flushed.lsn,
+                    sure: slot.met == Some(true),
                     streaming: slot.streaming,
                     // The catalog knows what was before this process.
                     behind: space.age_behind(slot.flushed.lsn, now.instant).unwrap_or_default(),

@@ -119,6 +119,7 @@ impl Shard {
         self.spaces.handles.insert(id.clone(), handle);
         let mut space = Space::new(id.clone(), handle, self.setup.shard, self.setup.checksums);
         space.writers = self.setup.writers.clone();
+        space.skips_damage = self.setup.skips_damage;
         space.directory = self.setup.data_root.join(id.as_str()).join("wal");
         self.spaces.list.push(RefCell::new(space));
         self.watch_space(id);

@@ -144,6 +144,7 @@ impl Peer {
         }
         self.active.remove(&handle);
         self.matching.remove(&handle);
+        self.fetching.remove(&handle);
         self.opening.insert(handle, open.clone());
         self.asked += 1;
         actions.push(Action::Truncate(handle, Box::new(open), to));
@@ -164,6 +165,7 @@ impl Peer {
         debug_assert!(log.is_settled(), "nothing was received");
         self.active.remove(&handle);
         self.matching.remove(&handle);
+        self.fetching.remove(&handle);
         self.opening.insert(handle, open.clone());
         self.asked += 1;
         actions.push(Action::Reseed(handle, Box::new(open), reseed));

@@ -1,0 +1,82 @@
+//! A segment that an earlier process had left for another, and that has grown since.
+//!
+//! ```text
+//!   stream      |== F =====|== G =====|== H ====> head
+//!   remembered     ^  ^    ^          ^        ^
+//!   walked again   |------>                    |-->
+//!                          ^ until              then F, from its end on
+//! ```
+//!
+//! A writer that is started again after a crash of its host may go on in a segment
+//! whose end the crash took: what is in the stream of it is another now, and may be as
+//! long. What lies in the segments behind is not looked at for that: they may be many,
+//! and damage in them concerns only who needs them.
+
+use super::space::{Space, Tracked};
+use crate::engine::keeper::Job;
+use crate::lsn::Lsn;
+use crate::state::runs::Run;
+
+impl Space {
+    /// A file has grown that an earlier process had left for another: what the
+    /// stream has of it may be another now, and as long. True if that is looked at
+    /// first, or will be when what is needed for it is open: of the stream only the
+    /// part from the last boundary that is remembered of the file to the end of what
+    /// it has, however much has come since. Where a file on the way is gone, nothing
+    /// speaks against it either.
+    pub(super) fn looks_back_at(&mut self, file: u64, jobs: &mut Vec<Job>) -> bool {
+        let is_new = |tracked: &&Tracked| tracked.tail.is_none() && !tracked.compared;
+        if self.files.get(&file).filter(is_new).is_none() {
+            return false;
+        }
+        let ends = |run: &Run| Some(run.start.advance(run.bytes.filter(|bytes| *bytes > 0)?));
+        let runs = self.runs.iter().filter(|(_, run)| run.file == file);
+        let Some(end) = runs.filter_map(|(_, run)| ends(run)).max() else { return false };
+        let last = Lsn(end.0 - 1);
+        let ready = self.ready_between(self.known_before(last).lsn, end, jobs);
+        if ready != Ok(false)
+            && let Some(tracked) = self.files.get_mut(&file)
+        {
+            tracked.compared = true;
+        }
+        if ready == Ok(true) {
+            self.suspect(last);
+            self.past.until = Some(end);
+        }
+        ready.is_ok()
+    }
+
+    /// The walk has come to the end of a run. If that was all that was to be looked
+    /// at, it goes on at the head.
+    pub(super) fn looked(&mut self) {
+        let at = self.index.head().lsn;
+        if self.past.until.is_some_and(|until| at >= until) {
+            self.go_on_at_the_head();
+        }
+    }
+
+    /// All that was walked before is known to have been: nothing has to be looked
+    /// at again.
+    fn go_on_at_the_head(&mut self) {
+        self.past.until = None;
+        self.past.check(self.head, Vec::new());
+        self.walk_from(self.head);
+    }
+
+    /// What was to be looked at cannot be. That says nothing against it, and damage
+    /// in an earlier part concerns only who needs it: the walk goes on at the head.
+    /// False if it is a walk that must meet the stream again.
+    pub(super) fn looks_no_further(&mut self, why: &str) -> bool {
+        if self.past.until.is_none() {
+            return false;
+        }
+        tracing::warn!(
+            space = %self.id,
+            "a segment that had been left has grown, and whether it still holds what is in the \
+             stream of it cannot be told: {why}"
+        );
+        self.past.suspect = None;
+        self.go_on_at_the_head();
+        true
+    }
+}
