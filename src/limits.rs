@@ -257,6 +257,14 @@ pub const FORECAST_WINDOW: Duration = Duration::from_secs(120);
 /// The least that the growth of a lag is looked at before anything is foretold.
 pub const FORECAST_LEAST: Duration = Duration::from_secs(4);
 
+/// A lag that is no larger than so long ago does not grow, whatever it did before:
+/// long enough to see past the pauses of a writer.
+pub const FORECAST_QUIET: Duration = Duration::from_secs(15);
+
+/// The farthest that is foretold: a lag that grows so slowly is measured too
+/// roughly to say more.
+pub const FORECAST_FARTHEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
 /// Forecasts at which the log warns: an hour leaves time to act, ten minutes is
 /// the last call.
 pub const FORECAST_WARNINGS: [Duration; 2] = [Duration::from_secs(3600), Duration::from_secs(600)];

@@ -14,6 +14,7 @@ use super::table::Table;
 use super::{EXIT_NO, EXIT_OK, UsageError, output, parse_admin, parse_duration};
 use crate::admin::{Client, health};
 use crate::config::DEFAULT_ADMIN;
+use crate::engine::span;
 use crate::engine::status::{
     Connection, NodeStatus, ReplicaState, ReplicaStatus, Retention, Role, ScrubStatus, Seeding,
     SpaceStatus,
@@ -126,7 +127,7 @@ fn unwell(status: &NodeStatus) -> Vec<String> {
 }
 
 fn no_primary(seconds: f64) -> String {
-    format!("no primary connected for {}", age(seconds))
+    format!("no primary connected for {}", span::in_words(seconds))
 }
 
 /// The answer in one line.
@@ -199,11 +200,11 @@ fn at_rest(scrub: &ScrubStatus) -> String {
     let mut parts = Vec::new();
     match (scrub.running, scrub.last_pass_seconds) {
         (true, _) => parts.push("being verified".to_owned()),
-        (false, Some(ago)) => parts.push(format!("verified {} ago", age(ago))),
+        (false, Some(ago)) => parts.push(format!("verified {} ago", span::in_words(ago))),
         (false, None) => parts.push("not verified since the start".into()),
     }
     if let Some(next) = scrub.next_pass_seconds {
-        parts.push(format!("next in {}", age(next)));
+        parts.push(format!("next in {}", span::in_words(next)));
     }
     if scrub.segments > 0 {
         parts.push(format!(
@@ -218,18 +219,6 @@ fn at_rest(scrub: &ScrubStatus) -> String {
         bad => parts.push(output::count(bad, "bad range")),
     }
     parts.join(", ")
-}
-
-/// A time span for a person.
-fn age(seconds: f64) -> String {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
-    let whole = seconds.max(0.0) as u64;
-    match whole {
-        0..120 => format!("{whole} s"),
-        120..7200 => format!("{} min", whole / 60),
-        7200..172_800 => format!("{} h", whole / 3600),
-        _ => format!("{} days", whole / 86_400),
-    }
 }
 
 /// A position, in its unit and for a person.
@@ -320,7 +309,7 @@ fn progress(seeding: &Seeding) -> String {
         let _ = write!(text, ", {}/s", output::bytes(rate as u64));
     }
     if let Some(eta) = seeding.eta_seconds {
-        let _ = write!(text, ", {eta:.0} s to go");
+        let _ = write!(text, ", {} to go", span::in_words(eta));
     }
     text
 }
@@ -334,7 +323,8 @@ fn kept(retention: &Retention) -> Option<String> {
     let budget = retention.budget_bytes.map_or_else(|| "?".into(), output::bytes);
     match retention.forecast_seconds {
         Some(seconds) => {
-            Some(format!("{retained} of {budget} kept for it; lost in {seconds:.0} s"))
+            let time = span::in_words(seconds);
+            Some(format!("{retained} of {budget} kept for it; lost in {time}"))
         }
         None if retention.retained_bytes > 0 => Some(format!("{retained} of {budget} kept for it")),
         None => None,
@@ -348,7 +338,8 @@ fn down(connection: &Connection) -> Option<String> {
         Some(seconds) => format!("next attempt in {seconds:.1} s"),
         None => "trying now".into(),
     };
-    Some(format!("down for {since:.0} s, failures in a row: {}, {next}", connection.failures))
+    let since = span::in_words(since);
+    Some(format!("down for {since}, failures in a row: {}, {next}", connection.failures))
 }
 
 fn row(replica: &ReplicaStatus) -> Vec<String> {
@@ -431,8 +422,20 @@ mod tests {
     }
 
     #[test]
+    fn when_a_slot_will_be_lost_is_told_in_words() {
+        let retention = Retention {
+            retained_bytes: 1 << 20,
+            budget_bytes: Some(16 << 20),
+            forecast_seconds: Some(4000.0),
+            lost: false,
+        };
+        let text = kept(&retention);
+        assert_eq!(text.as_deref(), Some("1.00 MiB of 16.0 MiB kept for it; lost in 66 min"));
+    }
+
+    #[test]
     fn a_connection_that_is_down_tells_since_when_and_what_is_done() {
-        let line = "  beta-eu-west-1: down for 72 s, failures in a row: 4, next attempt in 41.2 s";
+        let line = "  beta-eu-west-1: down for 71 s, failures in a row: 4, next attempt in 41.2 s";
         assert!(text().contains(line), "{}", text());
         assert!(!text().contains("gamma: down"), "an old node tells nothing of connections");
     }

@@ -39,6 +39,7 @@ pub mod replica;
 pub mod report;
 pub mod scrub;
 pub mod shard;
+pub mod span;
 pub mod status;
 mod verifier;
 pub mod writers;

@@ -15,7 +15,7 @@ use super::status::{
     Connection, EpochStatus, HoleStatus, Lag, Latency, QuarantineStatus, ReplicaState,
     ReplicaStatus, Retention, Role, Seeding, SpaceStatus,
 };
-use crate::limits::{DEGRADED_AFTER, LAGGING_AFTER, LAGGING_UNWALKED_BYTES, PEER_TIMEOUT};
+use crate::limits::{LAGGING_AFTER, LAGGING_UNWALKED_BYTES, PEER_TIMEOUT};
 use crate::lsn::Lsn;
 use crate::state::catalog::{Hole, SpaceRecord};
 
@@ -133,7 +133,7 @@ fn replica(now: Instant, space: &Space, link: &Link) -> ReplicaStatus {
     };
     let state = if slot.failed || link.refused || space.is_fenced() {
         ReplicaState::Failed
-    } else if !up && link.is_degraded() || slot.stops >= DEGRADED_AFTER {
+    } else if !up && link.is_degraded() || slot.is_degraded(live && caught_up, now) {
         ReplicaState::Degraded
     } else if !live {
         ReplicaState::Connecting

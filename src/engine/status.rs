@@ -304,8 +304,9 @@ pub struct Retention {
     /// share of the disk leaves. `None`: the disk's size is unknown, and no
     /// limit in bytes is set.
     pub budget_bytes: Option<u64>,
-    /// At the present growth the slot is lost in that time. `None`: it is not
-    /// growing, or not known for long enough.
+    /// At the present growth the slot is lost in that time. `None`: nothing is
+    /// held, it is not growing, that is not known for long enough, or it is
+    /// farther off than a year.
     pub forecast_seconds: Option<f64>,
     /// Its budget was spent, and nothing is kept for it: it will be filled
     /// anew if it needs what is gone.

@@ -4,7 +4,9 @@
 use std::fs;
 use std::io::Write;
 
-use crate::cluster::{BACKENDS, Cluster, until};
+use saltus::engine::status::ReplicaState;
+
+use crate::cluster::{BACKENDS, Cluster, NATIVE, until};
 use crate::feed::{Segment, record};
 
 /// The bytes of all segments that the replica received, and the intruder's.
@@ -58,6 +60,33 @@ fn a_segment_that_a_database_wrote_into_a_copy_stops_the_space_by_name() {
             cluster.replicas[0].space("alpha")?.problem.is_none().then_some(())
         });
     }
+}
+
+#[test]
+fn a_replica_that_was_stopped_is_well_again_although_nothing_is_written() {
+    let mut cluster = Cluster::start(NATIVE, 1);
+    let segment = cluster.fill("alpha", 5, 400);
+    let mut intruder = Segment::create(&cluster.replicas[0].wal("alpha"), 77);
+    intruder.records(3, 100);
+    let await_state = |cluster: &mut Cluster, state| {
+        until(&format!("it is {state:?}"), || {
+            let replica = cluster.replica(0, "alpha")?;
+            (replica.state == state).then_some(replica)
+        })
+    };
+    let replica = await_state(&mut cluster, ReplicaState::Degraded);
+    assert_eq!(replica.flushed_lsn, segment.len());
+    assert!(replica.problem.is_some());
+    fs::remove_file(&intruder.path).unwrap();
+    let replica = await_state(&mut cluster, ReplicaState::Healthy);
+    assert_eq!((replica.problem, replica.flushed_lsn), (None, segment.len()));
+    // Nor is it remembered against the connection that comes next.
+    cluster.replicas[0].terminate();
+    until("it is known to be away", || {
+        (cluster.replica(0, "alpha")?.state != ReplicaState::Healthy).then_some(())
+    });
+    cluster.replicas[0].restart();
+    await_state(&mut cluster, ReplicaState::Healthy);
 }
 
 #[test]

@@ -21,8 +21,12 @@ use std::time::{Duration, Instant};
 
 use super::{Keeper, News, remember};
 use crate::config;
+use crate::engine::span;
 use crate::ids::{NodeId, SpaceId};
-use crate::limits::{FORECAST_LEAST, FORECAST_WARNINGS, FORECAST_WINDOW, RETENTION_INTERVAL};
+use crate::limits::{
+    FORECAST_FARTHEST, FORECAST_LEAST, FORECAST_QUIET, FORECAST_WARNINGS, FORECAST_WINDOW,
+    RETENTION_INTERVAL,
+};
 use crate::lsn::{Lsn, Mark};
 use crate::protocol::Now;
 use crate::state::catalog::{Change, SpaceRecord};
@@ -517,17 +521,24 @@ impl Watch {
     }
 
     /// When `left` bytes will be spent at the rate at which the lag grows, or
-    /// `age_left` has passed, whichever comes first.
+    /// `age_left` has passed, whichever comes first. Where nothing is held there
+    /// is nothing to lose, however fast a backlog grows that the database keeps.
     fn forecast(&self, left: Option<u64>, age_left: Option<Duration>) -> Option<Duration> {
+        if self.retained == 0 {
+            return None;
+        }
         let spent = left.and_then(|left| {
             let (first, last) = (self.samples.front()?, self.samples.back()?);
             let span = last.0.saturating_duration_since(first.0);
+            let quiet = |(at, _): &&_| last.0.saturating_duration_since(*at) >= FORECAST_QUIET;
+            let before = self.samples.iter().rev().find(quiet).unwrap_or(first);
             let grown = last.1.checked_sub(first.1).filter(|grown| *grown > 0)?;
             #[expect(clippy::cast_precision_loss, reason = "a forecast")]
             let seconds = left as f64 * span.as_secs_f64() / grown as f64;
-            (span >= FORECAST_LEAST).then(|| Duration::try_from_secs_f64(seconds).ok())?
+            let known = span >= FORECAST_LEAST && last.1 > before.1;
+            known.then(|| Duration::try_from_secs_f64(seconds).ok())?
         });
-        spent.into_iter().chain(age_left).min()
+        spent.into_iter().chain(age_left).min().filter(|time| *time <= FORECAST_FARTHEST)
     }
 
     /// Each warning once, until the replica has caught up.
@@ -544,9 +555,9 @@ impl Watch {
             self.warned = due;
             tracing::warn!(
                 %space, %replica, retained_bytes = self.retained, ?budget_bytes,
-                "at the present growth the slot of this replica is lost in {} s: bring the replica \
+                "at the present growth the slot of this replica is lost in {}: bring the replica \
                  back, or raise the limits in [retention]",
-                forecast.as_secs()
+                span::in_words(forecast.as_secs_f64())
             );
         }
     }

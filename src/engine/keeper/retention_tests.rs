@@ -307,17 +307,41 @@ fn while_the_catalog_cannot_be_written_pins_wait_and_then_they_go() {
 
 #[test]
 fn the_forecast_follows_the_growth_of_the_lag() {
-    let mut rig = Rig::new(Rule { max_bytes: Some(100_000), ..rule(2) }, 2);
+    let mut rig = Rig::new(Rule { max_bytes: Some(101_000), ..rule(2) }, 2);
+    rig.unlink(1);
     assert_eq!(rig.at(0, 2000, &[0, 2000])[0].forecast, None, "nothing is known yet");
     let mut views = Vec::new();
     for seconds in 1..=10 {
         let head = 2000 + 100 * seconds;
         views = rig.at(seconds, head, &[0, head]);
     }
-    // 100 bytes a second, and nothing of the budget is spent.
+    // 100 bytes a second, and 1000 of the budget are spent.
     assert_eq!(views[0].forecast.unwrap().as_secs(), 1000);
     assert_eq!(views[1].forecast, None, "who keeps up is never lost");
     assert_eq!(rig.keeper.spaces[&alpha()].kept.watches[&replica(1)].warned, 1);
+}
+
+/// It was said of a replica for which nothing was held that its slot would be lost
+/// in six seconds, and for minutes after the last record.
+#[test]
+fn nothing_is_foretold_where_nothing_is_held_or_nothing_grows() {
+    let mut rig = Rig::new(Rule { max_bytes: Some(100_000), ..rule(1) }, 2);
+    let at = |rig: &mut Rig, seconds, head| rig.at(seconds, head, &[0])[0].forecast;
+    for seconds in 0..=10 {
+        let forecast = at(&mut rig, seconds, 2000 + 5000 * seconds);
+        assert_eq!(forecast, None, "the database keeps all of it");
+    }
+    assert_eq!(rig.keeper.spaces[&alpha()].kept.watches[&replica(1)].warned, 0);
+    rig.unlink(1);
+    assert!(at(&mut rig, 11, 57_000).is_some(), "one segment is held, and the lag grows");
+    let told: Vec<_> = (12..40).map(|seconds| at(&mut rig, seconds, 57_000).is_some()).collect();
+    let quiet = usize::try_from(FORECAST_QUIET.as_secs()).unwrap();
+    assert_eq!(told.iter().filter(|told| **told).count(), quiet - 1, "{told:?}");
+    assert!(!told[quiet..].iter().any(|told| *told), "it has stopped");
+    // Slower than can be measured.
+    assert!(at(&mut rig, 40, 57_001).is_some());
+    let watch = &rig.keeper.spaces[&alpha()].kept.watches[&replica(1)];
+    assert_eq!(watch.forecast(Some(1 << 50), None), None);
 }
 
 #[test]

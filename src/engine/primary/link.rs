@@ -216,7 +216,7 @@ impl Link {
     pub fn down(&mut self, now: Instant, why: String, jitter: f64) {
         // Nobody answers any more: who did is no longer what is wrong.
         self.refused &= matches!(self.state, State::Up(_));
-        if self.hang_up() {
+        if self.hang_up(now) {
             self.since = now;
         }
         let delay = |index: u32| {
@@ -249,12 +249,12 @@ impl Link {
 
     /// Let go of the connection for good, as this node ends.
     pub fn end(&mut self, now: Instant) {
-        self.hang_up();
+        self.hang_up(now);
         self.state = State::Waiting(now);
     }
 
     /// End what is in flight. True if the handshake had been done.
-    fn hang_up(&mut self) -> bool {
+    fn hang_up(&mut self, now: Instant) -> bool {
         let established = match &self.state {
             State::Up(up) => {
                 // Already closed is as good.
@@ -268,7 +268,7 @@ impl Link {
         // The next one may go another way.
         self.capacity = None;
         for slot in &mut self.slots {
-            slot.forget_connection();
+            slot.ended(now);
         }
         established
     }
@@ -290,7 +290,7 @@ impl Link {
     ) {
         let replica = self.replica.clone();
         let slot = self.slot(handle);
-        slot.forget_connection();
+        slot.ended(now);
         slot.failed = !retry;
         if !retry {
             tracing::error!(%replica, ?code, "stopped: {reason}");
@@ -338,6 +338,7 @@ impl Up {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::lsn::{Lsn, Mark};
 
     /// A replica that was far behind and did nothing for half a minute gave a
     /// rate of zero, and a slow one the rate of its disk: the next one was not
@@ -353,6 +354,37 @@ mod tests {
         assert_eq!(link.capacity, Some(100.0));
         link.down(Instant::now(), "broken".into(), 0.0);
         assert_eq!(link.capacity, None, "the next one is not known yet");
+    }
+
+    /// Nothing is written to an idle space, so nothing made durable tells that
+    /// the replica is well again.
+    #[test]
+    fn a_replica_that_goes_on_is_degraded_until_it_lacks_nothing_and_again_if_it_flaps() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let mut link = Link::new("replica".parse().unwrap(), ([127, 0, 0, 1], 1).into(), start);
+        let stop = |link: &mut Link, now| {
+            link.stopped(0, now, ErrorCode::Storage, "broken".into(), true);
+        };
+        let go_on = |link: &mut Link, now| {
+            link.slot(0).resumed(Mark::START, Lsn::ZERO);
+            link.slot(0).resumed_at = Some(now);
+        };
+        for _ in 0..DEGRADED_AFTER {
+            assert!(!link.slot(0).is_degraded(false, start));
+            stop(&mut link, start);
+        }
+        assert!(link.slot(0).is_degraded(false, start) && link.slot(0).is_degraded(true, start));
+        go_on(&mut link, after(1));
+        assert!(!link.slot(0).is_degraded(true, after(1)), "it has all there is");
+        assert!(link.slot(0).is_degraded(false, after(1)), "it may stop at what comes next");
+        stop(&mut link, after(2));
+        assert!(link.slot(0).is_degraded(true, after(2)), "it flaps");
+        go_on(&mut link, after(3));
+        assert!(!link.slot(0).is_degraded(false, after(13)), "it has lasted");
+        stop(&mut link, after(13));
+        assert_eq!(link.slot(0).stops, 1, "and what comes then is a first time");
+        assert!(!link.slot(0).is_degraded(false, after(13)));
     }
 
     fn pause(link: &mut Link) -> Duration {

@@ -9,6 +9,7 @@ use crate::engine::keeper::retention::SlotView;
 use crate::engine::latency::Latencies;
 use crate::engine::rate::Rate;
 use crate::io::Strategy;
+use crate::limits::{DEGRADED_AFTER, PEER_TIMEOUT};
 use crate::lsn::{Chain, Lsn, Mark};
 use crate::protocol::Now;
 use crate::protocol::message::{Ack, Retirement, Standing};
@@ -48,6 +49,8 @@ pub struct Slot {
     pub failed: bool,
     /// How often in a row it was stopped and asked for again.
     pub stops: u32,
+    /// When it was last gone on with.
+    pub resumed_at: Option<Instant>,
     /// The replica's position that waits for the walk to get there.
     pub resume: Option<Lsn>,
     /// The farthest position at which it ever said to stand in this epoch,
@@ -196,6 +199,24 @@ impl Slot {
         Some(throttle.sent(now, bytes)).filter(|until| *until > now)
     }
 
+    /// Shipping has gone on for as long as proves that it does, also of a space
+    /// in which nothing is written.
+    #[must_use]
+    pub fn has_lasted(&self, now: Instant) -> bool {
+        let since = self.resumed_at.filter(|_| self.streaming);
+        since.is_some_and(|since| now.duration_since(since) >= PEER_TIMEOUT)
+    }
+
+    /// It was stopped time and again. Of one that is being shipped again this is
+    /// over when there is nothing that it lacks, or when it has lasted; the count
+    /// goes on until something proves it, so that one which stops again a moment
+    /// later is degraded again at once.
+    #[must_use]
+    pub fn is_degraded(&self, lacks_nothing: bool, now: Instant) -> bool {
+        let well = self.streaming && lacks_nothing || self.has_lasted(now);
+        self.stops >= DEGRADED_AFTER && !well
+    }
+
     /// Its budget was spent: nothing is kept for it.
     #[must_use]
     pub fn is_lost(&self) -> bool {
@@ -270,8 +291,16 @@ impl Slot {
         }
     }
 
+    /// Shipping has ended, with the connection or without.
+    pub(super) fn ended(&mut self, now: Instant) {
+        if self.has_lasted(now) {
+            self.stops = 0;
+        }
+        self.forget_connection();
+    }
+
     /// Nothing that was told on the connection holds any longer.
-    pub(super) fn forget_connection(&mut self) {
+    fn forget_connection(&mut self) {
         (self.streaming, self.confirmed, self.close_since) = (false, false, None);
         (self.resume, self.dispute, self.reserving) = (None, None, None);
         self.asked = None;

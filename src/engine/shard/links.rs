@@ -157,6 +157,7 @@ impl Shard {
                 {
                     let space = space.borrow();
                     slot.resumed(mark, space.head().lsn);
+                    slot.resumed_at = Some(now.instant);
                     if space.is_close(mark.lsn, now) {
                         slot.note_close(now);
                     }
