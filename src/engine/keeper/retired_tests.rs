@@ -52,10 +52,24 @@ pub(in crate::engine::keeper) fn receive_from(
     first_run: u32,
     runs: &[(u64, &[(u64, u64)])],
 ) -> Received {
+    let named = runs.iter().map(|(file, records)| (*file, *file, *records));
+    receive_named(rig, base, first_run, &named.collect::<Vec<_>>())
+}
+
+/// The number of a file, the second in its name, and its records.
+pub(in crate::engine::keeper) type NamedRun<'a> = (u64, u64, &'a [(u64, u64)]);
+
+/// As [`receive_from`], of files that are not named by their numbers.
+pub(in crate::engine::keeper) fn receive_named(
+    rig: &mut Rig,
+    base: Lsn,
+    first_run: u32,
+    runs: &[NamedRun<'_>],
+) -> Received {
     let from = Mark { lsn: base, ..Mark::START };
     let mut received = Received { marks: vec![from], stream: Vec::new() };
     let mut ends = std::collections::BTreeMap::new();
-    for (ordinal, (file, records)) in (first_run..).zip(runs) {
+    for (ordinal, (file, name, records)) in (first_run..).zip(runs) {
         let start = received.end().lsn;
         let from = received.stream.len();
         for (sequence, timestamp) in *records {
@@ -68,7 +82,8 @@ pub(in crate::engine::keeper) fn receive_from(
             received.stream.extend(payload);
         }
         let offset = ends.get(file).copied().unwrap_or(0);
-        let run = Run { start, segment: SegmentName(*file), file: *file, offset, bytes: None };
+        let segment = SegmentName(*name);
+        let run = Run { start, segment, file: *file, offset, bytes: None };
         let job = Job::OpenRun { shard: 0, ticket: 2, space: space(), ordinal, run, known: false };
         let news = rig.batch(vec![job]);
         let [News::RunOpened { result: Ok(files), .. }, ..] = &news[..] else { panic!("{news:?}") };
