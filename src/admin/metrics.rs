@@ -203,7 +203,7 @@ fn positions(exposition: &mut Exposition, status: &NodeStatus) {
         "saltus_flushed_lsn",
         Kind::Gauge,
         "The position up to which a received space is durable on this node.",
-        of_spaces(status, |space| space.flushed_lsn),
+        of_spaces(status, |space| space.flushed_lsn.filter(|_| space.head_known)),
     );
     exposition.family(
         "saltus_replica_sent_lsn",

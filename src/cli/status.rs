@@ -234,12 +234,18 @@ const WIDTH: usize = 80;
 
 fn render_space(text: &mut String, space: &SpaceStatus) {
     let name = format!("{}  {}  epoch {}", space.space, space.role.as_str(), space.epoch);
-    let known = if space.head_known { "head" } else { "head unknown, at least" };
-    let head = format!("{known} {}  sequence {}", position(space.head_lsn), space.head_sequence);
+    let unknown = match space.role {
+        Role::Primary => "unknown, at least ",
+        // What was there may have been taken away since.
+        Role::Replica => "unknown, last known ",
+    };
+    let unknown = if space.head_known { "" } else { unknown };
+    let head =
+        format!("head {unknown}{}  sequence {}", position(space.head_lsn), space.head_sequence);
     let between = if name.len() + 2 + head.len() <= WIDTH { "  " } else { "\n  " };
     let _ = writeln!(text, "{name}{between}{head}");
     let source = space.primary.as_ref().map(|primary| format!("from {primary}"));
-    let flushed = space.flushed_lsn.map(|lsn| format!("flushed {}", position(lsn)));
+    let flushed = space.flushed_lsn.map(|lsn| format!("flushed {unknown}{}", position(lsn)));
     if source.is_some() || flushed.is_some() {
         let received: Vec<_> = source.into_iter().chain(flushed).collect();
         let _ = writeln!(text, "  {}", received.join("  "));
@@ -412,6 +418,16 @@ mod tests {
     fn a_received_space_tells_from_whom_and_how_far_it_is_durable() {
         let line = "\n  from beta-eu-west-1  flushed 123456789 B (117.7 MiB)\n";
         assert!(text().contains(line), "{}", text());
+    }
+
+    #[test]
+    fn a_received_space_of_which_nobody_knows_what_is_there_says_so() {
+        let mut status: NodeStatus = serde_json::from_str(STATUS).expect("a status");
+        status.spaces[1].head_known = false;
+        let text = render(&status);
+        let head = "  head unknown, last known 123456789 B (117.7 MiB)  sequence 98765\n";
+        let flushed = "  flushed unknown, last known 123456789 B (117.7 MiB)\n";
+        assert!(text.contains(head) && text.contains(flushed), "{text}");
     }
 
     #[test]

@@ -26,7 +26,7 @@ use super::{EXIT_FAILURE, EXIT_NO, EXIT_OK, UsageError, output, parse_admin};
 use crate::admin::{Client, ClientError};
 use crate::config::DEFAULT_ADMIN;
 use crate::engine::proof::question::{Damaged, Listed, Of};
-use crate::engine::status::{NodeStatus, SpaceStatus};
+use crate::engine::status::{NodeStatus, Role, SpaceStatus};
 use crate::ids::{NodeId, SpaceId};
 use crate::wal::record::entry_type_name;
 
@@ -235,6 +235,10 @@ fn find<'a>(status: &'a NodeStatus, space: &SpaceId) -> Option<&'a SpaceStatus> 
 /// Up to where a node has a space, or why nobody knows.
 fn durable_on(status: &NodeStatus, space: &SpaceId) -> Result<u64, String> {
     let found = find(status, space).ok_or_else(|| format!("{} does not have it", status.node))?;
+    if found.role == Role::Replica && !found.head_known {
+        let why = found.problem.as_deref().unwrap_or("see its status");
+        return Err(format!("{} does not know what it has of it: {why}", status.node));
+    }
     match found.flushed_lsn.unwrap_or(found.head_lsn) {
         // Nothing is equal to a log of which nothing was read.
         0 if !found.head_known => {
@@ -259,6 +263,12 @@ fn verify(
         };
     }
     let to = durable[0].min(durable[1]);
+    // Of nothing nothing is proven, unless there is nothing on either side.
+    if to == 0 && durable != [0; 2] {
+        let empty = &statuses[usize::from(durable[1] == 0)].node;
+        let problem = format!("{empty} has nothing of it");
+        return Ok(SpaceReport { durable_lsn: durable, ..SpaceReport::unknown(space, problem) });
+    }
     if to == 0 {
         return Ok(SpaceReport::new(space, durable, Outcome::default()));
     }
@@ -297,6 +307,9 @@ fn render_space(text: &mut String, report: &Report, space: &SpaceReport) {
     let _ = match (space.verdict, &space.chain) {
         (Verdict::Equal, Some(chain)) => {
             writeln!(text, "{name}: equal up to lsn {to_lsn} ({size}), chain {chain}")
+        }
+        (Verdict::Equal, None) if *to_lsn == 0 => {
+            writeln!(text, "{name}: nothing to compare, empty on both")
         }
         (Verdict::Equal, None) => writeln!(text, "{name}: equal up to lsn {to_lsn} ({size})"),
         (Verdict::Different, _) => writeln!(

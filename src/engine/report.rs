@@ -72,7 +72,8 @@ pub fn of<'a>(
             role: Role::Replica,
             epoch: log.epoch,
             head_lsn: log.received().lsn.0,
-            head_known: true,
+            // What is there of a log that has failed, recovery will tell.
+            head_known: log.failed().is_none(),
             blocked: log.failed().or(log.stopped()).is_some(),
             head_sequence: log.received().sequence,
             flushed_lsn: Some(log.flushed().lsn.0),

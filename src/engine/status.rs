@@ -104,7 +104,8 @@ pub struct SpaceStatus {
     pub head_lsn: u64,
     /// False while records may lie in the log that this node has not seen: it
     /// cannot read to the end, or has not come there yet. Nobody's lag is
-    /// known then.
+    /// known then. On a replica: while it cannot say what it has; `head_lsn`
+    /// and `flushed_lsn` are what it last knew.
     #[serde(default = "yes")]
     pub head_known: bool,
     /// True if `problem` keeps records from being shipped or received.
@@ -112,7 +113,8 @@ pub struct SpaceStatus {
     pub blocked: bool,
     /// The sequence of that record; 0 when there is none. Not an identity.
     pub head_sequence: u64,
-    /// On a replica: the position that is durable here.
+    /// On a replica: the position that is durable here; while `head_known` is
+    /// false, the last one that is known to have been.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flushed_lsn: Option<u64>,
     /// On a replica: who ships it.

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::process::Command;
 
 use saltus::engine::status::ReplicaState;
 
@@ -62,6 +63,17 @@ fn a_segment_that_a_database_wrote_into_a_copy_stops_the_space_by_name() {
     }
 }
 
+/// `saltus verify` of the primary against the replica, and what it says.
+fn verify(cluster: &mut Cluster) -> (Option<i32>, String) {
+    let admin = cluster.primary.process().ready().admin.to_string();
+    let other = cluster.replicas[0].process().ready().admin.to_string();
+    let output = Command::new(env!("CARGO_BIN_EXE_saltus"))
+        .args(["verify", "--admin", &admin, "--against", &other, "--space", "alpha"])
+        .output()
+        .unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 #[test]
 fn a_replica_that_was_stopped_is_well_again_although_nothing_is_written() {
     let mut cluster = Cluster::start(NATIVE, 1);
@@ -77,9 +89,23 @@ fn a_replica_that_was_stopped_is_well_again_although_nothing_is_written() {
     let replica = await_state(&mut cluster, ReplicaState::Degraded);
     assert_eq!(replica.flushed_lsn, segment.len());
     assert!(replica.problem.is_some());
+    // Nothing is durable in the catalog yet of what the session had: what it knew
+    // is told all the same, and that nobody knows whether it still holds.
+    let space = cluster.replicas[0].space("alpha").unwrap();
+    let told = (space.flushed_lsn, space.head_lsn, space.head_known);
+    assert_eq!(told, (Some(segment.len()), segment.len(), false), "{space:?}");
+    let (code, text) = verify(&mut cluster);
+    assert_eq!(code, Some(3), "{text}");
+    assert!(text.contains("NOT COMPARED") && text.contains("replica-1 does not know"), "{text}");
     fs::remove_file(&intruder.path).unwrap();
     let replica = await_state(&mut cluster, ReplicaState::Healthy);
     assert_eq!((replica.problem, replica.flushed_lsn), (None, segment.len()));
+    until("it knows what it has", || {
+        let space = cluster.replicas[0].space("alpha")?;
+        (space.head_known && space.flushed_lsn == Some(segment.len())).then_some(())
+    });
+    let (code, text) = verify(&mut cluster);
+    assert_eq!(code, Some(0), "{text}");
     // Nor is it remembered against the connection that comes next.
     cluster.replicas[0].terminate();
     until("it is known to be away", || {

@@ -196,7 +196,7 @@ fn a_space_that_was_recovered_takes_files_that_were_built_before_if_it_is_the_sa
         let mut bench = Bench::new();
         bench.rig.loan(open(&[(1, 0)])).unwrap();
         let offer = bench.offer();
-        let state = Err("the disk said no".to_owned());
+        let state = Err("the disk said no".into());
         bench.rig.batch(vec![Job::CloseReplica { space: space(), state }]);
         if !same {
             // It lost its last three records, and others came, in the same epoch.

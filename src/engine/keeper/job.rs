@@ -11,7 +11,7 @@ use crossbeam::channel::Sender;
 
 use super::Offer;
 use super::retention::{Positions, SlotView};
-use crate::engine::replica::log::SegmentFiles;
+use crate::engine::replica::log::{Failure, SegmentFiles};
 use crate::engine::shard::Standing;
 use crate::ids::{Epoch, NodeId, SegmentName, SpaceId};
 use crate::io::Waker;
@@ -195,7 +195,7 @@ pub enum Job {
         space: SpaceId,
         /// Its state: what is durable and verified; or the failure, and then
         /// the log is recovered from the disk before it is lent again.
-        state: Result<Box<(SpaceRecord, Mark)>, String>,
+        state: Result<Box<(SpaceRecord, Mark)>, Failure>,
     },
     /// Names have changed in the directory of a received space: look whether it
     /// is still as it was left.

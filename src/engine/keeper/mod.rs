@@ -198,6 +198,8 @@ struct Space {
     going: BTreeMap<u64, Mark>,
     /// Why the last session with it failed, if it did.
     trouble: Option<String>,
+    /// Where it stood when that was last known, since it is not any more.
+    last_known: Option<Mark>,
 }
 
 impl Space {
@@ -213,6 +215,7 @@ impl Space {
             recoveries: 0,
             going: BTreeMap::new(),
             trouble: None,
+            last_known: None,
         }
     }
 }

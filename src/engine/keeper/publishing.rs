@@ -5,19 +5,28 @@ use crate::engine::quarantine;
 use crate::engine::report::received_seed;
 use crate::engine::status::{self, EpochStatus, QuarantineStatus, SpaceStatus};
 use crate::ids::SpaceId;
+use crate::lsn::Mark;
 use crate::state::catalog::Role;
 
 impl Keeper {
     /// Enter or replace a space, and publish where it stands.
-    pub(super) fn keep(&mut self, id: SpaceId, space: Space) {
+    pub(super) fn keep(&mut self, id: SpaceId, mut space: Space) {
+        if !matches!(space.lease, Lease::Broken(_)) {
+            space.last_known = None;
+        }
         if space.record.role == Role::Replica {
             let state = match &space.lease {
-                Lease::Here(mark) => Some((*mark, space.trouble.clone())),
-                Lease::Broken(why) => Some((space.record.checkpoint, Some(why.clone()))),
+                Lease::Here(mark) => Some((*mark, space.trouble.clone(), true)),
+                Lease::Broken(why) => {
+                    // The catalog is told now and then only.
+                    let marks = space.last_known.into_iter().chain([space.record.checkpoint]);
+                    let last = marks.max_by_key(|mark| mark.lsn).unwrap_or(Mark::START);
+                    Some((last, Some(why.clone()), false))
+                }
                 // The session that has it knows better.
                 Lease::Lent(_) => None,
             };
-            if let Some((mark, problem)) = state {
+            if let Some((mark, problem, head_known)) = state {
                 let status = SpaceStatus {
                     space: id.clone(),
                     role: status::Role::Replica,
@@ -28,7 +37,7 @@ impl Keeper {
                     primary: None,
                     seeding: received_seed(&space.record, mark.lsn),
                     no_primary_seconds: None,
-                    head_known: true,
+                    head_known,
                     blocked: problem.is_some(),
                     problem,
                     holes: Vec::new(),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::{Denial, Keeper, Lease, Loan, News, Places, Space, remember};
 use crate::engine::recovery::{self, Subject};
-use crate::engine::replica::log::SegmentFiles;
+use crate::engine::replica::log::{Failure, SegmentFiles};
 use crate::engine::replica::names::Names;
 use crate::engine::scrub::ScrubAsk;
 use crate::ids::{Epoch, SpaceId};
@@ -156,10 +156,14 @@ impl Keeper {
     pub(super) fn close_replica(
         &mut self,
         space: &SpaceId,
-        state: Result<Box<(SpaceRecord, Mark)>, String>,
+        state: Result<Box<(SpaceRecord, Mark)>, Failure>,
     ) {
         let Some(mut entry) = self.spaces.remove(space) else { return };
-        entry.trouble = state.as_ref().err().map(|why| {
+        entry.last_known = Some(match &state {
+            Ok(state) => state.1,
+            Err(failure) => failure.flushed,
+        });
+        entry.trouble = state.as_ref().err().map(|Failure { why, .. }| {
             format!("{why}; what is here was verified again, and waits for its primary")
         });
         if let Some(why) = self.unrecorded.get(space) {
@@ -191,6 +195,9 @@ impl Keeper {
     /// Verify what a received space has on disk and cut what is not whole.
     pub(super) fn recover(&mut self, space: &SpaceId, entry: &mut Space) {
         entry.recoveries += 1;
+        if let Lease::Here(mark) = entry.lease {
+            entry.last_known = Some(mark);
+        }
         // What was durable when it was told of them need not be now: it is told again.
         entry.going.clear();
         entry.lease = self.recovered(space, &mut entry.record);

@@ -118,6 +118,22 @@ pub enum LogOp {
     WriteFlush(u64),
 }
 
+/// Why a log cannot be gone on with as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// In a sentence.
+    pub why: String,
+    /// What was durable, and acknowledged, when it failed. Whether it still is
+    /// tells only recovery.
+    pub flushed: Mark,
+}
+
+impl From<&str> for Failure {
+    fn from(why: &str) -> Self {
+        Self { why: why.to_owned(), flushed: Mark::START }
+    }
+}
+
 /// One received space.
 #[derive(Debug)]
 pub struct Log {
@@ -251,10 +267,10 @@ impl Log {
     /// # Errors
     ///
     /// Why the log failed: what is durable is known only after recovery.
-    pub fn into_state(mut self) -> Result<Box<(SpaceRecord, Mark)>, String> {
+    pub fn into_state(mut self) -> Result<Box<(SpaceRecord, Mark)>, Failure> {
         self.checkpoint(true);
         match self.failed {
-            Some(why) => Err(why),
+            Some(why) => Err(Failure { why, flushed: self.flushed }),
             None => Ok(Box::new((self.record, self.flushed))),
         }
     }
