@@ -234,6 +234,18 @@ pub const CARRIED_ON_WITHIN: usize = 4;
 /// segment, to which timestamps are held, is no finer.
 pub const CLOCK_STEP_NS: u64 = 1_000_000_000;
 
+/// What must stay free on a replica's disk when records that stand nowhere else are
+/// copied to its quarantine: they stand where they are, and may wait; what is received
+/// by all other spaces may not.
+pub const KEEPING_FREE_BYTES: u64 = 64 << 20;
+
+/// Bytes that are copied there without that: a disk which they fill is full anyway.
+pub const KEPT_AT_ONCE_BYTES: u64 = 1 << 20;
+
+/// How often the pause before the next attempt at such a copy is doubled,
+/// [`CATALOG_RETRY_DELAY`] at first: up to five minutes and twenty seconds.
+pub const RETIREMENT_DOUBLINGS: u32 = 6;
+
 /// What must stay free on a replica's disk when a seed has taken its part: the
 /// catalog, and the log while it grows meanwhile.
 pub const SEED_SPARE_BYTES: u64 = 64 << 20;

@@ -18,14 +18,15 @@ mod piece;
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use piece::{Extent, Manifest, Piece, Reason, find, list, tally};
 
+use super::scrub::FreeBytes;
 use crate::ids::SpaceId;
-use crate::limits::{CUT_SLICE_BYTES, VERIFY_PIECE_BYTES};
+use crate::limits::{CUT_SLICE_BYTES, KEEPING_FREE_BYTES, KEPT_AT_ONCE_BYTES, VERIFY_PIECE_BYTES};
 use crate::planted::{self, Bug};
 use crate::state::host::{Host, ensure_directory};
 use crate::wal::search::read_up_to;
@@ -36,12 +37,25 @@ pub(super) struct Quarantine {
     root: PathBuf,
     directory: PathBuf,
     host: Arc<dyn Host>,
+    /// How many bytes are free, where some have to stay so.
+    free_bytes: Option<FreeBytes>,
 }
 
 impl Quarantine {
     /// Below `root`, which is made when it is first needed.
     pub(super) fn new(host: Arc<dyn Host>, root: &Path, space: &SpaceId) -> Self {
-        Self { root: root.to_path_buf(), directory: root.join(space.as_str()), host }
+        Self {
+            root: root.to_path_buf(),
+            directory: root.join(space.as_str()),
+            host,
+            free_bytes: None,
+        }
+    }
+
+    /// One that copies only what leaves the log of all spaces its room. What does
+    /// not is refused before a byte of it is written.
+    pub(super) fn that_leaves_room(self, free_bytes: FreeBytes) -> Self {
+        Self { free_bytes: Some(free_bytes), ..self }
     }
 
     /// Move a whole file here. Durable when it returns the new path.
@@ -147,6 +161,7 @@ impl Quarantine {
         manifest: &Manifest,
         between: &mut dyn FnMut(),
     ) -> io::Result<PathBuf> {
+        self.has_room(file, manifest)?;
         let (to, copy) = self.reserve(manifest)?;
         if let Err(error) = self.save(file, &copy, &to, manifest, between) {
             // Half a copy is none. What cannot be removed only takes room.
@@ -155,6 +170,37 @@ impl Quarantine {
             return Err(error);
         }
         Ok(to)
+    }
+
+    /// Whether the copy leaves enough room, as far as that can be told.
+    fn has_room(&self, file: &File, manifest: &Manifest) -> io::Result<()> {
+        let Some(free_bytes) = self.free_bytes else { return Ok(()) };
+        let found = file.metadata()?;
+        // What the file has no blocks for needs none here.
+        let allocated = found.blocks().saturating_mul(512);
+        let bytes = found.len().saturating_sub(manifest.offset).min(allocated);
+        if bytes <= KEPT_AT_ONCE_BYTES {
+            return Ok(());
+        }
+        let there = self.directory.ancestors().find(|path| path.is_dir());
+        let Some((there, free)) = there.and_then(|path| Some((path, free_bytes(path).ok()?)))
+        else {
+            return Ok(());
+        };
+        let needed = bytes.saturating_add(KEEPING_FREE_BYTES);
+        if free >= needed {
+            return Ok(());
+        }
+        Err(io::Error::new(
+            io::ErrorKind::StorageFull,
+            format!(
+                "{bytes} bytes are to be kept in {}, {KEEPING_FREE_BYTES} are left to what is \
+                 received, and {free} are free on {}: {} more are needed",
+                self.directory.display(),
+                there.display(),
+                needed - free
+            ),
+        ))
     }
 
     /// Cut a file without a copy of what goes, and make that durable.

@@ -33,7 +33,16 @@ pub(in crate::engine::keeper) struct Rig {
 
 impl Rig {
     pub(in crate::engine::keeper) fn open(root: &Path, host: &Arc<dyn Host>) -> Self {
-        let state_dir = root.join(".saltus");
+        Self::open_with(root, &root.join(".saltus"), host)
+    }
+
+    /// With the state directory there.
+    pub(in crate::engine::keeper) fn open_with(
+        root: &Path,
+        state_dir: &Path,
+        host: &Arc<dyn Host>,
+    ) -> Self {
+        let state_dir = state_dir.to_path_buf();
         let catalog = Arc::new(Catalog::open_on(host, &state_dir).unwrap());
         let pins = Pins::open_on(host, &state_dir).unwrap();
         let places = Places { data_root: root.to_path_buf(), state_dir, host: host.clone() };

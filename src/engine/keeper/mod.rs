@@ -50,7 +50,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError};
 
 use self::adopt::Adoption;
 use self::root::Root;
-use super::scrub::ScrubRequests;
+use super::scrub::{FreeBytes, ScrubRequests};
 use super::status::{QuarantineStatus, SpaceStatus};
 use crate::ids::{Epoch, SpaceId};
 use crate::limits::{CATALOG_RETRY_DELAY, MAX_JOBS_PER_COMMIT};
@@ -281,6 +281,8 @@ pub struct Keeper {
     /// Spaces whose record here may be ahead of the catalog's, because a
     /// commit failed, and why. None of them is lent as long as it is.
     unrecorded: BTreeMap<SpaceId, String>,
+    /// How many bytes are free on a file system.
+    free_bytes: FreeBytes,
     /// Where to ask for a look at a space that is damaged.
     scrub: Option<ScrubRequests>,
     unwritten: mending::Unwritten,
@@ -344,6 +346,7 @@ impl Keeper {
             waiting: Vec::new(),
             lending: Vec::new(),
             unrecorded: BTreeMap::new(),
+            free_bytes: crate::io::free_bytes,
             scrub: None,
             unwritten: mending::Unwritten::default(),
             unsettled: BTreeSet::new(),

@@ -17,6 +17,7 @@
 //! retired file, and when that goes they are put into the quarantine, for a
 //! person to look at: nothing that was acknowledged is dropped.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -26,19 +27,22 @@ use super::{Keeper, Lease, Space};
 use crate::engine::quarantine::{Quarantine, Reason};
 use crate::engine::recovery;
 use crate::ids::SpaceId;
-use crate::limits::{CATALOG_RETRY_DELAY, RETIREMENTS_PER_TURN};
+use crate::limits::{CATALOG_RETRY_DELAY, RETIREMENT_DOUBLINGS, RETIREMENTS_PER_TURN};
 use crate::lsn::Mark;
 use crate::protocol::message::Retirement;
 use crate::state::catalog::{Change, Retired};
 use crate::state::host::{Host, make_directories};
 use crate::state::runs::Run;
 
-/// Why files of a space that are gone from the primary cannot go here.
-#[derive(Debug)]
+/// Files of a space that are gone from the primary, and cannot go here.
+#[derive(Debug, Default)]
 pub(super) struct Unretired {
-    why: String,
-    /// The last attempt has failed, too.
-    again: bool,
+    /// Of each why, as it was said last.
+    files: BTreeMap<u64, String>,
+    /// So many attempts at all of them have failed, one after the other.
+    failed: u32,
+    /// So many times of [`CATALOG_RETRY_DELAY`] pass before the next one.
+    pauses: u32,
 }
 
 impl Keeper {
@@ -64,21 +68,12 @@ impl Keeper {
             && let Some(entry) = self.spaces.get_mut(space)
         {
             entry.going.insert(file, flushed);
-            if let Err(error) = result {
-                // The same again is no news.
-                let why = error.to_string();
-                let now = Unretired { why: why.clone(), again: true };
-                let before = self.unretired.insert(space.clone(), now);
-                if before.is_none_or(|before| before.why != why) {
-                    tracing::warn!(
-                        %space, file, %error,
-                        "a file that is gone from the primary cannot go here yet; it is tried \
-                         again every {CATALOG_RETRY_DELAY:?}"
-                    );
-                }
-            }
-        } else if let Err(error) = result {
-            tracing::warn!(%space, file, %error, "a file cannot be retired yet");
+        }
+        match result {
+            Ok(_) if what == Retirement::Gone => self.goes(space, file),
+            Ok(_) => {}
+            Err(error) if what == Retirement::Gone => self.cannot_go(space, file, &error),
+            Err(error) => tracing::warn!(%space, file, %error, "a file cannot be retired yet"),
         }
         if self.retirements >= RETIREMENTS_PER_TURN {
             self.retirements = 0;
@@ -86,23 +81,67 @@ impl Keeper {
         }
     }
 
-    /// Try again what could not go.
+    fn cannot_go(&mut self, space: &SpaceId, file: u64, error: &io::Error) {
+        // The same again is no news, nor is how much room is missing now.
+        let why = match error.kind() {
+            kind @ io::ErrorKind::StorageFull => kind.to_string(),
+            _ => error.to_string(),
+        };
+        let unretired = self.unretired.entry(space.clone()).or_default();
+        if unretired.files.insert(file, why.clone()).as_ref() != Some(&why) {
+            tracing::warn!(
+                %space, file, %error,
+                "a file that is gone from the primary cannot go here yet; it is tried again after \
+                 {CATALOG_RETRY_DELAY:?}, and then after longer and longer, up to {:?}",
+                CATALOG_RETRY_DELAY * (1 << RETIREMENT_DOUBLINGS)
+            );
+        }
+    }
+
+    /// It has gone, or waits for the end of its last run alone.
+    fn goes(&mut self, space: &SpaceId, file: u64) {
+        let Some(unretired) = self.unretired.get_mut(space) else { return };
+        if unretired.files.remove(&file).is_none() {
+            return;
+        }
+        if unretired.files.is_empty() {
+            self.unretired.remove(space);
+        }
+        let gone = |entry: &Space| entry.record.retired.get(&file) == Some(&Retired::Gone);
+        if self.spaces.get(space).is_some_and(gone) {
+            tracing::info!(%space, file, "what is gone from the primary goes here, too");
+        }
+    }
+
+    /// Try again what could not go. A stop begins no copy anew.
     pub(super) fn retire_again(&mut self) {
-        if self.unretired.is_empty() || !self.unwritten.changes.is_empty() {
+        let can = self.unwritten.changes.is_empty() && !self.is_to_stop();
+        if self.unretired.is_empty() || !can || self.in_place().is_err() {
             return;
         }
         for space in self.unretired.keys().cloned().collect::<Vec<_>>() {
-            let broken = |entry: &Space| matches!(entry.lease, Lease::Broken(_));
-            if self.spaces.get(&space).is_some_and(broken) {
+            let (entry, unretired) = (self.spaces.get(&space), self.unretired.get_mut(&space));
+            let (Some(entry), Some(unretired)) = (entry, unretired) else {
+                self.unretired.remove(&space);
+                continue;
+            };
+            // A session that has begun since is told anew what is gone.
+            unretired.files.retain(|file, _| entry.going.contains_key(file));
+            if unretired.files.is_empty() {
+                self.unretired.remove(&space);
                 continue;
             }
-            if let Some(unretired) = self.unretired.get_mut(&space) {
-                unretired.again = false;
+            if matches!(entry.lease, Lease::Broken(_)) {
+                continue;
+            }
+            unretired.pauses = unretired.pauses.saturating_sub(1);
+            if unretired.pauses > 0 {
+                continue;
             }
             self.retire_ended(&space);
-            if self.unretired.get(&space).is_some_and(|unretired| !unretired.again) {
-                tracing::info!(%space, "what is gone from the primary goes here, too");
-                self.unretired.remove(&space);
+            if let Some(unretired) = self.unretired.get_mut(&space) {
+                unretired.pauses = 1 << unretired.failed.min(RETIREMENT_DOUBLINGS);
+                unretired.failed += 1;
             }
         }
         self.publish();
@@ -144,6 +183,10 @@ impl Keeper {
         if what == Retirement::Aside || !ended {
             // The word may have overtaken the beginning of the next run.
             return Ok(ended);
+        }
+        if self.is_to_stop() {
+            // What is to be kept may be long.
+            return Ok(false);
         }
         // It stays whole until the catalog knows that it is gone: a stop before
         // leaves all that its runs speak of.
@@ -188,7 +231,8 @@ impl Keeper {
         let held = Held::new(&places, space, &entry.record, checksums);
         let end = fs::metadata(retired)?.len();
         let manifest = held.manifest(first, Reason::Unnamed, offset..end);
-        let quarantine = Quarantine::new(places.host.clone(), &places.quarantine(), space);
+        let quarantine = Quarantine::new(places.host.clone(), &places.quarantine(), space)
+            .that_leaves_room(self.free_bytes);
         let mut between = || self.look_after_others(space);
         let kept = quarantine.copy(retired, &manifest, &mut between)?;
         self.count_quarantine(space);
@@ -204,7 +248,11 @@ impl Keeper {
     /// already can go here; and so may one that could not go before.
     pub(super) fn retire_ended(&mut self, space: &SpaceId) {
         let Some(entry) = self.spaces.get_mut(space) else { return };
-        for (file, flushed) in std::mem::take(&mut entry.going) {
+        let mut going = std::mem::take(&mut entry.going);
+        if let Some(paused) = self.unretired.get(space).filter(|unretired| unretired.pauses > 0) {
+            entry.going = going.extract_if(.., |file, _| paused.files.contains_key(file)).collect();
+        }
+        for (file, flushed) in going {
             self.told_to_retire(space, file, Retirement::Gone, flushed);
         }
     }

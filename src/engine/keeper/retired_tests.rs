@@ -14,6 +14,7 @@ use crate::engine::keeper::{Job, News};
 use crate::engine::mortal::Mortal;
 use crate::engine::quarantine::{Piece, list};
 use crate::ids::SegmentName;
+use crate::limits::KEEPING_FREE_BYTES;
 use crate::lsn::Lsn;
 use crate::state::meddler::{Call, Meddler};
 use crate::wal::record::{self, Header};
@@ -51,10 +52,24 @@ pub(in crate::engine::keeper) fn receive_from(
     first_run: u32,
     runs: &[(u64, &[(u64, u64)])],
 ) -> Received {
+    let named = runs.iter().map(|(file, records)| (*file, *file, *records));
+    receive_named(rig, base, first_run, &named.collect::<Vec<_>>())
+}
+
+/// The number of a file, the second in its name, and its records.
+pub(in crate::engine::keeper) type NamedRun<'a> = (u64, u64, &'a [(u64, u64)]);
+
+/// As [`receive_from`], of files that are not named by their numbers.
+pub(in crate::engine::keeper) fn receive_named(
+    rig: &mut Rig,
+    base: Lsn,
+    first_run: u32,
+    runs: &[NamedRun<'_>],
+) -> Received {
     let from = Mark { lsn: base, ..Mark::START };
     let mut received = Received { marks: vec![from], stream: Vec::new() };
     let mut ends = std::collections::BTreeMap::new();
-    for (ordinal, (file, records)) in (first_run..).zip(runs) {
+    for (ordinal, (file, name, records)) in (first_run..).zip(runs) {
         let start = received.end().lsn;
         let from = received.stream.len();
         for (sequence, timestamp) in *records {
@@ -67,7 +82,8 @@ pub(in crate::engine::keeper) fn receive_from(
             received.stream.extend(payload);
         }
         let offset = ends.get(file).copied().unwrap_or(0);
-        let run = Run { start, segment: SegmentName(*file), file: *file, offset, bytes: None };
+        let segment = SegmentName(*name);
+        let run = Run { start, segment, file: *file, offset, bytes: None };
         let job = Job::OpenRun { shard: 0, ticket: 2, space: space(), ordinal, run, known: false };
         let news = rig.batch(vec![job]);
         let [News::RunOpened { result: Ok(files), .. }, ..] = &news[..] else { panic!("{news:?}") };
@@ -426,4 +442,82 @@ fn a_file_that_could_not_go_moves_no_checkpoint_behind_what_is_recovered() {
     let record = &rig.keeper.catalog.load().unwrap()[&space()];
     assert!(record.checkpoint.lsn <= mark.lsn, "{:?} {mark:?}", record.checkpoint);
     assert_eq!(record.retired[&1], Retired::Aside, "the primary tells it again");
+}
+
+/// Each attempt took all the room there was, and every other space had none meanwhile.
+#[test]
+fn what_does_not_fit_is_not_begun_to_be_kept_and_asked_for_less_and_less_often() {
+    static ASKED: AtomicU64 = AtomicU64::new(0);
+    let root = tempfile::tempdir().unwrap();
+    let made = Arc::new(AtomicU64::new(0));
+    let makes = made.clone();
+    let host: Arc<dyn Host> = Arc::new(Meddler(move |call: Call<'_>| {
+        if matches!(call, Call::Open(path) if path.to_string_lossy().contains("/quarantine/")) {
+            makes.fetch_add(1, Ordering::SeqCst);
+        }
+        Ok(())
+    }));
+    let mut rig = Rig::open(root.path(), &host);
+    rig.keeper.free_bytes = |_| {
+        ASKED.fetch_add(1, Ordering::SeqCst);
+        Ok(KEEPING_FREE_BYTES + (28 << 20))
+    };
+    rig.loan(open(&[(1, 0)])).unwrap();
+    // With their headers a little more than what is free.
+    let large: Vec<_> = (1000..1028).map(|sequence| (sequence, 7)).collect();
+    let received = receive(&mut rig, &[(1, &EARLY), (2, &EARLY), (1, &large), (3, &EARLY)]);
+    rig.batch(vec![retire(1, Retirement::Gone, received.end())]);
+    assert_eq!(ASKED.swap(0, Ordering::SeqCst), 1);
+    let attempts: Vec<_> = (1..=256)
+        .filter(|_| {
+            rig.keeper.mend();
+            ASKED.swap(0, Ordering::SeqCst) > 0
+        })
+        .collect();
+    assert_eq!(attempts, [1, 2, 4, 8, 16, 32, 64, 128, 192, 256], "the pause is 64 at most");
+    let start = received.end().lsn;
+    let run = Run { start, segment: SegmentName(4), file: 4, offset: 0, bytes: None };
+    let job = Job::OpenRun { shard: 0, ticket: 2, space: space(), ordinal: 4, run, known: false };
+    rig.batch(vec![job]);
+    assert_eq!(ASKED.load(Ordering::SeqCst), 0, "nor with each run that begins");
+    assert_eq!(made.load(Ordering::SeqCst), 0, "not a byte was written");
+    assert_eq!((state_of_the_first(&rig), rig.keeper.needs_mending()), (Retired::Aside, true));
+    rig.keeper.free_bytes = |_| Ok(KEEPING_FREE_BYTES + (29 << 20));
+    (0..64).for_each(|_| rig.keeper.mend());
+    assert_eq!((state_of_the_first(&rig), rig.keeper.needs_mending()), (Retired::Gone, false));
+    assert!(fs::read(&pieces(root.path())[0].path).unwrap() == received.bytes(10..38));
+}
+
+#[test]
+fn a_stop_begins_no_copy_of_what_could_not_go() {
+    let root = tempfile::tempdir().unwrap();
+    let (mut rig, received, quarantine) = with_one_that_cannot_go(root.path());
+    fs::remove_file(&quarantine).unwrap();
+    rig.batch(vec![Job::Stop]);
+    rig.keeper.mend();
+    rig.batch(vec![retire(1, Retirement::Gone, received.end())]);
+    assert_eq!((state_of_the_first(&rig), pieces(root.path()).len()), (Retired::Aside, 0));
+    assert!(fs::read(retired(root.path(), 1)).unwrap().ends_with(received.bytes(10..15)));
+}
+
+/// Two files and two reasons were two warnings with each attempt.
+#[test]
+fn of_each_file_that_cannot_go_it_is_known_why() {
+    let root = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(root.path(), &alive());
+    rig.loan(open(&[(1, 0)])).unwrap();
+    let all = [1, 4, 9, 1, 4, 12].map(|file| (file, &EARLY[..]));
+    let received = receive(&mut rig, &all);
+    let aside = [1, 4].map(|file| retire(file, Retirement::Aside, received.end()));
+    rig.batch(aside.into());
+    fs::write(root.path().join(".saltus/quarantine"), b"in the way").unwrap();
+    // It can be opened; each read fails.
+    fs::remove_file(retired(root.path(), 4)).unwrap();
+    fs::create_dir(retired(root.path(), 4)).unwrap();
+    let gone = [1, 4].map(|file| retire(file, Retirement::Gone, received.end()));
+    rig.batch(gone.into());
+    let said = rig.keeper.unretired[&space()].files.clone();
+    assert!(said.len() == 2 && said[&1] != said[&4], "{said:?}");
+    rig.keeper.mend();
+    assert_eq!(rig.keeper.unretired[&space()].files, said, "the same again is no news");
 }

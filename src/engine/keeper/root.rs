@@ -104,7 +104,6 @@ impl Keeper {
         self.publish();
     }
 
-    /// Say when the catalog has lost its name, also while nothing is recorded.
     /// Whether what lies here is what this node was started on. Where it is not, a
     /// file that cannot be found is no file that is gone.
     pub(super) fn in_place(&self) -> io::Result<()> {
@@ -114,6 +113,7 @@ impl Keeper {
         self.catalog.is_in_place().map_err(io::Error::other)
     }
 
+    /// Say when the catalog has lost its name, also while nothing is recorded.
     fn mind_catalog(&mut self) {
         match self.catalog.is_in_place() {
             Err(error) => {

@@ -88,6 +88,8 @@ impl Keeper {
             let why = "the catalog cannot be written now".to_owned();
             return Err((ErrorCode::Storage, format!("space {space}: {why}")));
         }
+        // Where nothing can be found, nothing would be moved aside.
+        self.in_place().map_err(|error| (ErrorCode::Storage, format!("space {space}: {error}")))?;
         let base = reseed.base;
         let bytes = reseed.head.bytes_since(base.lsn);
         if let Ok(free) = crate::io::free_bytes(&self.places.data_root)

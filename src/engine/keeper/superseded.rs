@@ -159,6 +159,10 @@ impl Keeper {
         let end = held.end_of(UNVOUCHED_END_BYTES);
         let mut budget = SEED_WALK_BYTES;
         for (from, path) in files {
+            if self.is_to_stop() {
+                // Nothing has been moved: the primary asks for it again.
+                return Err(io::Error::other("this node is stopping"));
+            }
             let known = runs.get(&path);
             // What a seed had received counts for little before its end.
             let doubted = !reseed.vouched
@@ -277,12 +281,12 @@ impl Keeper {
     pub(super) fn remove_superseded(&mut self, space: &SpaceId) {
         let directory = self.places.old_copies(space);
         let mut bytes = 0;
-        let result = if directory.exists() {
-            self.clear(space, &directory, &mut bytes)
-        } else {
-            self.uncleared.remove(space);
-            return;
-        };
+        // What is away with the root is not gone.
+        let there = self.in_place().and_then(|()| directory.try_exists());
+        let result = there.and_then(|there| match there {
+            true => self.clear(space, &directory, &mut bytes),
+            false => Ok(()),
+        });
         if bytes > 0 {
             tracing::info!(
                 %space, bytes,

@@ -391,3 +391,58 @@ fn what_is_here_from_the_middle_of_a_segment_on_had_no_name() {
     let kept = kept(root.path());
     assert_eq!(kept.get(&5).map(|piece| fs::read(&piece.path).unwrap()), Some(bytes));
 }
+
+/// What could not be put away while the data root was away was taken for gone, and
+/// stood there until the next start.
+#[test]
+fn an_old_copy_that_is_away_with_the_data_root_is_put_away_when_it_is_back() {
+    let top = tempfile::tempdir().unwrap();
+    let (root, away) = (top.path().join("root"), top.path().join("away"));
+    fs::create_dir(&root).unwrap();
+    let full = Arc::new(AtomicBool::new(true));
+    let mut rig = Rig::open(&root, &without_room(full.clone()));
+    filled(&mut rig);
+    rig.batch(vec![reseed(BASE, BASE, true)]);
+    rig.batch(vec![reached(BASE)]);
+    fs::rename(&root, &away).unwrap();
+    rig.keeper.mend();
+    fs::rename(&away, &root).unwrap();
+    full.store(false, Ordering::SeqCst);
+    assert!(rig.keeper.needs_mending(), "it is not forgotten");
+    rig.keeper.mend();
+    assert!(!old_copies(&root).exists());
+    assert_eq!(kept(&root).keys().collect::<Vec<_>>(), [&1, &3]);
+    assert!(!rig.keeper.needs_mending());
+}
+
+/// Where the state directory lies elsewhere, a seed was begun below a data root that
+/// was away: when it came back, segments stood in it that no run knew of any more.
+#[test]
+fn no_seed_begins_while_the_data_root_is_away() {
+    let top = tempfile::tempdir().unwrap();
+    let (root, away) = (top.path().join("root"), top.path().join("away"));
+    fs::create_dir(&root).unwrap();
+    let mut rig = Rig::open_with(&root, &top.path().join("state"), &alive());
+    let received = filled(&mut rig);
+    fs::rename(&root, &away).unwrap();
+    let refused = rig.loan(reseed(BASE, BASE, true)).unwrap_err();
+    assert!(refused.why.contains("the data root"), "{}", refused.why);
+    fs::rename(&away, &root).unwrap();
+    assert_eq!(rig.loan(open(&[(1, 0)])).unwrap().mark, received.end());
+    rig.loan(reseed(BASE, BASE, true)).unwrap();
+}
+
+#[test]
+fn the_end_of_a_process_does_not_wait_until_it_is_decided_what_is_kept() {
+    let root = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(root.path(), &alive());
+    let (jobs, inbox) = crossbeam::channel::unbounded();
+    rig.keeper.inbox = Some(inbox);
+    let received = filled(&mut rig);
+    jobs.send(Job::Stop).unwrap();
+    let refused = rig.loan(reseed(BASE, BASE, true)).unwrap_err();
+    assert!(refused.why.contains("stopping"), "{}", refused.why);
+    drop(rig);
+    let mut rig = Rig::open(root.path(), &alive());
+    assert_eq!(rig.loan(open(&[(1, 0)])).unwrap().mark, received.end(), "nothing has begun");
+}

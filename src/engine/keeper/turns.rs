@@ -72,6 +72,10 @@ impl Keeper {
             Job::CloseReplica { space, .. } => {
                 self.spaces.get(space).is_some_and(|entry| !entry.adoptions.is_empty())
             }
+            // With the run before it files may go, of which much is kept.
+            Job::OpenRun { space, .. } => {
+                self.spaces.get(space).is_some_and(|entry| !entry.going.is_empty())
+            }
             _ => false,
         }
     }

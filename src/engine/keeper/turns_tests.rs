@@ -138,3 +138,40 @@ fn a_session_ends_behind_all_files_that_go_with_its_run() {
     assert!(told || mark.lsn >= entry.record.checkpoint.lsn, "{mark:?}");
     assert!(told, "what was durable, and is no more, is named");
 }
+
+/// What went with it was copied in one go, as others were looked after already.
+#[test]
+fn a_run_with_whose_beginning_files_go_waits_while_others_are_looked_after() {
+    let root = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(root.path(), &alive());
+    let (jobs, inbox) = unbounded();
+    let open_other = |name: &str, number: u64| {
+        let Job::OpenReplica { mut open, .. } = open(&[(1, 0)]) else { panic!() };
+        open.space = name.parse().unwrap();
+        Job::OpenReplica { shard: 0, ticket: number, open }
+    };
+    rig.loan(open(&[(1, 0)])).unwrap();
+    rig.loan(open_other("beta", 1)).unwrap();
+    rig.keeper.inbox = Some(inbox);
+    let tail = large(2 * (CUT_SLICE_BYTES >> 20) + 1);
+    let received = receive(&mut rig, &[(1, &EARLY), (2, &EARLY), (1, &tail), (3, &EARLY)]);
+    let beta: crate::ids::SpaceId = "beta".parse().unwrap();
+    rig.keeper.spaces.get_mut(&beta).unwrap().going.insert(1, received.marks[0]);
+    let start = received.marks[0].lsn;
+    let run = Run { start, segment: SegmentName(1), file: 1, offset: 0, bytes: None };
+    let (ordinal, known) = (0, false);
+    jobs.send(Job::OpenRun { shard: 0, ticket: 2, space: beta, ordinal, run, known }).unwrap();
+    jobs.send(open_other("gamma", 78)).unwrap();
+    let news = rig.batch(vec![retire(1, Retirement::Gone, received.end())]);
+    assert!(
+        matches!(
+            &news[..],
+            [
+                News::ReplicaOpened { ticket: 78, result: Ok(_) },
+                News::RunOpened { ticket: 2, result: Ok(_) },
+                ..
+            ]
+        ),
+        "{news:?}"
+    );
+}

@@ -15,7 +15,8 @@
 //!
 //! A replica that was filled anew does not have a and b, but s and then d: what
 //! comes behind a younger name, or from the middle of a file on, had lost its
-//! own before. None of that is in any segment.
+//! own before. None of that is in any segment. A name that a wrong clock gave
+//! is younger than all that come later: it counts until its file has lost it.
 //!
 //! Where the clock was set back while the file was written, all from there on is
 //! taken for such records: what is stamped too early may have come late.
@@ -130,21 +131,17 @@ impl<'a> Held<'a> {
             let end = run.bytes.map_or(length, |bytes| (run.offset + bytes).min(length));
             run.offset..end
         };
-        if self.had_lost_its_name(first, &run) {
-            let mut ranges = runs.iter().filter(|(_, run)| run.file == file);
-            let start = ranges.find_map(|(_, run)| {
-                let range = within(run);
-                (!range.is_empty()).then_some(range.start)
-            });
-            return Ok(start.map(Unnamed::From));
+        let all = runs.iter().filter(|(_, run)| run.file == file);
+        let parts: Vec<_> = all
+            .map(|(ordinal, run)| (ordinal, within(run)))
+            .filter(|(_, range)| !range.is_empty())
+            .collect();
+        if self.had_lost_its_name(first, &run, &opened, &parts)? {
+            return Ok(parts.first().map(|(_, range)| Unnamed::From(range.start)));
         }
         let other = runs.iter().find(|(o, run)| *o > first && run.file != file).map(|(o, _)| o);
         let (mut before, mut rest) = (Vec::new(), None);
-        for (ordinal, run) in runs.iter().filter(|(_, run)| run.file == file) {
-            let range = within(run);
-            if range.is_empty() {
-                continue;
-            }
+        for (ordinal, range) in parts {
             if other.is_some_and(|other| ordinal > other) {
                 rest = Some(rest.unwrap_or(u64::MAX).min(range.start));
             } else {
@@ -174,10 +171,42 @@ impl<'a> Held<'a> {
     /// Whether a file was without its name already when what is here of it
     /// began. A file that has its name comes before those with younger ones, and
     /// from its beginning on. Whatever has become of those names since.
-    fn had_lost_its_name(&self, first: u32, run: &Run) -> bool {
-        let mut before = self.record.runs.iter().take_while(|(ordinal, _)| *ordinal < first);
-        let from_within = run.offset > 0 && self.record.base.lsn > Lsn::ZERO;
-        from_within || before.any(|(_, other)| other.segment > run.segment)
+    ///
+    /// But one that was named by a clock which was ahead, and set right since, comes
+    /// before all that get theirs later. Those the primary found and numbered behind
+    /// it, so it had not unlinked them before it was there; and what they hold is
+    /// older than its name. As long as it has that name, nobody knows whether they
+    /// lost theirs to it all the same.
+    fn had_lost_its_name(
+        &self,
+        first: u32,
+        run: &Run,
+        opened: &File,
+        parts: &[(u32, Range<u64>)],
+    ) -> io::Result<bool> {
+        let record = self.record;
+        if run.offset > 0 && record.base.lsn > Lsn::ZERO {
+            return Ok(true);
+        }
+        let before = record.runs.iter().take_while(|(ordinal, _)| *ordinal < first);
+        let mut least = None;
+        for (_, other) in before.filter(|(_, other)| other.segment > run.segment) {
+            if other.file > run.file || !record.retired.contains_key(&other.file) {
+                return Ok(true);
+            }
+            least = Some(least.unwrap_or(other.segment).min(other.segment));
+        }
+        let (Some(least), Some((_, begin)), Some((_, end))) = (least, parts.first(), parts.last())
+        else {
+            return Ok(false);
+        };
+        let ends = [
+            header_at(opened, begin.start, self.checksums)?,
+            recovery::record_before(opened, end.start, end.end, self.checksums)?,
+        ];
+        let is_older =
+            |ns: u64| ns.checked_add(CLOCK_STEP_NS).is_some_and(|ns| ns < named_at(least));
+        Ok(!ends.iter().all(|end| end.as_ref().is_some_and(|end| is_older(end.timestamp_ns))))
     }
 
     /// The files that may have replaced one. Those that come behind it; and if it

@@ -4,8 +4,9 @@
 use std::time::{Duration, Instant};
 
 use super::super::matched::tests::{Rig, alive, open, space};
-use super::super::retired::tests::{at_seconds, receive};
+use super::super::retired::tests::{at_seconds, pieces, receive, receive_named, retire};
 use super::*;
+use crate::protocol::message::Retirement;
 use crate::state::catalog::Retired;
 
 /// For each segment all others were opened, and for each of these all runs were
@@ -55,4 +56,54 @@ fn however_many_segments_a_log_has_a_few_tell_what_replaced_one() {
             }
         }
     }
+}
+
+/// A segment is named in a distant future, and then the clock is set right: which of
+/// the later ones are kept when a snapshot has replaced them all. `number` is the
+/// first one's, `first_goes` that it has lost its name with them.
+#[track_caller]
+fn kept_behind_a_younger_name(name: u64, number: u64, first_goes: bool, expected: &[u64]) {
+    let root = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(root.path(), &alive());
+    rig.loan(open(&[(1, 0)])).unwrap();
+    let early = at_seconds(0, [1.0]);
+    let (one, two) = (at_seconds(1, [100.0, 101.0]), at_seconds(3, [110.0, 111.0]));
+    let three = at_seconds(5, [120.0, 121.0]);
+    let snapshot = at_seconds(0, [1.0, 100.0]);
+    let runs: [(u64, u64, &[_]); 5] = [
+        (number, name, &early),
+        (2, 100, &one),
+        (3, 110, &two),
+        (4, 120, &three),
+        (5, 200, &snapshot),
+    ];
+    let received = receive_named(&mut rig, Lsn::ZERO, 0, &runs);
+    let files = if first_goes { &[number, 2, 3, 4][..] } else { &[2, 3, 4] };
+    for what in [Retirement::Aside, Retirement::Gone] {
+        let all = files.iter().map(|file| retire(*file, what, received.end()));
+        rig.batch(all.collect());
+    }
+    assert!(files.iter().all(|file| {
+        rig.keeper.spaces[&space()].record.retired.get(file) == Some(&Retired::Gone)
+    }));
+    let mut kept: Vec<_> =
+        pieces(root.path()).iter().map(|piece| piece.manifest.as_ref().unwrap().file).collect();
+    kept.sort_unstable();
+    assert_eq!(kept, expected);
+}
+
+/// From then on, each segment that went was kept whole.
+#[test]
+fn a_name_in_the_future_that_is_gone_makes_nothing_of_what_came_later_be_kept() {
+    kept_behind_a_younger_name(4_000_000_000, 1, true, &[]);
+}
+
+#[test]
+fn what_may_have_lost_its_name_to_a_younger_one_is_kept() {
+    // That one still has its own.
+    kept_behind_a_younger_name(4_000_000_000, 1, false, &[2, 3, 4]);
+    // It was found when they were there.
+    kept_behind_a_younger_name(4_000_000_000, 9, true, &[2, 3, 4]);
+    // Some of what they hold is not older than it.
+    kept_behind_a_younger_name(112, 1, true, &[3]);
 }

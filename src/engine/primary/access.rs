@@ -46,8 +46,11 @@ impl Space {
 
     /// Something that does not stop the space but must be seen.
     pub fn notice(&mut self, text: String) {
+        if self.notices.contains(&text) {
+            return;
+        }
         tracing::warn!(space = %self.id, "{text}");
-        if self.notices.len() < 16 && !self.notices.contains(&text) {
+        if self.notices.len() < 16 {
             self.notices.push(text);
         }
     }
@@ -134,8 +137,9 @@ impl Space {
     #[must_use]
     pub fn problem(&self) -> Option<String> {
         let notice = || {
-            let first = self.unopened.first().or(self.notices.first());
-            let first = first.or_else(|| self.taken.first().map(|taken| &taken.why));
+            let taken = self.taken.first().map(|taken| &taken.why);
+            // What a crash has taken ends; a notice does not, and would hide it.
+            let first = self.unopened.first().or(taken).or(self.notices.first());
             first.or_else(|| self.unfinished_end()).cloned()
         };
         self.blocked().or_else(notice)

@@ -161,6 +161,35 @@ fn what_is_told_of_a_long_log_is_found_at_once() {
     assert!(list.iter().all(|retire| retire.after == Lsn(retire.file * 10)));
 }
 
+/// For a writer that allocates its segments in advance that was each of them.
+#[test]
+fn a_segment_that_ends_in_no_whole_record_goes_when_nobody_writes_it() {
+    for behind in [record(9, b"one")[..40].to_vec(), vec![0; 4096]] {
+        for before in [true, false] {
+            let mut bed = Bed::new(&[]);
+            for number in [1, 2] {
+                bed.write(number, &record(0, b"one"));
+            }
+            bed.write(1, &behind);
+            let writer = OpenOptions::new().append(true).open(bed.path(1)).unwrap();
+            for number in [1, 2] {
+                bed.found(number);
+                bed.walk();
+            }
+            if before {
+                bed.space.look_at_unfinished(bed.now);
+            }
+            bed.space.vanished(name(1));
+            bed.space.look_at_unfinished(bed.now);
+            bed.walk();
+            let later = bed.now + RELEASE_PROBE_AFTER;
+            assert_eq!(bed.space.spare(later), [].into(), "it may go on");
+            drop(writer);
+            assert_eq!(bed.space.spare(later), [1].into(), "{} bytes, {before}", behind.len());
+        }
+    }
+}
+
 /// Its pin was released, and a replica that needed it was refused.
 #[test]
 fn a_segment_that_was_moved_away_and_back_is_not_let_go() {

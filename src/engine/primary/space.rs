@@ -33,7 +33,7 @@ use crate::engine::keeper::{Job, Unopened};
 use crate::engine::rate::Rate;
 use crate::engine::writers::{Kernel, Writers};
 use crate::ids::{SegmentName, SpaceId, StreamId};
-use crate::limits::{MARK_SPACING_BYTES, SAVED_MARK_SPACING_BYTES};
+use crate::limits::{MARK_SPACING_BYTES, MAX_LSN, SAVED_MARK_SPACING_BYTES};
 use crate::lsn::{Lsn, Mark};
 use crate::protocol::frame::Handle;
 use crate::protocol::message::{OpenSpace, SegmentOpen};
@@ -429,7 +429,9 @@ impl Space {
             let length = tracked.segment.as_ref().and_then(|segment| segment.len().ok());
             length.unwrap_or(0).saturating_sub(tracked.walked)
         });
-        self.head.lsn.advance(unwalked.sum())
+        // A file may have any length, without having as many bytes.
+        let farthest = unwalked.fold(self.head.lsn.0, u64::saturating_add);
+        Lsn(farthest.min(MAX_LSN))
     }
 
     /// The newest boundary.

@@ -5,7 +5,9 @@
 //! has gone on in another file, nobody would ever hear of it again: a writer
 //! that died in mid-write has left bytes that are in no stream. So they are
 //! named, if the file has stayed as it is for a while. Nothing is kept from
-//! being shipped, and a file that goes on after all takes its notice back.
+//! being shipped, and a file that goes on after all takes its notice back. One whose
+//! name is gone goes with such an end when nobody can write to it any more, as it
+//! would without.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -37,10 +39,10 @@ impl Space {
     }
 
     /// Up to where a file is in the stream, and how long it is; nothing if it
-    /// is not there to grow, or to be looked at.
+    /// is not there to grow.
     fn end_of(&self, file: u64) -> Option<(u64, u64)> {
         let tracked = self.files.get(&file)?;
-        let segment = tracked.segment.as_ref().filter(|_| !tracked.vanished && !tracked.gone)?;
+        let segment = tracked.segment.as_ref().filter(|_| !tracked.released && !tracked.gone)?;
         Some((tracked.walked, segment.len().ok()?))
     }
 
@@ -73,15 +75,20 @@ impl Space {
         if !ripe || self.has_whole(tracked.segment.as_ref()?, tracked.walked) {
             return None;
         }
+        let fate = if tracked.vanished {
+            "Its name is gone: they go with the file".to_owned()
+        } else {
+            let path = self.directory.join(tracked.name.to_string());
+            format!("Look at it with: saltus wal verify {}", path.display())
+        };
         Some(format!(
             "{} ends in {} bytes at offset {} that are no whole record, and has not grown for {} s, \
              while a later segment is written: they are in no stream, and nothing else is missing. \
-             Should the file go on, it is shipped. Look at it with: saltus wal verify {}",
+             Should the file go on, it is shipped. {fate}",
             tracked.name,
             end.length - tracked.walked,
             tracked.walked,
             UNFINISHED_AFTER.as_secs(),
-            self.directory.join(tracked.name.to_string()).display()
         ))
     }
 

@@ -27,8 +27,10 @@ impl Jobs {
     pub(super) fn send(&self, job: Job) {
         let mut waiting = self.waiting.borrow_mut();
         supersede(&mut waiting, &job);
-        // To list a directory twice finds nothing more than to list it later.
-        if !waiting.iter().any(|earlier| is_same_scan(earlier, &job)) {
+        // To list a directory twice finds nothing more than to list it later. Only for a
+        // scan is what waits gone through: many pins may be let go of at once.
+        let is_scan = matches!(job, Job::ScanRoot { .. } | Job::ScanSpace { .. });
+        if !is_scan || !waiting.iter().any(|earlier| is_same_scan(earlier, &job)) {
             waiting.push_back(job);
         }
         drop(waiting);
