@@ -312,6 +312,10 @@ fn render_space(text: &mut String, report: &Report, space: &SpaceReport) {
             writeln!(text, "{name}: nothing to compare, empty on both")
         }
         (Verdict::Equal, None) => writeln!(text, "{name}: equal up to lsn {to_lsn} ({size})"),
+        // Other streams, or other chains, of parts that are the same.
+        (Verdict::Different, _) if space.parts_different == 0 => {
+            writeln!(text, "{name}: DIFFERENT, compared up to lsn {to_lsn}")
+        }
         (Verdict::Different, _) => writeln!(
             text,
             "{name}: DIFFERENT in {} of {} parts of {}, compared up to lsn {to_lsn}",

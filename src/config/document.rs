@@ -224,15 +224,19 @@ impl<'d, 't> Section<'d, 't> {
         range: RangeInclusive<Duration>,
     ) -> Result<Duration, ConfigError> {
         let Some(value) = self.get(key) else { return Ok(default) };
-        let parsed = value.get_ref().as_str().and_then(quantity::duration);
-        parsed.filter(|duration| range.contains(duration)).ok_or_else(|| {
-            let expected = format!(
-                "a duration from {:?} to {:?}, as \"500us\", \"10ms\" or \"1s\"",
-                range.start(),
-                range.end()
-            );
-            self.wrong(key, value, expected)
-        })
+        // Nothing is nothing in any unit.
+        let none = integer(value.get_ref()).filter(|number| *number == 0);
+        let text = value.get_ref().as_str().and_then(quantity::duration);
+        text.or(none.map(|_| Duration::ZERO))
+            .filter(|duration| range.contains(duration))
+            .ok_or_else(|| {
+                let expected = format!(
+                    "a duration from {:?} to {:?}, as \"500us\", \"10ms\" or \"1s\"",
+                    range.start(),
+                    range.end()
+                );
+                self.wrong(key, value, expected)
+            })
     }
 
     /// A size in a range, or the default: a text with a unit, or bytes.

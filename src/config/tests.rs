@@ -155,6 +155,11 @@ fn value_out_of_range_is_refused_with_the_range() {
         "node.toml:6:13: batch.max_delay: found \"2s\", expected a duration from 0ns to 1s, \
          as \"500us\", \"10ms\" or \"1s\""
     );
+    // A plain 0 needs no unit, but it must be in the range as well.
+    let none = Config::parse(&format!("{LEAST}[batch]\nmax_delay = 0\n"), "node.toml").unwrap();
+    assert_eq!(none.batch.max_delay, Duration::ZERO);
+    assert!(with("[scrub]\ninterval = 0\n").contains("scrub.interval: found 0, expected"));
+    assert!(with("[batch]\nmax_delay = 1\n").contains("batch.max_delay: found 1, expected"));
     assert_eq!(
         with("[batch]\nmax_bytes = 65535\n"),
         "node.toml:6:13: batch.max_bytes: found 65535, expected a size from 64KiB to 2048KiB, \

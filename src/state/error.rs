@@ -40,8 +40,8 @@ pub enum CatalogError {
     /// Another process has the catalog open. Nothing was opened; stop the
     /// other process, or give this one a state directory of its own.
     #[error(
-        "{path} is open in another process: only one may run on a state directory; stop the \
-         other one, or set node.state_dir"
+        "{path} is open in another process, a node that runs: only one may use a state \
+         directory. Stop that one first; a second node has a state directory of its own"
     )]
     AlreadyOpen {
         /// The database.

@@ -55,7 +55,17 @@ fn other_streams_and_other_chains_are_differences() {
     assert_eq!(report(["a", "b"], ["c", "c"]).verdict, Verdict::Different);
     let report = report(["a", "a"], ["c", "d"]);
     assert_eq!(report.verdict, Verdict::Different);
-    assert!(report.problem.unwrap().contains("chains at 90 are c and d"));
+    assert!(report.problem.as_ref().unwrap().contains("chains at 90 are c and d"));
+    let report = Report {
+        equal: false,
+        nodes: ["here".parse().unwrap(), "there".parse().unwrap()],
+        compared: "bytes",
+        spaces: vec![report],
+        exchanged_bytes: 0,
+        seconds: 0.0,
+    };
+    let text = render(&report);
+    assert!(text.starts_with("alpha: DIFFERENT, compared up to lsn 100\n"), "{text}");
 }
 
 #[test]

@@ -87,11 +87,10 @@ impl Keeper {
                 ErrorCode::Stream,
                 format!(
                     "space {space} holds stream {:?} here, not {:?}: another primary filled it, or \
-                     the primary's state directory was lost: see there whether that can be rebuilt, or \
-                     move {} and its catalog entry away to receive the new stream",
-                    entry.record.stream,
-                    open.stream,
-                    self.places.wal(space).display()
+                     the primary's state directory was lost: see there whether that can be rebuilt. \
+                     A stale primary that ships here is to be stopped; to receive the new stream, \
+                     stop this node, and set its spaces and its state directory aside",
+                    entry.record.stream, open.stream,
                 ),
             )
                 .into());

@@ -273,7 +273,9 @@ impl Shard {
             return self.link_down(index, "the replica does not take what it is sent".into());
         }
         if up.receiving && up.giving.is_over(now.instant) {
-            return self.link_down(index, "the replica's answers do not come to an end".into());
+            let why = "no whole answer comes from the replica: it hangs, or the link is slower than \
+                       any that carries a log";
+            return self.link_down(index, why.into());
         }
         if up.sender.next_timeout().is_some_and(|at| at <= now.instant) {
             up.sender.handle_timeout(now);
