@@ -103,6 +103,13 @@ pub(super) fn run(args: &RebuildArgs, json: bool) -> anyhow::Result<ExitCode> {
         ));
         return Ok(ExitCode::from(EXIT_NO));
     }
+    let unknown = |name: &&SpaceId| {
+        !status.spaces.iter().any(|known| known.space == **name) && !work.is_here(name)
+    };
+    if let Some(space) = names.iter().find(unknown).filter(|_| !status.starting) {
+        let from = &status.node;
+        return Err(UsageError(format!("{from} has no space {space}, and none is here")).into());
+    }
     let mut report =
         Report { node: config.node.id, from: status.node.clone(), set_aside: None, spaces: vec![] };
     // Held open, it keeps the node from being started meanwhile.

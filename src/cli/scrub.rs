@@ -109,6 +109,9 @@ fn carry_out(
             );
             return Err(super::UsageError(text).into());
         }
+        if let Some(from) = ask.from.as_ref().filter(|from| !status.ships_to.contains(from)) {
+            return Err(super::UsageError(format!("{node} has no replica {from}")).into());
+        }
     }
     let request = client.scrub(ask)?;
     let begun = Instant::now();

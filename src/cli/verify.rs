@@ -180,6 +180,12 @@ pub(super) fn run(args: &VerifyArgs, json: bool) -> anyhow::Result<ExitCode> {
         let text = format!("{} and {} are one node, {}", args.admin, args.against, here.node);
         return Err(UsageError(text).into());
     }
+    if let Some(space) = &args.space
+        && [here, there].iter().all(|status| !status.starting && find(status, space).is_none())
+    {
+        let text = format!("neither {} nor {} has a space {space}", here.node, there.node);
+        return Err(UsageError(text).into());
+    }
     let mut spaces = Vec::new();
     for space in selected(args.space.as_ref(), &statuses) {
         spaces.push(verify(args, &clients, &statuses, space)?);

@@ -96,6 +96,8 @@ fn a_repair_does_not_hide_what_is_no_record_of_the_stream() {
         let ranges = cluster.primary.status().scrub.bad_ranges;
         assert_eq!(ranges.iter().map(|range| range.offset).collect::<Vec<_>>(), [at], "{command}");
     }
+    let nope = saltus(&cluster.primary, &["repair", "--space", "alpha", "--from", "nope"]);
+    assert_eq!(nope.status.code(), Some(2), "{nope:?}");
     let output = saltus(&cluster.replicas[0], &["repair", "--space", "alpha"]);
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     let text = String::from_utf8_lossy(&output.stderr).into_owned();

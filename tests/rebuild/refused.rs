@@ -50,6 +50,8 @@ fn a_wrong_address_is_said_before_anything_is_done() {
     assert!(text.contains("ships no space to replica-1"), "{text}");
     let text = said(&from(SocketAddr::from(([127, 0, 0, 1], 1))), 3);
     assert!(text.contains("no saltus answers"), "{text}");
+    let text = said(&rebuild(&cluster, &["--space", "alpha", "--space", "nope"]), 2);
+    assert!(text.contains("primary has no space nope"), "{text}");
     assert!(!state(&cluster.replicas[0]).exists(), "nothing was begun");
     fs::remove_dir_all(cluster.replicas[0].wal("alpha")).unwrap();
     let text = said(&rebuild(&cluster, &["--space", "alpha"]), 0);

@@ -75,6 +75,8 @@ fn equal_copies_are_proven_equal_on_each_backend() {
             let exchanged = answer["exchanged_bytes"].as_u64().unwrap();
             assert!((1..16 << 10).contains(&exchanged), "{exchanged}");
         }
+        let (code, answer) = verify(&mut cluster, &["--space", "nope"]);
+        assert_eq!(code, Some(2), "a name that neither has is a slip: {answer:#}");
     }
 }
 
