@@ -93,10 +93,12 @@ impl Space {
     pub(super) fn damaged(&self) -> Option<String> {
         let what = self.damage.as_ref()?;
         let kept = self.debris.as_ref().and_then(|debris| debris.kept.as_deref());
-        let fate = kept.unwrap_or(if self.skips_damage {
-            "It is left out once it was the same for a while, if no replica has what was there"
-        } else {
-            "To leave it out for good: wal.on_corrupt_source = \"skip\""
+        let fate = kept.unwrap_or(match (self.skips_damage, &self.debris) {
+            (true, Some(_)) => {
+                "It is left out once it was the same for a while, if no replica has what was there"
+            }
+            (true, None) => "It is not left out before a record follows",
+            (false, _) => "To leave it out for good: wal.on_corrupt_source = \"skip\"",
         });
         Some(format!("{what}. {fate}"))
     }

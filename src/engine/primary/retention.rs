@@ -305,13 +305,20 @@ impl Space {
         }
         let is_spare = |file: &u64, idle: Duration| {
             let Some(tracked) = self.files.get(file) else { return false };
-            // What was not walked, nobody has, however it got there.
-            let unwalked = tracked.touched
-                || tracked.segment.as_ref().is_some_and(|segment| {
-                    segment.len().map_or(true, |length| length > tracked.walked)
-                        && !self.unfinished.contains_key(file)
-                });
-            !unwalked && is_left(tracked.segment.as_deref(), idle, &*self.writers)
+            let Some(segment) = &tracked.segment else {
+                return !tracked.touched && is_left(None, idle, &*self.writers);
+            };
+            // An end that is no whole record has come since the last one that is.
+            let idle = self
+                .unfinished_since(*file)
+                .map_or(idle, |since| idle.min(now.saturating_duration_since(since)));
+            // What was not walked, nobody has, however it got there. Looked at when
+            // nobody can write to it any more: nothing comes after that.
+            let walked = || match segment.len() {
+                Ok(length) => length <= tracked.walked || self.ends_unfinished(*file, length),
+                Err(_) => false,
+            };
+            !tracked.touched && is_left(Some(segment), idle, &*self.writers) && walked()
         };
         unnamed.retain(|file, idle| is_spare(file, *idle));
         unnamed.into_keys().collect()

@@ -3,7 +3,7 @@
 use super::*;
 use crate::engine::primary::slot::Slot;
 use crate::io::Strategy;
-use crate::limits::RELEASE_PROBE_AFTER;
+use crate::limits::{RELEASE_PROBE_AFTER, UNFINISHED_AFTER};
 use crate::protocol::message::Retirement;
 use crate::state::slots::SlotRecord;
 
@@ -182,10 +182,17 @@ fn a_segment_that_ends_in_no_whole_record_goes_when_nobody_writes_it() {
             bed.space.vanished(name(1));
             bed.space.look_at_unfinished(bed.now);
             bed.walk();
-            let later = bed.now + RELEASE_PROBE_AFTER;
+            let later = bed.now + UNFINISHED_AFTER;
+            drop(writer);
+            assert_eq!(bed.space.spare(later), [].into(), "nobody was told of it");
+            bed.space.look_at_unfinished(later);
+            let writer = OpenOptions::new().append(true).open(bed.path(1)).unwrap();
             assert_eq!(bed.space.spare(later), [].into(), "it may go on");
             drop(writer);
             assert_eq!(bed.space.spare(later), [1].into(), "{} bytes, {before}", behind.len());
+            // It was finished a moment ago, and nothing has told of that yet.
+            bed.write(1, &record(9, b"one")[40..]);
+            assert_eq!(bed.space.spare(later), [].into(), "{} bytes, {before}", behind.len());
         }
     }
 }

@@ -46,6 +46,19 @@ impl Space {
         Some((tracked.walked, segment.len().ok()?))
     }
 
+    /// Since when a file has had an end that is no whole record.
+    pub(super) fn unfinished_since(&self, file: u64) -> Option<Instant> {
+        self.unfinished.get(&file).map(|end| end.since)
+    }
+
+    /// True if a file of that length ends in no whole record, and that was said.
+    pub(super) fn ends_unfinished(&self, file: u64, length: u64) -> bool {
+        let end = self.unfinished.get(&file).filter(|end| end.told.is_some());
+        let segment = self.files.get(&file).and_then(|it| Some((it.segment.as_ref()?, it.walked)));
+        let Some(((segment, walked), end)) = segment.zip(end) else { return false };
+        end.length == length && !self.has_whole(segment, walked)
+    }
+
     /// True while a file that was left may still be at work.
     pub(super) fn has_unfinished(&self) -> bool {
         self.problem.is_none() && self.unfinished.values().any(|end| end.told.is_none())
