@@ -25,14 +25,17 @@ fn only_a_front_that_is_gone_leaves_a_copy_equal() {
 
 #[test]
 fn a_log_that_was_not_read_yet_is_equal_to_nothing() {
-    let durable_of = |role: &str, head_lsn: u64, head_known: bool| {
+    let status = |role: &str, head_lsn: u64, head_known: bool| -> NodeStatus {
         let text = format!(
             r#"{{"node": "one", "cluster": "test", "version": "0", "pid": 1, "backend": "uring",
             "replication_address": null, "scrub": {{"segments": 0, "bytes": 0, "passes": 0,
             "bad_ranges": []}}, "spaces": [{{"space": "alpha", "role": "{role}", "epoch": 1,
             "head_lsn": {head_lsn}, "head_known": {head_known}, "head_sequence": 0}}]}}"#
         );
-        durable_on(&serde_json::from_str(&text).unwrap(), &"alpha".parse().unwrap())
+        serde_json::from_str(&text).unwrap()
+    };
+    let durable_of = |role: &str, head_lsn: u64, head_known: bool| {
+        durable_on(&status(role, head_lsn, head_known), &"alpha".parse().unwrap())
     };
     let durable = |head_lsn, head_known| durable_of("primary", head_lsn, head_known);
     assert!(durable(0, false).unwrap_err().contains("one has not read its log"));
@@ -41,6 +44,9 @@ fn a_log_that_was_not_read_yet_is_equal_to_nothing() {
     // What a replica had it may have lost.
     assert!(durable_of("replica", 70, false).unwrap_err().contains("one does not know"));
     assert_eq!(durable_of("replica", 70, true), Ok(70));
+    // Nor is one that only the other node has.
+    let lacking = durable_on(&status("replica", 70, true), &"beta".parse().unwrap());
+    assert_eq!(lacking.unwrap_err(), "one does not have it");
 }
 
 #[test]
