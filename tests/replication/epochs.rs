@@ -405,7 +405,8 @@ fn crash(segment: &mut Segment, random: &mut Random) {
 #[test]
 fn any_order_of_crashes_and_kills_ends_with_one_stream() {
     let seed = std::env::var("SALTUS_SEED").ok().and_then(|text| text.parse().ok());
-    let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
+    // Always the same courses, whoever runs it; another one by its name.
+    let seed = seed.unwrap_or(1);
     println!("SALTUS_SEED={seed}");
     let mut random = Random(seed);
     let mut cluster = Cluster::with(2, |_| {}, |_| {});
