@@ -87,7 +87,7 @@ impl Node {
     /// The stream ends there, and who stands at its end is served.
     fn stands_at(&mut self, lsn: u64) {
         assert_eq!(self.space.head().lsn, Lsn(lsn));
-        let found = self.space.answer_at(Lsn(lsn), Lsn(lsn), &mut Vec::new());
+        let found = self.space.answer_at(Lsn(lsn), Lsn(lsn), u32::MAX, &mut Vec::new());
         assert!(matches!(found, Some(Found::Mark(mark)) if mark.lsn == Lsn(lsn)), "{found:?}");
     }
 }

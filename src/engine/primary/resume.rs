@@ -10,11 +10,20 @@ use crate::protocol::sender::Found;
 use crate::wal::cursor::Cursor;
 
 impl Space {
-    /// What this node tells a replica that `stands` there of a position up to
-    /// it, as [`Space::resume_at`]. Boundaries are remembered for longer than
+    /// What this node tells a replica that `stands` there, with so many `runs`, of a
+    /// position up to it, as [`Space::resume_at`]. Boundaries are remembered for longer than
     /// segments are kept: for a comparison they will do, to go on they will not.
-    pub fn answer_at(&mut self, lsn: Lsn, stands: Lsn, jobs: &mut Vec<Job>) -> Option<Found> {
+    pub fn answer_at(
+        &mut self,
+        lsn: Lsn,
+        stands: Lsn,
+        runs: u32,
+        jobs: &mut Vec<Job>,
+    ) -> Option<Found> {
         Some(match self.resume_at(lsn, jobs)? {
+            // The records are the same, and lie in other segments: the same was written
+            // again elsewhere. What comes next has no place behind that.
+            Found::Mark(_) if lsn >= stands && self.lies_in_more(lsn, runs) => Found::Nothing,
             Found::Mark(mark) if lsn >= stands => {
                 self.gone_from(lsn).map_or(Found::Mark(mark), Found::Gone)
             }
@@ -24,6 +33,11 @@ impl Space {
             }
             found => found,
         })
+    }
+
+    /// True if the stream up to a position lies in more than its first `runs`.
+    fn lies_in_more(&self, lsn: Lsn, runs: u32) -> bool {
+        self.runs.get(runs).is_some_and(|run| run.start < lsn)
     }
 
     /// What this node has at a replica's position: `None` while the walk is

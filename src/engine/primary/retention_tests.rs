@@ -226,7 +226,8 @@ fn a_replica_is_not_resumed_where_the_segments_behind_are_gone() {
     }
     bed.walk();
     let second = Lsn(bed.space.head().lsn.0 / 3);
-    let at = |space: &mut Space, lsn, stands| space.answer_at(lsn, stands, &mut Vec::new());
+    let at =
+        |space: &mut Space, lsn, stands| space.answer_at(lsn, stands, u32::MAX, &mut Vec::new());
     assert!(matches!(at(&mut bed.space, Lsn::ZERO, Lsn::ZERO), Some(Found::Mark(_))));
     bed.space.vanished(name(1));
     let later = bed.now + RELEASE_AFTER;
@@ -259,6 +260,31 @@ fn a_position_that_was_compared_is_believed_when_an_epoch_begins_behind_it() {
     slot.recall(&SlotRecord { flushed: at(400), ..SlotRecord::default() });
     slot.cut(at(300));
     assert_eq!((slot.met, bed.space.vouched(&slot)), (Some(false), Lsn::ZERO));
+}
+
+/// A host had lost all of a segment, and the same records were written again to another
+/// one. A replica that has the first was taken for one that goes on there: what came
+/// next had no place behind it, and it was refused for good.
+#[test]
+fn a_replica_that_has_the_same_records_in_another_segment_has_others() {
+    let mut bed = Bed::new(&[]);
+    bed.write(2, &record(0, b"one"));
+    bed.found(2);
+    let mut known = fresh();
+    for (file, bytes) in [(1, Some(0)), (2, None)] {
+        known.runs.open(Run { start: Lsn::ZERO, segment: name(file), file, offset: 0, bytes });
+    }
+    bed.space.learn(known);
+    bed.found(2);
+    bed.walk();
+    let end = bed.space.head().lsn;
+    let mut at = |runs| bed.space.answer_at(end, end, runs, &mut Vec::new());
+    assert_eq!(at(1), Some(Found::Nothing));
+    assert!(matches!(at(2), Some(Found::Mark(mark)) if mark.lsn == end));
+    assert!(matches!(
+        bed.space.answer_at(Lsn::ZERO, Lsn::ZERO, 0, &mut Vec::new()),
+        Some(Found::Mark(_))
+    ));
 }
 
 /// All runs were gone through for each file that was touched, on a data core.

@@ -60,6 +60,8 @@ pub struct Slot {
     pub stands: Lsn,
     /// The chain that it has there.
     pub stands_with: Chain,
+    /// The runs that it has up to there.
+    pub stands_in: u32,
     /// What the keeper last said of what is kept for it.
     pub view: Option<SlotView>,
     /// How fast its flushed position moves.

@@ -128,7 +128,7 @@ impl Shard {
         let mut disputes = false;
         for (index, link) in self.links.iter_mut().enumerate() {
             let slot = link.slot(handle.0 as usize);
-            let (resume, stands) = (slot.resume, slot.stands);
+            let (resume, stands, runs) = (slot.resume, slot.stands, slot.stands_in);
             disputes |= slot.dispute.is_some();
             let Some(up) = link.up() else { continue };
             if !up.established {
@@ -136,7 +136,7 @@ impl Shard {
             }
             let found = resume.and_then(|lsn| {
                 let space = self.spaces.get(handle)?;
-                space.borrow_mut().answer_at(lsn, stands, &mut jobs)
+                space.borrow_mut().answer_at(lsn, stands, runs, &mut jobs)
             });
             if let Some(found) = found {
                 let slot = handle.0 as usize;
@@ -344,7 +344,7 @@ impl Shard {
                 Event::Resume { handle, at, standing } => {
                     let slot = link.slot(handle.0 as usize);
                     (slot.resume, slot.stands) = (Some(at), standing.flushed);
-                    slot.stands_with = standing.chain;
+                    (slot.stands_with, slot.stands_in) = (standing.chain, standing.runs);
                     slot.farthest = slot.farthest.max(Some(at));
                     self.head_moved(now, handle);
                     self.probed(now, index, handle);
