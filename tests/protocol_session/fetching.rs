@@ -31,6 +31,16 @@ fn unmatched() -> Pair {
     pair
 }
 
+/// The same within one epoch: the source holds others behind the sixth.
+fn parted() -> Pair {
+    let mut pair = shipped();
+    pair.log(A).truncate(6);
+    pair.log(A).append(3, 150);
+    pair.reconnect(false);
+    ask(&mut pair);
+    pair
+}
+
 /// Up to where the replica has taken a question about its history.
 fn ask(pair: &mut Pair) {
     pair.events.clear();
@@ -83,11 +93,7 @@ fn finish(pair: &mut Pair) {
 /// scrubber had found rot which was in the way of comparing.
 #[test]
 fn a_replica_gets_a_range_while_it_is_asked_about_its_history() {
-    let mut pair = shipped();
-    pair.log(A).truncate(6);
-    pair.log(A).append(3, 150);
-    pair.reconnect(false);
-    ask(&mut pair);
+    let mut pair = parted();
     assert!(pair.receiver.fetch(pair.now, A, RANGE));
     pair.reply();
     assert!(pair.deliver_reply());
@@ -145,11 +151,7 @@ fn an_answer_that_crosses_a_truncation_is_dropped_and_the_next_one_is_not() {
 /// connection, with all other spaces on it.
 #[test]
 fn a_question_that_crosses_a_reseed_ends_nothing() {
-    let mut pair = shipped();
-    pair.log(A).truncate(6);
-    pair.log(A).append(3, 150);
-    pair.reconnect(false);
-    ask(&mut pair);
+    let mut pair = parted();
     assert!(pair.receiver.fetch(pair.now, A, RANGE));
     let base = pair.logs.0[&A].head();
     let reseed = Reseed { base, head: base.lsn, first_run: 1, vouched: true };

@@ -5,7 +5,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -379,6 +379,18 @@ fn a_stop_ends_the_building_of_a_file_at_its_next_piece() {
     assert_eq!(bench.scratch(), [""; 0]);
 }
 
+/// What a pass asks and mends with, where only the keeper is there to be asked.
+fn of_keeper(root: &Path, keeper: Sender<Job>) -> Mender {
+    Mender {
+        shards: Vec::new(),
+        keeper,
+        received: Received::default(),
+        state_dir: root.join(".saltus"),
+        host: Arc::new(ThisHost),
+        free_bytes: crate::io::free_bytes,
+    }
+}
+
 /// A keeper that was busy left a received space to be read file by file, where
 /// one that is gone or too short is no damage: the pass said that all was well.
 #[test]
@@ -386,14 +398,7 @@ fn a_pass_is_not_clean_when_the_keeper_does_not_answer() {
     let root = tempfile::tempdir().unwrap();
     fs::create_dir_all(root.path().join("alpha/wal")).unwrap();
     let (jobs, queue) = bounded(64);
-    let mender = Mender {
-        shards: Vec::new(),
-        keeper: jobs,
-        received: Received::default(),
-        state_dir: root.path().join(".saltus"),
-        host: Arc::new(ThisHost),
-        free_bytes: crate::io::free_bytes,
-    };
+    let mender = of_keeper(root.path(), jobs);
     let spaces = || vec![(space(), PathBuf::from("alpha/wal"))];
     let options = ScrubOptions::default();
     let scrub =
@@ -428,14 +433,7 @@ fn a_keeper_that_has_no_room_for_a_question_is_waited_for() {
     fs::create_dir_all(root.path().join("alpha/wal")).unwrap();
     let (jobs, queue) = bounded(1);
     jobs.send(Job::Stop).unwrap();
-    let mender = Mender {
-        shards: Vec::new(),
-        keeper: jobs,
-        received: Received::default(),
-        state_dir: root.path().join(".saltus"),
-        host: Arc::new(ThisHost),
-        free_bytes: crate::io::free_bytes,
-    };
+    let mender = of_keeper(root.path(), jobs);
     let spaces = || vec![(space(), PathBuf::from("alpha/wal"))];
     let options = ScrubOptions { first_delay: DEADLINE, ..ScrubOptions::default() };
     let clock = Arc::new(SystemClock);
