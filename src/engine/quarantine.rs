@@ -37,8 +37,9 @@ pub(super) struct Quarantine {
     root: PathBuf,
     directory: PathBuf,
     host: Arc<dyn Host>,
-    /// How many bytes are free, where some have to stay so.
-    free_bytes: Option<FreeBytes>,
+    /// How many bytes are free, and how many of them have to stay so.
+    free_bytes: FreeBytes,
+    left_free: u64,
 }
 
 impl Quarantine {
@@ -48,14 +49,14 @@ impl Quarantine {
             root: root.to_path_buf(),
             directory: root.join(space.as_str()),
             host,
-            free_bytes: None,
+            free_bytes: crate::io::free_bytes,
+            left_free: 0,
         }
     }
 
-    /// One that copies only what leaves the log of all spaces its room. What does
-    /// not is refused before a byte of it is written.
+    /// One that copies only what leaves the log of all spaces its room.
     pub(super) fn that_leaves_room(self, free_bytes: FreeBytes) -> Self {
-        Self { free_bytes: Some(free_bytes), ..self }
+        Self { free_bytes, left_free: KEEPING_FREE_BYTES, ..self }
     }
 
     /// Move a whole file here. Durable when it returns the new path.
@@ -172,9 +173,10 @@ impl Quarantine {
         Ok(to)
     }
 
-    /// Whether the copy leaves enough room, as far as that can be told.
+    /// Whether there is room for the copy, as far as that can be told. One that
+    /// does not fit is refused before a byte of it is written: it is tried again
+    /// and again, and would take the disk from all other spaces each time.
     fn has_room(&self, file: &File, manifest: &Manifest) -> io::Result<()> {
-        let Some(free_bytes) = self.free_bytes else { return Ok(()) };
         let found = file.metadata()?;
         // What the file has no blocks for needs none here.
         let allocated = found.blocks().saturating_mul(512);
@@ -183,20 +185,25 @@ impl Quarantine {
             return Ok(());
         }
         let there = self.directory.ancestors().find(|path| path.is_dir());
-        let Some((there, free)) = there.and_then(|path| Some((path, free_bytes(path).ok()?)))
+        let Some((there, free)) =
+            there.and_then(|path| Some((path, (self.free_bytes)(path).ok()?)))
         else {
             return Ok(());
         };
-        let needed = bytes.saturating_add(KEEPING_FREE_BYTES);
+        let needed = bytes.saturating_add(self.left_free);
         if free >= needed {
             return Ok(());
         }
         Err(io::Error::new(
             io::ErrorKind::StorageFull,
             format!(
-                "{bytes} bytes are to be kept in {}, {KEEPING_FREE_BYTES} are left to what is \
-                 received, and {free} are free on {}: {} more are needed",
+                "{bytes} bytes are to be kept in {}{}, and {free} are free on {}: {} more are \
+                 needed",
                 self.directory.display(),
+                match self.left_free {
+                    0 => String::new(),
+                    left => format!(", {left} are left to what is received"),
+                },
                 there.display(),
                 needed - free
             ),

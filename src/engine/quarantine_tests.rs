@@ -1,4 +1,5 @@
-//! A copy that an attempt has left which was stopped behind it.
+//! A copy that an attempt has left which was stopped behind it, and one for which
+//! there is no room.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
@@ -81,4 +82,24 @@ fn a_piece_that_cannot_be_read_is_not_taken_for_the_copy() {
     fs::create_dir(&made).unwrap();
     let (again, _) = bench.copy(&bench.manifest);
     assert!(again != made && fs::metadata(again).unwrap().len() == bench.manifest.bytes);
+}
+
+/// The copy was begun, filled the disk, was removed, and begun again: all other
+/// spaces of the replica stood still meanwhile.
+#[test]
+fn what_has_no_room_to_be_kept_is_not_cut_and_not_a_byte_of_it_is_written() {
+    let mut bench = Bench::new();
+    let file = bench.root.path().join("file");
+    let had = fs::read(&file).unwrap();
+    bench.quarantine.free_bytes = |_| Ok(3 * CUT_SLICE_BYTES);
+    let error = bench.quarantine.cut(&file, &bench.manifest, &mut || {}).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    assert!(error.to_string().ends_with(": 1 more are needed"), "{error}");
+    assert!(!bench.root.path().join("quarantine").exists());
+    assert_eq!(fs::read(&file).unwrap(), had);
+    // None has to stay free: the cut gives back what the copy takes.
+    bench.quarantine.free_bytes = |_| Ok(3 * CUT_SLICE_BYTES + 1);
+    let kept = bench.quarantine.cut(&file, &bench.manifest, &mut || {}).unwrap();
+    assert_eq!(fs::read(kept).unwrap(), had[1..]);
+    assert_eq!(fs::read(&file).unwrap(), had[..1]);
 }
