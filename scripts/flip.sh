@@ -14,6 +14,7 @@ set -eu
 
 export SALTUS_FLIPS=10000
 take_options "flips=SALTUS_FLIPS seed=SALTUS_SEED kib-per-s=SALTUS_KIB_PER_S" "$@"
+draw_seed
 
 cd "$(dirname "$0")/.."
 exec cargo test --release --test corruption every_flipped_bit -- --nocapture

@@ -23,3 +23,10 @@ take_options() {
         shift 2
     done
 }
+
+# Another seed for each run that was not given one; the tests print it. Their
+# short forms make the same choices each time.
+draw_seed() {
+    [ -n "${SALTUS_SEED-}" ] || SALTUS_SEED=$(od -A n -N 4 -t u4 /dev/urandom | tr -d ' ')
+    export SALTUS_SEED
+}

@@ -13,6 +13,7 @@ set -eu
 
 export SALTUS_ROT=1000
 take_options "places=SALTUS_ROT seed=SALTUS_SEED" "$@"
+draw_seed
 
 cd "$(dirname "$0")/.."
 exec cargo test --release --test corruption every_rotten_byte -- --nocapture

@@ -8,9 +8,9 @@
 # With --minutes the steady writers' loop runs for so long, and the unruly
 # writer's is left out. Three spaces are written at R MiB a second each (20; with
 # --minutes 2), and everything written stays on the disk until the end, three
-# times: 30 minutes take 32 GB. Prints its seed first; the same seed makes the same choices again. Exit 0
-# only if the directories are identical in the end and no restart showed a gap,
-# a duplicate or a torn tail.
+# times: 30 minutes take 32 GB. Prints its seed first; the same seed makes the
+# same choices again. Exit 0 only if the directories are identical in the end and
+# no restart showed a gap, a duplicate or a torn tail.
 set -eu
 
 . "$(dirname "$0")/options.sh"
@@ -18,6 +18,7 @@ set -eu
 export SALTUS_KILLS=100
 known="kills=SALTUS_KILLS minutes=SALTUS_MINUTES seed=SALTUS_SEED"
 take_options "$known backend=SALTUS_BACKEND mib-per-s=SALTUS_MIB_PER_S" "$@"
+draw_seed
 
 cd "$(dirname "$0")/.."
 only= rate=20
