@@ -91,6 +91,22 @@ fn doubted(scene: &mut Scene, listener: &TcpListener) -> (Talker, Handle, OpenSp
 }
 
 #[test]
+fn a_replica_that_has_to_prove_itself_is_asked_for_one_space_until_it_answers() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut scene = scene(&[&listener]);
+    let (mut talker, handle, open) = doubted(&mut scene, &listener);
+    // With nothing else to say a primary says heartbeats.
+    for _ in 0..2 {
+        let heard = talker.hear();
+        assert!(matches!(heard, Some(Message::Heartbeat(_))), "{heard:?}");
+        assert!(talker.heartbeat());
+    }
+    talker.accept(handle, &open);
+    let (_, other) = opened(&mut talker);
+    assert_ne!(other.space, open.space);
+}
+
+#[test]
 fn an_epoch_that_begins_while_a_replica_proves_itself_is_opened_once_it_has() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut scene = scene(&[&listener]);

@@ -387,27 +387,75 @@ mod tests {
         assert!(!link.slot(0).is_degraded(false, after(13)));
     }
 
-    fn pause(link: &mut Link) -> Duration {
+    /// The pause after the connection has failed, to the nanosecond.
+    fn pause(link: &mut Link, jitter: f64) -> Duration {
         let now = Instant::now();
-        link.down(now, "broken".into(), 1.0);
+        link.down(now, "broken".into(), jitter);
         match link.state {
             State::Waiting(at) => at - now,
             _ => panic!("it is not down"),
         }
     }
 
+    fn unconnected() -> Link {
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        Link::new("replica".parse().unwrap(), address, Instant::now())
+    }
+
+    #[test]
+    fn pauses_grow_to_a_minute_and_stay_there_until_the_connection_is_proven() {
+        let mut link = unconnected();
+        assert_eq!(link.next_attempt(Instant::now()), Some(Duration::ZERO), "the first is at once");
+        for expected in [100, 1000, 10_000, 60_000, 60_000, 60_000] {
+            assert_eq!(pause(&mut link, 1.0), Duration::from_millis(expected));
+        }
+        // Made, and broken again before anything was durable over it.
+        link.established(Instant::now());
+        assert_eq!(pause(&mut link, 1.0), Duration::from_secs(60));
+        link.proven();
+        assert_eq!(pause(&mut link, 1.0), Duration::from_millis(100));
+        link.failures = u32::MAX;
+        assert_eq!(pause(&mut link, 1.0), Duration::from_secs(60), "and never wraps");
+        assert_eq!(link.failures, u32::MAX);
+    }
+
+    #[test]
+    fn a_pause_is_at_least_half_as_long_as_it_may_be() {
+        for (jitter, percent) in [(0.0, 50), (0.5, 75), (1.0, 100), (-1.0, 50), (2.0, 100)] {
+            let mut link = unconnected();
+            for longest in RECONNECT_DELAYS {
+                let expected = longest * percent / 100;
+                assert_eq!(pause(&mut link, jitter), expected, "{jitter} of {longest:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn three_failures_in_a_row_degrade_a_connection_until_it_is_proven() {
+        let mut link = unconnected();
+        for failures in 1..=3 {
+            assert!(!link.is_degraded(), "after {} failures", failures - 1);
+            pause(&mut link, 0.5);
+        }
+        assert!(link.is_degraded());
+        assert!(link.established(Instant::now()), "a handshake is no proof: it is probed");
+        assert!(link.is_degraded());
+        link.proven();
+        assert!(!link.is_degraded());
+        assert!(!link.established(Instant::now()), "and then it is not");
+    }
+
     #[test]
     fn after_a_first_damaged_frame_the_connection_is_renewed_at_once() {
-        let address = SocketAddr::from(([127, 0, 0, 1], 1));
-        let mut link = Link::new("replica".parse().unwrap(), address, Instant::now());
+        let mut link = unconnected();
         for expected in [0, 100, 1000, 10_000, 60_000, 60_000] {
             link.corrupted();
-            assert_eq!(pause(&mut link), Duration::from_millis(expected));
+            assert_eq!(pause(&mut link, 1.0), Duration::from_millis(expected));
         }
         // Progress: the next one is a first one again.
         link.failures = 0;
         link.corrupted();
-        assert!(pause(&mut link).is_zero());
+        assert!(pause(&mut link, 1.0).is_zero());
         assert_eq!(link.corrupt_frames, 7);
     }
 }
