@@ -19,5 +19,7 @@ mod handshake;
 mod pair;
 #[path = "protocol_session/resume.rs"]
 mod resume;
+#[path = "protocol_session/stale.rs"]
+mod stale;
 #[path = "protocol_session/timers.rs"]
 mod timers;

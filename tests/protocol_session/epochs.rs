@@ -180,30 +180,6 @@ fn a_question_in_the_midst_of_the_stream_stops_the_space() {
 }
 
 #[test]
-fn stale_epoch_is_refused_on_every_frame_of_a_space() {
-    let truncate = Truncate { lsn: Lsn(1000), chain: Chain::START };
-    let run = Pair::streaming(1).log(A).runs.first().copied();
-    assert!(run.is_none());
-    for question in [Message::Match(Lsn(100)), Message::Truncate(truncate)] {
-        let mut pair = shipped();
-        turn(&mut pair, 2, 10);
-        finish(&mut pair);
-        pair.reconnect(false);
-        for _ in 0..2 {
-            pair.send();
-            while pair.deliver_one() {}
-            pair.reply();
-            while pair.deliver_reply() {}
-        }
-        let intent = pair.deliver(&forge(&question, A, 1));
-        assert!(matches!(intent, Some(Intent::Stopped { code: ErrorCode::Fenced, .. })));
-        pair.reply();
-        let error = pair.to_primary.iter().find(|f| f.kind() == Kind::Error).unwrap();
-        assert_eq!(error.header.epoch, Epoch(2), "it says which epoch it has seen");
-    }
-}
-
-#[test]
 fn who_is_fenced_learns_by_which_epoch() {
     let mut pair = shipped();
     pair.receiver.handle_fenced(pair.now, A, Epoch(7), "another has come".to_owned());
