@@ -114,6 +114,20 @@ pub enum RunError {
     },
 }
 
+#[cfg(test)]
+thread_local! {
+    static LOOKED_AT: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
+/// How many runs were gone through one by one on this thread, to do that: what is
+/// done at once goes through all of a long log once at most.
+#[cfg(test)]
+pub(crate) fn looked_at<T>(done: impl FnOnce() -> T) -> (T, u64) {
+    let before = LOOKED_AT.get();
+    let outcome = done();
+    (outcome, LOOKED_AT.get() - before)
+}
+
 /// The runs of one space, by ordinal. Only the last may be open.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Runs {
@@ -301,7 +315,7 @@ impl Runs {
     #[must_use]
     pub fn firsts(&self) -> BTreeMap<u64, Lsn> {
         let mut firsts = BTreeMap::new();
-        for run in &self.list {
+        for (_, run) in self.iter() {
             firsts.entry(run.file).or_insert(run.start);
         }
         firsts
@@ -309,7 +323,12 @@ impl Runs {
 
     /// All, in order.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (u32, &Run)> {
-        self.list.iter().enumerate().map(|(index, run)| (self.ordinal(index), run))
+        let looked_at = |(index, run)| {
+            #[cfg(test)]
+            LOOKED_AT.set(LOOKED_AT.get() + 1);
+            (self.ordinal(index), run)
+        };
+        self.list.iter().enumerate().map(looked_at)
     }
 
     /// The runs as the catalog has them: every one but the last is closed.

@@ -6,7 +6,6 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use saltus::engine::status::{ReplicaState, Role, SpaceStatus};
 use saltus::ids::SegmentName;
@@ -29,11 +28,10 @@ fn wait(admin: SocketAddr, timeout: &str) -> (Option<i32>, String) {
 #[track_caller]
 fn assert_refused(cluster: &mut Cluster, why: &str) {
     let admin = cluster.primary.spec.admin;
-    let start = Instant::now();
     let (code, text) = wait(admin, "600s");
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains(why), "{text}");
-    assert!(start.elapsed() < Duration::from_secs(60), "it waited for what does not come");
+    assert!(text.contains("waiting does not help"), "it waited for what does not come: {text}");
     let answer = get(admin, "/healthz");
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains(why), "{answer}");
     assert!(get(admin, "/livez").starts_with("HTTP/1.1 200 "));

@@ -1,7 +1,5 @@
 //! Either side goes away in mid-way and comes back, in any order.
 
-use std::time::Instant;
-
 use crate::cluster::{BACKENDS, Cluster, assert_prefix, until};
 use crate::feed::{Load, Segment, Steady};
 
@@ -112,10 +110,10 @@ fn a_primary_under_load_ends_soon() {
         let mut cluster = Cluster::start(backend, 1);
         let writer = Steady::start(cluster.primary.wal("alpha"), LOAD);
         progress(&mut cluster);
-        let start = Instant::now();
         cluster.primary.terminate();
-        // The limit for draining, not speed: past it, something hangs.
-        assert!(start.elapsed() < saltus::limits::DRAIN_TIMEOUT, "{:?}", start.elapsed());
+        // Past the time for draining it ends all the same, and says so.
+        let log = cluster.primary.log();
+        assert!(!log.contains("not everything could be brought to an end"), "{log}");
         drop(writer);
     }
 }
