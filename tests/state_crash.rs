@@ -191,7 +191,7 @@ fn a_run_whose_file_never_came_into_being_is_empty() {
 }
 
 #[test]
-fn torn_tail_is_cut_and_kept() {
+fn t15_a_torn_tail_is_cut_and_kept() {
     for torn in [1, 63, 64, 65, 299] {
         let (replica, stream) = Replica::with_three_segments();
         let tail = &record(30)[..torn];

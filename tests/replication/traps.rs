@@ -2,6 +2,7 @@
 //! of `docs/WAL_FORMAT.md`.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -9,7 +10,7 @@ use saltus::cli::node::NodeSpec;
 use saltus::engine::status::ReplicaState;
 use saltus::ids::SegmentName;
 
-use crate::cluster::{BACKENDS, Cluster, until};
+use crate::cluster::{BACKENDS, Cluster, assert_whole, until};
 use crate::feed::{Segment, record};
 
 fn plain(_: &mut NodeSpec) {}
@@ -479,4 +480,29 @@ fn t10_empty_segments_that_are_written_later_all_arrive() {
         cluster.await_flushed("alpha", total + 164);
         cluster.assert_identical("alpha");
     }
+}
+
+/// A database refuses to start over half a record, so a replica that is asked to take
+/// over must show none from the moment on at which it is ready.
+#[test]
+fn t15_a_replica_that_died_in_mid_record_shows_whole_records_when_it_is_back() {
+    let mut cluster = Cluster::with(1, plain, |_| {});
+    let mut segment = cluster.fill("alpha", 5, 400);
+    let whole = fs::read(&segment.path).unwrap();
+    let half = record(5, 400);
+    let wal = cluster.replicas[0].wal("alpha");
+    cluster.primary.terminate();
+    for bytes in [1, 63, 64, 65, half.len() - 1] {
+        cluster.replicas[0].kill();
+        let mut file = fs::File::options().append(true).open(named(&wal, 1)).unwrap();
+        file.write_all(&half[..bytes]).unwrap();
+        drop(file);
+        cluster.replicas[0].restart();
+        assert_whole(&wal);
+        assert_holds(&cluster, "alpha", 1, &whole);
+    }
+    cluster.primary.restart();
+    segment.raw(&half);
+    cluster.await_flushed("alpha", segment.len());
+    cluster.assert_identical("alpha");
 }
