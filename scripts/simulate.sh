@@ -5,9 +5,9 @@
 #   scripts/simulate.sh [--first-seed N] [--seeds N] [--seconds S]
 #
 # Ends after so many seeds or so many seconds, whichever comes first; without
-# either, after a million seeds. Prints seeds per second. Exit 0 if every
-# invariant held in every seed; exit 1 at a violation, with the last lines of
-# the seed and the one command that shows it in full.
+# either, after a million seeds. Prints seeds per second. Exit 0 if all held that
+# docs/TESTING.md says the oracle looks at; exit 1 at a violation, with the last
+# lines of the seed and the one command that shows it in full.
 set -eu
 
 . "$(dirname "$0")/options.sh"

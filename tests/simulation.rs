@@ -1,6 +1,6 @@
 //! Whole nodes in a simulated world: the real shard loop, keeper, catalog,
 //! recovery and machines, on a disk, a network and a clock that one seed
-//! rules. An oracle checks the invariants at every step.
+//! rules. An oracle checks at every step what it can see of the invariants.
 //!
 //! ```text
 //!   database --> [disk] primary --- network --- replica [disk]
@@ -34,6 +34,8 @@ mod faults;
 mod flips;
 #[path = "simulation/host.rs"]
 mod host;
+#[path = "simulation/invariant.rs"]
+mod invariant;
 #[path = "simulation/machine.rs"]
 mod machine;
 #[path = "simulation/names.rs"]
@@ -74,6 +76,8 @@ use trace::Mode;
 /// Seeds of an ordinary test run.
 const SEEDS: u64 = 300;
 
+/// Every invariant that the oracle can see, in every seed; `docs/TESTING.md` says which.
+///
 /// The first [`SEEDS`], or as the environment says: `SALTUS_FIRST_SEED`,
 /// `SALTUS_SEEDS` and `SALTUS_SECONDS` for a longer run, or `SALTUS_SEED` for
 /// one that is told in full.

@@ -382,15 +382,43 @@ fn collect(root: &Path, directory: &str, sources: &mut Vec<Source>) {
     }
 }
 
-#[test]
-fn source_is_in_shape() {
+fn sources() -> Vec<Source> {
     let mut sources = Vec::new();
     for directory in ["src", "fallback/src", "tests", "benches"] {
         collect(Path::new(env!("CARGO_MANIFEST_DIR")), directory, &mut sources);
     }
     assert!(sources.len() > 20, "the sources were not found");
-    let found = violations(&sources);
+    sources
+}
+
+#[test]
+fn source_is_in_shape() {
+    let found = violations(&sources());
     assert!(found.is_empty(), "\n{}\n", found.join("\n"));
+}
+
+/// The words of a document that can only be names of tests: in backticks, and long.
+fn named_tests(document: &str) -> Vec<&str> {
+    let quoted = document.split('`').skip(1).step_by(2);
+    let is_name = |word: &&str| {
+        let of_a_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        word.chars().all(of_a_name) && word.matches('_').count() >= 4
+    };
+    quoted.filter(is_name).collect()
+}
+
+#[test]
+fn tests_that_a_document_names_exist() {
+    assert_eq!(named_tests("`a_b_c_d_e`, `a_b` and `A b_c_d_e_f`"), ["a_b_c_d_e"]);
+    let (document, sources) = (include_str!("../docs/TESTING.md"), sources());
+    let named = named_tests(document);
+    assert!(named.len() >= 10, "the names were not found");
+    let exists = |name: &&str| {
+        let function = format!("fn {name}(");
+        sources.iter().any(|source| source.text.contains(&function))
+    };
+    let missing: Vec<_> = named.into_iter().filter(|name| !exists(name)).collect();
+    assert!(missing.is_empty(), "no such tests: {missing:?}");
 }
 
 #[path = "tidy/rules.rs"]

@@ -13,6 +13,7 @@ use saltus::protocol::message::{Ack, SegmentOpen, Standing};
 
 use super::cuts::{CutOff, Kept, space_of_superseded};
 use super::disk::Disk;
+use super::invariant::Invariant::{Corrupt, Epochs, Equality, Flushed, Loss, Prefix, Verified};
 use super::oracle::{Oracle, Sender, Session};
 use super::rotten::Rotten;
 
@@ -35,12 +36,12 @@ impl Oracle {
         let said = self.said.entry((replica, space.clone())).or_default();
         assert!(
             said.highest_epoch <= Some(standing.highest_epoch),
-            "Epochs: replica {replica} has forgotten epoch {:?} of {space}",
+            "{Epochs}: replica {replica} has forgotten epoch {:?} of {space}",
             said.highest_epoch
         );
         assert!(
             standing.highest_epoch <= epoch,
-            "Epochs: replica {replica} has seen epoch {} of {space}, and goes on in epoch {epoch}",
+            "{Epochs}: replica {replica} has seen epoch {} of {space}, and goes on in epoch {epoch}",
             standing.highest_epoch
         );
         said.highest_epoch = Some(standing.highest_epoch);
@@ -69,7 +70,7 @@ impl Oracle {
         let anew = flushed == Lsn::ZERO && (ended <= said.base || is_bare);
         assert!(
             flushed.0 >= ended || anew || rotten,
-            "Flushed means flushed: replica {replica} had acknowledged {} of {space}, and has \
+            "{Flushed}: replica {replica} had acknowledged {} of {space}, and has \
              {flushed}",
             said.flushed
         );
@@ -86,7 +87,7 @@ impl Oracle {
                     reign.slice(begin, end),
                     self.rotten(replica, space, run.file)
                 ),
-                "Nothing is lost quietly: replica {replica} had acknowledged {begin} to {end} of \
+                "{Loss}: replica {replica} had acknowledged {begin} to {end} of \
                  {space}, and has it neither in its log nor in its quarantine"
             );
         }
@@ -134,7 +135,7 @@ impl Oracle {
             assert!(
                 begin >= stream.ended(said.reign, stream.last())
                     || flipped.is_some_and(|flipped| flipped <= begin),
-                "Corrupt is not absent: replica {replica} cuts {begin} to {end} of {space}, which \
+                "{Corrupt}: replica {replica} cuts {begin} to {end} of {space}, which \
                  it had acknowledged and no epoch has ended"
             );
             assert!(
@@ -145,7 +146,7 @@ impl Oracle {
                     reign.slice(begin, end),
                     self.rotten(replica, &space, run.file)
                 ),
-                "Nothing is lost quietly: replica {replica} cuts {begin} to {end} of {space}, which \
+                "{Loss}: replica {replica} cuts {begin} to {end} of {space}, which \
                  it had acknowledged, before they are durable in its quarantine"
             );
         }
@@ -163,7 +164,7 @@ impl Oracle {
         // The end of an unfinished record may go when there is no room for it.
         assert!(
             is_kept || (cut.full && !acknowledged),
-            "Nothing is lost quietly: replica {replica} cuts {} bytes of {:?} at {} that its \
+            "{Loss}: replica {replica} cuts {} bytes of {:?} at {} that its \
              quarantine does not hold",
             cut.bytes.len(),
             cut.path,
@@ -182,19 +183,22 @@ impl Oracle {
         let session = self.session(connection, header.handle);
         let (replica, reign) = (sender.machine, self.reign_of(&session));
         let Session { space, epoch, .. } = session;
-        assert_eq!(header.epoch, epoch, "Epochs: an ack of another epoch");
+        assert!(header.epoch == epoch, "{Epochs}: an ack of epoch {}, not {epoch}", header.epoch);
         let said = self.said.get(&(replica, space.clone())).copied().unwrap_or_default();
         assert!(
             said.highest_epoch <= Some(epoch),
-            "Epochs: replica {replica} obeys epoch {epoch} of {space}, and has seen {:?}",
+            "{Epochs}: replica {replica} obeys epoch {epoch} of {space}, and has seen {:?}",
             said.highest_epoch
         );
         assert!(
             said.reign == reign,
-            "Equality: replica {replica} acknowledges {space} in epoch {epoch}, and holds other \
+            "{Equality}: replica {replica} acknowledges {space} in epoch {epoch}, and holds other \
              records than are shipped there"
         );
-        assert!(ack.flushed <= ack.written && ack.written <= ack.received);
+        assert!(
+            ack.flushed <= ack.written && ack.written <= ack.received,
+            "{Flushed}: replica {replica} acknowledges {ack:?} of {space}"
+        );
         self.claims(replica, &space, ack.flushed, ack.chain, sender.disk);
     }
 
@@ -203,8 +207,14 @@ impl Oracle {
         let said = self.said.get(&(replica, space.clone())).copied().unwrap_or_default();
         let reign = self.streams[space].reign(said.reign);
         let mark = reign.mark(flushed);
-        let mark = mark.expect("Prefix: a replica claims to stand where no record ends");
-        assert_eq!(mark.chain, chain, "Equality: replica {replica}, {space}, {flushed}");
+        let Some(mark) = mark else {
+            panic!("{Prefix}: replica {replica} claims {flushed} of {space}, where no record ends")
+        };
+        assert!(
+            mark.chain == chain,
+            "{Equality}: replica {replica} has chain {chain:?} of {space} at {flushed}, the stream {:?}",
+            mark.chain
+        );
         for (run, begin, end) in reign.pieces(said.flushed, flushed.0) {
             let offset = run.offset + begin - run.start.0;
             let [named, retired] = places(&disk.data_root(), space, &run);
@@ -215,7 +225,7 @@ impl Oracle {
                 || self.is_gone(replica, space, run.file);
             assert!(
                 is_there,
-                "Flushed means flushed: replica {replica} claims {flushed} of {space}, and a crash \
+                "{Flushed}: replica {replica} claims {flushed} of {space}, and a crash \
                  could take {begin} to {end}: {}",
                 found.err().unwrap_or_else(|| format!("other bytes in {named:?}"))
             );
@@ -251,7 +261,7 @@ impl Oracle {
             .any(|(space, written)| fits(&space, &written));
         assert!(
             known,
-            "Verified before durable: replica {replica} writes to {names:?} at {offset} {} bytes \
+            "{Verified}: replica {replica} writes to {names:?} at {offset} {} bytes \
              that are not the primary's",
             bytes.len()
         );
@@ -260,13 +270,13 @@ impl Oracle {
     /// What a replica has after it was started, before it does anything.
     pub fn recovered(&mut self, replica: usize, status: &SpaceStatus, disk: &Disk) {
         let (space, problem) = (&status.space, &status.problem);
-        assert!(problem.is_none(), "Corrupt is not absent: {space} of {replica}: {problem:?}");
+        assert!(problem.is_none(), "{Corrupt}: {space} of {replica}: {problem:?}");
         let flushed = status.flushed_lsn.unwrap_or(0);
         let Some(stream) = self.streams.get(space) else { return };
         let said = self.said.get(&(replica, space.clone())).copied().unwrap_or_default();
         assert!(
             said.highest_epoch <= status.highest_epoch,
-            "Epochs: replica {replica} has seen epoch {:?} of {space}, and a restart leaves {:?}",
+            "{Epochs}: replica {replica} has seen epoch {:?} of {space}, and a restart leaves {:?}",
             said.highest_epoch,
             status.highest_epoch
         );
@@ -287,7 +297,7 @@ impl Oracle {
             let end = ends.get(&entry.path()).copied().unwrap_or(0);
             assert!(
                 found == end,
-                "Prefix: {:?} of replica {replica} has {found} bytes, {end} are of the stream",
+                "{Prefix}: {:?} of replica {replica} has {found} bytes, {end} are of the stream",
                 entry.path()
             );
         }
@@ -328,7 +338,9 @@ impl Oracle {
                 if self.is_gone(replica, space, run.file) {
                     continue;
                 }
-                panic!("Prefix: replica {replica} has not {begin} to {end} of {space} in {paths:?}")
+                panic!(
+                    "{Prefix}: replica {replica} has not {begin} to {end} of {space} in {paths:?}"
+                )
             };
             ends.insert(path.clone(), (offset + bytes.len()) as u64);
         }

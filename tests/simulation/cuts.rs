@@ -9,6 +9,7 @@ use saltus::engine::quarantine::Manifest;
 use saltus::ids::SpaceId;
 
 use super::disk::{Disk, FileId};
+use super::invariant::Invariant::Loss;
 use super::names::Entry;
 
 /// Bytes that are gone from a received segment, or a segment that has lost its
@@ -61,10 +62,7 @@ impl Disk {
         }
         for name in names(self) {
             let touched = name.starts_with("data") && !name.starts_with("data/.saltus");
-            assert!(
-                !touched,
-                "Nothing is lost quietly: the primary changes {name:?} of its database"
-            );
+            assert!(!touched, "{Loss}: the primary changes {name:?} of its database");
         }
     }
 

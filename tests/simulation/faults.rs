@@ -10,6 +10,7 @@ use saltus::ids::SpaceId;
 use saltus::limits::SEED_BACKOFF;
 
 use super::disk::Trouble;
+use super::invariant::Invariant::{Isolation, Loss};
 use super::machine::name_of;
 use super::plan::Fault;
 use super::stream::Stream;
@@ -40,7 +41,7 @@ impl Missing {
     /// `shipped` is how much the source has of what got to anybody.
     fn is_named_in(&self, told: &ShardReport, shipped: u64) -> bool {
         let space = told.spaces.iter().find(|status| status.space == self.space);
-        let Some(space) = space else { panic!("Nothing is lost quietly: {self:?} of {told:?}") };
+        let Some(space) = space else { panic!("{Loss}: {self:?} of {told:?}") };
         let is_behind = |replica: &ReplicaStatus| {
             let healthy = replica.state == ReplicaState::Healthy && replica.lag.bytes == Some(0);
             replica.problem.is_some() || !healthy
@@ -59,7 +60,7 @@ impl Missing {
         };
         assert!(
             is_named || space.problem.is_some(),
-            "Nothing is lost quietly: {self:?}, and the status says {space:?}"
+            "{Loss}: {self:?}, and the status says {space:?}"
         );
         space.problem.is_some()
     }
@@ -321,11 +322,13 @@ impl World {
                 let patience = patience + self.seed_pause();
                 let (of, told) = self.told.take().unzip();
                 let told = told.and_then(|told| told.try_recv().ok());
-                let slow = self.held.map_or(String::new(), |held| format!(", {held} being slow"));
-                assert!(
-                    u128::from(waited) < patience.as_nanos(),
-                    "Liveness: {missing:?}{slow}; the primary says {told:?}"
-                );
+                let is_late = u128::from(waited) >= patience.as_nanos();
+                if let Some(slow) = self.held.filter(|_| is_late) {
+                    panic!(
+                        "{Isolation}: {missing:?}, {slow} being slow; the primary says {told:?}"
+                    );
+                }
+                assert!(!is_late, "Liveness: {missing:?}; the primary says {told:?}");
                 let told = told.filter(|_| u128::from(waited) > SAYS_SO_WITHIN.as_nanos());
                 if let Some(told) = &told {
                     // It says what to do, and the world has nobody who does it.
@@ -400,7 +403,7 @@ impl World {
                 let range = hole.offset..hole.offset + hole.bytes;
                 assert!(
                     database.was_damaged(hole.segment, &range),
-                    "Nothing is lost quietly: {space} leaves out what was never damaged: {hole:?}"
+                    "{Loss}: {space} leaves out what was never damaged: {hole:?}"
                 );
             }
             let stream = self.oracle.streams.get(space);

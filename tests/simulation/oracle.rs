@@ -1,6 +1,6 @@
 //! What must hold, checked at every step. The oracle knows what the databases
 //! wrote and hears everything that nodes say; it knows nothing of how they
-//! come to say it. Each check names the invariant that it asserts.
+//! come to say it. What a check says begins with the invariant that it asserts.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -11,6 +11,7 @@ use saltus::protocol::message::{Message, OpenSpace, SegmentOpen};
 
 use super::database::Database;
 use super::disk::Disk;
+use super::invariant::Invariant::{Corrupt, Epochs, Prefix};
 use super::rotten::Rotten;
 use super::seeding::Seed;
 use super::stream::Stream;
@@ -144,7 +145,7 @@ impl Oracle {
         let first = open.history[0];
         let new = || Stream::new(open.stream, first);
         let stream = self.streams.entry(space.clone()).or_insert_with(new);
-        assert_eq!(stream.id, open.stream, "{space} has become another stream");
+        assert!(stream.id == open.stream, "{Prefix}: {space} has become another stream");
         if !self.is_over(space, header.epoch) {
             self.epochs_told(open, sender);
         }
@@ -164,7 +165,11 @@ impl Oracle {
         let new = open.history.partition_point(|(epoch, _)| *epoch <= present);
         let (known, new) = open.history.split_at(new);
         let cut = new.iter().map(|(_, start)| *start).min().unwrap_or(Lsn(u64::MAX));
-        assert_eq!(known, stream.history(cut), "Epochs: {space} has another history");
+        let history = stream.history(cut);
+        assert!(
+            known == history,
+            "{Epochs}: {space} has the history {known:?}, and had {history:?}"
+        );
         let before = stream.last();
         let end = stream.present().end();
         let mut kept = stream.kept;
@@ -195,7 +200,7 @@ impl Oracle {
         let least = disputed.chain(run).chain(rotten).min();
         assert!(
             least.is_some_and(|least| cut >= least),
-            "Epochs: {space} is cut from {end} to {cut}; its source has it up to {kept}, and nobody \
+            "{Corrupt}: {space} is cut from {end} to {cut}; its source has it up to {kept}, and nobody \
              has lost anything before {least:?}"
         );
     }
@@ -219,7 +224,7 @@ impl Oracle {
         let present = self.streams[space].present().epoch;
         assert!(
             epoch >= present || self.stale,
-            "Epochs: {space} is shipped in epoch {epoch}, and epoch {present} has begun"
+            "{Epochs}: {space} is shipped in epoch {epoch}, and epoch {present} has begun"
         );
         self.stale
     }
@@ -287,7 +292,7 @@ impl Oracle {
         let header = FrameHeader::decode(header).expect("a node sends what is no frame");
         assert_eq!(header.kind, Kind::Data);
         let Session { space, epoch, process, .. } = self.session(connection, header.handle);
-        assert_eq!(header.epoch, epoch, "Epochs: data of another epoch than its space's");
+        assert!(header.epoch == epoch, "{Epochs}: data of epoch {}, not {epoch}", header.epoch);
         if self.is_over(&space, epoch) {
             return;
         }
@@ -305,7 +310,7 @@ impl Oracle {
                 file.name == run.segment
                     && file.bytes.get(offset..offset + shipped.len()) == Some(shipped)
             });
-            assert!(is_it, "Prefix: {space} ships at {begin} what its database did not write");
+            assert!(is_it, "{Prefix}: {space} ships at {begin} what its database did not write");
         }
     }
 
@@ -338,7 +343,7 @@ impl Oracle {
                 match shipped.get(record) {
                     Some(1) => {}
                     Some(times) => {
-                        panic!("Nothing twice: a record of {} is shipped {times} times", file.name)
+                        panic!("{Prefix}: a record of {} is shipped {times} times", file.name)
                     }
                     None if !seen(index, offset) => {}
                     None if file.unlinked && left_out >= record.len() as u64 => {

@@ -12,6 +12,7 @@ use saltus::ids::SpaceId;
 
 use super::chance::Chance;
 use super::copies::places;
+use super::invariant::Invariant::{Corrupt, Loss};
 use super::network::Process;
 use super::rotten::Flipped;
 use super::world::{Event, World};
@@ -306,7 +307,7 @@ impl World {
                 statuses.get(&flipped.space).is_some_and(|status| status.problem.is_some());
             assert!(
                 named.is_some() || (broken && flipped.lsn >= checkpoint),
-                "Corrupt is not absent: pass {pass} of replica {number} has not found {flipped:?}: \
+                "{Corrupt}: pass {pass} of replica {number} has not found {flipped:?}: \
                  {report:?}"
             );
         }
@@ -346,7 +347,7 @@ impl World {
                 let named = running.received.damages();
                 assert!(
                     named.is_empty() || !left.is_empty(),
-                    "Nothing is lost quietly: all of replica {number} holds, and its status says \
+                    "{Loss}: all of replica {number} holds, and its status says \
                      {named:?}"
                 );
                 self.passes.whole.push(number);
@@ -381,7 +382,7 @@ impl World {
         let is_so = self.oracle.had_flipped(replica, space, reign, lsn);
         assert!(
             is_so || is_past,
-            "Corrupt is not absent: nothing has flipped where replica {replica} says so: {problem}"
+            "{Corrupt}: nothing has flipped where replica {replica} says so: {problem}"
         );
         if !is_so {
             // Who looks again does not find it any more.

@@ -11,6 +11,7 @@ use saltus::lsn::{Lsn, Mark};
 use super::copies::{parse, places};
 use super::disk::Disk;
 use super::flips::Adopted;
+use super::invariant::Invariant::{Flushed, Loss, Prefix, Verified};
 use super::oracle::Oracle;
 use super::stream::Reign;
 
@@ -127,13 +128,13 @@ impl Oracle {
             }
             assert!(
                 !(began_at..flushed).contains(&flipped.lsn),
-                "Verified before durable: replica {replica} begins with {flushed}, has read all from \
+                "{Verified}: replica {replica} begins with {flushed}, has read all from \
                  {began_at} on, and takes {flipped:?} for good"
             );
             let is_last = reign.boundary_behind(flipped.lsn) == began_at;
             assert!(
                 !is_last || damages.contains_key(&status.space),
-                "Nothing is lost quietly: replica {replica} begins at {began_at}, and does not name \
+                "{Loss}: replica {replica} begins at {began_at}, and does not name \
                  {flipped:?}: {damages:?}"
             );
         }
@@ -161,7 +162,7 @@ impl Oracle {
         let Some(stream) = self.streams.get(&space) else { return };
         assert!(
             adopted.is_kept,
-            "Nothing is lost quietly: replica {replica} replaces {path:?}, and a crash could take \
+            "{Loss}: replica {replica} replaces {path:?}, and a crash could take \
              the damaged file"
         );
         let said = self.said.get(&(replica, space.clone())).copied().unwrap_or_default();
@@ -175,12 +176,12 @@ impl Oracle {
             let has = |bytes: &[u8]| bytes.get(offset..offset + wanted.len()) == Some(wanted);
             assert!(
                 has(&adopted.seen),
-                "Prefix: replica {replica} puts a file in the place of {path:?} that is not what \
+                "{Prefix}: replica {replica} puts a file in the place of {path:?} that is not what \
                  was shipped from {begin} to {end}"
             );
             assert!(
                 has(&adopted.durable),
-                "Flushed means flushed: replica {replica} puts a file in the place of {path:?}, \
+                "{Flushed}: replica {replica} puts a file in the place of {path:?}, \
                  and a crash could take {begin} to {end}"
             );
         }

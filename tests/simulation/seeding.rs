@@ -25,6 +25,7 @@ use super::copies::{holds, places};
 use super::cuts::CutOff;
 use super::database::Database;
 use super::disk::Disk;
+use super::invariant::Invariant::{Corrupt, Epochs, Equality, Loss};
 use super::machine::name_of;
 use super::oracle::{Oracle, Said, Sender, Session};
 use super::stream::Reign;
@@ -62,7 +63,7 @@ impl Oracle {
         let database = database_of(sender.databases, &session.space);
         let named = |name| database.files.iter().any(|log| log.name == name && !log.unlinked);
         if let Some(run) = run.filter(|run| named(run.segment)) {
-            panic!("Corrupt is not absent: {} has a name, and {retire:?} is told", run.segment);
+            panic!("{Corrupt}: {} has a name, and {retire:?} is told", run.segment);
         }
         if retire.what == Retirement::Gone {
             self.gone.insert((replica, session.space, retire.file));
@@ -86,7 +87,7 @@ impl Oracle {
         let Session { space, .. } = session;
         let database = database_of(sender.databases, &space);
         let stream = self.streams.get_mut(&space).unwrap();
-        assert_eq!(index, stream.last(), "Epochs: a replica is filled with a stream that is over");
+        assert!(index == stream.last(), "{Epochs}: a replica is filled with a stream that is over");
         let base = reseed.base;
         let known = stream.present();
         if base.lsn.0 <= known.end() && known.mark(base.lsn) != Some(base) {
@@ -103,7 +104,10 @@ impl Oracle {
         let end = present.end();
         if base.lsn.0 <= end {
             let known = present.mark(base.lsn).filter(|_| !present.is_in_gap(base.lsn.0));
-            assert_eq!(known, Some(base), "Equality: {space} is filled from another boundary");
+            assert!(
+                known == Some(base),
+                "{Equality}: {space} is filled from {base:?}, and what lies there is {known:?}"
+            );
             let at = said.flushed.min(common);
             let pieces = present.pieces(at, base.lsn.0);
             let named = |name| database.files.iter().any(|log| log.name == name && !log.unlinked);
@@ -111,13 +115,13 @@ impl Oracle {
                 at < base.lsn.0
                     && (present.is_in_gap(at)
                         || pieces.iter().any(|(run, ..)| !named(run.segment))),
-                "Nothing is lost quietly: replica {replica} has {at} of {space} and is filled anew \
+                "{Loss}: replica {replica} has {at} of {space} and is filled anew \
                  from {} on, and everything behind has its name",
                 base.lsn
             );
             assert!(
                 is_there(present, base.lsn.0, end.min(kept), database, sender.disk),
-                "Nothing is lost quietly: {space} is filled anew from {}, and not all of it is here",
+                "{Loss}: {space} is filled anew from {}, and not all of it is here",
                 base.lsn
             );
         }
@@ -170,7 +174,7 @@ impl Oracle {
     pub(super) fn superseded(&self, replica: usize, space: &SpaceId, cut: &CutOff) {
         assert!(
             self.may_begin(replica, space),
-            "Nothing is lost quietly: replica {replica} gives up {:?}, and was not told to",
+            "{Loss}: replica {replica} gives up {:?}, and was not told to",
             cut.path
         );
     }
@@ -187,7 +191,7 @@ impl Oracle {
         }
         let begun = seeds.and_then(|seeds| seeds.iter().rfind(|seed| seed.begun));
         let Some(seed) = begun else {
-            panic!("Nothing is lost quietly: replica {replica} removes {:?}, and no seed", cut.path)
+            panic!("{Loss}: replica {replica} removes {:?}, and no seed", cut.path)
         };
         let stream = &self.streams[space];
         let said = &self.said[&(replica, space.clone())];
@@ -214,7 +218,7 @@ impl Oracle {
             });
             assert!(
                 found,
-                "Nothing is lost quietly: replica {replica} removes its old copy of {space}, and \
+                "{Loss}: replica {replica} removes its old copy of {space}, and \
                  {begin} to {end} of the new one are not durable"
             );
         }
@@ -246,7 +250,7 @@ impl Oracle {
                     reign.slice(begin, end),
                     self.rotten(replica, space, file)
                 ),
-                "Nothing is lost quietly: replica {replica} removes {begin} to {end} of {space}, \
+                "{Loss}: replica {replica} removes {begin} to {end} of {space}, \
                  which {} had got when its name was gone, and its quarantine does not hold them",
                 run.segment
             );
@@ -259,7 +263,7 @@ impl Oracle {
         let space = &database.space;
         assert!(
             database.writes_to() != Some(inode),
-            "Nothing is lost quietly: {} is let go of, and still written to",
+            "{Loss}: {} is let go of, and still written to",
             log.name
         );
         let Some(stream) = self.streams.get(space).filter(|_| !self.stale) else { return };
@@ -280,7 +284,7 @@ impl Oracle {
                 said.flushed.max(said.before_rot).min(stream.common(said.reign, stream.last()));
             assert!(
                 slot.state == SlotState::Lost || has.max(slot.base.0) >= end,
-                "Nothing is lost quietly: {} of {of} is let go of, and replica {replica}, whose slot \
+                "{Loss}: {} of {of} is let go of, and replica {replica}, whose slot \
                  holds it, has {has} of {end}: {slot:?}",
                 log.name
             );

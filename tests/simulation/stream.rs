@@ -23,6 +23,8 @@ use saltus::lsn::{Lsn, Mark};
 use saltus::protocol::message::SegmentOpen;
 use saltus::wal::record::{self, Checksums, Header};
 
+use super::invariant::Invariant::{Epochs, Equality, Prefix};
+
 /// The stream under one epoch, or one branch of it.
 #[derive(Clone, Debug)]
 pub struct Reign {
@@ -66,7 +68,7 @@ pub struct Stream {
 
 impl Stream {
     pub fn new(id: StreamId, (epoch, start): (Epoch, Lsn)) -> Self {
-        assert_eq!(start, Lsn::ZERO, "Epochs: the first epoch of a stream begins at {start}");
+        assert!(start == Lsn::ZERO, "{Epochs}: the first epoch of a stream begins at {start}");
         let first = Reign {
             epoch,
             start,
@@ -170,13 +172,13 @@ impl Stream {
         let kept = present.boundary(self.kept);
         assert!(
             kept <= lsn,
-            "Prefix: other records are shipped at {lsn} than before, and the source has lost \
+            "{Prefix}: other records are shipped at {lsn} than before, and the source has lost \
              nothing before {kept}"
         );
         let (shipper, to) = present.shipped;
         assert!(
             shipper != process || to <= lsn,
-            "Prefix: a process ships other records at {lsn} than it did before"
+            "{Prefix}: a process ships other records at {lsn} than it did before"
         );
         let mut branch = Reign { begun_by: process, ..present.clone() };
         branch.cut(branch.boundary(lsn));
@@ -189,7 +191,7 @@ impl Stream {
         let kept = self.present().boundary(self.kept);
         assert!(
             kept <= base.0,
-            "Equality: a replica is filled anew from another boundary at {base}, and the source \
+            "{Equality}: a replica is filled anew from another boundary at {base}, and the source \
              has lost nothing before {kept}"
         );
         self.fork(kept, process);
@@ -201,12 +203,12 @@ impl Stream {
         let present = self.present();
         let at = present.runs.partition_point(|known| known.ordinal < run.ordinal);
         if let Some(known) = present.runs.get(at).filter(|known| known.ordinal == run.ordinal) {
-            assert_eq!(*known, run, "Prefix: a run has changed");
+            assert!(*known == run, "{Prefix}: a run has changed from {known:?} to {run:?}");
             return;
         }
         let next = at.checked_sub(1).map_or(0, |before| present.runs[before].ordinal + 1);
         let is_next = run.ordinal == next || present.seeds.contains(&run.ordinal);
-        assert!(is_next, "Prefix: a run is left out before {run:?}");
+        assert!(is_next, "{Prefix}: a run is left out before {run:?}");
         // One that was left out comes before others that are known.
         let is_last = at == present.runs.len();
         // Nor is one other than before that begins where nobody was shipped anything.
@@ -241,7 +243,7 @@ impl Stream {
             // The replica takes nothing behind what it has refused.
             return 0..0;
         }
-        assert!(at <= known, "Prefix: shipped from {start}, and nobody has {known} to {start}");
+        assert!(at <= known, "{Prefix}: shipped from {start}, and nobody has {known} to {start}");
         // It may begin with what is known, and go on where nobody was shipped anything.
         let gap = self.present().gap_from(start, bytes);
         let fresh = bytes.get(usize::try_from(gap.bytes_since(start)).unwrap()..);
@@ -314,14 +316,18 @@ impl Reign {
     /// brought back what its primary had let go of.
     fn fill(&mut self, start: Lsn, bytes: &[u8]) -> Option<u64> {
         let gap = self.gaps.iter().position(|gap| gap.contains(&start.0))?;
-        let mut mark = self.mark(start).expect("Prefix: no record ends where this begins");
+        let Some(mut mark) = self.mark(start) else {
+            panic!("{Prefix}: no record ends at {start}, where this begins")
+        };
         let limit = self.gaps[gap].end;
         let mut rest = bytes;
         while let Some(raw) = rest.first_chunk::<64>() {
             let header = Header::parse(raw, Checksums::Required).ok();
             let header = header.filter(|header| {
                 let size = usize::try_from(header.record_bytes()).unwrap();
-                let payload = rest.get(64..size).expect("Prefix: a partial record is shipped");
+                let payload = rest
+                    .get(64..size)
+                    .unwrap_or_else(|| panic!("{Prefix}: a partial record is shipped"));
                 header.check_payload(payload).is_ok()
             });
             let Some(header) = header else {
@@ -329,9 +335,12 @@ impl Reign {
                 break;
             };
             mark = record::step(&mark, raw, &header);
-            assert!(mark.lsn.0 <= limit, "Prefix: a record reaches beyond the run it lies in");
+            assert!(mark.lsn.0 <= limit, "{Prefix}: a record reaches beyond the run it lies in");
             if mark.lsn.0 == limit {
-                assert_eq!(self.marks[&limit].chain, mark.chain, "Equality: {limit}");
+                assert!(
+                    self.marks[&limit].chain == mark.chain,
+                    "{Equality}: other records than before end at {limit}"
+                );
             }
             self.marks.insert(mark.lsn.0, mark);
             rest = &rest[usize::try_from(header.record_bytes()).unwrap()..];
@@ -379,7 +388,7 @@ impl Reign {
     /// has rotted at the source is for the replica to refuse; nothing from there
     /// on is of the stream. Returns how far it went.
     fn take(&mut self, start: Lsn, bytes: &[u8]) -> u64 {
-        assert!(self.mark(start).is_some(), "Prefix: {start} is no record boundary");
+        assert!(self.mark(start).is_some(), "{Prefix}: {start} is no record boundary");
         let known = usize::try_from(self.end() - start.0).unwrap().min(bytes.len());
         let mut rest = &bytes[known..];
         while let Some(raw) = rest.first_chunk::<64>() {
@@ -388,7 +397,9 @@ impl Reign {
                 return self.end();
             };
             let size = usize::try_from(header.record_bytes()).unwrap();
-            let payload = rest.get(64..size).expect("Prefix: a partial record is shipped");
+            let payload = rest
+                .get(64..size)
+                .unwrap_or_else(|| panic!("{Prefix}: a partial record is shipped"));
             if header.check_payload(payload).is_err() {
                 self.rotten = true;
                 return self.end();
@@ -398,7 +409,7 @@ impl Reign {
             self.marks.insert(mark.lsn.0, mark);
             rest = &rest[size..];
         }
-        assert!(rest.is_empty(), "Prefix: a partial record is shipped");
+        assert!(rest.is_empty(), "{Prefix}: a partial record is shipped");
         start.0 + bytes.len() as u64
     }
 

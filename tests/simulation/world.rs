@@ -19,6 +19,7 @@ use super::database::{Database, Noise};
 use super::disk::Disk;
 use super::faults::Missing;
 use super::host::SharedDisk;
+use super::invariant::Invariant::Bounds;
 use super::machine::Machine;
 use super::network::{Effect, Network, Process};
 use super::operations::Operation;
@@ -233,7 +234,7 @@ impl World {
                 panic!("Liveness: nothing happens any more");
             };
             self.steps += 1;
-            assert!(self.steps < MOST_STEPS, "Bounded: the world does not come to rest");
+            assert!(self.steps < MOST_STEPS, "Liveness: the world does not come to rest");
             self.time.set(at);
             self.network.set_now(at);
             self.happen(event);
@@ -331,7 +332,7 @@ impl World {
                 let trouble = self.machines[number].disk.lock().trouble;
                 assert!(
                     trouble.full || trouble.error_one_in > 0 || trouble.sync_error_one_in > 0,
-                    "{name} does not start on a good disk: {why}"
+                    "Liveness: {name} does not start on a good disk: {why}"
                 );
                 self.after(Duration::from_secs(1), Event::Start(number));
             }
@@ -438,7 +439,7 @@ impl World {
         self.network.notice_closed(process);
         let own = self.operations.values().filter(|operation| operation.process == process);
         let own = own.count();
-        assert!(own < MOST_OPERATIONS, "Bounded: {own} operations of one process");
+        assert!(own < MOST_OPERATIONS, "{Bounds}: {own} operations of one process");
         if jobs > 0 {
             self.keeper_soon(number);
         }
