@@ -243,6 +243,11 @@ fn a_space_is_not_opened_in_a_stale_epoch() {
     pair.log(A).append(1, 100);
     pair.reconnect(false);
     pair.events.clear();
+    // The answer says what was seen, and nothing is asked or shipped then.
+    let ack = next(&mut pair, Kind::OpenAck, To::Primary);
+    obey(&mut pair, &ack, To::Primary);
+    let mut of_a = pair.to_replica.iter().filter(|frame| frame.header.handle == A);
+    assert!(of_a.all(|frame| frame.kind() == Kind::Error), "{:?}", pair.kinds());
     pair.settle();
     assert_eq!(pair.stops(), [(A, ErrorCode::Fenced)]);
     let is_it = |event: &Event| matches!(event, Event::Fenced { handle: A, highest: PRESENT });
