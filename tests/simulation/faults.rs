@@ -273,6 +273,7 @@ impl World {
         for number in 0..self.machines.len() {
             self.machines[number].disk.lock().trouble = Trouble::default();
             self.machines[number].disk.lock().thaw();
+            self.machines[number].host().fail_reads(None);
             self.machines[number].paused_until = 0;
             // Who looks after the nodes restarts them when a disk was mended.
             self.kill(number);

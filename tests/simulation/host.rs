@@ -4,14 +4,19 @@ use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use saltus::engine::writers::Writers;
 use saltus::state::host::Host;
 
 use super::chance::Chance;
+use super::clock::Time;
 use super::disk::Disk;
+
+/// What a disk reads at once, or not at all.
+const SECTOR: u64 = 512;
 
 /// A machine's disk, shared by all that runs on the machine.
 #[derive(Clone, Debug)]
@@ -47,11 +52,88 @@ impl Writers for OpenFiles {
     }
 }
 
+/// Sectors of a replica's segments that cannot be read, one after the other, each for a
+/// while.
+///
+/// It has a chance of its own: a seed without them takes the course that it would take
+/// if there were none.
+#[derive(Debug)]
+pub struct Sectors {
+    chance: Chance,
+    /// One read in so many meets a new one.
+    one_in: u64,
+    /// How long it lasts.
+    lasts: Duration,
+    time: Time,
+    bad: Option<Sector>,
+    /// Reads that were refused.
+    refused: u64,
+}
+
+#[derive(Debug)]
+struct Sector {
+    path: PathBuf,
+    offset: u64,
+    until: u64,
+}
+
+impl Sectors {
+    /// One seed in four has them.
+    pub fn draw(seed: u64, machine: usize, time: &Time) -> Option<Self> {
+        let mut of_seed = Chance::new(seed ^ 0x7365_6374_6f72_7320);
+        if machine == 0 || !of_seed.one_in(4) {
+            return None;
+        }
+        let mut chance = Chance::new(of_seed.next() ^ machine as u64);
+        Some(Self {
+            one_in: *chance.pick(&[2, 10, 40]),
+            lasts: Duration::from_millis(*chance.pick(&[10, 1_000, 20_000])),
+            time: time.clone(),
+            bad: None,
+            refused: 0,
+            chance,
+        })
+    }
+
+    fn may_read(&mut self, path: &Path, offset: u64, bytes: u64) -> io::Result<()> {
+        let now = self.time.passed_ns();
+        self.bad.take_if(|bad| bad.until <= now);
+        let end = path.metadata().map_or(0, |file| file.len()).min(offset + bytes);
+        if self.bad.is_none() && offset < end && self.chance.one_in(self.one_in) {
+            let at = self.chance.within(offset, end - 1) / SECTOR * SECTOR;
+            let lasts = u64::try_from(self.chance.delay(self.lasts).as_nanos()).unwrap();
+            self.bad = Some(Sector { path: path.into(), offset: at, until: now + lasts });
+        }
+        let is_hit = self.bad.as_ref().is_some_and(|bad| {
+            bad.path == path && offset < bad.offset + SECTOR && bad.offset < offset + bytes
+        });
+        if !is_hit {
+            return Ok(());
+        }
+        self.refused += 1;
+        Err(io::Error::from_raw_os_error(libc::EIO))
+    }
+}
+
 /// What a node asks of its host.
 #[derive(Debug)]
 pub struct SimulatedHost {
     pub disk: SharedDisk,
     pub chance: Mutex<Chance>,
+    pub sectors: Mutex<Option<Sectors>>,
+}
+
+impl SimulatedHost {
+    /// How many reads were refused so far.
+    pub fn refused(&self) -> u64 {
+        let sectors = self.sectors.lock().unwrap_or_else(PoisonError::into_inner);
+        sectors.as_ref().map_or(0, |sectors| sectors.refused)
+    }
+
+    /// From now on these cannot be read, or everything can be.
+    pub fn fail_reads(&self, sectors: Option<Sectors>) {
+        *self.sectors.lock().unwrap_or_else(PoisonError::into_inner) = sectors;
+    }
 }
 
 impl Host for SimulatedHost {
@@ -98,6 +180,11 @@ impl Host for SimulatedHost {
 
     fn remove_directory(&self, directory: &Path) -> io::Result<()> {
         self.disk.lock().remove_directory(directory)
+    }
+
+    fn may_read(&self, path: &Path, offset: u64, bytes: u64) -> io::Result<()> {
+        let mut sectors = self.sectors.lock().unwrap_or_else(PoisonError::into_inner);
+        sectors.as_mut().map_or(Ok(()), |sectors| sectors.may_read(path, offset, bytes))
     }
 
     fn random_u128(&self) -> io::Result<u128> {

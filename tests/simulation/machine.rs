@@ -103,8 +103,11 @@ impl Machine {
         scrubs: Option<u64>,
         chance: &mut Chance,
     ) -> Self {
-        let host =
-            Arc::new(SimulatedHost { disk: disk.clone(), chance: Mutex::new(chance.fork()) });
+        let host = Arc::new(SimulatedHost {
+            disk: disk.clone(),
+            chance: Mutex::new(chance.fork()),
+            sectors: Mutex::default(),
+        });
         let batch = BatchRule {
             max_records: *chance.pick(&[1, 3, 100]),
             max_delay: Duration::from_millis(*chance.pick(&[1, 10, 50])),

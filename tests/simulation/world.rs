@@ -18,7 +18,7 @@ use super::clock::{MachineClock, Time};
 use super::database::{Database, Noise};
 use super::disk::Disk;
 use super::faults::Missing;
-use super::host::SharedDisk;
+use super::host::{Sectors, SharedDisk};
 use super::invariant::Invariant::Bounds;
 use super::machine::Machine;
 use super::network::{Effect, Network, Process};
@@ -141,6 +141,7 @@ impl World {
                 rot.as_ref().map(|rot| rot.bytes_per_second),
                 &mut chance,
             ));
+            machines[number].host().fail_reads(Sectors::draw(seed, number, &time));
         }
         let root = machines[0].data_root();
         let databases = (0..plan.spaces)
@@ -309,6 +310,7 @@ impl World {
             return;
         }
         let mut chance = self.chance.fork();
+        let refused = self.machines[number].host().refused();
         let outcome = self.machines[number].start(&mut chance);
         let name = self.machines[number].name.clone();
         if self.machines[number].disk.lock().is_frozen() {
@@ -322,7 +324,8 @@ impl World {
                 if number == 0 {
                     self.look_at_source();
                 }
-                self.look_at_recovered(number);
+                let refused = self.machines[number].host().refused() - refused;
+                self.look_at_recovered(number, refused > 0);
                 self.collect(number);
                 self.wake(number, Duration::from_micros(50));
                 self.scrub_soon(number);
@@ -378,14 +381,16 @@ impl World {
         }
     }
 
-    fn look_at_recovered(&mut self, number: usize) {
+    fn look_at_recovered(&mut self, number: usize, unreadable: bool) {
         self.look_at_cuts(number);
         let machine = &self.machines[number];
         let Some(running) = &machine.running else { return };
         let trouble = machine.disk.lock().trouble;
         let bad = trouble.full || trouble.error_one_in > 0 || trouble.sync_error_one_in > 0;
         for status in running.received.statuses().into_values() {
-            if bad && status.problem.is_some() {
+            let unread = |problem: &String| problem.contains("cannot be read at offset");
+            let is_unread = unreadable && status.problem.as_ref().is_some_and(unread);
+            if is_unread || bad && status.problem.is_some() {
                 continue;
             }
             let disk = machine.disk.lock();
