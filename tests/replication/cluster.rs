@@ -1,6 +1,7 @@
 //! A primary and its replicas as real processes, and waiting for them.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -33,6 +34,13 @@ pub const NATIVE: BackendChoice =
 /// Both backends, for tests that run on each. Where this build has one, the
 /// tests run twice on it.
 pub const BACKENDS: [BackendChoice; 2] = [NATIVE, BackendChoice::Portable];
+
+/// Say that this test, or a part of it, is not run here. Past what the harness
+/// captures: a test that passes says nothing else.
+pub fn skipped(why: &str) {
+    let test = thread::current().name().unwrap_or("a test").to_owned();
+    std::io::stderr().write_all(format!("SKIPPED: {test}: {why}\n").as_bytes()).unwrap();
+}
 
 /// Wait until `look` gives something.
 #[track_caller]
