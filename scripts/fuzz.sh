@@ -9,16 +9,17 @@
 #
 # Begins with the inputs in fuzz/corpus/ and writes nothing there: what is found
 # on the way is kept in fuzz/found/, what fails in fuzz/artifacts/. Exit 1 if
-# anything failed; the last lines then say which input, and the input, copied to
-# fuzz/corpus/NAME/, is a test. Exit 4 if the fuzzers cannot be built here, with
-# the reason.
+# anything failed, a build of ours among it; where a target did, the last lines say
+# which input, and the input, copied to fuzz/corpus/NAME/, is a test. Exit 4 only if
+# this machine lacks what it takes (cargo, a C++ compiler, the crates), with the
+# reason.
 #
 # An input may take 10 seconds (30 with --quick), 2 GiB of memory in all and
 # 256 MiB in one piece.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-usage() { sed -n '2,17s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '2,18s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 
 seconds=20 sanitizer=address quick=""
 targets=$(sed -n 's/^    ("\([a-z]*\)", .*/\1/p' fuzz/targets/mod.rs)
@@ -44,8 +45,22 @@ cannot() {
     echo "the fuzzers cannot be run here: $1" >&2
     exit 4
 }
+command -v cargo >/dev/null || cannot "there is no cargo"
 # libFuzzer is C++.
 command -v c++ >/dev/null || cannot "there is no C++ compiler"
+# Tell what the machine lacks from what is wrong with the source.
+build_failed() {
+    local fetched from=(--manifest-path fuzz/Cargo.toml --locked)
+    local no_network='failed to download|failed to query|Could not resolve|offline mode'
+    if ! fetched=$(cargo fetch "${from[@]}" 2>&1); then
+        echo "$fetched" >&2
+        ! grep -Eq "$no_network" <<<"$fetched" || cannot "the crates are not to be had"
+    elif ! cargo build "${from[@]}" --target-dir "$built" --package libfuzzer-sys; then
+        cannot "libFuzzer does not build"
+    fi
+    echo "the fuzzers do not build" >&2
+    exit 1
+}
 build_quickly() {
     local flags
     # What cargo-fuzz passes.
@@ -62,7 +77,7 @@ build() { cargo fuzz build --sanitizer "$1"; }
 
 built=${CARGO_TARGET_DIR:-target}
 if [ -n "$quick" ]; then
-    build_quickly || cannot "the build failed"
+    build_quickly || build_failed
 else
     if ! cargo fuzz --version >/dev/null 2>&1; then
         # It only starts the others: nothing is gained by optimising it.
@@ -70,10 +85,10 @@ else
             cannot "cargo install cargo-fuzz failed"
     fi
     if ! build "$sanitizer"; then
-        [ "$sanitizer" != none ] || cannot "the build failed"
+        [ "$sanitizer" != none ] || build_failed
         echo "without the $sanitizer sanitizer, then" >&2
         sanitizer=none
-        build none || cannot "the build failed"
+        build none || build_failed
     fi
 fi
 

@@ -9,8 +9,10 @@
 # writer's is left out. Three spaces are written at R MiB a second each (20; with
 # --minutes 2), and everything written stays on the disk until the end, three
 # times: 30 minutes take 32 GB. Prints its seed first; the same seed makes the
-# same choices again. Exit 0 only if the directories are identical in the end and
-# no restart showed a gap, a duplicate or a torn tail.
+# same choices again. Exit 0 only if the directories are identical in the end, and
+# if no restart has cost a byte that was acknowledged as flushed before it, or
+# showed a gap, a duplicate or a torn tail. How many restarts were looked at is said
+# at the end.
 set -eu
 
 . "$(dirname "$0")/options.sh"

@@ -7,8 +7,19 @@
 //!                                                when, and who comes back first
 //! ```
 //!
-//! After each restart of a replica, with the primary held still: no torn tail,
-//! and every segment is a beginning of the primary's. In the end: identical.
+//! Before each kill the primary is asked what every replica has acknowledged as
+//! flushed. After it:
+//!
+//! - a replica that was started again says, before its primary comes, that it has
+//!   at least that much, and its files hold as many bytes; one that was not says so
+//!   as soon as it has noticed, and its files held them all the while;
+//! - with the primary dead or held still there is no torn tail, and every segment
+//!   is a beginning of the primary's;
+//! - no epoch has begun, because nothing that was written was lost.
+//!
+//! In the end: identical, and a line says how many restarts were looked at. An LSN
+//! counts the bytes of a space since it began, and none of what the steady writers
+//! write is let go of: so many bytes must be in the files.
 //!
 //! `SALTUS_KILLS` sets how often, `SALTUS_MINUTES` instead for how long,
 //! `SALTUS_MIB_PER_S` how much each of three
@@ -23,6 +34,7 @@ mod cluster;
 #[path = "replication/feed.rs"]
 mod feed;
 
+use std::collections::BTreeMap;
 use std::env;
 use std::fs;
 use std::path::PathBuf;
@@ -31,7 +43,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use saltus::ids::SegmentName;
 use saltus::io::BackendChoice;
-use saltus::wal::discover;
+use saltus::wal::discover::{self, Kind};
 
 use cluster::{Cluster, Node, assert_prefix, until};
 use feed::{Load, Random, Segment, Steady, record};
@@ -77,14 +89,111 @@ fn run_on(cluster: &mut Cluster, random: &mut Random) {
     std::thread::sleep(Duration::from_micros(random.below(150_000)));
 }
 
-fn check(cluster: &Cluster, replica: usize) {
+/// What replicas have acknowledged as flushed: no kill may cost any of it.
+#[derive(Debug, Default)]
+struct Acknowledged {
+    /// The farthest position that the primary was told, by replica and space.
+    positions: BTreeMap<(usize, String), u64>,
+    /// Restarts of a replica after which all of its positions were there.
+    restarts: u64,
+    /// How many positions these were.
+    looked_at: u64,
+}
+
+impl Acknowledged {
+    /// Ask the primary what it was told. More may be acknowledged before a kill
+    /// comes: this is the least that must be there after it.
+    fn note(&mut self, cluster: &mut Cluster) {
+        let ids: Vec<_> = cluster.replicas.iter().map(|node| node.spec.id.clone()).collect();
+        for space in cluster.primary.status().spaces {
+            for replica in space.replicas {
+                let index = ids.iter().position(|id| *id == replica.id).unwrap();
+                let position = self.positions.entry((index, space.space.to_string())).or_default();
+                *position = replica.flushed_lsn.max(*position);
+            }
+        }
+    }
+
+    fn of(&self, replica: usize) -> impl Iterator<Item = (&str, u64)> {
+        let own = self.positions.iter().filter(move |((index, _), _)| *index == replica);
+        own.map(|((_, space), told)| (space.as_str(), *told)).filter(|(_, told)| *told > 0)
+    }
+
+    /// What a replica says of itself that lacks something of what it has
+    /// acknowledged.
+    fn missing(&self, cluster: &mut Cluster, replica: usize) -> Option<String> {
+        let node = &mut cluster.replicas[replica];
+        let spaces = node.status().spaces;
+        self.of(replica).find_map(|(name, told)| {
+            let space = spaces.iter().find(|space| space.space.as_str() == name);
+            let there = space.is_some_and(|space| {
+                assert!(space.epochs.len() == 1, "nothing was lost, and yet: {space:#?}");
+                let whole = space.head_known && space.problem.is_none();
+                whole && space.flushed_lsn >= Some(told)
+            });
+            (!there).then(|| format!("{told} bytes of {name} were acknowledged: {space:#?}"))
+        })
+    }
+
+    /// A replica that was started just now has everything. Its primary has not
+    /// been there to bring any of it again, unless it is quick.
+    fn assert_restarted(&mut self, cluster: &mut Cluster, replica: usize) {
+        if let Some(missing) = self.missing(cluster, replica) {
+            panic!("a restart has cost replica {replica} what was durable: {missing}");
+        }
+        self.restarts += 1;
+        self.looked_at += self.of(replica).count() as u64;
+    }
+
+    /// The files of every replica hold as much as it has acknowledged. Nothing
+    /// but records is in them, and each byte of these is one of the stream.
+    fn assert_in_files(&self, cluster: &Cluster) {
+        for (index, node) in cluster.replicas.iter().enumerate() {
+            for (space, told) in self.of(index) {
+                let entries = discover::entries(&node.wal(space)).unwrap_or_else(|error| {
+                    panic!("{told} bytes of {space} are to be on replica {index}: {error}")
+                });
+                let segments = entries.iter().filter(|e| matches!(e.kind, Kind::Segment(_)));
+                let held: u64 = segments.map(|segment| segment.bytes).sum();
+                assert!(
+                    held >= told,
+                    "{space} on replica {index}: {held} bytes of {told} acknowledged"
+                );
+            }
+        }
+    }
+
+    /// Nobody says that it has less than before. A replica whose session has
+    /// ended says what that had when all of it has been given back.
+    fn assert_kept(&self, cluster: &mut Cluster) {
+        for replica in 0..cluster.replicas.len() {
+            until("a replica says that it has what it had acknowledged", || {
+                self.missing(cluster, replica).is_none().then_some(())
+            });
+        }
+    }
+
+    fn report(&self) {
+        println!(
+            "{} restarts of a replica, {} positions: all that was acknowledged was there",
+            self.restarts, self.looked_at
+        );
+        assert!(self.looked_at >= self.restarts / 2, "hardly anything was acknowledged");
+    }
+}
+
+/// What a replica has on its disk, while its primary cannot change it.
+fn check(cluster: &mut Cluster, replica: usize, acknowledged: &mut Acknowledged) {
+    acknowledged.assert_restarted(cluster, replica);
+    acknowledged.assert_in_files(cluster);
     for space in SPACES {
         assert_prefix(&cluster.replicas[replica].wal(space), &cluster.primary.wal(space));
     }
 }
 
 /// Kill whom the dice choose, and start them again in the order they choose.
-fn kill_one(cluster: &mut Cluster, random: &mut Random) {
+fn kill_one(cluster: &mut Cluster, random: &mut Random, acknowledged: &mut Acknowledged) {
+    acknowledged.note(cluster);
     match random.below(4) {
         0 => {
             cluster.primary.kill();
@@ -94,20 +203,22 @@ fn kill_one(cluster: &mut Cluster, random: &mut Random) {
             // The primary is held still, so that what the replica has on its
             // disk can be looked at.
             cluster.replicas[0].kill();
+            acknowledged.note(cluster);
             cluster.primary.signal(Signal::SIGSTOP);
             cluster.replicas[0].restart();
-            check(cluster, 0);
+            check(cluster, 0, acknowledged);
             cluster.primary.signal(Signal::SIGCONT);
         }
         2 => {
             cluster.primary.kill();
             cluster.replicas[0].kill();
             cluster.replicas[0].restart();
-            check(cluster, 0);
+            check(cluster, 0, acknowledged);
             // Killed again before anything comes.
             if random.below(2) == 0 {
                 cluster.replicas[0].kill();
                 cluster.replicas[0].restart();
+                check(cluster, 0, acknowledged);
             }
             cluster.primary.restart();
         }
@@ -116,8 +227,11 @@ fn kill_one(cluster: &mut Cluster, random: &mut Random) {
             cluster.primary.kill();
             cluster.primary.restart();
             cluster.replicas[0].restart();
+            acknowledged.assert_restarted(cluster, 0);
         }
     }
+    acknowledged.assert_in_files(cluster);
+    acknowledged.assert_kept(cluster);
 }
 
 #[test]
@@ -143,11 +257,12 @@ fn both_sides_survive_being_killed_at_random_moments() {
     let until = setting("SALTUS_MINUTES")
         .map(|minutes| Instant::now() + MINUTE * u32::try_from(minutes).unwrap());
     let goes_on = |kill| until.map_or(kill <= kills, |end| Instant::now() < end);
+    let mut acknowledged = Acknowledged::default();
     for kill in (1..).take_while(|kill| goes_on(*kill)) {
         run_on(&mut cluster, &mut random);
         println!("kill {kill}");
         // The second replica is not touched: it sees only its primary vanish.
-        kill_one(&mut cluster, &mut random);
+        kill_one(&mut cluster, &mut random, &mut acknowledged);
     }
     let written: Vec<_> = writers.into_iter().map(Steady::finish).collect();
     println!("{} bytes written", written.iter().sum::<u64>());
@@ -157,6 +272,7 @@ fn both_sides_survive_being_killed_at_random_moments() {
     for space in SPACES {
         cluster.assert_identical(space);
     }
+    acknowledged.report();
 }
 
 /// A writer that renames, unlinks, goes back and forth, and stops in
@@ -277,6 +393,7 @@ fn an_unruly_writer_is_followed_through_kills() {
     println!("SALTUS_SEED={seed} SALTUS_KILLS={kills}, {backend:?}");
     let mut cluster = Cluster::start(backend, 1);
     let mut writer = Unruly::new(cluster.primary.wal("alpha"));
+    let mut acknowledged = Acknowledged::default();
     for kill in 0..=kills {
         for _ in 0..random.below(60) {
             writer.step(&mut random, |written| {
@@ -291,6 +408,7 @@ fn an_unruly_writer_is_followed_through_kills() {
         }
         // While everything runs, or while it is away.
         let away = random.below(3) == 0;
+        acknowledged.note(&mut cluster);
         match random.below(3) {
             0 => cluster.primary.kill(),
             1 => cluster.replicas[0].kill(),
@@ -304,11 +422,22 @@ fn an_unruly_writer_is_followed_through_kills() {
                 writer.step(&mut random, |_| false);
             }
         }
-        for node in [&mut cluster.replicas[0], &mut cluster.primary] {
-            if !node.runs() {
-                node.restart();
+        if !cluster.replicas[0].runs() {
+            let held = cluster.primary.runs();
+            if held {
+                acknowledged.note(&mut cluster);
+                cluster.primary.signal(Signal::SIGSTOP);
+            }
+            cluster.replicas[0].restart();
+            acknowledged.assert_restarted(&mut cluster, 0);
+            if held {
+                cluster.primary.signal(Signal::SIGCONT);
             }
         }
+        if !cluster.primary.runs() {
+            cluster.primary.restart();
+        }
+        acknowledged.assert_kept(&mut cluster);
     }
     let written = writer.finish();
     println!("{written} bytes written to {} segments", writer.segments().count());
@@ -324,4 +453,5 @@ fn an_unruly_writer_is_followed_through_kills() {
         let copy = fs::read(cluster.replicas[0].wal("alpha").join(name.to_string())).unwrap();
         assert!(copy == fs::read(writer.wal.join(name.to_string())).unwrap(), "{name} differs");
     }
+    acknowledged.report();
 }

@@ -162,7 +162,7 @@ impl Quarantine {
         manifest: &Manifest,
         between: &mut dyn FnMut(),
     ) -> io::Result<PathBuf> {
-        self.has_room(file, manifest)?;
+        self.has_room(file, manifest, between)?;
         let (to, copy) = self.reserve(manifest)?;
         if let Err(error) = self.save(file, &copy, &to, manifest, between) {
             // Half a copy is none. What cannot be removed only takes room.
@@ -176,12 +176,17 @@ impl Quarantine {
     /// Whether there is room for the copy, as far as that can be told. One that
     /// does not fit is refused before a byte of it is written: it is tried again
     /// and again, and would take the disk from all other spaces each time.
-    fn has_room(&self, file: &File, manifest: &Manifest) -> io::Result<()> {
+    fn has_room(
+        &self,
+        file: &File,
+        manifest: &Manifest,
+        between: &mut dyn FnMut(),
+    ) -> io::Result<()> {
         let found = file.metadata()?;
         // What the file has no blocks for needs none here.
         let allocated = found.blocks().saturating_mul(512);
-        let bytes = found.len().saturating_sub(manifest.offset).min(allocated);
-        if bytes <= KEPT_AT_ONCE_BYTES {
+        let most = found.len().saturating_sub(manifest.offset).min(allocated);
+        if most <= KEPT_AT_ONCE_BYTES {
             return Ok(());
         }
         let there = self.directory.ancestors().find(|path| path.is_dir());
@@ -190,6 +195,10 @@ impl Quarantine {
         else {
             return Ok(());
         };
+        if free >= most.saturating_add(self.left_free) {
+            return Ok(());
+        }
+        let bytes = to_write(file, manifest.offset, between)?;
         let needed = bytes.saturating_add(self.left_free);
         if free >= needed {
             return Ok(());
@@ -240,8 +249,7 @@ impl Quarantine {
                 break;
             }
             let bytes = &piece[..count];
-            // A tail of zeroes, as a host's crash leaves it, needs no disk.
-            if bytes.iter().any(|byte| *byte != 0) {
+            if needs_disk(bytes) {
                 self.host.write_at(copy, bytes, at - offset)?;
             }
             at += count as u64;
@@ -291,6 +299,31 @@ impl Quarantine {
         let file = self.host.open(&options, &piece::manifest_path(bytes))?;
         self.host.write_at(&file, &text, 0)?;
         self.host.sync_all(&file)
+    }
+}
+
+/// False for a tail of zeroes, as a host's crash leaves it.
+fn needs_disk(piece: &[u8]) -> bool {
+    piece.iter().any(|byte| *byte != 0)
+}
+
+/// How much of what lies in a file from `offset` on a copy has to write. `between`
+/// is called after each slice.
+fn to_write(file: &File, offset: u64, between: &mut dyn FnMut()) -> io::Result<u64> {
+    let mut piece = vec![0; VERIFY_PIECE_BYTES];
+    let (mut at, mut bytes) = (offset, 0);
+    let mut slice_ends = offset + CUT_SLICE_BYTES;
+    loop {
+        let count = read_up_to(file, &mut piece, at)?;
+        if count == 0 {
+            return Ok(bytes);
+        }
+        bytes += if needs_disk(&piece[..count]) { count as u64 } else { 0 };
+        at += count as u64;
+        if at >= slice_ends {
+            slice_ends = at + CUT_SLICE_BYTES;
+            between();
+        }
     }
 }
 

@@ -103,3 +103,15 @@ fn what_has_no_room_to_be_kept_is_not_cut_and_not_a_byte_of_it_is_written() {
     assert_eq!(fs::read(kept).unwrap(), had[1..]);
     assert_eq!(fs::read(&file).unwrap(), had[..1]);
 }
+
+/// It is what a host's crash leaves of a file that grew, and to cut it gives room.
+#[test]
+fn a_tail_of_zeroes_needs_no_room_to_be_kept() {
+    let mut bench = Bench::new();
+    let file = bench.root.path().join("file");
+    let bytes = usize::try_from(3 * CUT_SLICE_BYTES + 2).unwrap();
+    fs::write(&file, vec![0; bytes]).unwrap();
+    bench.quarantine.free_bytes = |_| Ok(0);
+    let kept = bench.quarantine.cut(&file, &bench.manifest, &mut || {}).unwrap();
+    assert_eq!(fs::read(kept).unwrap(), vec![0; bytes - 1]);
+}

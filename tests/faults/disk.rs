@@ -7,6 +7,8 @@ use std::process::Command;
 
 use nix::sched::{CloneFlags, unshare};
 
+use crate::cluster::skipped;
+
 /// Run a program that must succeed.
 #[track_caller]
 pub fn run(program: &str, arguments: &[&OsStr]) {
@@ -29,7 +31,7 @@ fn os(text: &str) -> &OsStr {
 #[must_use]
 pub fn own_mounts() -> bool {
     if !is_here("mkfs.ext4") {
-        println!("SKIPPED: needs mkfs.ext4, for disks of its own");
+        skipped("needs mkfs.ext4, for disks of its own");
         return false;
     }
     let made = unshare(CloneFlags::CLONE_NEWNS).is_ok()
@@ -38,7 +40,7 @@ pub fn own_mounts() -> bool {
             .status()
             .is_ok_and(|status| status.success());
     if !made {
-        println!("SKIPPED: needs root, for mounts of its own");
+        skipped("needs root, for mounts of its own");
     }
     made
 }
@@ -69,7 +71,7 @@ impl Disk {
             .unwrap();
         if !mounted.status.success() {
             let why = String::from_utf8_lossy(&mounted.stderr);
-            println!("SKIPPED: no loop device to be had: {why}");
+            skipped(&format!("no loop device to be had: {}", why.trim()));
             return None;
         }
         Some(Self { path, image: Some(image) })

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 
 use nix::sched::{CloneFlags, unshare};
 
-use crate::cluster::{Cluster, NATIVE, Node, spec, until};
+use crate::cluster::{Cluster, NATIVE, Node, skipped, spec, until};
 use crate::disk::{is_here, run};
 use crate::feed::{Load, Steady};
 
@@ -37,11 +37,11 @@ fn ip(arguments: &str) {
 impl Hosts {
     fn make() -> Option<Self> {
         if !["ip", "tc", "nsenter"].into_iter().all(is_here) {
-            println!("SKIPPED: needs ip, tc and nsenter, for networks of its own");
+            skipped("needs ip, tc and nsenter, for networks of its own");
             return None;
         }
         if unshare(CloneFlags::CLONE_NEWNET).is_err() {
-            println!("SKIPPED: needs root, for networks of its own");
+            skipped("needs root, for networks of its own");
             return None;
         }
         let far = Command::new("unshare")

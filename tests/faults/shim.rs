@@ -7,6 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::cluster::skipped;
+
 #[derive(Debug)]
 pub struct Shim {
     directory: PathBuf,
@@ -24,7 +26,7 @@ impl Shim {
             .arg("-ldl")
             .status();
         if !built.is_ok_and(|status| status.success()) {
-            println!("SKIPPED: no C compiler to build the shim with");
+            skipped("no C compiler to build the shim with");
             return None;
         }
         Some(Self { directory })

@@ -1,6 +1,8 @@
 //! A primary and its replicas as real processes, and waiting for them.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -33,6 +35,13 @@ pub const NATIVE: BackendChoice =
 /// Both backends, for tests that run on each. Where this build has one, the
 /// tests run twice on it.
 pub const BACKENDS: [BackendChoice; 2] = [NATIVE, BackendChoice::Portable];
+
+/// Say that this test, or a part of it, is not run here. Past what the harness
+/// captures: a test that passes says nothing else.
+pub fn skipped(why: &str) {
+    let test = thread::current().name().unwrap_or("a test").to_owned();
+    std::io::stderr().write_all(format!("SKIPPED: {test}: {why}\n").as_bytes()).unwrap();
+}
 
 /// Wait until `look` gives something.
 #[track_caller]
@@ -130,6 +139,17 @@ impl Node {
             let found = says(&status.problem) || status.replicas.iter().any(|r| says(&r.problem));
             found.then_some(status)
         })
+    }
+
+    /// The code that a page of the admin address answers with, and the answer.
+    #[track_caller]
+    pub fn get(&self, page: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.spec.admin).unwrap();
+        write!(stream, "GET {page} HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let code = answer.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3));
+        (code.and_then(|code| code.parse().ok()).unwrap_or_else(|| panic!("{answer:?}")), answer)
     }
 
     pub fn as_replica(&self) -> Replica {
@@ -312,7 +332,6 @@ pub fn assert_whole(wal: &Path) {
 /// and consists of whole records.
 #[track_caller]
 pub fn assert_prefix(replica: &Path, primary: &Path) {
-    use std::io::Read;
     if !replica.exists() {
         return;
     }

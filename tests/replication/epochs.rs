@@ -139,6 +139,30 @@ fn t6_a_tail_of_zeroes_begins_a_new_epoch() {
 }
 
 /// Ten records in the first segment and five in the second, all of them flushed.
+/// They were cut from the replica one by one, each in an epoch of its own: as many
+/// epochs as there were records, and the same pieces in the quarantine.
+#[test]
+fn t6_records_that_come_back_in_another_file_begin_one_epoch() {
+    let mut cluster = Cluster::with(1, |_| {}, |_| {});
+    let segment = cluster.fill("alpha", 20, 400);
+    cluster.primary.kill();
+    // The crash took all that the file held, and somebody copied it back.
+    let lost = segment.content.clone();
+    File::options().write(true).open(&segment.path).unwrap().set_len(0).unwrap();
+    let mut copy = Segment::at(segment.path.with_extension("copy"));
+    copy.raw(&lost).sequence = segment.sequence;
+    copy.rename(segment.path);
+    let mut segment = copy;
+    cluster.primary.restart();
+    let status = await_epoch(&mut cluster, "alpha", 2);
+    assert_eq!(status.epochs[1].start_lsn, 0, "{status:?}");
+    segment.records(3, 10);
+    await_settled(&mut cluster, "alpha", segment.len());
+    cluster.assert_identical("alpha");
+    assert_eq!(cluster.primary.space("alpha").unwrap().epoch, Epoch(2));
+    assert!(kept(&cluster.replicas[0]) == lost, "{:?}", pieces(&cluster.replicas[0]));
+}
+
 fn with_two_segments() -> (Cluster, Segment, Segment) {
     let mut cluster = Cluster::with(1, |_| {}, |_| {});
     let wal = cluster.primary.wal("alpha");

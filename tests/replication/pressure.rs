@@ -9,7 +9,7 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 
-use crate::cluster::{BACKENDS, Cluster, Node, until};
+use crate::cluster::{BACKENDS, Cluster, Node, skipped, until};
 use crate::feed::{Load, Segment, Steady};
 
 /// Anonymous memory of a process, bytes.
@@ -97,7 +97,7 @@ fn max_queued_events() -> u64 {
 fn everything_arrives_although_events_were_lost() {
     let events = max_queued_events();
     if events > 1 << 17 {
-        println!("skipped: the queue holds {events} events, too many to overflow in a test");
+        skipped(&format!("the queue holds {events} events, too many to overflow in a test"));
         return;
     }
     for backend in BACKENDS {
@@ -166,7 +166,7 @@ fn with_limit(directory: &Path, limit: &str, value: u32) -> Option<PathBuf> {
     fs::set_permissions(&path, Permissions::from_mode(Mode::S_IRWXU.bits())).unwrap();
     let works = Command::new(&path).arg("--version").output().unwrap().status.success();
     if !works {
-        println!("skipped: no user namespace with a limit of its own can be made here");
+        skipped("no user namespace with a limit of its own can be made here");
     }
     works.then_some(path)
 }

@@ -12,7 +12,9 @@ use crate::wal::cursor::Cursor;
 impl Space {
     /// What this node tells a replica that `stands` there, with so many `runs`, of a
     /// position up to it, as [`Space::resume_at`]. Boundaries are remembered for longer than
-    /// segments are kept: for a comparison they will do, to go on they will not.
+    /// segments are kept: for a comparison they will do, to go on they will not. And records
+    /// that lie in other segments are others, since what follows has no place behind them:
+    /// the same may have been written again elsewhere.
     pub fn answer_at(
         &mut self,
         lsn: Lsn,
@@ -20,22 +22,24 @@ impl Space {
         runs: u32,
         jobs: &mut Vec<Job>,
     ) -> Option<Found> {
+        let goes_on = lsn >= stands;
         Some(match self.resume_at(lsn, jobs)? {
-            // The records are the same, and lie in other segments: the same was written
-            // again elsewhere. What comes next has no place behind that.
-            Found::Mark(_) if lsn >= stands && self.lies_in_more(lsn, runs) => Found::Nothing,
-            Found::Mark(mark) if lsn >= stands => {
-                self.gone_from(lsn).map_or(Found::Mark(mark), Found::Gone)
-            }
-            Found::Gone(why) if lsn < stands => {
+            Found::Mark(_) if goes_on && let Some(why) = self.gone_from(lsn) => Found::Gone(why),
+            Found::Mark(_) if self.lies_in_more(lsn, runs) => Found::Nothing,
+            Found::Gone(why) if !goes_on => {
                 let known = Some(self.known_before(lsn)).filter(|known| known.lsn == lsn);
-                known.map_or(Found::Gone(why), Found::Mark)
+                match known {
+                    Some(_) if self.lies_in_more(lsn, runs) => Found::Nothing,
+                    Some(known) => Found::Mark(known),
+                    None => Found::Gone(why),
+                }
             }
             found => found,
         })
     }
 
-    /// True if the stream up to a position lies in more than its first `runs`.
+    /// True if the stream up to a position lies in more than its first `runs`. So it does
+    /// up to any position behind, and where that begins can be searched for.
     fn lies_in_more(&self, lsn: Lsn, runs: u32) -> bool {
         self.runs.get(runs).is_some_and(|run| run.start < lsn)
     }

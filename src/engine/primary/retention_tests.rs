@@ -242,6 +242,10 @@ fn a_replica_is_not_resumed_where_the_segments_behind_are_gone() {
     assert!(matches!(found, Some(Found::Mark(mark)) if mark.lsn == second), "{found:?}");
     let found = at(&mut bed.space, Lsn::ZERO, second);
     assert!(matches!(found, Some(Found::Mark(_))), "it can still be compared: {found:?}");
+    bed.space.vanished(name(2));
+    assert!(!bed.release(Lsn(u64::MAX), later).is_empty());
+    let found = bed.space.answer_at(second, second, 0, &mut Vec::new());
+    assert!(matches!(found, Some(Found::Gone(_))), "wherever its records lie: {found:?}");
 }
 
 /// All of the log since the start of a process was held for a replica that was away
@@ -265,11 +269,13 @@ fn a_position_that_was_compared_is_believed_when_an_epoch_begins_behind_it() {
 
 /// A host had lost all of a segment, and the same records were written again to another
 /// one. A replica that has the first was taken for one that goes on there: what came
-/// next had no place behind it, and it was refused for good.
+/// next had no place behind it, and it was refused for good. Later they were taken for
+/// others at its end alone, and cut one by one, each in an epoch of its own.
 #[test]
 fn a_replica_that_has_the_same_records_in_another_segment_has_others() {
     let mut bed = Bed::new(&[]);
-    bed.write(2, &record(0, b"one"));
+    let records = [record(0, b"one"), record(1, b"two"), record(2, b"three")];
+    bed.write(2, &records.concat());
     bed.found(2);
     let mut known = fresh();
     for (file, bytes) in [(1, Some(0)), (2, None)] {
@@ -279,13 +285,15 @@ fn a_replica_that_has_the_same_records_in_another_segment_has_others() {
     bed.found(2);
     bed.walk();
     let end = bed.space.head().lsn;
-    let mut at = |runs| bed.space.answer_at(end, end, runs, &mut Vec::new());
-    assert_eq!(at(1), Some(Found::Nothing));
-    assert!(matches!(at(2), Some(Found::Mark(mark)) if mark.lsn == end));
-    assert!(matches!(
-        bed.space.answer_at(Lsn::ZERO, Lsn::ZERO, 0, &mut Vec::new()),
-        Some(Found::Mark(_))
-    ));
+    let mut at = |lsn, runs| bed.space.answer_at(lsn, end, runs, &mut Vec::new());
+    let mut boundary = Lsn::ZERO;
+    for record in records {
+        assert!(matches!(at(boundary, 2), Some(Found::Mark(mark)) if mark.lsn == boundary));
+        boundary = boundary.advance(record.len() as u64);
+        assert_eq!(at(boundary, 1), Some(Found::Nothing));
+    }
+    assert!(matches!(at(end, 2), Some(Found::Mark(mark)) if mark.lsn == end));
+    assert!(matches!(at(Lsn::ZERO, 0), Some(Found::Mark(_))));
 }
 
 /// All runs were gone through for each file that was touched, on a data core.
