@@ -3,22 +3,22 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::limits::{MAX_WALK_BYTES_PER_TURN, PREFETCH_AHEAD_BYTES, PREFETCH_BYTES};
+use crate::limits::{PREFETCH_AHEAD_BYTES, PREFETCH_BYTES};
 use crate::wal::cursor::Cursor;
 use crate::wal::segment::Segment;
 
 /// What was asked into the cache for a cursor, in the file that it walks.
 ///
-/// There are always several requests under way, so that the disk never waits
-/// for the walk; the walk goes on in what has come.
+/// The walk waits until all of it has come, and asks again when it has walked half.
+/// To walk in what has come while more is on its way keeps the disk busier, and
+/// makes every header dearer: pages arrive through the same memory. For as many bytes
+/// a second it took the sender a sixth more processor time.
 #[derive(Debug, Default)]
 pub(super) struct Ahead {
     /// Up to where.
     asked: u64,
     /// Where ranges begin that are on their way.
     reading: BTreeSet<u64>,
-    /// The walk waits for the first of them.
-    awaited: bool,
 }
 
 impl Ahead {
@@ -32,7 +32,7 @@ impl Ahead {
         let offset = cursor.offset();
         self.asked = self.asked.max(offset);
         let wanted = offset + PREFETCH_AHEAD_BYTES;
-        if self.asked + PREFETCH_BYTES <= wanted {
+        if !self.is_awaited() && self.asked + PREFETCH_AHEAD_BYTES / 2 <= wanted {
             let segment = cursor.segment();
             // A segment that cannot be looked at is the cursor's to report.
             let end = segment.len().map_or(wanted, |length| wanted.min(length));
@@ -45,14 +45,12 @@ impl Ahead {
                 self.asked += step;
             }
         }
-        let next = offset + MAX_WALK_BYTES_PER_TURN;
-        self.awaited = self.reading.first().is_some_and(|&start| start < next);
-        self.awaited
+        self.is_awaited()
     }
 
     /// The walk waits for pages.
     pub(super) fn is_awaited(&self) -> bool {
-        self.awaited
+        !self.reading.is_empty()
     }
 
     /// A range that begins there has come. If it was one of another cursor, a
@@ -60,6 +58,5 @@ impl Ahead {
     /// there yet.
     pub(super) fn came(&mut self, start: u64) {
         self.reading.remove(&start);
-        self.awaited = false;
     }
 }
