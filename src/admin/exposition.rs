@@ -19,6 +19,8 @@ pub(super) enum Kind {
     Counter,
     /// Goes up and down.
     Gauge,
+    /// Quantiles of the last while, told apart by the label `quantile`.
+    Summary,
 }
 
 /// A value of a sample. Whole numbers are written as such: a position beyond
@@ -75,6 +77,7 @@ impl Exposition {
         let kind = match kind {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
+            Kind::Summary => "summary",
         };
         // Writing to a `String` cannot fail.
         let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");

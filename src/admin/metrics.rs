@@ -253,7 +253,7 @@ fn lag(exposition: &mut Exposition, status: &NodeStatus) {
     });
     exposition.family(
         "saltus_append_to_flushed_seconds",
-        Kind::Gauge,
+        Kind::Summary,
         "From a record's timestamp to the acknowledgement that it is durable, of the last minute.",
         quantiles,
     );

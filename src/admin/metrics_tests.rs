@@ -61,6 +61,7 @@ fn parse(text: &str) -> Result<Samples, String> {
     let mut families = BTreeSet::new();
     let mut family = None;
     let mut help = None;
+    let mut is_summary = false;
     for line in text.lines() {
         let wrong = |what: &str| format!("{what}: {line}");
         if let Some(rest) = line.strip_prefix("# HELP ") {
@@ -74,13 +75,14 @@ fn parse(text: &str) -> Result<Samples, String> {
         if let Some(rest) = line.strip_prefix("# TYPE ") {
             let (name, kind) = rest.split_once(' ').ok_or_else(|| wrong("no type"))?;
             let total = name.ends_with("_total");
-            if help != Some(name) || !["counter", "gauge"].contains(&kind) {
+            if help != Some(name) || !["counter", "gauge", "summary"].contains(&kind) {
                 return Err(wrong("a type without its help"));
             }
             if total != (kind == "counter") {
                 return Err(wrong("_total is for counters, and only for them"));
             }
             family = Some(name);
+            is_summary = kind == "summary";
             continue;
         }
         let (series, value) = line.rsplit_once(' ').ok_or_else(|| wrong("no value"))?;
@@ -91,6 +93,9 @@ fn parse(text: &str) -> Result<Samples, String> {
             return Err(wrong("outside its family"));
         }
         check_labels(&series[name.len()..]).map_err(|what| wrong(&what))?;
+        if series.contains("quantile=") != is_summary {
+            return Err(wrong("a quantile is of a summary, and only there"));
+        }
         if samples.insert(series.to_owned(), value).is_some() {
             return Err(wrong("a sample for the second time"));
         }
