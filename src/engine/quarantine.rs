@@ -240,27 +240,17 @@ impl Quarantine {
         between: &mut dyn FnMut(),
     ) -> io::Result<()> {
         let offset = manifest.offset;
-        let mut piece = vec![0; VERIFY_PIECE_BYTES];
-        let mut at = offset;
-        let mut slice_ends = offset + CUT_SLICE_BYTES;
-        loop {
-            let count = read_up_to(file, &mut piece, at)?;
-            if count == 0 {
-                break;
-            }
-            let bytes = &piece[..count];
-            if needs_disk(bytes) {
-                self.host.write_at(copy, bytes, at - offset)?;
-            }
-            at += count as u64;
-            if at >= slice_ends {
-                slice_ends = at + CUT_SLICE_BYTES;
-                // Or the last sync would be of all of it.
-                self.host.sync_data(copy)?;
-                between();
-            }
-        }
-        self.host.set_len(copy, at - offset)?;
+        let write = |bytes: &[u8], at| match needs_disk(bytes) {
+            true => self.host.write_at(copy, bytes, at - offset),
+            false => Ok(()),
+        };
+        let end = each_piece(file, offset, write, || {
+            // Or the last sync would be of all of it.
+            self.host.sync_data(copy)?;
+            between();
+            Ok(())
+        })?;
+        self.host.set_len(copy, end - offset)?;
         if !planted::is(Bug::CutBeforeSaved) {
             self.host.sync_all(copy)?;
         }
@@ -310,19 +300,38 @@ fn needs_disk(piece: &[u8]) -> bool {
 /// How much of what lies in a file from `offset` on a copy has to write. `between`
 /// is called after each slice.
 fn to_write(file: &File, offset: u64, between: &mut dyn FnMut()) -> io::Result<u64> {
+    let mut bytes = 0;
+    let count = |piece: &[u8], _| {
+        bytes += if needs_disk(piece) { piece.len() as u64 } else { 0 };
+        Ok(())
+    };
+    each_piece(file, offset, count, || {
+        between();
+        Ok(())
+    })?;
+    Ok(bytes)
+}
+
+/// Read a file from `offset` on, and say where it ends. `take` is given each piece
+/// and where it begins; after each slice `between` is called.
+fn each_piece(
+    file: &File,
+    offset: u64,
+    mut take: impl FnMut(&[u8], u64) -> io::Result<()>,
+    mut between: impl FnMut() -> io::Result<()>,
+) -> io::Result<u64> {
     let mut piece = vec![0; VERIFY_PIECE_BYTES];
-    let (mut at, mut bytes) = (offset, 0);
-    let mut slice_ends = offset + CUT_SLICE_BYTES;
+    let (mut at, mut slice_ends) = (offset, offset + CUT_SLICE_BYTES);
     loop {
         let count = read_up_to(file, &mut piece, at)?;
         if count == 0 {
-            return Ok(bytes);
+            return Ok(at);
         }
-        bytes += if needs_disk(&piece[..count]) { count as u64 } else { 0 };
+        take(&piece[..count], at)?;
         at += count as u64;
         if at >= slice_ends {
             slice_ends = at + CUT_SLICE_BYTES;
-            between();
+            between()?;
         }
     }
 }
