@@ -54,5 +54,7 @@ pub mod lsn;
 #[doc(hidden)]
 pub mod planted;
 pub mod protocol;
+#[cfg(test)]
+mod skipped;
 pub mod state;
 pub mod wal;

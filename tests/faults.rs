@@ -44,6 +44,8 @@ mod network;
 mod seeding;
 #[path = "faults/shim.rs"]
 mod shim;
+#[path = "../src/skipped.rs"]
+mod skipped;
 #[path = "faults/stalled.rs"]
 mod stalled;
 #[path = "faults/sync.rs"]

@@ -5,6 +5,8 @@
 
 #[path = "io/rig.rs"]
 mod rig;
+#[path = "../src/skipped.rs"]
+mod skipped;
 
 #[path = "io/files.rs"]
 mod files;

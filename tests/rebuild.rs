@@ -19,6 +19,8 @@ mod received;
 mod refused;
 #[path = "rebuild/shipped.rs"]
 mod shipped;
+#[path = "../src/skipped.rs"]
+mod skipped;
 
 use std::fs::{self, File};
 use std::net::SocketAddr;

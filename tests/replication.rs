@@ -42,12 +42,16 @@ mod pressure;
 mod proof;
 #[path = "replication/proving.rs"]
 mod proving;
+#[path = "replication/reserved.rs"]
+mod reserved;
 #[path = "replication/restart.rs"]
 mod restart;
 #[path = "replication/retention.rs"]
 mod retention;
 #[path = "replication/seeding.rs"]
 mod seeding;
+#[path = "../src/skipped.rs"]
+mod skipped;
 #[path = "replication/spaces.rs"]
 mod spaces;
 #[path = "replication/talker.rs"]

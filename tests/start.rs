@@ -2,8 +2,11 @@
 //! script meet it.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../src/skipped.rs"]
+mod skipped;
+
 use std::fs::{self, Permissions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -15,6 +18,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
 use saltus::admin::Client;
 use saltus::cli::node::{NodeSpec, Ready};
+
+use crate::skipped::skipped;
 
 /// How long anything that is waited for may take.
 const DEADLINE: Duration = Duration::from_secs(45);
@@ -224,8 +229,7 @@ fn state_directory_without_permission_is_not_worth_a_restart() {
     let output = match output {
         // The program may lie where only root can go.
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            std::io::stderr().write_all(b"SKIPPED: nobody may run the program\n").unwrap();
-            return;
+            return skipped("nobody may run the program");
         }
         output => output.unwrap(),
     };

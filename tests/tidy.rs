@@ -22,19 +22,21 @@ const LAYERS: &[(&str, &[&str])] = &[
         "cli",
         &["admin", "engine", "config", "protocol", "wal", "io", "state", "lsn", "ids", "limits"],
     ),
-    ("admin", &["engine", "config", "lsn", "ids", "limits"]),
+    ("admin", &["engine", "config", "lsn", "ids", "limits", "skipped"]),
     ("engine", &["protocol", "wal", "io", "state", "config", "lsn", "ids", "limits", "planted"]),
     ("protocol", &["lsn", "ids", "limits"]),
     ("wal", &["lsn", "ids", "limits", "planted"]),
-    ("io", &["lsn", "ids", "limits"]),
+    ("io", &["lsn", "ids", "limits", "skipped"]),
     ("state", &["lsn", "ids", "limits"]),
     // A leaf but for the choices that the io layer offers.
-    ("config", &["io", "lsn", "ids", "limits"]),
+    ("config", &["io", "lsn", "ids", "limits", "skipped"]),
     ("lsn", &["ids", "limits"]),
     ("ids", &["limits"]),
     ("limits", &[]),
     // A leaf: bugs to be put back in for a test of the simulator.
     ("planted", &[]),
+    // A leaf that only tests have.
+    ("skipped", &[]),
 ];
 
 /// External crates that have a home, and which layers that is.

@@ -222,8 +222,7 @@ fn promtool_finds_nothing_to_complain_about() {
     let mut child = match started {
         Ok(child) => child,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            std::io::stderr().write_all(b"SKIPPED: promtool is not installed\n").unwrap();
-            return;
+            return crate::skipped::skipped("promtool is not installed");
         }
         Err(error) => panic!("promtool: {error}"),
     };

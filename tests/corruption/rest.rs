@@ -5,9 +5,8 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::{Command, Output};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use saltus::admin::Client;
 use saltus::engine::quarantine::list;
 use saltus::engine::scrub::ScrubAsk;
@@ -202,22 +201,15 @@ fn a_node_that_is_told_to_end_does_not_finish_the_file_that_it_is_mending() {
     };
     let bytes = until("a new file is being built", || built().pop().filter(|bytes| *bytes > 0));
     assert!(bytes < segment.len(), "{bytes} bytes are there already");
-    // The new file is watched until the node has ended: a node that finishes it shows all
-    // of it for the time in which one more piece would be read.
-    let ended = AtomicBool::new(false);
-    let most = std::thread::scope(|scope| {
-        let watching = scope.spawn(|| {
-            let mut most = 0;
-            while !ended.load(Ordering::SeqCst) {
-                most = built().into_iter().fold(most, u64::max);
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            most
-        });
-        cluster.replicas[0].terminate();
-        ended.store(true, Ordering::SeqCst);
-        watching.join().unwrap()
+    // A node that went on to the end of the new file would show more and more of it, and
+    // all of it before it went.
+    let mut most = bytes;
+    cluster.replicas[0].signal(Signal::SIGTERM);
+    until("the node has ended", || {
+        most = built().into_iter().fold(most, u64::max);
+        cluster.replicas[0].process().ended().is_err().then_some(())
     });
+    cluster.replicas[0].terminate();
     assert!(most < segment.len(), "it built all {most} bytes before it ended");
     assert!(fs::read(&copy).unwrap() == rotten, "half a file takes nobody's name");
     assert_eq!(built(), [0; 0], "and is not left behind");

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use nix::sched::{CloneFlags, unshare};
 
-use crate::cluster::skipped;
+use crate::skipped::skipped;
 
 /// Run a program that must succeed.
 #[track_caller]

@@ -8,9 +8,10 @@ use std::process::{Child, Command, Stdio};
 
 use nix::sched::{CloneFlags, unshare};
 
-use crate::cluster::{Cluster, NATIVE, Node, skipped, spec, until};
+use crate::cluster::{Cluster, NATIVE, Node, spec, until};
 use crate::disk::{is_here, run};
 use crate::feed::{Load, Steady};
+use crate::skipped::skipped;
 
 const LOAD: Load =
     Load { segment_bytes: 4 << 20, max_payload: 64 << 10, bytes_per_second: 2 << 20, seed: 5 };

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::cluster::skipped;
+use crate::skipped::skipped;
 
 #[derive(Debug)]
 pub struct Shim {

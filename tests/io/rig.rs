@@ -13,6 +13,8 @@ use saltus::io::{
     sockets,
 };
 
+use crate::skipped::skipped;
+
 /// How long a test waits for what must happen.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -33,8 +35,7 @@ pub(crate) fn on_every_backend(test: impl Fn(Rig)) {
             // Without the feature there is nothing to open.
             Err(_) if choice == BackendChoice::Uring && !cfg!(feature = "uring") => {}
             Err(error) => {
-                let text = format!("SKIPPED: {choice:?}: {error}\n");
-                io::stderr().write_all(text.as_bytes()).unwrap();
+                skipped(&format!("{choice:?}: {error}"));
             }
         }
     }

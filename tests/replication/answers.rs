@@ -10,8 +10,9 @@ use saltus::engine::status::{ReplicaState, Role, SpaceStatus};
 use saltus::ids::SegmentName;
 use saltus::wal::writer::{Writer, WriterOptions};
 
-use crate::cluster::{BACKENDS, Cluster, skipped, until};
+use crate::cluster::{BACKENDS, Cluster, until};
 use crate::feed::Segment;
+use crate::skipped::skipped;
 
 /// `saltus wait` at the primary: its exit code and what it says.
 fn wait(admin: SocketAddr, timeout: &str) -> (Option<i32>, String) {

@@ -36,13 +36,6 @@ pub const NATIVE: BackendChoice =
 /// tests run twice on it.
 pub const BACKENDS: [BackendChoice; 2] = [NATIVE, BackendChoice::Portable];
 
-/// Say that this test, or a part of it, is not run here. Past what the harness
-/// captures: a test that passes says nothing else.
-pub fn skipped(why: &str) {
-    let test = thread::current().name().unwrap_or("a test").to_owned();
-    std::io::stderr().write_all(format!("SKIPPED: {test}: {why}\n").as_bytes()).unwrap();
-}
-
 /// Wait until `look` gives something.
 #[track_caller]
 pub fn until<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {

@@ -9,8 +9,9 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 
-use crate::cluster::{BACKENDS, Cluster, Node, skipped, until};
+use crate::cluster::{BACKENDS, Cluster, Node, until};
 use crate::feed::{Load, Segment, Steady};
+use crate::skipped::skipped;
 
 /// Anonymous memory of a process, bytes.
 pub fn anonymous_bytes(node: &mut Node) -> u64 {
