@@ -2,6 +2,9 @@
 //! and what it says when something is wrong.
 #![allow(clippy::unwrap_used)]
 
+#[path = "replication/reserved.rs"]
+mod reserved;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
@@ -12,6 +15,8 @@ use std::time::{Duration, Instant};
 
 use saltus::cli::node::{NodeError, NodeProcess, NodeSpec};
 use saltus::config::Replica;
+
+use crate::reserved::Reserved;
 
 fn saltus(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_saltus"));
@@ -28,11 +33,6 @@ fn exits(output: &Output, code: i32) -> String {
     let error = String::from_utf8(output.stderr.clone()).unwrap();
     assert_eq!(output.status.code(), Some(code), "{error}");
     error
-}
-
-/// An address at which nothing listens.
-fn dead_address() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
 fn spec(directory: &Path, id: &str) -> NodeSpec {
@@ -122,7 +122,8 @@ fn wrong_log_filter_is_refused() {
 
 #[test]
 fn dead_admin_address_is_explained() {
-    let address = dead_address();
+    let reserved = Reserved::new();
+    let address = reserved.address().to_string();
     for command in [&["status"][..], &["wait", "--timeout", "100ms"]] {
         let output = output(&[command, &["--admin", &address, "--json"]].concat());
         let error = exits(&output, 3);
@@ -193,7 +194,8 @@ fn waiting_without_a_replica_is_answered_with_no() {
 fn waiting_begins_before_the_node_does() {
     let directory = tempfile::tempdir().unwrap();
     let mut spec = spec(directory.path(), "alpha");
-    spec.admin = dead_address().parse().unwrap();
+    let reserved = Reserved::new();
+    spec.admin = reserved.address();
     let admin = spec.admin.to_string();
     let mut wait = saltus(&["wait", "--admin", &admin])
         .stdout(Stdio::null())
@@ -212,7 +214,8 @@ fn waiting_begins_before_the_node_does() {
 
 #[test]
 fn each_cause_is_told_once() {
-    let address = dead_address();
+    let reserved = Reserved::new();
+    let address = reserved.address().to_string();
     let error = exits(&output(&["status", "--admin", &address]), 3);
     assert_eq!(error.matches("refused").count(), 1, "{error}");
     let error = exits(&output(&["wal", "verify", "/no/such/directory"]), 3);

@@ -1,11 +1,15 @@
 //! What the README tells people to type does what it says.
 #![allow(clippy::unwrap_used)]
 
-use std::net::TcpListener;
+#[path = "replication/reserved.rs"]
+mod reserved;
+
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use saltus::config::Config;
+
+use crate::reserved::Reserved;
 
 const README: &str = include_str!("../README.md");
 
@@ -38,8 +42,8 @@ fn two_nodes_on_one_machine_run_as_written() {
     let directory = tempfile::tempdir().unwrap();
     let place = directory.path().join("try");
     // Where other tests and other people's nodes are not.
-    let free: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    let port = |index: usize| free[index].local_addr().unwrap().port().to_string();
+    let free: [_; 3] = std::array::from_fn(|_| Reserved::new());
+    let port = |index: usize| free[index].address().port().to_string();
     let (replication, one, two) = (port(0), port(1), port(2));
     let mut script = tutorial.replace("/tmp/saltus-try", place.to_str().unwrap());
     script = script.replace("7420", &replication).replace("7431", &two);
@@ -59,7 +63,6 @@ fn two_nodes_on_one_machine_run_as_written() {
          kill -0 $one; sleep 0.05\ndone\nsaltus wait"
     );
     script = script.replacen("saltus wait", &noticed, 1);
-    drop(free);
     let program = Path::new(env!("CARGO_BIN_EXE_saltus")).parent().unwrap();
     let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap());
     // Whatever fails, the nodes end with the script.

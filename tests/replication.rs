@@ -42,6 +42,8 @@ mod pressure;
 mod proof;
 #[path = "replication/proving.rs"]
 mod proving;
+#[path = "replication/reserved.rs"]
+mod reserved;
 #[path = "replication/restart.rs"]
 mod restart;
 #[path = "replication/retention.rs"]

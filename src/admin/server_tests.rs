@@ -5,6 +5,8 @@ use std::net::TcpStream as StdStream;
 use std::sync::mpsc;
 use std::thread;
 
+use socket2::{Domain, Socket, Type};
+
 use super::*;
 use crate::admin::{Client, ClientError};
 use crate::engine::status::{NodeStatus, ScrubStatus};
@@ -160,7 +162,10 @@ fn silent_clients_do_not_keep_out_a_request_when_places_are_left() {
 
 #[test]
 fn dead_address_is_explained() {
-    let unused = StdListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Given to nobody else, and nobody listens.
+    let reserved = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    reserved.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let unused = reserved.local_addr().unwrap().as_socket().unwrap();
     let error = Client::new(unused).unwrap().status().unwrap_err();
     assert!(matches!(error, ClientError::Unreachable { .. }), "{error:?}");
     let text = error.to_string();

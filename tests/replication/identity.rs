@@ -8,6 +8,7 @@ use saltus::engine::status::{ReplicaState, Role};
 
 use crate::cluster::{Cluster, Node, spec, until};
 use crate::feed::Segment;
+use crate::reserved::Reserved;
 
 /// Wait until what the primary says is wrong with its replica contains `text`.
 #[track_caller]
@@ -24,7 +25,8 @@ fn a_node_that_reaches_itself_is_refused() {
     let mut spec = spec("alone", directory.path(), true);
     spec.program = env!("CARGO_BIN_EXE_saltus").into();
     // Its own address, under another name, as a copied configuration has it.
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let reserved = Reserved::new();
+    let free = reserved.address();
     spec.replication = Some(std::net::SocketAddr::from(([0, 0, 0, 0], free.port())));
     spec.replicas = vec![Replica { id: "other".parse().unwrap(), address: free }];
     let mut node = Node::start(spec);
