@@ -42,31 +42,30 @@ fn directions(kind: Kind) -> &'static [To] {
     }
 }
 
-/// Two spaces of ten records, everywhere durable, the first in its second epoch.
-fn shipped() -> Pair {
+/// Two spaces of ten records, everywhere durable; the first has begun its second epoch
+/// behind so many of them, and a new connection is open.
+fn begun_anew(records: usize) -> Pair {
     let mut pair = Pair::streaming(2);
     for handle in [A, B] {
         pair.append(handle, 10, 100);
     }
     pair.settle();
-    pair.log(A).begin_epoch(PRESENT.0, 10);
+    pair.log(A).begin_epoch(PRESENT.0, records);
     pair.reconnect(false);
+    pair
+}
+
+/// All that there is was shipped in the second epoch.
+fn shipped() -> Pair {
+    let mut pair = begun_anew(10);
     pair.settle();
     pair.check_identical();
     pair
 }
 
-/// The same, and six of its ten records are left in the second epoch: the replica is
-/// to be cut.
+/// Six of the ten records are left in the second epoch: the replica is to be cut.
 fn turned() -> Pair {
-    let mut pair = Pair::streaming(2);
-    for handle in [A, B] {
-        pair.append(handle, 10, 100);
-    }
-    pair.settle();
-    pair.log(A).begin_epoch(PRESENT.0, 6);
-    pair.reconnect(false);
-    pair
+    begun_anew(6)
 }
 
 /// Takes the next frame of that kind, of the first space, off the wire; what comes before
