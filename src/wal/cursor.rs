@@ -163,6 +163,8 @@ pub struct Cursor {
     offset: u64,
     mark: Mark,
     window: Option<Map>,
+    /// How long the segment is, looked at for the next advance already.
+    end: Option<u64>,
     /// Where the last record before the cursor starts, and the chain before it.
     last: Option<(u64, Chain)>,
     /// A record at this offset was seen incomplete.
@@ -184,6 +186,7 @@ impl Cursor {
             offset,
             mark,
             window: None,
+            end: None,
             last: None,
             awaited: None,
             searched: None,
@@ -216,6 +219,18 @@ impl Cursor {
         self.last
     }
 
+    /// How long the segment is. The next advance goes no further, if it comes
+    /// before anything else is waited for; looking twice would tell it no more.
+    ///
+    /// # Errors
+    ///
+    /// As `fstat`.
+    pub fn look_at_end(&mut self) -> io::Result<u64> {
+        let end = self.segment.len()?;
+        self.end = Some(end);
+        Ok(end)
+    }
+
     /// Give up the memory map. Worth it for a space that has gone quiet; the
     /// next advance maps anew if it must.
     pub fn release(&mut self) {
@@ -245,7 +260,10 @@ impl Cursor {
     }
 
     fn walk(&mut self, max_bytes: u64, each: &mut impl FnMut(&Mark)) -> io::Result<Stop> {
-        let mut end = self.segment.len()?;
+        let mut end = match self.end.take() {
+            Some(end) => end,
+            None => self.segment.len()?,
+        };
         let target = self.mark.lsn.0.saturating_add(max_bytes);
         let ahead = max_bytes.min(end.saturating_sub(self.offset));
         if ahead > SHORT_TAIL_BYTES

@@ -28,17 +28,24 @@ impl Ahead {
     }
 
     /// Ask for what the cursor will read. True if it must wait for it.
-    pub(super) fn of(&mut self, cursor: &Cursor, ask: &mut Vec<(Arc<Segment>, u64, u64)>) -> bool {
+    pub(super) fn of(
+        &mut self,
+        cursor: &mut Cursor,
+        ask: &mut Vec<(Arc<Segment>, u64, u64)>,
+    ) -> bool {
         let offset = cursor.offset();
         self.asked = self.asked.max(offset);
+        if self.is_awaited() {
+            return true;
+        }
         let wanted = offset + PREFETCH_AHEAD_BYTES;
-        if !self.is_awaited() && self.asked + PREFETCH_AHEAD_BYTES / 2 <= wanted {
+        // A segment that cannot be looked at is the cursor's to report.
+        let end = cursor.look_at_end().map_or(wanted, |length| wanted.min(length));
+        // What has just been appended is in the cache.
+        let appended = end.saturating_sub(offset) <= PREFETCH_BYTES / 8;
+        if !appended && self.asked + PREFETCH_AHEAD_BYTES / 2 <= wanted {
             let segment = cursor.segment();
-            // A segment that cannot be looked at is the cursor's to report.
-            let end = segment.len().map_or(wanted, |length| wanted.min(length));
-            // What has just been appended is in the cache.
-            let appended = end.saturating_sub(offset) <= PREFETCH_BYTES / 8;
-            while !appended && self.asked < end {
+            while self.asked < end {
                 let step = PREFETCH_BYTES.min(end - self.asked);
                 ask.push((segment.clone(), self.asked, step));
                 self.reading.insert(self.asked);

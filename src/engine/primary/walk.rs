@@ -60,7 +60,7 @@ impl Space {
             if self.cursor.is_none() && !self.enter(now, turn) {
                 break;
             }
-            let cursor = self.cursor.as_ref();
+            let cursor = self.cursor.as_mut();
             if cursor.is_some_and(|cursor| self.ahead.of(cursor, &mut turn.prefetch)) {
                 break;
             }
