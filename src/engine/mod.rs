@@ -24,6 +24,7 @@
 pub mod clock;
 pub mod doorkeeper;
 pub mod inbox;
+pub mod jitter;
 pub mod keeper;
 pub mod latency;
 #[cfg(test)]
@@ -45,6 +46,7 @@ mod verifier;
 pub mod writers;
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -217,7 +219,7 @@ impl Engine {
             skips_damage: config.wal.on_corrupt_source == OnCorruptSource::Skip,
             writers: Arc::new(writers::Kernel),
             clock: Arc::new(SystemClock),
-            jitter_seed: u64::from(std::process::id()),
+            jitter_seed: 0,
         };
 
         // The rings are made on the threads that use them. Each thread says
@@ -226,7 +228,9 @@ impl Engine {
         let failed = Arc::new(Mutex::new(None));
         let mut started = Vec::new();
         for shard in 0..setup.shards {
-            let setup = Setup { shard, ..setup.clone() };
+            // Not of the process's number: in containers that is the same everywhere.
+            let jitter_seed = RandomState::new().hash_one(shard);
+            let setup = Setup { shard, jitter_seed, ..setup.clone() };
             started.push(Self::spawn(setup, config, jobs.clone(), failed.clone())?);
         }
         let mut shards = Vec::new();

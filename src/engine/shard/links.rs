@@ -186,18 +186,8 @@ impl Shard {
         }
     }
 
-    pub(super) fn jitter(&mut self) -> f64 {
-        // xorshift: spreads attempts, nothing depends on its quality.
-        self.jitter ^= self.jitter << 13;
-        self.jitter ^= self.jitter >> 7;
-        self.jitter ^= self.jitter << 17;
-        #[expect(clippy::cast_precision_loss, reason = "a fraction")]
-        let fraction = (self.jitter >> 11) as f64 / (1_u64 << 53) as f64;
-        fraction
-    }
-
     pub(super) fn link_down(&mut self, index: usize, why: String) {
-        let (instant, jitter) = (self.now().instant, self.jitter());
+        let (instant, jitter) = (self.now().instant, self.jitter.draw());
         let ends = self.stopping.is_some();
         if let Some(link) = self.links.get_mut(index) {
             // As this node ends, that a connection does is no news.

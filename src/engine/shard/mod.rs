@@ -41,6 +41,7 @@ use crossbeam::channel::{Receiver, Sender, TryRecvError};
 
 use self::jobs::Jobs;
 use super::doorkeeper::{Complaints, Doorkeeper};
+use super::jitter::Jitter;
 use super::keeper::{Job, News};
 use super::primary::link::{Link, State};
 use super::primary::slot::Answer;
@@ -211,7 +212,7 @@ pub struct Shard {
     disk_operations: u32,
     /// Who waits for a report.
     asked: Vec<Sender<ShardReport>>,
-    jitter: u64,
+    jitter: Jitter,
     /// Damaged frames of connections to primaries, by who was at the other end.
     corrupt_frames: BTreeMap<String, u64>,
     /// Spaces to be looked at again, and when.
@@ -266,7 +267,7 @@ impl Shard {
             .map(|(replica, address)| Link::new(replica.clone(), *address, start))
             .collect();
         Self {
-            jitter: setup.jitter_seed | 1,
+            jitter: Jitter::new(setup.jitter_seed),
             setup,
             backend,
             commands,

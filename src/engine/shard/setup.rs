@@ -42,6 +42,7 @@ pub struct Setup {
     pub writers: Arc<dyn Writers>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
-    /// Spreads attempts to connect; any number but the neighbour's.
+    /// Spreads attempts to connect: any number but that of another shard, of this node
+    /// or another.
     pub jitter_seed: u64,
 }
