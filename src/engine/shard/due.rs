@@ -34,8 +34,8 @@ impl Shard {
         link.next_timeout().filter(|_| !ends)
     }
 
-    pub(super) fn timeouts(&mut self) {
-        let instant = self.now().instant;
+    /// Do what is due by now, and is not done by what comes in.
+    pub(super) fn timeouts(&mut self, instant: Instant) {
         for (index, link) in self.links.iter().enumerate() {
             if self.link_timeout(link).is_some_and(|at| at <= instant) {
                 self.busy_links.insert(index);

@@ -218,6 +218,8 @@ pub struct Shard {
     /// Spaces to be looked at again, and when.
     attended: BTreeSet<Handle>,
     next_attention: Option<Instant>,
+    /// When something of all that is due, as the last turn left it.
+    due: Option<Instant>,
     /// Room for what one wait brings, and one look at the watches.
     completions: Vec<Completion>,
     events: Vec<WatchEvent>,
@@ -309,6 +311,7 @@ impl Shard {
             corrupt_frames: BTreeMap::new(),
             attended: BTreeSet::new(),
             next_attention: None,
+            due: Some(start),
             completions: Vec::new(),
             events: Vec::new(),
         }
@@ -366,10 +369,12 @@ impl Shard {
             self.tell_positions(self.now());
             return Turn::Ended;
         }
-        Turn::Wait(self.next_timeout())
+        self.due = self.next_timeout();
+        Turn::Wait(self.due)
     }
 
-    /// Wait for completions, and take them.
+    /// Wait for completions until `deadline`, and take them; then do what was due by
+    /// now when the last turn ended.
     ///
     /// # Errors
     ///
@@ -381,7 +386,12 @@ impl Shard {
             self.completed(completion);
         }
         self.completions = completions;
-        self.timeouts();
+        if let Some(due) = self.due {
+            let instant = self.now().instant;
+            if due <= instant {
+                self.timeouts(instant);
+            }
+        }
         Ok(())
     }
 
