@@ -392,8 +392,8 @@ impl NodeProcess {
     /// It took longer than [`STOP_TIMEOUT`], or its exit code was not 0.
     pub fn terminate(mut self) -> Result<NodeSpec, NodeError> {
         let pid = i32::try_from(self.pid()).map(Pid::from_raw);
-        // It can only have ended already, which shows below.
-        if let Ok(pid) = pid {
+        // One that has ended is met below; its number may be another's by now.
+        if let (Ok(()), Ok(pid)) = (self.ended(), pid) {
             let _ = kill(pid, Signal::SIGTERM);
         }
         let deadline = Instant::now() + STOP_TIMEOUT;

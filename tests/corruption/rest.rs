@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::{Command, Output};
+use std::time::Instant;
 
 use nix::sys::signal::Signal;
 use saltus::admin::Client;
@@ -13,7 +14,7 @@ use saltus::engine::scrub::ScrubAsk;
 use saltus::engine::status::PassOutcome;
 use saltus::wal::discover;
 
-use crate::cluster::{Cluster, Node, until};
+use crate::cluster::{Cluster, DEADLINE, Node, until};
 use crate::feed::{Load, Random, Segment, Steady};
 use crate::{seed, setting};
 
@@ -197,7 +198,8 @@ fn a_node_that_is_told_to_end_does_not_finish_the_file_that_it_is_mending() {
     let built = || -> Vec<u64> {
         let entries = fs::read_dir(&mending).into_iter().flatten().flatten();
         let new = entries.filter(|entry| entry.path().extension().is_some_and(|e| e == "new"));
-        new.map(|entry| entry.metadata().unwrap().len()).collect()
+        // It may go between two looks.
+        new.filter_map(|entry| Some(entry.metadata().ok()?.len())).collect()
     };
     let bytes = until("a new file is being built", || built().pop().filter(|bytes| *bytes > 0));
     assert!(bytes < segment.len(), "{bytes} bytes are there already");
@@ -205,10 +207,12 @@ fn a_node_that_is_told_to_end_does_not_finish_the_file_that_it_is_mending() {
     // all of it before it went.
     let mut most = bytes;
     cluster.replicas[0].signal(Signal::SIGTERM);
-    until("the node has ended", || {
+    let deadline = Instant::now() + DEADLINE;
+    while cluster.replicas[0].process().ended().is_ok() {
+        assert!(Instant::now() < deadline, "it does not end");
         most = built().into_iter().fold(most, u64::max);
-        cluster.replicas[0].process().ended().is_err().then_some(())
-    });
+        std::thread::yield_now();
+    }
     cluster.replicas[0].terminate();
     assert!(most < segment.len(), "it built all {most} bytes before it ended");
     assert!(fs::read(&copy).unwrap() == rotten, "half a file takes nobody's name");

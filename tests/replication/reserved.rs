@@ -7,7 +7,8 @@ use socket2::{Domain, Socket, Type};
 /// An address of this host at which nobody listens, until somebody is told to: as long
 /// as this is kept, the system gives it to no other. A listener that was closed would not
 /// do: a process that another test is just starting may have inherited it, and answers
-/// for a moment.
+/// for a moment. (Where a bound socket keeps out all others, as on BSD, the node is
+/// kept out as well.)
 pub(crate) struct Reserved(Socket);
 
 impl Reserved {
