@@ -206,6 +206,8 @@ fn the_parser_refuses_what_prometheus_would() {
         "# HELP a A.\n# TYPE a gauge\na{x=\"1\"y} 1\n",
         "# HELP a A.\n# TYPE a gauge\na one\n",
         "# HELP a A.\n# TYPE a gauge\n# HELP a A.\n# TYPE a gauge\n",
+        "# HELP a A.\n# TYPE a gauge\na{quantile=\"0.5\"} 1\n",
+        "# HELP a A.\n# TYPE a summary\na 1\n",
     ] {
         assert!(parse(bad).is_err(), "{bad}");
     }
