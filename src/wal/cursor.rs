@@ -226,6 +226,7 @@ impl Cursor {
     ///
     /// As `fstat`.
     pub fn look_at_end(&mut self) -> io::Result<u64> {
+        self.end = None;
         let end = self.segment.len()?;
         self.end = Some(end);
         Ok(end)
