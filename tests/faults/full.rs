@@ -207,6 +207,13 @@ fn a_node_that_was_stopped_in_order_starts_on_a_full_disk_and_says_so() {
             problem.contains("No space left on device").then_some(())
         });
         assert_eq!(node.get("/healthz").0, 503);
+        if primary {
+            // What is recorded is shipped on, and it is as full as before.
+            cluster.await_flushed("alpha", segment.len());
+            let problem = cluster.primary.status().problem.expect("nothing has made room");
+            assert!(problem.contains("No space left on device"), "{problem}");
+            assert_eq!(cluster.primary.get("/healthz").0, 503);
+        }
         fs::remove_file(ballast).unwrap();
         cluster.await_flushed("alpha", segment.len());
         let mut other = Segment::create(&cluster.primary.wal("beta"), 1);

@@ -39,7 +39,9 @@ impl Keeper {
         let waiting = take(&mut self.waiting);
         for (shard, news) in waiting {
             let scanned = match &news {
-                News::Space { space, found, .. } => {
+                News::Space { space, found, .. }
+                    if failure.as_ref().is_some_and(|why| !self.may_go_on(space, why)) =>
+                {
                     Some((space.clone(), found.iter().map(|(file, _)| *file).collect()))
                 }
                 _ => None,
@@ -48,7 +50,7 @@ impl Keeper {
                 Some(why) => self.withhold(shard, news, why),
                 None => Some(news),
             };
-            if let (Some((space, files)), Some(_), Some(_)) = (scanned, &failure, &news) {
+            if let (Some((space, files)), Some(_)) = (scanned, &news) {
                 self.undeliver(&space, files);
             }
             if let Some(news) = news {

@@ -106,6 +106,7 @@ impl Keeper {
     /// once, or good news later.
     pub(super) fn withhold(&mut self, shard: usize, news: News, failure: &Failure) -> Option<News> {
         match news {
+            News::Space { ref space, .. } if self.may_go_on(space, failure) => Some(news),
             News::Committed { .. }
             | News::Space { .. }
             | News::EpochBegun { .. }
@@ -117,6 +118,17 @@ impl Keeper {
             }
             news => Some(spoil(news, &failure.why)),
         }
+    }
+
+    /// True if a batch that was not made durable is no reason to keep a space from
+    /// being shipped: nothing of its stream waits. What is to be remembered of slots is
+    /// remembered before any boundary that comes now, and until then a restart finds
+    /// what this start has found.
+    pub(super) fn may_go_on(&self, space: &SpaceId, failure: &Failure) -> bool {
+        let of_slots =
+            |change: &Change| matches!(change, Change::Slot { .. } | Change::DropSlot { .. });
+        let mut waiting = self.unwritten.changes.iter().filter(|(other, _)| other == space);
+        failure.waits && !self.unwritten.hopeless && waiting.all(|(_, change)| of_slots(change))
     }
 
     /// True while something waits that may be done yet.

@@ -78,16 +78,24 @@ impl Rig {
 
     /// The keeper of the next process.
     fn restart(&mut self, rule: Rule) {
+        self.reopen(&(Arc::new(ThisHost) as _), rule);
+        self.scan();
+    }
+
+    fn scan(&mut self) -> Vec<News> {
+        self.batch(vec![Job::ScanSpace { shard: 0, space: alpha() }])
+    }
+
+    /// The same with a catalog on that host, before it has looked at anything.
+    fn reopen(&mut self, host: &Arc<dyn Host>, rule: Rule) {
         let Self { root, keeper, news, start, .. } = self;
         let root = root.path().to_path_buf();
         // The catalog must be closed before it is opened again.
         let nowhere = tempfile::tempdir().unwrap();
-        let host: Arc<dyn Host> = Arc::new(ThisHost);
-        let (placeholder, _) = open(&host, nowhere.path().to_path_buf(), rule.clone());
+        let (placeholder, _) = open(host, nowhere.path().to_path_buf(), rule.clone());
         drop(std::mem::replace(keeper, placeholder));
-        (*keeper, *news) = open(&host, root, rule);
+        (*keeper, *news) = open(host, root, rule);
         *start = Instant::now();
-        self.batch(vec![Job::ScanSpace { shard: 0, space: alpha() }]);
     }
 
     fn batch(&mut self, jobs: Vec<Job>) -> Vec<News> {
@@ -253,6 +261,53 @@ fn what_was_acknowledged_behind_the_last_boundary_is_in_doubt_until_it_is_heard_
     assert_eq!(rig.durable(1).doubted, None);
     rig.restart(rule(1));
     assert_eq!(rig.durable(1).doubted, None, "a boundary lies behind it");
+}
+
+/// A primary that was started on a full disk shipped nothing before there was room.
+#[test]
+fn a_space_is_told_of_while_only_what_is_in_doubt_cannot_be_recorded() {
+    let host = Arc::new(Mortal(AtomicU64::new(u64::MAX)));
+    let seen: Arc<dyn Host> = host.clone();
+    let mut rig = Rig::new(rule(1), 4);
+    rig.at(0, 4000, &[2500]);
+    let full = |rig: &mut Rig| {
+        host.0.store(u64::MAX, Ordering::SeqCst);
+        rig.reopen(&seen, rule(1));
+        host.0.store(0, Ordering::SeqCst);
+        let told = rig.scan();
+        let change = Change::AddMark(Mark { lsn: Lsn(3000), ..Mark::START });
+        let job = Job::Commit { shard: 0, ticket: None, space: alpha(), change };
+        assert!(rig.batch(vec![job]).is_empty());
+        assert!(rig.keeper.needs_mending());
+        told
+    };
+    let known = |told: &[News]| {
+        let told: Vec<_> = told.iter().filter(|news| matches!(news, News::Space { .. })).collect();
+        match told[..] {
+            [] => false,
+            [News::Space { record: Some(record), problems, .. }] => {
+                assert_eq!(record.slots[&replica(1)].doubted, Some(Lsn(0)));
+                assert!(problems.is_empty(), "{problems:?}");
+                true
+            }
+            _ => panic!("{told:?}"),
+        }
+    };
+    assert!(known(&full(&mut rig)));
+    // The next process finds the same, as no boundary has become durable before.
+    rig.reopen(&(Arc::new(ThisHost) as _), rule(1));
+    assert_eq!(rig.durable(1).doubted, None);
+    assert!(known(&rig.scan()));
+    assert_eq!(rig.durable(1).doubted, Some(Lsn(0)));
+    // A segment that appeared meanwhile is to be recorded first, and is told of once.
+    rig.at(1, 4000, &[2500]);
+    std::fs::write(rig.wal().join(SegmentName(5).to_string()), [0; 1000]).unwrap();
+    assert!(!known(&full(&mut rig)));
+    host.0.store(u64::MAX, Ordering::SeqCst);
+    rig.keeper.mend();
+    assert!(known(&rig.news.try_iter().collect::<Vec<_>>()));
+    assert_eq!(rig.durable(1).doubted, Some(Lsn(0)));
+    assert_eq!(rig.keeper.catalog.load().unwrap()[&alpha()].marks.last().unwrap().lsn, Lsn(3000));
 }
 
 #[test]
