@@ -39,10 +39,11 @@ impl Keeper {
         let waiting = take(&mut self.waiting);
         for (shard, news) in waiting {
             let scanned = match &news {
-                News::Space { space, found, .. }
+                News::Space { space, record, found, .. }
                     if failure.as_ref().is_some_and(|why| !self.may_go_on(space, why)) =>
                 {
-                    Some((space.clone(), found.iter().map(|(file, _)| *file).collect()))
+                    let files = found.iter().map(|(file, _)| *file).collect();
+                    Some((space.clone(), record.is_some(), files))
                 }
                 _ => None,
             };
@@ -50,8 +51,8 @@ impl Keeper {
                 Some(why) => self.withhold(shard, news, why),
                 None => Some(news),
             };
-            if let (Some((space, files)), Some(_)) = (scanned, &news) {
-                self.undeliver(&space, files);
+            if let (Some((space, first, files)), Some(_)) = (scanned, &news) {
+                self.undeliver(&space, first, files);
             }
             if let Some(news) = news {
                 self.tell(shard, news);
@@ -99,10 +100,14 @@ impl Keeper {
     }
 
     /// The shard does not hear of these files after all. The next scan numbers
-    /// and delivers them afresh.
-    fn undeliver(&mut self, space: &SpaceId, files: Vec<u64>) {
+    /// and delivers them afresh; the record too, if it was to hear of that: one
+    /// that it works with already would take it back to its start.
+    fn undeliver(&mut self, space: &SpaceId, record: bool, files: Vec<u64>) {
+        if record {
+            self.doubt_again(space);
+        }
         let Some(entry) = self.spaces.get_mut(space) else { return };
-        entry.announced = false;
+        entry.announced &= !record;
         for file in files {
             entry.delivered.remove(&file);
             let in_stream = entry.record.runs.first_in(file).is_some();

@@ -211,6 +211,16 @@ impl Keeper {
         }
     }
 
+    /// What [`doubt_slots`](Self::doubt_slots) found was not remembered: it is to be
+    /// found again.
+    pub(super) fn doubt_again(&mut self, space: &SpaceId) {
+        let Some(entry) = self.spaces.get_mut(space) else { return };
+        let known = entry.record.marks.last().map_or(Lsn::ZERO, |mark| mark.lsn);
+        for slot in entry.record.slots.values_mut() {
+            slot.doubted = slot.doubted.filter(|from| *from != known);
+        }
+    }
+
     /// Take the positions of a shard's spaces; tell it of their slots.
     pub(super) fn sweep(&mut self, shard: usize, now: Now, all: Vec<Positions>) {
         if !self.unwritten.changes.is_empty() {

@@ -310,6 +310,37 @@ fn a_space_is_told_of_while_only_what_is_in_doubt_cannot_be_recorded() {
     assert_eq!(rig.keeper.catalog.load().unwrap()[&alpha()].marks.last().unwrap().lsn, Lsn(3000));
 }
 
+/// A change that the catalog refuses takes all with it that is in its batch.
+#[test]
+fn what_was_not_told_for_a_refused_change_is_told_again_and_nothing_else() {
+    let refused = || Job::Commit {
+        shard: 0,
+        ticket: None,
+        space: "nobody".parse().unwrap(),
+        change: Change::Checkpoint(Mark::START),
+    };
+    let scan = || Job::ScanSpace { shard: 0, space: alpha() };
+    let told = |news: Vec<News>| {
+        let mut told = news.into_iter().filter_map(|news| match news {
+            News::Space { record, found, .. } => Some((record, found.len())),
+            _ => None,
+        });
+        told.next().unwrap()
+    };
+    let mut rig = Rig::new(rule(1), 4);
+    rig.at(0, 4000, &[2500]);
+    rig.reopen(&(Arc::new(ThisHost) as _), rule(1));
+    assert_eq!(told(rig.batch(vec![scan(), refused()])), (None, 0));
+    assert_eq!(rig.durable(1).doubted, None);
+    let (record, found) = told(rig.scan());
+    assert_eq!((record.unwrap().slots[&replica(1)].doubted, found), (Some(Lsn(0)), 4));
+    assert_eq!(rig.durable(1).doubted, Some(Lsn(0)), "it was found again");
+    // The shard works with it: it was set back to what the catalog last had.
+    std::fs::write(rig.wal().join(SegmentName(5).to_string()), [0; 1000]).unwrap();
+    assert_eq!(told(rig.batch(vec![scan(), refused()])), (None, 0));
+    assert_eq!(told(rig.scan()), (None, 1));
+}
+
 #[test]
 fn a_loss_that_is_not_durable_lets_nothing_go() {
     let mut rig = Rig::new(Rule { max_bytes: Some(1), ..rule(1) }, 3);
