@@ -119,10 +119,13 @@ fn replica(now: Instant, space: &Space, link: &Link) -> ReplicaStatus {
     let Reached { sent, ack, flushed } = slot.reached();
     // Nothing known is unknown, never 0.
     let known = slot.known && space.is_head_known();
-    // The catalog remembers a position that it has not confirmed yet.
-    let placed = known || (space.is_head_known() && flushed.lsn > Lsn::ZERO);
     let age = space.age_behind(flushed.lsn, now);
     let farthest = space.farthest_head();
+    // The catalog remembers a position that it has not confirmed yet. Where the log does
+    // not come to it any more, nobody knows how much of the log the replica lacks.
+    let there = flushed.lsn < farthest || (flushed.lsn, flushed.chain) == (head.lsn, head.chain);
+    let remembered = flushed.lsn > Lsn::ZERO && there;
+    let placed = known || (space.is_head_known() && remembered);
     let caught_up = known && flushed.lsn >= farthest;
     // The age of what was not walked yet is not known.
     let unwalked = farthest.bytes_since(head.lsn.max(flushed.lsn));
@@ -238,11 +241,58 @@ fn strategies(slot: &Slot) -> BTreeMap<String, u64> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::sync::Arc;
+
     use super::*;
     use crate::engine::primary::retention::Base;
-    use crate::lsn::Mark;
+    use crate::ids::{Epoch, StreamId};
+    use crate::lsn::{Chain, Mark};
     use crate::protocol::frame::Handle;
-    use crate::wal::record::Checksums;
+    use crate::state::catalog;
+    use crate::state::slots::SlotRecord;
+    use crate::wal::record::{Checksums, Header};
+    use crate::wal::segment::Segment;
+
+    /// A space whose log is one record, walked to its end.
+    fn walked(directory: &std::path::Path) -> Space {
+        let path = directory.join("wal-0000000000000001.log");
+        let header = Header::new(0, 1, 1, b"one").unwrap().encode();
+        std::fs::write(&path, [&header[..], b"one"].concat()).unwrap();
+        let mut space = Space::new("alpha".parse().unwrap(), Handle(0), 0, Checksums::Required);
+        let history = vec![(Epoch::FIRST, Lsn::ZERO)];
+        space.learn(SpaceRecord::new(catalog::Role::Primary, StreamId(7), history));
+        space.found(vec![(1, Arc::new(Segment::open(&path).unwrap()))]);
+        while space.wants_turn() {
+            for (_, start, _) in space.advance(Instant::now()).prefetch {
+                space.prefetched(start);
+            }
+        }
+        assert!(space.is_head_known() && space.head().records == 1);
+        space
+    }
+
+    /// Its source has lost records after it had acknowledged them, and it has not told
+    /// yet what it has of the log that is there now.
+    #[test]
+    fn who_was_behind_the_end_of_a_log_that_lost_records_is_not_said_to_lack_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let space = walked(root.path());
+        let head = space.head();
+        let lag = |flushed: Mark| {
+            let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+            let now = Instant::now();
+            let mut link = Link::new("replica".parse().unwrap(), address, now);
+            link.slot(0).recall(&SlotRecord { flushed, ..SlotRecord::default() });
+            let lag = replica(now, &space, &link).lag;
+            (lag.bytes, lag.records)
+        };
+        let at = |lsn| Mark { lsn: Lsn(lsn), ..head };
+        assert_eq!(lag(head), (Some(0), Some(0)), "it was at the head");
+        assert_eq!(lag(Mark { records: 0, ..at(1) }), (Some(head.lsn.0 - 1), Some(1)));
+        assert_eq!(lag(at(head.lsn.0 + 1)), (None, None), "the log ends before it");
+        let other = Mark { chain: Chain(!head.chain.0), ..head };
+        assert_eq!(lag(other), (None, None), "the log has other records up to there");
+    }
 
     /// It was shown where its seed begins, as if it had made all before that
     /// durable.

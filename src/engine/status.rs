@@ -336,8 +336,9 @@ pub struct Seeding {
 /// How far a replica is behind the head. What is `None` is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Lag {
-    /// Head minus flushed position. `None` while the head is not known, or the
-    /// replica was never heard from.
+    /// Head minus flushed position. `None` while the head is not known, the
+    /// replica was never heard from, or it was last heard from at a position that
+    /// the log does not come to any more.
     pub bytes: Option<u64>,
     /// Records in that range. `None` likewise.
     pub records: Option<u64>,
