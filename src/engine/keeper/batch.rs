@@ -37,26 +37,27 @@ impl Keeper {
             self.withdraw(changes, lending, why);
         }
         let waiting = take(&mut self.waiting);
+        let Some(failure) = failure else {
+            return waiting.into_iter().for_each(|(shard, news)| self.tell(shard, news));
+        };
+        let goes_on = self.may_go_on(&failure);
         for (shard, news) in waiting {
             let scanned = match &news {
-                News::Space { space, record, found, .. }
-                    if failure.as_ref().is_some_and(|why| !self.may_go_on(space, why)) =>
-                {
+                News::Space { space, .. } if goes_on(space) => {
+                    self.tell(shard, news);
+                    continue;
+                }
+                News::Space { space, record, found, .. } => {
                     let files = found.iter().map(|(file, _)| *file).collect();
                     Some((space.clone(), record.is_some(), files))
                 }
                 _ => None,
             };
-            let news = match &failure {
-                Some(why) => self.withhold(shard, news, why),
-                None => Some(news),
-            };
-            if let (Some((space, first, files)), Some(_)) = (scanned, &news) {
-                self.undeliver(&space, first, files);
+            let Some(news) = self.withhold(shard, news, &failure) else { continue };
+            if let Some((space, record, files)) = scanned {
+                self.undeliver(&space, record, files);
             }
-            if let Some(news) = news {
-                self.tell(shard, news);
-            }
+            self.tell(shard, news);
         }
     }
 

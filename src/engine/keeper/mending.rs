@@ -12,7 +12,7 @@
 //! Whatever needs no new entry in the catalog goes on meanwhile: a run that is
 //! recorded is shipped and received.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use super::{Keeper, Lease, News};
@@ -106,7 +106,6 @@ impl Keeper {
     /// once, or good news later.
     pub(super) fn withhold(&mut self, shard: usize, news: News, failure: &Failure) -> Option<News> {
         match news {
-            News::Space { ref space, .. } if self.may_go_on(space, failure) => Some(news),
             News::Committed { .. }
             | News::Space { .. }
             | News::EpochBegun { .. }
@@ -120,15 +119,16 @@ impl Keeper {
         }
     }
 
-    /// True if a batch that was not made durable is no reason to keep a space from
-    /// being shipped: nothing of its stream waits. What is to be remembered of slots is
-    /// remembered before any boundary that comes now, and until then a restart finds
-    /// what this start has found.
-    pub(super) fn may_go_on(&self, space: &SpaceId, failure: &Failure) -> bool {
+    /// The spaces that a batch that was not made durable keeps from nothing: nothing of
+    /// their streams waits. What is to be remembered of slots is remembered before any
+    /// boundary that comes now, and until then a restart finds what this start has found.
+    pub(super) fn may_go_on(&self, failure: &Failure) -> impl Fn(&SpaceId) -> bool + use<> {
         let of_slots =
             |change: &Change| matches!(change, Change::Slot { .. } | Change::DropSlot { .. });
-        let mut waiting = self.unwritten.changes.iter().filter(|(other, _)| other == space);
-        failure.waits && !self.unwritten.hopeless && waiting.all(|(_, change)| of_slots(change))
+        let waiting = self.unwritten.changes.iter().filter(|(_, change)| !of_slots(change));
+        let waiting: BTreeSet<_> = waiting.map(|(space, _)| space.clone()).collect();
+        let tried_again = failure.waits && !self.unwritten.hopeless;
+        move |space| tried_again && !waiting.contains(space)
     }
 
     /// True while something waits that may be done yet.
