@@ -358,6 +358,18 @@ impl Database {
         files.all(|log| log.released && disk.names_of(&log.file).is_empty())
     }
 
+    /// The same, or a crash has brought back pins alone: the primary knows that it
+    /// has let go, looks at none of them, and lets go again.
+    pub fn will_release(&self, name: SegmentName, disk: &Disk) -> bool {
+        let directory = self.directory();
+        let is_named = |log: &LogFile| {
+            let names = disk.names_of(&log.file);
+            names.iter().any(|path| directory.ends_with(path.parent().unwrap()))
+        };
+        let mut files = self.files.iter().filter(|log| log.name == name);
+        files.all(|log| log.released && !is_named(log))
+    }
+
     /// Somebody restarts it, and has it compact its log.
     pub fn be_compacted(&mut self, disk: &mut Disk) -> Vec<Noise> {
         let mut noise = Vec::new();

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use saltus::ids::{Epoch, SpaceId};
+use saltus::ids::{Epoch, SegmentName, SpaceId};
 use saltus::lsn::Lsn;
 use saltus::protocol::frame::{FrameHeader, Handle, Kind};
 use saltus::protocol::message::{Message, OpenSpace, SegmentOpen};
@@ -234,23 +234,22 @@ impl Oracle {
         let Some(stream) = self.streams.get_mut(&database.space) else { return };
         let reign = stream.present();
         let end = reign.end();
-        let mut kept = end;
-        for (run, from, to) in reign.pieces(0, end) {
-            let offset = run.offset + from - run.start.0;
-            if reign.is_in_gap(from) || database.has_released(run.segment, disk) {
-                // Nobody needs it any more.
-                continue;
-            }
-            let held = database.holds(run.segment, offset, reign.slice(from, to), disk);
-            if held < to - from {
-                kept = from + held;
-                break;
-            }
-        }
+        let up_to = |is_released: &dyn Fn(SegmentName) -> bool| {
+            // Of what is released nobody needs anything any more.
+            let needed = reign.pieces(0, end).into_iter();
+            let mut needed = needed
+                .filter(|(run, from, _)| !reign.is_in_gap(*from) && !is_released(run.segment));
+            needed.find_map(|(run, from, to)| {
+                let offset = run.offset + from - run.start.0;
+                let held = database.holds(run.segment, offset, reign.slice(from, to), disk);
+                (held < to - from).then_some(from + held)
+            })
+        };
+        let kept = up_to(&|name| database.has_released(name, disk));
+        let held = up_to(&|name| database.will_release(name, disk));
         // What has come back is no longer the stream's.
-        if kept < end {
-            stream.kept = stream.kept.min(kept);
-        }
+        stream.kept = stream.kept.min(kept.unwrap_or(u64::MAX));
+        stream.held = held.unwrap_or(u64::MAX);
     }
 
     /// Whether the source holds everything that was shipped in the present reign.

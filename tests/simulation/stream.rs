@@ -62,6 +62,8 @@ pub struct Stream {
     reigns: Vec<Reign>,
     /// The least that the source was seen to hold of the present reign.
     pub kept: u64,
+    /// What it held the last time, whatever came back of what its primary had let go of.
+    pub held: u64,
     /// How often it had lost something when that began.
     pub losses: u64,
 }
@@ -83,7 +85,7 @@ impl Stream {
             instead: 0,
             seeds: Vec::new(),
         };
-        Self { id, reigns: vec![first], kept: u64::MAX, losses: 0 }
+        Self { id, reigns: vec![first], kept: u64::MAX, held: u64::MAX, losses: 0 }
     }
 
     pub fn present(&self) -> &Reign {
@@ -152,8 +154,10 @@ impl Stream {
     pub fn begin(&mut self, epoch: Epoch, start: Lsn, process: u64) {
         let end = self.present().end();
         if start.0 < end && self.present().mark(start).is_none() {
-            // It begins in a branch of which nothing was shipped.
-            self.fork(self.kept.min(start.0), process);
+            // It begins in a branch of which nothing was shipped. What a crash has
+            // taken of a file that was let go of before is none of that: the primary
+            // goes on from where the file ended.
+            self.fork(self.held.min(start.0), process);
         }
         let present = self.present().clone();
         let mut reign = Reign { epoch, start, begun_by: process, rotten: false, ..present };
@@ -163,6 +167,9 @@ impl Stream {
         self.reigns.push(reign);
         if self.kept >= start.0 {
             self.kept = u64::MAX;
+        }
+        if self.held >= start.0 {
+            self.held = u64::MAX;
         }
     }
 
@@ -445,4 +452,43 @@ fn has_rotten(mut bytes: &[u8], mut place: usize) -> bool {
         bytes = &bytes[size..];
     }
     false
+}
+
+/// A stream of two runs, and a crash that has taken the last record of both. The
+/// file of the first run had been let go of; the crash brought it back for a while.
+/// What was begun of the second instead ends within what was there before.
+#[test]
+fn what_was_let_go_of_stays_in_the_stream_whatever_a_crash_makes_of_its_file() {
+    let record = |payload: &[u8]| {
+        let header = Header::new(1, 1, 1, payload).unwrap();
+        [header.encode().as_slice(), payload].concat()
+    };
+    let run = |ordinal: u32, start: u64| SegmentOpen {
+        ordinal,
+        start: Lsn(start),
+        segment: SegmentName(u64::from(ordinal)),
+        file: u64::from(ordinal) + 1,
+        offset: 0,
+    };
+    let (first, second, other) = (record(b"first"), record(b"a long second"), record(b"other"));
+    let (joint, end) = (2 * first.len() as u64, 2 * first.len() as u64 + second.len() as u64);
+    let mut stream = Stream::new(StreamId(7), (Epoch(1), Lsn::ZERO));
+    stream.opens(run(0, 0), 1);
+    stream.takes(Lsn::ZERO, &[first.as_slice(), &first].concat(), 1);
+    stream.opens(run(1, joint), 1);
+    stream.takes(Lsn(joint), &second, 1);
+
+    // A process starts beside the file that is back, lets go of it again, and begins
+    // an epoch behind what it has found.
+    stream.kept = first.len() as u64;
+    stream.held = joint;
+    let found = joint + other.len() as u64;
+    assert!(found < end);
+    stream.begin(Epoch(2), Lsn(found), 2);
+    assert_eq!(stream.common(0, stream.last()), joint);
+    // A replica says where they part.
+    stream.begin(Epoch(3), Lsn(joint), 2);
+    stream.opens(run(1, joint), 2);
+    assert_eq!(stream.takes(Lsn(joint), &other, 2), joint..found);
+    assert_eq!(stream.present().slice(0, joint), [first.as_slice(), &first].concat());
 }
