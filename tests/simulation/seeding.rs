@@ -125,8 +125,12 @@ impl Oracle {
                 base.lsn
             );
         }
-        stream.leaps(base, reseed.first_run);
-        let seed = Seed { base: base.lsn, head: reseed.head, reign: index, begun: false };
+        stream.leaps(base, reseed.first_run, sender.process);
+        let reign = stream.last();
+        if reign != index {
+            self.branched(&space, sender.process);
+        }
+        let seed = Seed { base: base.lsn, head: reseed.head, reign, begun: false };
         self.seeds.entry((replica, space)).or_default().push(seed);
     }
 

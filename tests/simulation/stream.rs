@@ -201,8 +201,10 @@ impl Stream {
             "{Equality}: a replica is filled anew from another boundary at {base}, and the source \
              has lost nothing before {kept}"
         );
-        self.fork(kept, process);
-        self.present_mut().runs.retain(|run| run.start.0 < kept);
+        let held = self.present().boundary(self.held);
+        let at = if held <= base.0 { held } else { kept };
+        self.fork(at, process);
+        self.present_mut().runs.retain(|run| run.start.0 < at);
     }
 
     /// A run is announced.
@@ -228,9 +230,17 @@ impl Stream {
         runs.insert(at, run);
     }
 
-    /// A replica is filled anew from `base` on.
-    pub fn leaps(&mut self, base: Mark, first_run: u32) {
-        let kept = self.present().boundary(self.kept);
+    /// A replica is filled anew from `base` on. Where the source has lost what was
+    /// shipped before, and that is behind what was shipped ever, what comes in
+    /// between is a branch, unless its process has shipped of what was lost.
+    pub fn leaps(&mut self, base: Mark, first_run: u32, process: u64) {
+        let present = self.present();
+        let (kept, held) = (present.boundary(self.kept), present.boundary(self.held));
+        let (shipper, to) = present.shipped;
+        let has_shipped_it = shipper == process && to > held;
+        if held < present.end() && present.end() < base.lsn.0 && !has_shipped_it {
+            self.fork(held, process);
+        }
         let present = self.present_mut();
         let end = present.end();
         if base.lsn.0 > end {
@@ -491,4 +501,45 @@ fn what_was_let_go_of_stays_in_the_stream_whatever_a_crash_makes_of_its_file() {
     stream.opens(run(1, joint), 2);
     assert_eq!(stream.takes(Lsn(joint), &other, 2), joint..found);
     assert_eq!(stream.present().slice(0, joint), [first.as_slice(), &first].concat());
+}
+
+/// A stream of three records, the last of which a crash has taken from the source.
+/// The next process fills a replica anew from far behind, and then ships to another
+/// one what was written instead of it.
+#[test]
+fn what_is_shipped_before_a_new_beginning_is_what_the_source_has() {
+    let record = |sequence: u64, payload: &[u8]| {
+        let header = Header::new(sequence, 1, 1, payload).unwrap();
+        [header.encode().as_slice(), payload].concat()
+    };
+    let run = |ordinal: u32, start: u64| SegmentOpen {
+        ordinal,
+        start: Lsn(start),
+        segment: SegmentName(u64::from(ordinal)),
+        file: u64::from(ordinal) + 1,
+        offset: 0,
+    };
+    let records: Vec<_> = [b"zero", b"lost", b"back", b"base", b"last"]
+        .iter()
+        .zip(0..)
+        .map(|(payload, sequence)| record(sequence, *payload))
+        .collect();
+    let at = |count: usize| (count * records[0].len()) as u64;
+    let mut stream = Stream::new(StreamId(7), (Epoch(1), Lsn::ZERO));
+    stream.opens(run(0, 0), 1);
+    stream.takes(Lsn::ZERO, &records[..2].concat(), 1);
+    (stream.kept, stream.held) = (at(1), at(1));
+
+    let fresh = [0, 2, 2, 3].map(|index| records[index].as_slice());
+    let mut mark = Mark::START;
+    for raw in fresh {
+        let header = Header::parse(raw.first_chunk().unwrap(), Checksums::Required).unwrap();
+        mark = record::step(&mark, raw.first_chunk().unwrap(), &header);
+    }
+    stream.leaps(mark, 1, 2);
+    stream.opens(run(1, at(4)), 2);
+    assert_eq!(stream.takes(Lsn(at(4)), &records[4], 2), at(4)..at(5));
+    assert_eq!(stream.takes(Lsn(at(1)), &[fresh[1], fresh[2]].concat(), 2), at(1)..at(3));
+    assert_eq!(stream.common(0, stream.last()), at(1));
+    assert_eq!(stream.present().slice(at(1), at(2)), fresh[1]);
 }
