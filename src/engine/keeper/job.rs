@@ -472,7 +472,7 @@ pub enum News {
         /// As given.
         ticket: u64,
         /// The boundary.
-        result: Result<Boundary, (ErrorCode, String)>,
+        result: Result<Boundary, Unmatched>,
     },
     /// A primary with a higher epoch has come for a borrowed space: whoever has
     /// it must end.
@@ -547,6 +547,16 @@ impl From<(ErrorCode, String)> for Denial {
     fn from((code, why): (ErrorCode, String)) -> Self {
         Self { code, why, highest: None }
     }
+}
+
+/// Why a boundary is not told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unmatched {
+    /// What is here is damaged on the way to it. The scrubber was asked to mend
+    /// that, over the session that has asked.
+    Damaged(String),
+    /// For the primary.
+    Refused(ErrorCode, String),
 }
 
 /// Where a shard takes its news.

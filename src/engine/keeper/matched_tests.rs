@@ -13,7 +13,7 @@ use crossbeam::channel::{Receiver, unbounded};
 
 use super::super::retention::Rule;
 use super::*;
-use crate::engine::keeper::{Job, Mailbox, News, Places, Received};
+use crate::engine::keeper::{Job, Mailbox, News, Places, Received, Unmatched};
 use crate::engine::mortal::Mortal;
 use crate::engine::quarantine::{self, Reason};
 use crate::ids::{SegmentName, StreamId};
@@ -68,7 +68,7 @@ impl Rig {
         }
     }
 
-    fn matched(&mut self, at: u64) -> Result<Boundary, (ErrorCode, String)> {
+    fn matched(&mut self, at: u64) -> Result<Boundary, Unmatched> {
         let job = Job::Match { shard: 0, ticket: 1, space: space(), at: Lsn(at) };
         match self.batch(vec![job]).pop() {
             Some(News::Matched { result, .. }) => result,
@@ -409,9 +409,11 @@ fn rot_that_is_met_while_matching_is_named_and_truncates_nothing() {
         assert!(why.contains(path.to_str().unwrap()), "{why}");
         assert!(why.contains(&format!("offset {offset}")), "{why}");
     };
-    let (code, why) = rig.matched(marks[10].lsn.0).unwrap_err();
-    assert_eq!(code, ErrorCode::Storage);
+    let Err(Unmatched::Damaged(why)) = rig.matched(marks[10].lsn.0) else {
+        panic!("what is damaged is mended")
+    };
     named(&why);
+    named(&rig.keeper.received.damages()[&space()]);
     let denial = rig.loan(cut(&epochs, &marks[10])).unwrap_err();
     assert_eq!(denial.code, ErrorCode::Storage);
     named(&denial.why);

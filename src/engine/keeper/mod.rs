@@ -37,7 +37,9 @@ mod turns;
 mod unnamed;
 
 pub use ignored::Ignored;
-pub use job::{AtRest, BadRecord, Denial, Job, Kept, Loan, Mailbox, News, Unopened, Verdict};
+pub use job::{
+    AtRest, BadRecord, Denial, Job, Kept, Loan, Mailbox, News, Unmatched, Unopened, Verdict,
+};
 pub use offer::{Built, Ground, Offer, Scratch};
 pub use shipped::open_numbered;
 

@@ -16,7 +16,7 @@
 //! A session that has asked for a cut has given its space back with the
 //! question. Until it is answered all else about that space waits.
 
-use super::{Job, Keeper, Lease, News};
+use super::{Job, Keeper, Lease, News, Unmatched};
 use crate::engine::recovery::{self, Found, RecoveryError};
 use crate::ids::SpaceId;
 use crate::limits::MAX_WALK_BYTES_PER_TURN;
@@ -88,7 +88,9 @@ impl Keeper {
             let code = ErrorCode::Protocol;
             let (shard, ticket) = (search.shard, search.ticket);
             let news = match search.sought {
-                Sought::Match => News::Matched { ticket, result: Err((code, why)) },
+                Sought::Match => {
+                    News::Matched { ticket, result: Err(Unmatched::Refused(code, why)) }
+                }
                 Sought::Cut(..) => News::ReplicaOpened { ticket, result: Err((code, why).into()) },
             };
             self.waiting.push((shard, news));
@@ -188,17 +190,24 @@ impl Keeper {
         space: &SpaceId,
         flushed: &Mark,
         found: Result<Mark, RecoveryError>,
-    ) -> Result<Boundary, (ErrorCode, String)> {
+    ) -> Result<Boundary, Unmatched> {
         // Its session may have ended meanwhile, and even another have begun.
         let lease = self.spaces.get(space).map(|entry| &entry.lease);
         if !matches!(lease, Some(Lease::Lent(lessee)) if lessee.mark == *flushed) {
-            return Err((ErrorCode::Protocol, format!("space {space} is not lent")));
+            let why = format!("space {space} is not lent");
+            return Err(Unmatched::Refused(ErrorCode::Protocol, why));
         }
         match found {
             Ok(Mark { lsn, chain, records, .. }) => Ok(Boundary { lsn, chain, records }),
             Err(error) => {
                 tracing::error!(%space, %error, "the space cannot be compared");
-                Err((ErrorCode::Storage, format!("space {space}: {error}")))
+                let why = format!("space {space}: {error}");
+                if !error.is_damage() {
+                    return Err(Unmatched::Refused(ErrorCode::Storage, why));
+                }
+                self.received.damaged(space, error.to_string());
+                self.have_mended(space);
+                Err(Unmatched::Damaged(why))
             }
         }
     }

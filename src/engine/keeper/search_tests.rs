@@ -46,7 +46,7 @@ fn scan() -> Job {
     Job::ScanSpace { shard: 0, space: "beta".parse().unwrap() }
 }
 
-type Answer = Result<Boundary, (ErrorCode, String)>;
+type Answer = Result<Boundary, Unmatched>;
 
 /// The answer, and whether the listing was answered.
 fn answers(news: &[News]) -> (Option<Answer>, bool) {
@@ -98,7 +98,8 @@ fn a_second_question_of_a_space_ends_the_search_for_the_first() {
     // A session asks for one at a time.
     let news = rig.batch(vec![match_at(marks[80_000].lsn)]);
     let (matched, _) = answers(&news);
-    assert_eq!(matched.unwrap().unwrap_err().0, ErrorCode::Protocol);
+    let refused = matched.unwrap().unwrap_err();
+    assert!(matches!(refused, Unmatched::Refused(ErrorCode::Protocol, _)), "{refused:?}");
     assert_eq!(rig.keeper.searches.len(), 1);
 }
 

@@ -21,8 +21,9 @@ use crate::wal::segment::{Segment, SegmentError};
 ///
 /// # Errors
 ///
-/// [`RecoveryError::Rotten`] if a record before `at` is not whole any more: that
-/// tells nothing about where the stream ends. Or a file cannot be read.
+/// [`RecoveryError::Rotten`] if a record before `at` is not whole any more, and
+/// [`RecoveryError::Missing`] if its file is gone: that tells nothing about where
+/// the stream ends. Or a file cannot be read.
 pub fn boundary_along(
     record: &SpaceRecord,
     flushed: &Mark,
@@ -99,7 +100,11 @@ pub fn search(
                 SegmentError::Io { source, .. } | SegmentError::Permission { source, .. } => source,
                 other => io::Error::other(other),
             };
-            io_error("read", &path)(source)
+            let (path, expected) = (path.clone(), run.offset + goal.bytes_since(run.start));
+            match source.kind() {
+                io::ErrorKind::NotFound => RecoveryError::Missing { path, expected },
+                _ => io_error("read", &path)(source),
+            }
         })?;
         let offset = run.offset + best.lsn.bytes_since(run.start);
         let mut cursor = Cursor::new(Arc::new(segment), offset, best, checksums);

@@ -109,7 +109,8 @@ pub enum RecoveryError {
     /// about where a stream ends.
     #[error(
         "{} is damaged at offset {offset} (lsn {lsn}), where a durable record begins: {found}; \
-         check the disk, copy the file from the primary or a backup, byte for byte, and try again",
+         check the disk; it is mended from the primary, or copy the file from a backup, byte for \
+         byte, and try again",
         path.display()
     )]
     Rotten {
@@ -147,5 +148,11 @@ impl RecoveryError {
             self,
             Self::Missing { .. } | Self::Short { .. } | Self::Damaged { .. } | Self::Lost { .. }
         )
+    }
+
+    /// True if something that was durable does not hold, wherever it was met.
+    #[must_use]
+    pub const fn is_damage(&self) -> bool {
+        self.is_below_checkpoint() || matches!(self, Self::Rotten { .. })
     }
 }

@@ -1,10 +1,13 @@
 //! What a connection does about damage: refuses a record, asks the primary for
 //! a range again, reads one for it, lets go of a space.
 
+use std::time::Instant;
+
 use super::log::Log;
 use super::peer::Peer;
 use crate::engine::primary::slot::Answer;
 use crate::ids::SpaceId;
+use crate::limits::COMPARE_PATIENCE;
 use crate::lsn::Lsn;
 use crate::protocol::Now;
 use crate::protocol::frame::Handle;
@@ -37,6 +40,26 @@ impl Peer {
     /// What was read of a range that the primary has asked for.
     pub fn serve(&mut self, now: Now, handle: Handle, lsn: Lsn, bytes: Vec<u8>) {
         self.machine.serve(now, handle, lsn, bytes);
+    }
+
+    /// What is here is damaged where a history was to be compared. Whom the
+    /// scrubber asks for what was there is this session: it stays for a while.
+    pub(super) fn compare_later(&mut self, now: Now, handle: Handle, why: String) {
+        self.comparing.insert(handle, (now.instant + COMPARE_PATIENCE, why));
+    }
+
+    /// When a question is given up that cannot be answered.
+    pub(super) fn compared_by(&self) -> Option<Instant> {
+        self.comparing.values().map(|(until, _)| *until).min()
+    }
+
+    /// Nobody has mended what was damaged: its primary is told.
+    pub(super) fn give_up_comparing(&mut self, now: Now) {
+        let is_over = |_: &Handle, (until, _): &mut (Instant, String)| *until <= now.instant;
+        let over: Vec<_> = self.comparing.extract_if(.., is_over).collect();
+        for (handle, (_, why)) in over {
+            self.cannot_match(now, handle, ErrorCode::Storage, why);
+        }
     }
 
     /// Bring what is here of a space to the disk and give it back: something

@@ -95,6 +95,9 @@ pub struct Peer {
     questions: u64,
     /// The one that a session waits for.
     matching: BTreeMap<Handle, u64>,
+    /// Those that cannot be answered, for what is here is damaged: until when that
+    /// may be mended, and the damage.
+    pub(super) comparing: BTreeMap<Handle, (Instant, String)>,
     pub(super) logs: BTreeMap<Handle, Log>,
     /// Those that may have something to submit.
     pub(super) active: BTreeSet<Handle>,
@@ -159,6 +162,7 @@ impl Peer {
             asked: 0,
             questions: 0,
             matching: BTreeMap::new(),
+            comparing: BTreeMap::new(),
             logs: BTreeMap::new(),
             active: BTreeSet::new(),
             ended: BTreeSet::new(),

@@ -104,7 +104,8 @@ impl Peer {
             .filter_map(|handle| self.logs.get(handle).and_then(Log::next_timeout))
             .min();
         let open = [self.machine.next_timeout(), self.giving.until(), self.taking.until()];
-        let open = open.into_iter().flatten().min().filter(|_| self.closing.is_none());
+        let open = open.into_iter().chain([self.compared_by()]).flatten().min();
+        let open = open.filter(|_| self.closing.is_none());
         [open, self.leave_at, logs].into_iter().flatten().min()
     }
 
@@ -118,6 +119,7 @@ impl Peer {
         if self.closing.is_some() {
             return;
         }
+        self.give_up_comparing(now);
         if !self.receiving && !self.is_stranger() {
             // Nobody listens: the silence is not the primary's.
             self.machine.handle_bytes(now);
@@ -169,12 +171,14 @@ impl Peer {
         }
         let (logs, opening, opened) = (&mut self.logs, &self.opening, &mut self.opened);
         let (fetching, matching) = (&mut self.fetching, &mut self.matching);
+        let comparing = &mut self.comparing;
         self.ended.retain(|handle| {
             if !logs.get(handle).is_some_and(Log::is_settled) {
                 return logs.contains_key(handle) || opening.contains_key(handle);
             }
             fetching.remove(handle);
             matching.remove(handle);
+            comparing.remove(handle);
             if let Some(log) = logs.remove(handle) {
                 let space = log.space.clone();
                 opened.remove(handle);

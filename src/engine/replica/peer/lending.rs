@@ -2,7 +2,7 @@
 //! and must let go of them.
 
 use super::{Action, Peer};
-use crate::engine::keeper::{Denial, Loan};
+use crate::engine::keeper::{Denial, Loan, Unmatched};
 use crate::engine::replica::log::Log;
 use crate::ids::{Epoch, SpaceId};
 use crate::planted::{self, Bug};
@@ -80,22 +80,35 @@ impl Peer {
         now: Now,
         handle: Handle,
         question: u64,
-        result: Result<Boundary, (ErrorCode, String)>,
+        result: Result<Boundary, Unmatched>,
     ) {
         self.asked = self.asked.saturating_sub(1);
         if self.matching.get(&handle) != Some(&question) {
             return;
         }
         self.matching.remove(&handle);
-        if let Err((code, why)) = &result
-            && let Some(log) = self.logs.get_mut(&handle)
-        {
+        match result {
+            Ok(boundary) => self.machine.handle_matched(now, handle, Ok(boundary)),
+            Err(Unmatched::Damaged(why)) => self.compare_later(now, handle, why),
+            Err(Unmatched::Refused(code, why)) => self.cannot_match(now, handle, code, why),
+        }
+    }
+
+    /// A question about its history has no answer: the space goes back.
+    pub(in crate::engine::replica) fn cannot_match(
+        &mut self,
+        now: Now,
+        handle: Handle,
+        code: ErrorCode,
+        why: String,
+    ) {
+        if let Some(log) = self.logs.get_mut(&handle) {
             tracing::error!(space = %log.space, ?code, "stopped: {why}");
             log.stop(why.clone());
             self.ended.insert(handle);
             self.active.insert(handle);
         }
-        self.machine.handle_matched(now, handle, result);
+        self.machine.handle_matched(now, handle, Err((code, why)));
     }
 
     /// A primary with a higher epoch has come for this space: the reign of this

@@ -8,9 +8,10 @@ use super::*;
 use crate::engine::keeper::Job;
 use crate::ids::{NodeUuid, SegmentName, StreamId};
 use crate::io::Socket;
+use crate::limits::COMPARE_PATIENCE;
 use crate::lsn::{Chain, Lsn, Mark};
 use crate::protocol::frame::{FrameHeader, Kind, VERSION};
-use crate::protocol::message::{Hello, Identity, Message, OpenSpace, Refusal};
+use crate::protocol::message::{Fetch, Hello, Identity, Message, OpenSpace, Refusal};
 use crate::state::catalog::{Role, SpaceRecord};
 use crate::state::runs::Run;
 use crate::wal::record::Checksums;
@@ -124,8 +125,9 @@ fn question_of_a_session_that_is_over() -> (Rig, u64) {
     (rig, question)
 }
 
-fn over() -> Result<Boundary, (ErrorCode, String)> {
-    Err((ErrorCode::Protocol, "the session that has asked is over".to_owned()))
+fn over() -> Result<Boundary, Unmatched> {
+    let why = "the session that has asked is over".to_owned();
+    Err(Unmatched::Refused(ErrorCode::Protocol, why))
 }
 
 #[test]
@@ -150,4 +152,51 @@ fn an_answer_to_a_session_that_is_over_does_not_stop_the_next_one() {
     let found = Boundary { lsn: Lsn(100), chain: Chain(3), records: 1 };
     rig.peer.matched(rig.now, SPACE, question, Ok(found));
     assert_eq!(rig.says(), [Kind::Matched]);
+}
+
+/// A question of the primary, to which the answer is that what is here is damaged.
+fn damaged_on_the_way() -> Rig {
+    let mut rig = Rig::new();
+    rig.opens();
+    rig.lends();
+    assert_eq!(rig.says(), [Kind::OpenAck]);
+    let asked = rig.hears(SPACE, &Message::Match(Lsn(100)));
+    let [Action::Match(_, _, question, _)] = asked[..] else { panic!("{asked:?}") };
+    let damage = Unmatched::Damaged("space alpha: a record is damaged".to_owned());
+    rig.peer.matched(rig.now, SPACE, question, Err(damage));
+    rig
+}
+
+/// The session was over at once, again and again, and whoever mends had nobody to
+/// ask.
+#[test]
+fn a_session_that_cannot_compare_stays_for_what_is_damaged_to_be_mended() {
+    let mut rig = damaged_on_the_way();
+    let space = "alpha".parse().unwrap();
+    assert_eq!(rig.peer.handle_of(&space), Some(SPACE));
+    let (answer, _mended) = crossbeam::channel::bounded(1);
+    rig.peer.fetch(rig.now, SPACE, Fetch { lsn: Lsn(72), bytes: 72 }, answer);
+    assert_eq!(rig.says(), [Kind::Fetch], "the question is open, and the range is asked for");
+    // Mended: it is let go of, and opened again.
+    rig.peer.yield_space(rig.now, SPACE, "its file is exchanged");
+    let mut actions = Vec::new();
+    rig.peer.give_back(&mut actions);
+    assert!(matches!(actions[..], [Action::Job(Job::CloseReplica { .. })]), "{actions:?}");
+    assert_eq!(rig.says(), [Kind::Error]);
+    assert_eq!(rig.peer.compared_by(), None);
+}
+
+#[test]
+fn a_session_that_cannot_compare_says_so_if_nobody_mends_what_is_damaged() {
+    let mut rig = damaged_on_the_way();
+    let due = rig.now.instant + COMPARE_PATIENCE;
+    assert!(rig.peer.next_timeout().is_some_and(|at| at <= due));
+    let before = Now { instant: due - Duration::from_millis(1), ..rig.now };
+    rig.peer.give_up_comparing(before);
+    assert_eq!(rig.says(), []);
+    rig.peer.give_up_comparing(Now { instant: due, ..rig.now });
+    assert_eq!(rig.says(), [Kind::Error]);
+    let mut actions = Vec::new();
+    rig.peer.give_back(&mut actions);
+    assert!(matches!(actions[..], [Action::Job(Job::CloseReplica { .. })]), "{actions:?}");
 }
