@@ -187,7 +187,9 @@ impl Oracle {
         }
         // Records that were shipped are given up for one of two reasons: the
         // source has lost them, or a replica holds what it had lost before.
-        let run = stream.reign(before).pieces(kept, end).first().map(|(run, ..)| run.start.0);
+        let reign = stream.reign(before);
+        let lost = reign.pieces(reign.lost_from(kept), end);
+        let run = lost.first().map(|(run, ..)| run.start.0);
         let stream = &self.streams[space];
         let disputes = self.said.iter().filter(|((_, of), _)| of == space);
         let disputed = disputes.filter_map(|(_, said)| {

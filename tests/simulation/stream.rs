@@ -176,7 +176,7 @@ impl Stream {
     /// A process ships something else at `lsn` than was shipped before.
     fn fork(&mut self, lsn: u64, process: u64) {
         let present = self.present();
-        let kept = present.boundary(self.kept);
+        let kept = present.lost_from(self.kept);
         assert!(
             kept <= lsn,
             "{Prefix}: other records are shipped at {lsn} than before, and the source has lost \
@@ -312,6 +312,14 @@ impl Reign {
 
     pub fn is_in_gap(&self, lsn: u64) -> bool {
         self.gaps.iter().any(|gap| gap.contains(&lsn))
+    }
+
+    /// From where on the source may have lost something, as it has nothing of what
+    /// was shipped from `kept` on. What it has of a gap before that nobody knows.
+    pub fn lost_from(&self, kept: u64) -> u64 {
+        let kept = self.boundary(kept);
+        let gap = self.gaps.iter().find(|gap| (gap.start..=gap.end).contains(&kept));
+        gap.map_or(kept, |gap| gap.start)
     }
 
     /// Bytes that nobody was shipped, in all.
@@ -464,82 +472,5 @@ fn has_rotten(mut bytes: &[u8], mut place: usize) -> bool {
     false
 }
 
-/// A stream of two runs, and a crash that has taken the last record of both. The
-/// file of the first run had been let go of; the crash brought it back for a while.
-/// What was begun of the second instead ends within what was there before.
-#[test]
-fn what_was_let_go_of_stays_in_the_stream_whatever_a_crash_makes_of_its_file() {
-    let record = |payload: &[u8]| {
-        let header = Header::new(1, 1, 1, payload).unwrap();
-        [header.encode().as_slice(), payload].concat()
-    };
-    let run = |ordinal: u32, start: u64| SegmentOpen {
-        ordinal,
-        start: Lsn(start),
-        segment: SegmentName(u64::from(ordinal)),
-        file: u64::from(ordinal) + 1,
-        offset: 0,
-    };
-    let (first, second, other) = (record(b"first"), record(b"a long second"), record(b"other"));
-    let (joint, end) = (2 * first.len() as u64, 2 * first.len() as u64 + second.len() as u64);
-    let mut stream = Stream::new(StreamId(7), (Epoch(1), Lsn::ZERO));
-    stream.opens(run(0, 0), 1);
-    stream.takes(Lsn::ZERO, &[first.as_slice(), &first].concat(), 1);
-    stream.opens(run(1, joint), 1);
-    stream.takes(Lsn(joint), &second, 1);
-
-    // A process starts beside the file that is back, lets go of it again, and begins
-    // an epoch behind what it has found.
-    stream.kept = first.len() as u64;
-    stream.held = joint;
-    let found = joint + other.len() as u64;
-    assert!(found < end);
-    stream.begin(Epoch(2), Lsn(found), 2);
-    assert_eq!(stream.common(0, stream.last()), joint);
-    // A replica says where they part.
-    stream.begin(Epoch(3), Lsn(joint), 2);
-    stream.opens(run(1, joint), 2);
-    assert_eq!(stream.takes(Lsn(joint), &other, 2), joint..found);
-    assert_eq!(stream.present().slice(0, joint), [first.as_slice(), &first].concat());
-}
-
-/// A stream of three records, the last of which a crash has taken from the source.
-/// The next process fills a replica anew from far behind, and then ships to another
-/// one what was written instead of it.
-#[test]
-fn what_is_shipped_before_a_new_beginning_is_what_the_source_has() {
-    let record = |sequence: u64, payload: &[u8]| {
-        let header = Header::new(sequence, 1, 1, payload).unwrap();
-        [header.encode().as_slice(), payload].concat()
-    };
-    let run = |ordinal: u32, start: u64| SegmentOpen {
-        ordinal,
-        start: Lsn(start),
-        segment: SegmentName(u64::from(ordinal)),
-        file: u64::from(ordinal) + 1,
-        offset: 0,
-    };
-    let records: Vec<_> = [b"zero", b"lost", b"back", b"base", b"last"]
-        .iter()
-        .zip(0..)
-        .map(|(payload, sequence)| record(sequence, *payload))
-        .collect();
-    let at = |count: usize| (count * records[0].len()) as u64;
-    let mut stream = Stream::new(StreamId(7), (Epoch(1), Lsn::ZERO));
-    stream.opens(run(0, 0), 1);
-    stream.takes(Lsn::ZERO, &records[..2].concat(), 1);
-    (stream.kept, stream.held) = (at(1), at(1));
-
-    let fresh = [0, 2, 2, 3].map(|index| records[index].as_slice());
-    let mut mark = Mark::START;
-    for raw in fresh {
-        let header = Header::parse(raw.first_chunk().unwrap(), Checksums::Required).unwrap();
-        mark = record::step(&mark, raw.first_chunk().unwrap(), &header);
-    }
-    stream.leaps(mark, 1, 2);
-    stream.opens(run(1, at(4)), 2);
-    assert_eq!(stream.takes(Lsn(at(4)), &records[4], 2), at(4)..at(5));
-    assert_eq!(stream.takes(Lsn(at(1)), &[fresh[1], fresh[2]].concat(), 2), at(1)..at(3));
-    assert_eq!(stream.common(0, stream.last()), at(1));
-    assert_eq!(stream.present().slice(at(1), at(2)), fresh[1]);
-}
+#[path = "stream_tests.rs"]
+mod tests;
