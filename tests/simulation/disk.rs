@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use super::chance::Chance;
 use super::cuts::CutOff;
 use super::flips::{Adopted, Flips};
-use super::names::{Entry, NameChange, Names, apply};
+use super::names::{self, Entry, NameChange, Names, apply};
 
 /// What a disk writes all of, or nothing.
 pub const SECTOR: u64 = 512;
@@ -462,12 +462,9 @@ impl Disk {
             self.note(|| format!("sync of directory {}: fails", below.display()));
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
-        let (mut goes, mut stays) = (Vec::new(), Vec::new());
-        for change in std::mem::take(&mut self.pending) {
-            if change.touches(&below) { goes.push(change) } else { stays.push(change) }
+        for change in names::take_with(&mut self.pending, &below) {
+            apply(&mut self.durable, &change);
         }
-        goes.iter().for_each(|change| apply(&mut self.durable, change));
-        self.pending = stays;
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! Names in directories, and how they change.
 
-use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::collections::{BTreeMap, HashSet};
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -36,10 +36,26 @@ impl NameChange {
             Self::Move((from, _), (to, _)) => vec![from, to],
         }
     }
+}
 
-    pub fn touches(&self, directory: &Path) -> bool {
-        self.directories().contains(&directory)
+/// The changes of a directory, in their order, and with each that moves a name
+/// from or to another one what had changed there before.
+pub fn take_with(pending: &mut Vec<NameChange>, directory: &Path) -> Vec<NameChange> {
+    let mut reached = HashSet::from([directory.to_path_buf()]);
+    let (mut goes, mut stays) = (Vec::new(), Vec::new());
+    for change in std::mem::take(pending).into_iter().rev() {
+        let directories = change.directories();
+        if directories.iter().any(|directory| reached.contains(*directory)) {
+            reached.extend(directories.into_iter().map(Path::to_path_buf));
+            goes.push(change);
+        } else {
+            stays.push(change);
+        }
     }
+    stays.reverse();
+    goes.reverse();
+    *pending = stays;
+    goes
 }
 
 impl fmt::Display for NameChange {
@@ -97,4 +113,25 @@ pub fn prune(names: &mut Names) {
         at += 1;
     }
     names.retain(|directory, _| reachable.contains(directory));
+}
+
+/// A file that was moved twice, the second time to the directory that is synced,
+/// is there. It was nowhere: the first move was not durable yet.
+#[test]
+fn a_second_move_is_durable_with_the_first() {
+    let place = |directory: &str| (PathBuf::from(directory), OsString::from("it"));
+    let entry = Entry::File(7);
+    let mut names = Names::new();
+    let (directory, name) = place("retired");
+    apply(&mut names, &NameChange::Set(directory, name, entry));
+    let mut pending = vec![
+        NameChange::Move(place("retired"), place("wal")),
+        NameChange::Remove("elsewhere".into(), "another".into()),
+        NameChange::Move(place("wal"), place("quarantine")),
+    ];
+    for change in take_with(&mut pending, Path::new("quarantine")) {
+        apply(&mut names, &change);
+    }
+    assert_eq!(names[Path::new("quarantine")].get(OsStr::new("it")), Some(&entry));
+    assert!(matches!(pending[..], [NameChange::Remove(..)]), "{pending:?}");
 }
