@@ -166,10 +166,9 @@ impl Selection {
                 continue;
             }
             looked.replicas.insert(replica.id.clone());
-            let known = matches!(
-                replica.state,
-                ReplicaState::Healthy | ReplicaState::Lagging | ReplicaState::Unknown
-            );
+            let known = matches!(replica.state, ReplicaState::Healthy | ReplicaState::Lagging);
+            // What shows of one that is cut is where, and nothing that it has told.
+            let told = replica.state != ReplicaState::Unknown;
             let lsn = self.level.position(replica);
             // While it is filled anew its position says where that began, and
             // nothing of what it has.
@@ -181,7 +180,7 @@ impl Selection {
                 space: space.space.clone(),
                 replica: Some(replica.id.clone()),
                 state: replica.state,
-                lsn: (known || lsn > 0).then_some(lsn),
+                lsn: (known || lsn > 0).then_some(lsn).filter(|_| told),
                 head_lsn: head.filter(|_| space.head_known),
                 blocked: space.blocked || replica.state == ReplicaState::Failed,
                 problem: reason(space, replica),

@@ -72,6 +72,17 @@ fn a_replica_that_is_being_filled_anew_has_reached_nothing() {
     assert_eq!(names(&looked), [("one".into(), "gamma".into())]);
 }
 
+/// While it is cut, its position is the cut, which may be the head.
+#[test]
+fn a_replica_that_has_not_told_where_it_is_has_reached_nothing() {
+    let mut status = done();
+    status.spaces[0].replicas[1].state = ReplicaState::Unknown;
+    let looked = look(&status, select(None, None, Level::Flushed));
+    assert_eq!(names(&looked), [("one".into(), "gamma".into())]);
+    let sentence = looked.lagging[0].sentence();
+    assert_eq!(sentence, "one on gamma (unknown) has not told how far it is");
+}
+
 #[test]
 fn written_is_not_flushed() {
     let status = status([[DONE, (100, 40)], [DONE, DONE]]);
