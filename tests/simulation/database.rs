@@ -358,16 +358,18 @@ impl Database {
         files.all(|log| log.released && disk.names_of(&log.file).is_empty())
     }
 
-    /// The same, or a crash has brought back pins alone: the primary knows that it
-    /// has let go, looks at none of them, and lets go again.
-    pub fn will_release(&self, name: SegmentName, disk: &Disk) -> bool {
+    /// Whether a primary that begins now goes past every file of that name: nothing
+    /// leads to it, let go of or taken whole by a crash, or a crash has brought back
+    /// pins alone of what it knows that it has let go of. It ships nothing else in its
+    /// place: it goes on where the file ended, or begins an epoch.
+    pub fn is_passed(&self, name: SegmentName, disk: &Disk) -> bool {
         let directory = self.directory();
-        let is_named = |log: &LogFile| {
-            let names = disk.names_of(&log.file);
-            names.iter().any(|path| directory.ends_with(path.parent().unwrap()))
-        };
+        let is_named = |path: &PathBuf| directory.ends_with(path.parent().unwrap());
         let mut files = self.files.iter().filter(|log| log.name == name);
-        files.all(|log| log.released && !is_named(log))
+        files.all(|log| {
+            let names = disk.names_of(&log.file);
+            names.is_empty() || log.released && !names.iter().any(is_named)
+        })
     }
 
     /// Somebody restarts it, and has it compact its log.

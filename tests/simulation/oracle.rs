@@ -4,12 +4,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use saltus::ids::{Epoch, SegmentName, SpaceId};
+use saltus::ids::{Epoch, SegmentName, SpaceId, StreamId};
 use saltus::lsn::Lsn;
 use saltus::protocol::frame::{FrameHeader, Handle, Kind};
 use saltus::protocol::message::{Message, OpenSpace, SegmentOpen};
+use saltus::wal::record::{self, Checksums, Header};
 
-use super::database::Database;
+use super::chance::Chance;
+use super::database::{Database, Habits};
 use super::disk::Disk;
 use super::invariant::Invariant::{Corrupt, Epochs, Prefix};
 use super::rotten::Rotten;
@@ -236,19 +238,19 @@ impl Oracle {
         let Some(stream) = self.streams.get_mut(&database.space) else { return };
         let reign = stream.present();
         let end = reign.end();
-        let up_to = |is_released: &dyn Fn(SegmentName) -> bool| {
-            // Of what is released nobody needs anything any more.
+        let up_to = |is_over: &dyn Fn(SegmentName) -> bool| {
             let needed = reign.pieces(0, end).into_iter();
-            let mut needed = needed
-                .filter(|(run, from, _)| !reign.is_in_gap(*from) && !is_released(run.segment));
+            let mut needed =
+                needed.filter(|(run, from, _)| !reign.is_in_gap(*from) && !is_over(run.segment));
             needed.find_map(|(run, from, to)| {
                 let offset = run.offset + from - run.start.0;
                 let held = database.holds(run.segment, offset, reign.slice(from, to), disk);
                 (held < to - from).then_some(from + held)
             })
         };
+        // Of what is released nobody needs anything any more.
         let kept = up_to(&|name| database.has_released(name, disk));
-        let held = up_to(&|name| database.will_release(name, disk));
+        let held = up_to(&|name| database.is_passed(name, disk));
         // What has come back is no longer the stream's.
         stream.kept = stream.kept.min(kept.unwrap_or(u64::MAX));
         stream.held = held.unwrap_or(u64::MAX);
@@ -370,4 +372,54 @@ pub fn records(mut bytes: &[u8]) -> Vec<&[u8]> {
         bytes = rest;
     }
     found
+}
+
+/// A log of two files, shipped to its end. Nothing kept the first one when its name was
+/// taken away, and it is gone with a crash. The next process fills a replica anew from
+/// behind all that was shipped, and then ships what lies before to one that has both.
+#[test]
+fn a_stream_goes_on_behind_a_file_that_has_gone_whole() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut disk = Disk::new(directory.path(), Chance::new(1));
+    let space = "space-0".parse::<SpaceId>().unwrap();
+    let habits = Habits {
+        most_bytes: 10_000,
+        segment_bytes: 1_000,
+        most_files: 8,
+        restarts: false,
+        compacts: false,
+        dribbles: false,
+        clock_steps: false,
+        syncs: false,
+        goes_on: false,
+    };
+    let mut database = Database::new(space.clone(), disk.data_root(), habits, Chance::new(1));
+    disk.make_directory(&disk.data_root().join("space-0")).unwrap();
+    disk.make_directory(&database.directory()).unwrap();
+    database.be_compacted_as_asked(&mut disk);
+    database.be_compacted_as_asked(&mut disk);
+    let mut full = database.files.iter().filter(|log| !log.bytes.is_empty());
+    let [gone, there] = [full.next().unwrap(), full.next().unwrap()];
+    assert!(disk.names_of(&gone.file).is_empty() && !there.unlinked);
+
+    let mut stream = Stream::new(StreamId(7), (Epoch(1), Lsn::ZERO));
+    let mut end = Lsn::ZERO;
+    for (ordinal, log) in (0..).zip([gone, there]) {
+        let file = u64::from(ordinal) + 1;
+        stream.opens(SegmentOpen { ordinal, start: end, segment: log.name, file, offset: 0 }, 1);
+        stream.takes(end, &log.bytes, 1);
+        end = end.advance(log.bytes.len() as u64);
+    }
+    let next = records(&there.bytes)[0];
+    let header = Header::parse(next.first_chunk().unwrap(), Checksums::Required).unwrap();
+    let known = stream.present().mark(end).unwrap();
+    let base = record::step(&known, next.first_chunk().unwrap(), &header);
+
+    let mut oracle = Oracle { streams: [(space.clone(), stream)].into(), ..Oracle::default() };
+    oracle.look_at_source(&database, &disk);
+    let stream = oracle.streams.get_mut(&space).unwrap();
+    assert_eq!((stream.kept, stream.held), (0, u64::MAX));
+    stream.leaps(base, 2, 2);
+    assert_eq!(stream.takes(end, next, 2), end.0..base.lsn.0);
+    assert_eq!(stream.present().slice(0, gone.bytes.len() as u64), gone.bytes);
 }

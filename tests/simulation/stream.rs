@@ -62,7 +62,8 @@ pub struct Stream {
     reigns: Vec<Reign>,
     /// The least that the source was seen to hold of the present reign.
     pub kept: u64,
-    /// What it held the last time, whatever came back of what its primary had let go of.
+    /// What it held the last time of the files that a primary does not go past: whatever
+    /// came back of what that had let go of, and whatever went whole.
     pub held: u64,
     /// How often it had lost something when that began.
     pub losses: u64,
