@@ -124,7 +124,8 @@ fn replica(now: Instant, space: &Space, link: &Link) -> ReplicaStatus {
     // The catalog remembers a position that it has not confirmed yet. Where the log does
     // not come to it any more, nobody knows how much of the log the replica lacks.
     let there = flushed.lsn < farthest || (flushed.lsn, flushed.chain) == (head.lsn, head.chain);
-    let remembered = flushed.lsn > Lsn::ZERO && there;
+    // Nor where the position is that of a cut: it tells nothing of the replica.
+    let remembered = flushed.lsn > Lsn::ZERO && there && slot.met != Some(false);
     let placed = known || (space.is_head_known() && remembered);
     let caught_up = known && flushed.lsn >= farthest;
     // The age of what was not walked yet is not known.
