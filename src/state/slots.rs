@@ -54,8 +54,9 @@ pub struct SlotRecord {
     /// What the replica has made durable, at least.
     pub flushed: Mark,
     /// What it has made durable of the present stream may end here: a primary
-    /// that started since had no boundary behind this one, so a crash may have
-    /// taken what was acknowledged there, and something else stand in its place.
+    /// that started since had no boundary behind this one, or met none again before
+    /// it began an epoch. So a crash may have taken what was acknowledged there, and
+    /// something else stand in its place.
     /// Until the replica is heard of, or its position is met again with its
     /// chain, what comes from here on is held for it.
     pub doubted: Option<Lsn>,
@@ -78,9 +79,11 @@ impl SlotRecord {
     }
 
     /// The stream was cut at `at`, in a new epoch: no position lies behind it
-    /// any more. True if something changed.
-    pub fn cut(&mut self, at: Mark) -> bool {
+    /// any more. Behind `sure` something else may stand than was acknowledged. True
+    /// if something changed.
+    pub fn cut(&mut self, at: Mark, sure: Lsn) -> bool {
         let before = *self;
+        self.doubt(sure);
         if self.flushed.lsn > at.lsn {
             self.flushed = at;
         }
@@ -185,9 +188,21 @@ mod tests {
         assert!(!slot.doubt(Lsn(100)), "nothing is behind what is known");
         assert!(slot.doubt(Lsn(60)) && !slot.doubt(Lsn(80)) && slot.doubt(Lsn(50)));
         assert_eq!(slot.doubted, Some(Lsn(50)));
-        assert!(slot.cut(at(70)));
+        assert!(slot.cut(at(70), Lsn(70)));
         assert_eq!((slot.flushed, slot.doubted), (at(70), Some(Lsn(50))));
-        assert!(slot.cut(at(50)));
+        assert!(slot.cut(at(50), Lsn(50)));
         assert_eq!((slot.flushed, slot.doubted), (at(50), None));
+    }
+
+    #[test]
+    fn what_was_acknowledged_behind_what_is_sure_is_in_doubt_wherever_an_epoch_begins() {
+        let at = |lsn| Mark { lsn: Lsn(lsn), ..Mark::START };
+        for (flushed, cut_to, doubted) in
+            [(100, 70, Some(Lsn(40))), (60, 60, Some(Lsn(40))), (40, 40, None)]
+        {
+            let mut slot = SlotRecord { flushed: at(flushed), ..SlotRecord::default() };
+            assert_eq!(slot.cut(at(70), Lsn(40)), doubted.is_some());
+            assert_eq!((slot.flushed, slot.doubted), (at(cut_to), doubted));
+        }
     }
 }

@@ -422,9 +422,12 @@ impl World {
                 let known = known.iter().any(|file| file.inode == inode);
                 // What nobody finds any more was shipped, and a new epoch has cut it off.
                 let is_gone = log.released || disk.names_of(&log.file).is_empty();
-                // Or nobody was shipped anything of it: the status says so for a while.
+                // Or nobody was shipped anything of it: the status says so for a while. Or it
+                // was let go of when no slot held it, and an epoch that begins before it has
+                // left no gap there.
+                let is_told = !log.released || self.forsaken.contains(&(space.clone(), log.name));
                 let had = |stream: &Stream| {
-                    stream.had(log.name, offset) || (!log.released && stream.never_had(log.name))
+                    stream.had(log.name, offset) || (is_told && stream.never_had(log.name))
                 };
                 let cut_off = is_gone && stream.is_some_and(had);
                 !log.unlinked || (known && !cut_off && !self.excused.contains(space))

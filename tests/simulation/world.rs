@@ -7,7 +7,7 @@ use std::time::Duration;
 use crossbeam::channel::Receiver;
 use saltus::engine::keeper::Job;
 use saltus::engine::report::ShardReport;
-use saltus::ids::SpaceId;
+use saltus::ids::{SegmentName, SpaceId};
 use saltus::limits::CATALOG_RETRY_DELAY;
 use saltus::protocol::frame::{FrameHeader, Kind};
 use saltus::protocol::message::Message;
@@ -97,6 +97,8 @@ pub struct World {
     pub held: Option<usize>,
     /// Spaces whose status names what was lost for good.
     pub excused: BTreeSet<SpaceId>,
+    /// Files that their primary let go of when the slot of every replica was lost.
+    pub forsaken: BTreeSet<(SpaceId, SegmentName)>,
     /// Spaces that somebody had compacted, as the status says.
     pub compacted: BTreeSet<SpaceId>,
     /// Copies that wait for a person, as the status says.
@@ -172,6 +174,7 @@ impl World {
             ended: false,
             held: None,
             excused: BTreeSet::new(),
+            forsaken: BTreeSet::new(),
             compacted: BTreeSet::new(),
             given_up: BTreeSet::new(),
             told: None,
@@ -375,6 +378,12 @@ impl World {
                 let running = self.machines[0].running.as_ref();
                 let record = running.and_then(|r| r.catalog.space(&database.space).unwrap());
                 if let Some(record) = record {
+                    let lost = record.slots.values().filter(|slot| !slot.retains()).count();
+                    if lost + 1 == self.machines.len() {
+                        let log = database.files.iter().find(|log| log.inode() == inode);
+                        let name = log.map(|log| (database.space.clone(), log.name));
+                        self.forsaken.extend(name);
+                    }
                     self.oracle.let_go(database, inode, &record);
                 }
             }

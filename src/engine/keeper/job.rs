@@ -102,6 +102,8 @@ pub enum Job {
         space: SpaceId,
         /// The boundary.
         at: Mark,
+        /// Up to here the stream is known to be what it was.
+        sure: Lsn,
         /// How many runs remain.
         runs: u32,
     },

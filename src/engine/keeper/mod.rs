@@ -479,8 +479,8 @@ impl Keeper {
                     self.waiting.push((shard, News::Committed { ticket, result: Ok(()) }));
                 }
             }
-            Job::BeginEpoch { shard, space, at, runs } => {
-                let result = self.begin_epoch(&space, at, runs).map(Box::new);
+            Job::BeginEpoch { shard, space, at, sure, runs } => {
+                let result = self.begin_epoch(&space, at, sure, runs).map(Box::new);
                 self.waiting.push((shard, News::EpochBegun { space, result }));
             }
             Job::LeaveOut { shard, space, at, bad, unix_ns } => {

@@ -161,7 +161,7 @@ impl Keeper {
             unix_ns,
             reason: bad.error.to_string(),
         };
-        let record = self.turn_epoch(space, *at, ordinal + 1, Some((hole, run)))?;
+        let record = self.turn_epoch(space, (*at, at.lsn), ordinal + 1, Some((hole, run)))?;
         tracing::error!(
             %space, segment = %bad.segment, offset = bad.offset, bytes = span, lsn = %at.lsn,
             reason = %bad.error,

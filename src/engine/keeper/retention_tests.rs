@@ -263,6 +263,21 @@ fn what_was_acknowledged_behind_the_last_boundary_is_in_doubt_until_it_is_heard_
     assert_eq!(rig.durable(1).doubted, None, "a boundary lies behind it");
 }
 
+/// Where the end of the source was lost and less was written since, an epoch begins
+/// behind what was written. A restart took the boundary for what was acknowledged.
+#[test]
+fn what_was_acknowledged_behind_what_an_epoch_is_sure_of_is_in_doubt_over_restarts() {
+    let mut rig = Rig::new(rule(1), 4);
+    rig.at(0, 4000, &[3500]);
+    let (at, sure) = (Mark { lsn: Lsn(3000), ..Mark::START }, Lsn(2000));
+    rig.batch(vec![Job::BeginEpoch { shard: 0, space: alpha(), at, sure, runs: 3 }]);
+    rig.restart(rule(1));
+    let slot = rig.durable(1);
+    assert_eq!((slot.flushed.lsn, slot.doubted), (Lsn(3000), Some(Lsn(2000))));
+    rig.at(1, 3000, &[3000]);
+    assert_eq!(rig.durable(1).doubted, None);
+}
+
 /// A primary that was started on a full disk shipped nothing before there was room.
 #[test]
 fn a_space_is_told_of_while_only_what_is_in_doubt_cannot_be_recorded() {
@@ -467,7 +482,7 @@ fn an_empty_segment_that_was_let_go_of_is_nothing_lost_when_its_run_is_cut_off()
     let release = |file| Job::Release { shard: 0, space: alpha(), file };
     rig.batch([2, 3, 4].map(release).into());
     let at = Mark { lsn: Lsn(1000), ..Mark::START };
-    rig.batch(vec![Job::BeginEpoch { shard: 0, space: alpha(), at, runs: 1 }]);
+    rig.batch(vec![Job::BeginEpoch { shard: 0, space: alpha(), at, sure: at.lsn, runs: 1 }]);
     let record = rig.keeper.catalog.load().unwrap().remove(&alpha()).unwrap();
     let gone: Vec<_> = record.files.iter().map(|known| (known.file, known.is_gone())).collect();
     // Of the last one nobody knows that it was empty.

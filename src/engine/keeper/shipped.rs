@@ -223,14 +223,16 @@ impl Keeper {
     }
 
     /// Cut the stream of a space that this node ships, and begin a new epoch
-    /// there. Gives the record as it will be once the batch is durable.
+    /// there; up to `sure` it is known to be what it was. Gives the record as it will
+    /// be once the batch is durable.
     pub(super) fn begin_epoch(
         &mut self,
         space: &SpaceId,
         at: Mark,
+        sure: Lsn,
         runs: u32,
     ) -> Result<SpaceRecord, String> {
-        self.turn_epoch(space, at, runs, None)
+        self.turn_epoch(space, (at, sure), runs, None)
     }
 
     /// As [`Keeper::begin_epoch`], with bytes that are left out at its
@@ -238,7 +240,7 @@ impl Keeper {
     pub(super) fn turn_epoch(
         &mut self,
         space: &SpaceId,
-        at: Mark,
+        (at, sure): (Mark, Lsn),
         runs: u32,
         left_out: Option<(Hole, Run)>,
     ) -> Result<SpaceRecord, String> {
@@ -265,10 +267,11 @@ impl Keeper {
             changes.push(Change::AddMark(at));
         }
         changes.push(Change::Epoch { epoch, start: at.lsn });
-        // A position behind the cut would claim records of the new epoch.
+        // A position behind the cut would claim records of the new epoch; and one behind
+        // what is sure, something of the old one that may not be there any more.
         for (replica, slot) in &entry.record.slots {
             let mut slot = *slot;
-            if slot.cut(at) {
+            if slot.cut(at, sure) {
                 changes.push(Change::Slot { replica: replica.clone(), slot });
             }
         }

@@ -22,7 +22,7 @@
 use std::time::{Duration, Instant};
 
 use super::retention::Unresumable;
-use super::space::{Space, Turn};
+use super::space::{Space, Turn, Turned};
 use crate::engine::keeper::{BadRecord, Job};
 use crate::engine::shard::Standing;
 use crate::ids::NodeId;
@@ -306,7 +306,7 @@ impl Space {
         self.turn_at(mark);
         let (shard, space, unix_ns) = (self.shard, self.id.clone(), now.unix_ns);
         turn.jobs.push(Job::LeaveOut { shard, space, at: mark, bad, unix_ns });
-        turn.turned = Some(mark);
+        turn.turned = Some(Turned { at: mark, sure: mark.lsn });
     }
 
     /// A record could not be left out: it stands where it is.

@@ -27,7 +27,7 @@ use std::collections::VecDeque;
 use super::fenced;
 use super::retention::Unresumable;
 
-use super::space::{Space, Turn};
+use super::space::{Space, Turn, Turned};
 use super::walk::Tail;
 use crate::engine::keeper::Job;
 use crate::ids::Epoch;
@@ -60,8 +60,9 @@ pub(super) struct Past {
     pub(super) until: Option<Lsn>,
     /// The catalog is being told of a new epoch.
     turning: bool,
-    /// The last boundary that the catalog remembered at the start: what a replica
-    /// had acknowledged up to there is of this stream.
+    /// The last boundary that the catalog remembered at the start, or that was met
+    /// again before an epoch began: what a replica had acknowledged up to there is of
+    /// this stream.
     pub(super) vouched: Lsn,
 }
 
@@ -270,7 +271,7 @@ impl Space {
             match self.mark_at(lsn) {
                 // Every record is there; the place behind something that was
                 // left out, where the stream was to go on, is not.
-                Some(Found::Mark(mark)) if place => self.begin_epoch(mark, turn),
+                Some(Found::Mark(mark)) if place => self.begin_epoch(mark, mark.lsn, turn),
                 _ => self.suspect(lsn),
             }
         }
@@ -400,7 +401,9 @@ impl Space {
         let at = if self.past.missed || at.lsn < sure.lsn { sure } else { at };
         let from = self.past.unsure.map_or(sure.lsn, |(from, _)| from.min(sure.lsn));
         self.past.unsure = Some((from, at.lsn)).filter(|(from, to)| from < to);
-        self.begin_epoch(at, turn);
+        // What was met last is what it was. A crash may have taken more, and the writer
+        // have begun anew behind it.
+        self.begin_epoch(at, sure.lsn.min(at.lsn), turn);
     }
 
     /// The file of this run does not exist any more: its name was not on the disk
@@ -447,8 +450,9 @@ impl Space {
         self.past.missed
     }
 
-    /// Cut the stream, and have a new epoch begin there.
-    fn begin_epoch(&mut self, at: Mark, turn: &mut Turn) {
+    /// Cut the stream, and have a new epoch begin there. Up to `sure` it is known to
+    /// be what it was.
+    fn begin_epoch(&mut self, at: Mark, sure: Lsn, turn: &mut Turn) {
         let lost = self.head.lsn.bytes_since(at.lsn);
         tracing::error!(
             space = %self.id,
@@ -459,14 +463,15 @@ impl Space {
         );
         let runs = self.runs.iter().filter(|(_, run)| run.start < at.lsn).count();
         self.past.turning = true;
+        self.past.vouched = self.past.vouched.min(sure);
         self.past.checks.clear();
         self.past.missed = false;
         (self.past.suspect, self.past.until) = (None, None);
         self.cursor = None;
         let (shard, space) = (self.shard, self.id.clone());
         let runs = u32::try_from(runs).unwrap_or(u32::MAX);
-        turn.jobs.push(Job::BeginEpoch { shard, space, at, runs });
-        turn.turned = Some(at);
+        turn.jobs.push(Job::BeginEpoch { shard, space, at, sure, runs });
+        turn.turned = Some(Turned { at, sure });
     }
 
     /// The new epoch is durable: the stream goes on from there.
@@ -541,7 +546,7 @@ impl Space {
                  another from there on"
             );
             self.past.unsure = Some((from, common.lsn));
-            self.begin_epoch(common, turn);
+            self.begin_epoch(common, common.lsn, turn);
             return Verdict::NewEpoch;
         }
         if looked {

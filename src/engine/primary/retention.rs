@@ -176,6 +176,17 @@ impl Space {
         flushed.lsn.min(vouched)
     }
 
+    /// Whether what a slot has made durable is of this stream, as [`met`](Self::met)
+    /// says. Where an epoch has begun the boundary may be the primary's own: of one in
+    /// doubt it tells nothing.
+    #[must_use]
+    pub fn meets(&self, slot: &Slot) -> Option<bool> {
+        let at = &slot.flushed;
+        let doubted = slot.view.is_some_and(|view| view.record.doubted.is_some());
+        let begins = || self.past.history.iter().any(|(_, start)| *start == at.lsn);
+        if doubted && begins() { Some(false) } else { self.met(at) }
+    }
+
     /// Whether the stream is the same up to there; nothing before the walk has been
     /// there. Reads headers: to be asked once.
     #[must_use]

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::engine::primary::slot::Slot;
+use crate::engine::primary::space::Turned;
 use crate::io::Strategy;
 use crate::limits::{RELEASE_PROBE_AFTER, UNFINISHED_AFTER};
 use crate::protocol::message::Retirement;
@@ -256,14 +257,15 @@ fn a_position_that_was_compared_is_believed_when_an_epoch_begins_behind_it() {
     let at = |lsn| Mark { lsn: Lsn(lsn), ..Mark::START };
     let mut slot = Slot::default();
     slot.resumed(at(400), Lsn(800));
-    slot.cut(at(700));
+    let cut = |lsn| Turned { at: at(lsn), sure: Lsn(lsn) };
+    slot.cut(cut(700));
     assert_eq!(bed.space.vouched(&slot), Lsn(400));
-    slot.cut(at(300));
+    slot.cut(cut(300));
     assert_eq!(bed.space.vouched(&slot), Lsn(300), "it had that as well");
 
     // Of one that was never heard of, the boundary of a cut tells nothing.
     slot.recall(&SlotRecord { flushed: at(400), ..SlotRecord::default() });
-    slot.cut(at(300));
+    slot.cut(cut(300));
     assert_eq!((slot.met, bed.space.vouched(&slot)), (Some(false), Lsn::ZERO));
 }
 
@@ -373,4 +375,68 @@ fn what_a_replica_had_acknowledged_is_believed_where_the_source_still_has_it() {
         let case = format!("{left} are left, and {rest} others, {doubted:?}");
         assert_eq!(bed.space.vouched(&slot), at(believed), "{case}");
     }
+}
+
+/// A crash took the end of the source, and the database wrote less than that. The new
+/// epoch began behind it, and a replica that had acknowledged the lost part was taken
+/// for one that has all before: a segment was let go of that it does not have.
+#[test]
+fn what_was_acknowledged_is_held_from_where_the_stream_was_met_before_an_epoch() {
+    let mut bed = Bed::new(&[]);
+    let mut marks = Vec::new();
+    for sequence in 0..4 {
+        bed.write(1, &record(sequence, b"one"));
+        bed.found(1);
+        bed.space.touch(Some(name(1)));
+        bed.walk();
+        marks.push(bed.space.head());
+    }
+    let ([first, second, _, acked], runs) = (marks[..].try_into().unwrap(), &bed.space.runs);
+    let known = SpaceRecord { runs: runs.clone(), marks: vec![first, acked], ..fresh() };
+    std::fs::write(bed.path(1), [record(0, b"one"), record(10, b"one")].concat()).unwrap();
+    let mut before = std::mem::replace(
+        &mut bed.space,
+        Space::new("alpha".parse().unwrap(), Handle(0), 0, Checksums::Required),
+    );
+    before.touch(Some(name(1)));
+    bed.space.learn(known);
+    bed.found(1);
+    let at = |jobs: Vec<Job>| {
+        jobs.into_iter().find_map(|job| match job {
+            Job::BeginEpoch { at, sure, .. } => Some(Turned { at, sure }),
+            _ => None,
+        })
+    };
+    let turned = at(bed.walk()).unwrap();
+    assert_eq!((turned.at.lsn, turned.sure), (second.lsn, first.lsn));
+    for (flushed, held) in [(acked, first), (second, first), (first, first)] {
+        let mut slot = Slot::default();
+        slot.recall(&SlotRecord { flushed, ..SlotRecord::default() });
+        slot.cut(turned);
+        assert_eq!(bed.space.vouched(&slot), held.lsn, "from {flushed:?}");
+    }
+
+    // The next process knows the boundary of the epoch, and not who has it.
+    let history = vec![(Epoch::FIRST, Lsn::ZERO), (Epoch(2), second.lsn)];
+    let runs = bed.space.runs.clone();
+    let next = Space::new("alpha".parse().unwrap(), Handle(0), 0, Checksums::Required);
+    bed.space = next;
+    bed.space.learn(SpaceRecord { history, runs, marks: vec![turned.at], ..fresh() });
+    bed.found(1);
+    bed.walk();
+    for (doubted, held) in [(Some(first.lsn), first.lsn), (None, turned.at.lsn)] {
+        let mut slot = Slot::default();
+        slot.recall(&SlotRecord { flushed: turned.at, doubted, ..SlotRecord::default() });
+        slot.met = bed.space.meets(&slot);
+        assert_eq!(bed.space.vouched(&slot), held, "{doubted:?}");
+    }
+
+    // The same within a process that has heard of it.
+    std::mem::swap(&mut bed.space, &mut before);
+    let turned = at(bed.walk()).unwrap();
+    assert!(turned.sure < turned.at.lsn, "{turned:?}");
+    let mut slot = Slot::default();
+    slot.resumed(acked, acked.lsn);
+    slot.cut(turned);
+    assert!(bed.space.vouched(&slot) <= first.lsn);
 }

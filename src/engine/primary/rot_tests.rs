@@ -48,7 +48,7 @@ const LONG: Duration = Duration::from_secs(60);
 fn a_record_that_nobody_has_is_left_out_at_its_boundary() {
     let mut bed = bed();
     let (turn, _) = after(&mut bed, LONG, &bad(), &[holder(Some(AT.0)), holder(Some(0))]);
-    let at = turn.turned.unwrap();
+    let at = turn.turned.unwrap().at;
     assert_eq!((at.lsn, at.records), (AT, 3));
     assert!(matches!(&turn.jobs[..], [Job::LeaveOut { bad: found, .. }] if *found == bad()));
     assert!(bed.space.open().is_none(), "not shipped until that is durable");

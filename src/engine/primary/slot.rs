@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
 use super::retention::Base;
+use super::space::Turned;
 use super::throttle::Throttle;
 use crate::engine::keeper::retention::SlotView;
 use crate::engine::latency::Latencies;
@@ -251,9 +252,10 @@ impl Slot {
         };
     }
 
-    /// The stream was cut at `at`, in a new epoch: positions behind it mean
-    /// something else now.
-    pub fn cut(&mut self, at: Mark) {
+    /// The stream was cut in a new epoch: positions behind it mean something else now,
+    /// and those behind what is sure may.
+    pub fn cut(&mut self, turned: Turned) {
+        let Turned { at, sure } = turned;
         self.streaming = false;
         self.known = false;
         (self.resume, self.dispute, self.reserving) = (None, None, None);
@@ -261,9 +263,13 @@ impl Slot {
         self.told.clear();
         self.told_all = None;
         if let Some(view) = &mut self.view {
-            view.record.cut(at);
+            view.record.cut(at, sure);
         }
         self.sent = self.sent.min(at.lsn);
+        if sure < at.lsn && self.flushed.lsn > sure {
+            // That it was met before tells nothing of what stands there now.
+            self.met = self.met.filter(|met| !met);
+        }
         if self.flushed.lsn > at.lsn {
             // The boundary is the primary's own, and tells nothing of the replica.
             self.met = self.met.or(Some(false));

@@ -98,8 +98,18 @@ pub struct Turn {
     pub prefetch: Vec<(Arc<Segment>, u64, u64)>,
     /// For the keeper.
     pub jobs: Vec<Job>,
-    /// A new epoch begins here: stop the space on all links.
-    pub turned: Option<Mark>,
+    /// A new epoch begins: stop the space on all links.
+    pub turned: Option<Turned>,
+}
+
+/// Where a new epoch begins.
+#[derive(Clone, Copy, Debug)]
+pub struct Turned {
+    /// The boundary.
+    pub at: Mark,
+    /// Up to here the stream is known to be what it was; between the two something
+    /// else may stand now.
+    pub sure: Lsn,
 }
 
 /// One space that this node ships.

@@ -162,8 +162,8 @@ impl Shard {
         for job in turn.jobs {
             self.job(job);
         }
-        if let Some(at) = turn.turned {
-            self.cut_off(now, handle, at);
+        if let Some(turned) = turn.turned {
+            self.cut_off(now, handle, turned);
         }
     }
 

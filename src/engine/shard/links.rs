@@ -102,8 +102,8 @@ impl Shard {
             for job in turn.jobs {
                 self.job(job);
             }
-            if let Some(at) = turn.turned {
-                self.cut_off(now, handle, at);
+            if let Some(turned) = turn.turned {
+                self.cut_off(now, handle, turned);
             }
             for (segment, offset, bytes) in turn.prefetch {
                 let file = segment.file.clone();

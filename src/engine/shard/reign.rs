@@ -12,26 +12,25 @@
 //! it: no byte of the old epoch follows one of the new.
 
 use super::{Shard, Ticket};
-use crate::engine::primary::space::Turn;
+use crate::engine::primary::space::{Turn, Turned};
 use crate::engine::primary::{Verdict, fenced};
 use crate::ids::{Epoch, SpaceId};
-use crate::lsn::Mark;
 use crate::protocol::Now;
 use crate::protocol::frame::Handle;
 use crate::protocol::message::ErrorCode;
 use crate::state::catalog::SpaceRecord;
 
 impl Shard {
-    /// The stream was cut at `at`: the space is stopped everywhere until the
-    /// new epoch is durable.
-    pub(super) fn cut_off(&mut self, now: Now, handle: Handle, at: Mark) {
-        let why = format!("a new epoch begins at {}", at.lsn);
+    /// The stream was cut: the space is stopped everywhere until the new epoch is
+    /// durable.
+    pub(super) fn cut_off(&mut self, now: Now, handle: Handle, turned: Turned) {
+        let why = format!("a new epoch begins at {}", turned.at.lsn);
         // Positions behind it mean other records from now on.
         self.tickets.retain(|_, ticket| {
             !matches!(ticket, Ticket::Suspect(.., of, _) | Ticket::Again(of, _) if *of == handle)
         });
         for (index, link) in self.links.iter_mut().enumerate() {
-            link.slot(handle.0 as usize).cut(at);
+            link.slot(handle.0 as usize).cut(turned);
             link.asked(handle.0 as usize);
             if let Some(up) = link.up() {
                 up.sender.stop_space(now, handle, ErrorCode::NewEpoch, why.clone());
@@ -136,8 +135,8 @@ impl Shard {
         for job in turn.jobs {
             self.job(job);
         }
-        if let Some(at) = turn.turned {
-            self.cut_off(now, handle, at);
+        if let Some(turned) = turn.turned {
+            self.cut_off(now, handle, turned);
         }
     }
 

@@ -87,7 +87,7 @@ impl Shard {
         let space = space.borrow();
         let slots = self.links.iter_mut().filter_map(|link| link.slots.get_mut(handle.0 as usize));
         for slot in slots.filter(|slot| slot.met.is_none()) {
-            slot.met = space.met(&slot.flushed);
+            slot.met = space.meets(slot);
         }
     }
 
