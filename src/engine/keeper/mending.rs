@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Nothing is synced twice: the database is closed and opened again from what
-//! the disk holds, and the changes are written anew unless they are found there.
+//! the disk holds, and the changes are written anew unless they are found there:
+//! all of those that were written together, or none.
 //! Whatever needs no new entry in the catalog goes on meanwhile: a run that is
 //! recorded is shipped and received.
 
@@ -26,12 +27,23 @@ use crate::state::catalog::{CatalogError, Change, Role, SpaceRecord};
 #[derive(Debug, Default)]
 pub(super) struct Unwritten {
     pub(super) changes: Vec<(SpaceId, Change)>,
+    /// What was written last, and may be there.
+    attempt: Attempt,
     /// News to be told once the changes are durable.
     news: Vec<(usize, News)>,
     /// Why the first of them is not durable.
     cause: String,
     /// Writing will not be tried again by this process.
     hopeless: bool,
+}
+
+/// Changes that were written in one transaction whose end is not known.
+#[derive(Debug, Default)]
+struct Attempt {
+    /// How many, from the first that waits on.
+    changes: usize,
+    /// What the catalog holds of their spaces if they are there.
+    records: BTreeMap<SpaceId, Option<SpaceRecord>>,
 }
 
 /// Why a batch is not durable.
@@ -95,6 +107,7 @@ impl Keeper {
         }
         if self.unwritten.changes.is_empty() {
             self.unwritten.cause.clone_from(why);
+            self.unwritten.attempt = self.attempt(&changes);
         }
         self.unwritten.changes.extend(changes);
         if self.unwritten.changes.len() > MAX_UNWRITTEN_CHANGES {
@@ -174,19 +187,30 @@ impl Keeper {
     }
 
     /// What the catalog holds when all is written.
-    fn write_again(&self) -> Result<BTreeMap<SpaceId, SpaceRecord>, CatalogError> {
+    fn write_again(&mut self) -> Result<BTreeMap<SpaceId, SpaceRecord>, CatalogError> {
         self.catalog.reopen(&|file| disk::forget_all(file).map_err(io::Error::other))?;
-        // If it was the last sync that failed, they may be there.
+        // If it was the last sync that failed, they may be there. They may not be
+        // written a second time then: an empty run that another one has followed can
+        // be opened again.
         let there = self.catalog.load()?;
-        let changes = &self.unwritten.changes;
-        let known = changes.iter().all(|(space, _)| {
-            self.spaces.get(space).is_some_and(|entry| there.get(space) == Some(&entry.record))
-        });
-        if known {
+        let Attempt { changes, records } = &self.unwritten.attempt;
+        if records.iter().all(|(space, record)| there.get(space) == record.as_ref()) {
+            self.unwritten.changes.drain(..*changes);
+        }
+        self.unwritten.attempt = self.attempt(&self.unwritten.changes);
+        if self.unwritten.changes.is_empty() {
             return Ok(there);
         }
-        self.catalog.commit(changes)?;
+        self.catalog.commit(&self.unwritten.changes)?;
         self.catalog.load()
+    }
+
+    /// These changes, as they are written.
+    fn attempt(&self, changes: &[(SpaceId, Change)]) -> Attempt {
+        let record = |space| self.spaces.get(space).map(|entry| entry.record.clone());
+        let records = changes.iter().map(|(space, _)| space).collect::<BTreeSet<_>>();
+        let records = records.into_iter().map(|space| (space.clone(), record(space))).collect();
+        Attempt { changes: changes.len(), records }
     }
 
     /// This process cannot bring the catalog in order.
@@ -265,3 +289,7 @@ fn spoil(news: News, why: &str) -> News {
         | News::RecordChecked { .. }) => other,
     }
 }
+
+#[cfg(test)]
+#[path = "mending_tests.rs"]
+mod tests;
