@@ -190,8 +190,10 @@ impl Oracle {
         // Records that were shipped are given up for one of two reasons: the
         // source has lost them, or a replica holds what it had lost before.
         let reign = stream.reign(before);
-        let lost = reign.pieces(reign.lost_from(kept), end);
-        let run = lost.first().map(|(run, ..)| run.start.0);
+        // A branch may have ended just where the loss begins.
+        let lost = reign.lost_from(kept).min(end.saturating_sub(1));
+        let lost = Some(lost).filter(|_| kept != u64::MAX).map(|from| reign.pieces(from, end));
+        let run = lost.and_then(|lost| lost.first().map(|(run, ..)| run.start.0));
         let stream = &self.streams[space];
         let disputes = self.said.iter().filter(|((_, of), _)| of == space);
         let disputed = disputes.filter_map(|(_, said)| {
