@@ -82,24 +82,21 @@ impl Keeper {
                 AtRest { path: named, file, retired }
             }
             Role::Replica => {
-                let mut path = self.path_of(space, &entry.record, run);
-                let mut file = File::open(&path);
-                if matches!(&file, Err(error) if error.kind() == io::ErrorKind::NotFound) {
-                    // It is put aside before the run of its successor is known.
-                    let aside = recovery::retired_path(&self.places.state_dir, space, run.file);
-                    if let Ok(found) = File::open(&aside) {
-                        (path, file) = (aside, Ok(found));
-                    }
-                }
+                let path = self.place_of(space, &entry.record, run);
+                let file = File::open(&path);
                 let retired = entry.record.retired.get(&run.file) == Some(&Retired::Gone);
                 AtRest { path, file, retired }
             }
         }
     }
 
-    fn path_of(&self, space: &SpaceId, record: &SpaceRecord, run: &Run) -> PathBuf {
+    /// Where the file of a run lies. It is put aside before that is recorded, or
+    /// the run of its successor known; and that may fail in between.
+    fn place_of(&self, space: &SpaceId, record: &SpaceRecord, run: &Run) -> PathBuf {
         let (data_root, state_dir) = (&self.places.data_root, &self.places.state_dir);
-        recovery::path_of(data_root, state_dir, space, record, run)
+        let path = recovery::path_of(data_root, state_dir, space, record, run);
+        let aside = recovery::retired_path(state_dir, space, run.file);
+        if !path.exists() && aside.exists() { aside } else { path }
     }
 
     /// Put files in their place now, or when the space is given back.
@@ -184,7 +181,7 @@ impl Keeper {
             return Err(io::Error::other("it has been retired since it was read"));
         }
         let end = end_of(record, built.file, &mark);
-        let named = self.path_of(space, record, &run);
+        let named = self.place_of(space, record, &run);
         let new = &built.scratch.path;
         self.extend(space, built, &named, end)?;
         let entry = self.spaces.get(space).ok_or_else(|| io::Error::other("no such space"))?;
@@ -295,7 +292,7 @@ impl Keeper {
                     let path = path.display();
                     tracing::error!(%space, %path, "no run lies in this damaged file: it is left");
                 }
-                Some((_, run)) if !is_same(&path, &self.path_of(space, record, run))? => {
+                Some((_, run)) if !is_same(&path, &self.place_of(space, record, run))? => {
                     let host = self.places.host.clone();
                     let quarantine = Quarantine::new(host, &self.places.quarantine(), space);
                     let manifest = manifest(space, record, run, &path)?;

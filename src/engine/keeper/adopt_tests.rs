@@ -125,6 +125,22 @@ fn a_good_file_takes_the_place_of_a_damaged_one_which_is_kept() {
     assert_eq!(bench.scratch(), [""; 0]);
 }
 
+/// A file was moved aside, and that could not be recorded. The good one took its
+/// former name: after the next start, when the damaged one was put back there, it
+/// was a stranger and went to the quarantine.
+#[test]
+fn a_good_file_takes_the_place_where_the_damaged_one_lies() {
+    let mut bench = Bench::new();
+    let aside = recovery::retired_path(&bench.root.path().join(".saltus"), &space(), 1);
+    fs::create_dir_all(aside.parent().unwrap()).unwrap();
+    fs::rename(bench.segment(), &aside).unwrap();
+    let offer = bench.offer();
+    let kept = bench.adopt(offer).try_recv().unwrap().unwrap();
+    assert_eq!(fs::read(&kept[0]).unwrap(), bench.rotten);
+    assert_eq!(fs::read(&aside).unwrap(), bench.good);
+    assert!(!bench.segment().exists());
+}
+
 /// A file was built, the space was cut by a new epoch and received other records,
 /// which were acknowledged; and then the file took the place of them.
 #[test]
