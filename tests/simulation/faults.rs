@@ -355,8 +355,6 @@ impl World {
                     // database has removed what no node could keep.
                     self.excused.insert(missing.space.clone());
                 }
-                let said = self.oracle.said.iter();
-                self.told_in = said.map(|(copy, said)| (copy.clone(), said.reign)).collect();
                 self.told = self.machines[0].ask().map(|told| (missing, told));
                 self.wake(0, Duration::from_micros(10));
                 self.after(Duration::from_secs(1), Event::Check);
@@ -426,8 +424,12 @@ impl World {
                 // was let go of when no slot held it, and an epoch that begins before it has
                 // left no gap there.
                 let is_told = !log.released || self.forsaken.contains(&(space.clone(), log.name));
+                // Or shipping had stopped before it at a record that has rotted, and the status
+                // said so until the file, of which no pin could be made, was gone.
+                let stopped = !log.released && database.was_damaged(log.name, &(0..offset + 1));
                 let had = |stream: &Stream| {
-                    stream.had(log.name, offset) || (is_told && stream.never_had(log.name))
+                    let never_had = is_told && stream.never_had(log.name);
+                    stream.had(log.name, offset) || never_had || stopped
                 };
                 let cut_off = is_gone && stream.is_some_and(had);
                 !log.unlinked || (known && !cut_off && !self.excused.contains(space))

@@ -370,15 +370,12 @@ impl World {
             return;
         };
         let lsn = before.rsplit_once("(lsn ").and_then(|(_, lsn)| lsn.parse().ok()).unwrap();
-        let copy = (replica, space.clone());
-        let said = self.oracle.said[&copy];
+        let said = self.oracle.said[&(replica, space.clone())];
         let stream = &self.oracle.streams[space];
         let reign = stream.reign(said.reign);
-        // It may have been cut since it was asked.
-        let asked_in = self.told_in.get(&copy).copied().filter(|asked_in| *asked_in != said.reign);
-        let is_past = asked_in.is_some_and(|asked_in| {
-            self.oracle.had_flipped(replica, space, stream.reign(asked_in), lsn)
-        });
+        // It may have been cut since it was asked: the primary tells what it heard last.
+        let is_past = (0..said.reign)
+            .any(|reign| self.oracle.had_flipped(replica, space, stream.reign(reign), lsn));
         let is_so = self.oracle.had_flipped(replica, space, reign, lsn);
         assert!(
             is_so || is_past,

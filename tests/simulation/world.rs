@@ -106,8 +106,6 @@ pub struct World {
     /// What was missing when the primary was asked for its status, and that, once
     /// it has told.
     pub told: Option<(Missing, Receiver<ShardReport>)>,
-    /// The reigns that the replicas were in when it was asked.
-    pub told_in: BTreeMap<(usize, SpaceId), usize>,
     pub calm_since: u64,
     pub steps: u64,
     /// Until when a machine is reached by nobody.
@@ -178,7 +176,6 @@ impl World {
             compacted: BTreeSet::new(),
             given_up: BTreeSet::new(),
             told: None,
-            told_in: BTreeMap::new(),
             calm_since: 0,
             steps: 0,
             cut_off: vec![0; count],
