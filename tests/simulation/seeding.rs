@@ -17,7 +17,7 @@
 use saltus::ids::SpaceId;
 use saltus::lsn::Lsn;
 use saltus::protocol::frame::FrameHeader;
-use saltus::protocol::message::{Reseed, Retirement, SegmentRetire};
+use saltus::protocol::message::{Reseed, Retirement, SegmentOpen, SegmentRetire};
 use saltus::state::catalog::SpaceRecord;
 use saltus::state::slots::SlotState;
 
@@ -310,9 +310,16 @@ impl World {
         let (reign, database) = (self.oracle.streams[space].present(), &self.databases[at]);
         let named = |name| database.files.iter().any(|log| log.name == name && !log.unlinked);
         let oldest = reign.runs.iter().find(|run| run.offset == 0 && named(run.segment));
-        let is_so = oldest.is_some_and(|run| {
-            !is_there(reign, run.start.0, reign.end(), database, &self.machines[0].disk.lock())
+        let disk = self.machines[0].disk.lock();
+        let lacks = |run: &SegmentOpen| !is_there(reign, run.start.0, reign.end(), database, &disk);
+        // What nobody was told of yet may be gone as well.
+        let unheard = database.files.iter().any(|log| {
+            let is_named = problem.contains(&format!("{} was retired", log.name));
+            let never_had = self.oracle.streams[space].never_had(log.name);
+            is_named && never_had && disk.names_of(&log.file).is_empty()
         });
+        let is_so = unheard || oldest.is_some_and(lacks);
+        drop(disk);
         assert!(
             is_so,
             "Liveness: replica {replica} could be filled with all of {space} from {oldest:?} on, \
