@@ -52,7 +52,7 @@ pub const FETCH_PATIENCE: Duration = Duration::from_secs(5);
 /// scrubber asks for good bytes, once it has read up to the damage. Short, as the
 /// primary does not know meanwhile what is the matter. At 1 GB/s these are the first
 /// 30 GB of a space; one that is longer is mended after a few attempts, which are at
-/// most a minute apart.
+/// most about a minute apart.
 pub const COMPARE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// The distance between two remembered record boundaries of a stream: frames

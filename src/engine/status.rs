@@ -209,7 +209,7 @@ pub enum ReplicaState {
     /// Not heard from on a connection that is up now.
     Connecting,
     /// Heard from recently; whether it is behind is not known, because the
-    /// head is not.
+    /// head is not, or because it has not told since its stream was cut.
     Unknown,
 }
 

@@ -24,12 +24,12 @@ impl Receiver {
 
     /// Ask the primary for a range of the stream; the answer comes as
     /// [`Intent::Fetched`], unless the space or the connection ends before.
-    /// False if that cannot be now: the space is not open, or a question is.
+    /// False if that cannot be now: the space is not here, or a question is open.
     pub fn fetch(&mut self, _now: Now, handle: Handle, fetch: Fetch) -> bool {
         let Some(space) = self.spaces.get_mut(&handle) else {
             return false;
         };
-        if space.phase != Phase::Open || !space.questions.ask(fetch) {
+        if !space.serves() || !space.questions.ask(fetch) {
             return false;
         }
         self.link.queue(&Message::Fetch(fetch), handle, space.epoch);

@@ -92,7 +92,7 @@ impl Keeper {
 
     /// Where the file of a run lies. It is put aside before that is recorded, or
     /// the run of its successor known; and that may fail in between.
-    fn place_of(&self, space: &SpaceId, record: &SpaceRecord, run: &Run) -> PathBuf {
+    pub(super) fn place_of(&self, space: &SpaceId, record: &SpaceRecord, run: &Run) -> PathBuf {
         let (data_root, state_dir) = (&self.places.data_root, &self.places.state_dir);
         let path = recovery::path_of(data_root, state_dir, space, record, run);
         let aside = recovery::retired_path(state_dir, space, run.file);

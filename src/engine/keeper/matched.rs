@@ -65,9 +65,8 @@ impl Keeper {
         let mut from = None;
         loop {
             let Some(entry) = self.spaces.get(space) else { return Ok(Mark::START) };
-            let (data_root, state_dir) = (&self.places.data_root, &self.places.state_dir);
             let record = &entry.record;
-            let locate = |run: &_| recovery::path_of(data_root, state_dir, space, record, run);
+            let locate = |run: &_| self.place_of(space, record, run);
             let mut budget = MAX_WALK_BYTES_PER_TURN;
             let checksums = self.checksums;
             match recovery::search(record, flushed, from, at, checksums, &locate, &mut budget)? {

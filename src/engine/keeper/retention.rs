@@ -266,7 +266,13 @@ impl Keeper {
                 slot.behind_ns = known.map_or(0, |known| known.behind_ns);
             }
             slot.flushed = at.flushed;
-            slot.doubted = slot.doubted.filter(|_| !at.sure);
+            match at.sure {
+                true => slot.doubted = None,
+                // It may be the boundary of a cut that lies behind what is known of it.
+                false => {
+                    slot.doubt(known.map_or(Lsn::ZERO, |known| known.flushed.lsn));
+                }
+            }
             settle(space, &at, now, &mut slot);
             if known != Some(slot) {
                 let change = Change::Slot { replica: at.replica.clone(), slot };

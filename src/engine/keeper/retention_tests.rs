@@ -120,10 +120,14 @@ impl Rig {
 
     /// At `seconds`, the replicas have flushed that much of a stream of `head`.
     fn at(&mut self, seconds: u64, head: u64, flushed: &[u64]) -> Vec<SlotView> {
+        self.told(seconds, head, flushed, true)
+    }
+
+    fn told(&mut self, seconds: u64, head: u64, flushed: &[u64], sure: bool) -> Vec<SlotView> {
         let slot = |(index, lsn): (usize, &u64)| SlotPosition {
             replica: replica(u32::try_from(index).unwrap() + 1),
             flushed: Mark { lsn: Lsn(*lsn), ..Mark::START },
-            sure: true,
+            sure,
             streaming: false,
             behind: Duration::ZERO,
         };
@@ -275,6 +279,19 @@ fn what_was_acknowledged_behind_what_an_epoch_is_sure_of_is_in_doubt_over_restar
     let slot = rig.durable(1);
     assert_eq!((slot.flushed.lsn, slot.doubted), (Lsn(3000), Some(Lsn(2000))));
     rig.at(1, 3000, &[3000]);
+    assert_eq!(rig.durable(1).doubted, None);
+}
+
+/// The catalog knew of less than the replica had acknowledged when an epoch began: the
+/// boundary of the cut was recorded as acknowledged.
+#[test]
+fn a_position_that_is_that_of_a_cut_is_in_doubt_from_what_was_recorded_before() {
+    let mut rig = Rig::new(rule(1), 4);
+    rig.at(0, 1000, &[1000]);
+    rig.told(1, 4000, &[3000], false);
+    let slot = rig.durable(1);
+    assert_eq!((slot.flushed.lsn, slot.doubted), (Lsn(3000), Some(Lsn(1000))));
+    rig.at(2, 4000, &[2000]);
     assert_eq!(rig.durable(1).doubted, None);
 }
 

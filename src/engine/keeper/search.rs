@@ -151,8 +151,7 @@ impl Keeper {
         let begun = search.walked.map(|(begun, _)| begun);
         let begun = begun.or_else(|| Some(recovery::nearest(record, search.at)?.lsn));
         let from = search.walked.map(|(_, mark)| mark);
-        let (data_root, state_dir) = (&self.places.data_root, &self.places.state_dir);
-        let locate = |run: &_| recovery::path_of(data_root, state_dir, &search.space, record, run);
+        let locate = |run: &_| self.place_of(&search.space, record, run);
         let found = recovery::search(
             record,
             &search.flushed,
