@@ -78,6 +78,12 @@ impl SlotRecord {
         self.state != SlotState::Lost
     }
 
+    /// From here on segments are kept for it.
+    #[must_use]
+    pub fn held_from(&self) -> Lsn {
+        self.doubted.map_or(self.flushed.lsn, |from| from.min(self.flushed.lsn))
+    }
+
     /// The stream was cut at `at`, in a new epoch: no position lies behind it
     /// any more. Behind `sure` something else may stand than was acknowledged. True
     /// if something changed.

@@ -344,7 +344,7 @@ impl Keeper {
         let Some(mut slot) = entry.record.slots.get(replica).copied() else { return };
         let unnamed = entry.kept.unnamed(&entry.record);
         let head = entry.kept.head;
-        let files = needed(&entry.record, &unnamed, slot.flushed.lsn, head);
+        let files = needed(&entry.record, &unnamed, slot.held_from(), head);
         let names: Vec<_> = (entry.record.files.iter())
             .filter(|file| files.contains(&file.file))
             .map(|file| file.segment.to_string())
@@ -452,7 +452,7 @@ impl super::Space {
             let Some(slot) = self.record.slots.get(replica).filter(|slot| slot.retains()) else {
                 continue;
             };
-            let files = needed(&self.record, &unnamed, slot.flushed.lsn, head);
+            let files = needed(&self.record, &unnamed, slot.held_from(), head);
             watch.retained = files.iter().filter_map(|file| unnamed.get(file)).sum();
             all.extend(files);
         }

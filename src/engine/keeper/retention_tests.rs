@@ -287,8 +287,10 @@ fn what_was_acknowledged_behind_what_an_epoch_is_sure_of_is_in_doubt_over_restar
 #[test]
 fn a_position_that_is_that_of_a_cut_is_in_doubt_from_what_was_recorded_before() {
     let mut rig = Rig::new(rule(1), 4);
+    rig.unlink(3);
     rig.at(0, 1000, &[1000]);
-    rig.told(1, 4000, &[3000], false);
+    let views = rig.told(1, 4000, &[3000], false);
+    assert_eq!(views[0].retained_bytes, 2000, "what is held for the doubt counts");
     let slot = rig.durable(1);
     assert_eq!((slot.flushed.lsn, slot.doubted), (Lsn(3000), Some(Lsn(1000))));
     rig.at(2, 4000, &[2000]);
