@@ -381,12 +381,7 @@ impl Space {
     /// can. What is damaged is met by a walk that begins before it.
     pub(super) fn goes_back_farther(&mut self) -> bool {
         let at = self.index.head().lsn;
-        self.past.is_checking() && self.index.oldest().lsn == at && self.goes_back_before(at)
-    }
-
-    /// Have the walk begin before a boundary, where it can.
-    fn goes_back_before(&mut self, at: Lsn) -> bool {
-        if at == Lsn::ZERO {
+        if !self.past.is_checking() || self.index.oldest().lsn < at || at == Lsn::ZERO {
             return false;
         }
         let before = Lsn(at.0 - 1);
@@ -403,11 +398,6 @@ impl Space {
     /// all of it: the rest is not there any more.
     pub(super) fn ended_early(&mut self, turn: &mut Turn) {
         let (sure, at) = (self.past.sure, self.index.head());
-        // Where the walk began, nothing was met: a crash may have taken more than what
-        // stood behind it, and others end there by chance.
-        if sure.lsn == self.index.oldest().lsn && self.goes_back_before(sure.lsn) {
-            return;
-        }
         let at = if self.past.missed || at.lsn < sure.lsn { sure } else { at };
         let from = self.past.unsure.map_or(sure.lsn, |(from, _)| from.min(sure.lsn));
         self.past.unsure = Some((from, at.lsn)).filter(|(from, to)| from < to);

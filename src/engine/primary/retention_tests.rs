@@ -440,32 +440,3 @@ fn what_was_acknowledged_is_held_from_where_the_stream_was_met_before_an_epoch()
     slot.cut(turned);
     assert!(bed.space.vouched(&slot) <= first.lsn);
 }
-
-/// A crash took more of the source than what stood behind the last boundary but one,
-/// and others of the same length were written since. The walk began at that boundary,
-/// took it for one that was met, and an epoch began behind it.
-#[test]
-fn an_epoch_does_not_begin_behind_a_boundary_at_which_the_walk_has_only_begun() {
-    let mut bed = Bed::new(&[]);
-    let mut marks = Vec::new();
-    for sequence in 0..5 {
-        bed.write(1, &record(sequence, b"one"));
-        bed.found(1);
-        bed.space.touch(Some(name(1)));
-        bed.walk();
-        marks.push(bed.space.head());
-    }
-    let [first, _, third, _, acked] = marks[..].try_into().unwrap();
-    let saved = vec![first, third, acked];
-    let known = SpaceRecord { runs: bed.space.runs.clone(), marks: saved, ..fresh() };
-    let others = [0, 11, 12, 13].map(|sequence| record(sequence, b"one"));
-    std::fs::write(bed.path(1), others.concat()).unwrap();
-    bed.space = Space::new("alpha".parse().unwrap(), Handle(0), 0, Checksums::Required);
-    bed.space.learn(known);
-    bed.found(1);
-    let begun = bed.walk().into_iter().find_map(|job| match job {
-        Job::BeginEpoch { at, sure, .. } => Some((at.lsn, sure)),
-        _ => None,
-    });
-    assert_eq!(begun, Some((first.lsn, first.lsn)));
-}
