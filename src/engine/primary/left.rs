@@ -1,5 +1,4 @@
-//! A segment that an earlier process had left for another, and that has grown since, or
-//! ends in another record.
+//! A segment that an earlier process had left for another, and that has grown since.
 //!
 //! ```text
 //!   stream      |== F =====|== G =====|== H ====> head
@@ -10,20 +9,17 @@
 //!
 //! A writer that is started again after a crash of its host may go on in a segment
 //! whose end the crash took: what is in the stream of it is another now, and may be as
-//! long: then the last record is another. What lies in the segments behind is not looked at for that: they may be many,
+//! long. What lies in the segments behind is not looked at for that: they may be many,
 //! and damage in them concerns only who needs them.
 
 use super::space::{Space, Tracked};
 use crate::engine::keeper::Job;
-use crate::engine::recovery::record_before;
 use crate::lsn::Lsn;
 use crate::state::runs::Run;
-use crate::wal::record::Header;
-use crate::wal::segment::Segment;
 
 impl Space {
-    /// A file that an earlier process had left for another has grown, or ends otherwise:
-    /// what the stream has of it may be another now, and as long. True if that is looked at
+    /// A file has grown that an earlier process had left for another: what the
+    /// stream has of it may be another now, and as long. True if that is looked at
     /// first, or will be when what is needed for it is open: of the stream only the
     /// part from the last boundary that is remembered of the file to the end of what
     /// it has, however much has come since. Where a file on the way is gone, nothing
@@ -48,31 +44,6 @@ impl Space {
             self.past.until = Some(end);
         }
         ready.is_ok()
-    }
-
-    /// Whether a file that an earlier process had left for another, and that is as long
-    /// as it was then, ends in another record. Reads that one, once.
-    pub(super) fn ends_otherwise(&mut self, file: u64, segment: &Segment) -> bool {
-        let Some((_, run)) = self.runs.latest_in(file) else { return false };
-        let Some(bytes) = run.bytes.filter(|bytes| *bytes > 0) else { return false };
-        let end = self.known_before(run.start.advance(bytes));
-        let is_new = |tracked: &&mut Tracked| tracked.tail.is_none() && !tracked.compared;
-        let Some(tracked) = self.files.get_mut(&file).filter(is_new) else { return false };
-        if end.lsn != run.start.advance(bytes) {
-            // Nothing tells what stood there.
-            return false;
-        }
-        let last = record_before(&*segment.file, run.offset, run.offset + bytes, self.checksums);
-        let is_it =
-            |last: Header| (last.sequence, last.timestamp_ns) == (end.sequence, end.timestamp_ns);
-        tracked.compared = match last {
-            Ok(last) => last.is_some_and(is_it),
-            Err(error) => {
-                tracing::warn!(space = %self.id, segment = %segment.name, %error, "its end cannot be read");
-                true
-            }
-        };
-        !tracked.compared
     }
 
     /// The walk has come to the end of a run. If that was all that was to be looked

@@ -53,25 +53,6 @@ fn what_was_written_over_a_lost_end_begins_a_new_epoch() {
     }
 }
 
-/// As long as it was: it was taken for what it had been, and replicas kept others than
-/// the source.
-#[test]
-fn what_was_written_over_a_lost_end_and_ends_there_begins_a_new_epoch() {
-    let first = record(0, &[1; 200]);
-    let mut bed = started_again(&[first.clone(), record(7, &[7; 200])]);
-    let (at, _) = epoch_asked(&bed.walk()).unwrap();
-    assert_eq!((at.lsn, bed.space.problem()), (Lsn::ZERO, None));
-
-    // Damage is no reason to begin one.
-    let mut rotten = record(1, &[1; 200]);
-    rotten[100] ^= 1;
-    for last in [record(1, &[1; 200]), rotten] {
-        let mut bed = started_again(&[first.clone(), last]);
-        assert_eq!(epoch_asked(&bed.walk()), None);
-        assert_eq!((bed.space.head().lsn, bed.space.problem()), (Lsn(3 * RECORD), None));
-    }
-}
-
 #[test]
 fn what_was_only_gone_on_with_begins_a_run() {
     let mut records: Vec<_> = (0..3).map(|sequence| record(sequence, &[1; 200])).collect();

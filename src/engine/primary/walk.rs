@@ -153,12 +153,7 @@ impl Space {
             };
             let offset = tracked.walked;
             if in_stream && length == offset {
-                if self.ends_otherwise(file, &segment) && self.looks_back_at(file, &mut turn.jobs) {
-                    return self.past.is_suspect();
-                }
-                if let Some(tracked) = self.files.get_mut(&file) {
-                    tracked.touched = false;
-                }
+                tracked.touched = false;
                 self.unfinished.remove(&file);
                 return true;
             }
