@@ -48,11 +48,11 @@ pub const FETCH_TIMEOUT: Duration = Duration::from_secs(15);
 pub const FETCH_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long a replica that cannot compare histories, because what it holds is
-/// damaged, keeps its session before it says so: it is over this session that its
-/// scrubber asks for good bytes, once it has read up to the damage. Short, as the
-/// primary does not know meanwhile what is the matter. At 1 GB/s these are the first
-/// 30 GB of a space; one that is longer is mended after a few attempts, which are at
-/// most about a minute apart.
+/// damaged, keeps the space open before it says so: its scrubber can ask for good
+/// bytes only meanwhile, once it has read up to the damage. Short, as the primary
+/// does not know until then what is the matter. At 1 GB/s these are the first 30 GB
+/// of a space; one that is longer is mended after a few attempts, which are at most
+/// about a minute apart.
 pub const COMPARE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// The distance between two remembered record boundaries of a stream: frames

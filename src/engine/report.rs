@@ -246,6 +246,7 @@ mod tests {
 
     use super::*;
     use crate::engine::primary::retention::Base;
+    use crate::engine::primary::space::Turned;
     use crate::ids::{Epoch, StreamId};
     use crate::lsn::{Chain, Mark};
     use crate::protocol::frame::Handle;
@@ -293,6 +294,26 @@ mod tests {
         assert_eq!(lag(at(head.lsn.0 + 1)), (None, None), "the log ends before it");
         let other = Mark { chain: Chain(!head.chain.0), ..head };
         assert_eq!(lag(other), (None, None), "the log has other records up to there");
+    }
+
+    /// It read 0 while the replica had other records before the cut than the source.
+    #[test]
+    fn where_a_stream_was_cut_is_not_where_its_replica_is() {
+        let root = tempfile::tempdir().unwrap();
+        let space = walked(root.path());
+        let head = space.head();
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+        let now = Instant::now();
+        let mut link = Link::new("replica".parse().unwrap(), address, now);
+        let flushed = Mark { lsn: Lsn(head.lsn.0 + 100), ..head };
+        let slot = link.slot(0);
+        slot.recall(&SlotRecord { flushed, ..SlotRecord::default() });
+        slot.cut(Turned { at: head, sure: head.lsn });
+        assert_eq!(slot.flushed, head);
+        let lag = replica(now, &space, &link).lag;
+        assert_eq!((lag.bytes, lag.records), (None, None));
+        link.slot(0).resumed(head, head.lsn);
+        assert_eq!(replica(now, &space, &link).lag.bytes, Some(0));
     }
 
     /// It was shown where its seed begins, as if it had made all before that

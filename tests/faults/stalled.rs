@@ -68,6 +68,7 @@ fn a_replica_that_stopped_reading_costs_its_primary_no_memory() {
             );
             next += Duration::from_millis(seconds * 50);
         }
+        // Nothing is waited for: this is how often the memory is looked at.
         std::thread::sleep(Duration::from_millis(250));
     }
     let written = writer.finish();

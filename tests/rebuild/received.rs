@@ -262,6 +262,7 @@ fn a_rebuilding_that_was_killed_is_begun_again() {
     for pause in 0..12 {
         let mut child =
             command(&cluster, &[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        // Not to wait for something: to be killed at another place each time.
         thread::sleep(Duration::from_millis(3 * pause));
         child.kill().unwrap();
         child.wait().unwrap();

@@ -183,6 +183,7 @@ fn write(wal: &Path, load: Load, stop: &AtomicBool, written: &AtomicU64) -> u64 
         if random.below(100) == 0 {
             writer = Writer::open(wal, options).unwrap();
         }
+        // The rate that was asked for.
         let pause = (total - before) * 1_000_000 / load.bytes_per_second;
         thread::sleep(Duration::from_micros(pause));
     }

@@ -178,6 +178,7 @@ fn suffer_slow_reader(mut cluster: Cluster) {
         let began = Instant::now();
         while talker.heartbeat() && talker.stream.read(&mut byte).is_ok_and(|bytes| bytes > 0) {
             assert!(began.elapsed() < DEADLINE, "it is still spoken to");
+            // How slow it is.
             std::thread::sleep(Duration::from_millis(100));
         }
     });

@@ -156,3 +156,26 @@ fn who_asks_again_goes_on_where_the_search_of_a_session_that_ended_had_come() {
     assert!(!rig.keeper.batch(std::iter::once(Job::Stop)), "and an end ends it at once");
     assert!(!rig.keeper.is_searching());
 }
+
+/// A file that was moved aside without a word in the catalog was missing for the
+/// search, and there for who mends: neither went on.
+#[test]
+fn a_boundary_is_searched_for_where_the_file_lies() {
+    let root = tempfile::tempdir().unwrap();
+    let marks = fill(root.path());
+    let mut rig = Rig::open(root.path(), &alive());
+    rig.loan(open(&[(1, 0), (2, marks[95_000].lsn.0)])).unwrap();
+    let named = root.path().join("alpha/wal").join(SegmentName(1).to_string());
+    let aside = recovery::retired_path(&root.path().join(".saltus"), &space(), 1);
+    std::fs::create_dir_all(aside.parent().unwrap()).unwrap();
+    std::fs::rename(&named, &aside).unwrap();
+    let (matched, _) = answers(&rig.batch(vec![match_at(marks[10].lsn)]));
+    assert_eq!(matched.unwrap().unwrap().lsn, marks[10].lsn);
+
+    // One that is nowhere is damage, for the scrubber to mend.
+    std::fs::remove_file(&aside).unwrap();
+    let (matched, _) = answers(&rig.batch(vec![match_at(marks[20].lsn)]));
+    let Err(Unmatched::Damaged(why)) = matched.unwrap() else { panic!("the file is gone") };
+    assert!(why.contains("is missing"), "{why}");
+    assert_eq!(rig.keeper.received.damages().len(), 1);
+}

@@ -42,8 +42,8 @@ impl Peer {
         self.machine.serve(now, handle, lsn, bytes);
     }
 
-    /// What is here is damaged where a history was to be compared. Whom the
-    /// scrubber asks for what was there is this session: it stays for a while.
+    /// What is here is damaged where a history was to be compared. The scrubber asks
+    /// the primary for what was there while the space is open: it stays so for a while.
     pub(super) fn compare_later(&mut self, now: Now, handle: Handle, why: String) {
         self.comparing.insert(handle, (now.instant + COMPARE_PATIENCE, why));
     }
