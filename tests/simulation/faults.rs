@@ -451,7 +451,9 @@ impl World {
                 let end = stream.present().end();
                 let least = stream.present().boundary(stream.kept).min(end);
                 let has_all = said.map_or(least == 0, |said| {
-                    said.reign == stream.last() && (least..=end).contains(&said.flushed)
+                    // A copy of which nothing has come is of any.
+                    let is_of_it = said.reign == stream.last() || said.base == said.flushed;
+                    is_of_it && (least..=end).contains(&said.flushed)
                 });
                 if !has_all {
                     let space = space.clone();

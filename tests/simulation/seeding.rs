@@ -27,7 +27,7 @@ use super::database::Database;
 use super::disk::Disk;
 use super::invariant::Invariant::{Corrupt, Epochs, Equality, Loss};
 use super::machine::name_of;
-use super::oracle::{Oracle, Said, Sender, Session};
+use super::oracle::{Oracle, Said, Sender, Session, records};
 use super::stream::Reign;
 use super::world::World;
 
@@ -261,6 +261,12 @@ impl Oracle {
         }
     }
 
+    /// Up to where what a replica has said of a space is of the present stream.
+    pub fn common(&self, replica: usize, space: &SpaceId) -> u64 {
+        let said = self.said.get(&(replica, space.clone())).zip(self.streams.get(space));
+        said.map_or(u64::MAX, |(said, stream)| stream.common(said.reign, stream.last()))
+    }
+
     /// A primary lets go of a file.
     pub fn let_go(&self, database: &Database, inode: u64, record: &SpaceRecord) {
         let Some(log) = database.files.iter().find(|log| log.inode() == inode) else { return };
@@ -274,11 +280,22 @@ impl Oracle {
         let reign = stream.present();
         let pieces = reign.pieces(0, reign.end());
         let of_it = pieces.iter().filter_map(|(run, begin, end)| {
-            // A crash may have shortened it, and nobody was shipped anything since.
-            let rest = (log.bytes.len() as u64).saturating_sub(run.offset);
-            let end = run.start.0.saturating_add(rest).min(*end);
-            let is_it = run.segment == log.name && !reign.is_in_gap(*begin) && *begin < end;
-            is_it.then_some(end)
+            if run.segment != log.name || reign.is_in_gap(*begin) {
+                return None;
+            }
+            // A crash may have shortened it, or left zeroes, and nobody was shipped
+            // anything since.
+            let from = usize::try_from(run.offset + begin - run.start.0).unwrap();
+            let there = log.bytes.get(from..).unwrap_or_default();
+            let shipped = reign.slice(*begin, *end);
+            let mut held = 0;
+            for record in records(shipped) {
+                if !there[held..].starts_with(record) {
+                    break;
+                }
+                held += record.len();
+            }
+            (held > 0).then_some(begin + held as u64)
         });
         let Some(end) = of_it.max() else { return };
         for ((replica, of), said) in self.said.iter().filter(|((_, of), _)| of == space) {

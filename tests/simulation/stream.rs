@@ -343,7 +343,9 @@ impl Reign {
     fn fill(&mut self, start: Lsn, bytes: &[u8]) -> Option<u64> {
         let gap = self.gaps.iter().position(|gap| gap.contains(&start.0))?;
         let Some(mut mark) = self.mark(start) else {
-            panic!("{Prefix}: no record ends at {start}, where this begins")
+            assert!(self.rotten, "{Prefix}: no record ends at {start}, where this begins");
+            // The replica takes nothing behind what it has refused.
+            return Some(start.0);
         };
         let limit = self.gaps[gap].end;
         let mut rest = bytes;
