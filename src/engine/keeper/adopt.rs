@@ -36,7 +36,7 @@ impl Adoption {
 }
 
 /// Every boundary that is known of a space.
-fn boundaries(record: &SpaceRecord) -> BTreeMap<Lsn, Mark> {
+pub(super) fn boundaries(record: &SpaceRecord) -> BTreeMap<Lsn, Mark> {
     let firsts = record.runs.firsts();
     let begins = record.begins.iter().filter(|(file, mark)| firsts.get(file) == Some(&mark.lsn));
     let begins = begins.map(|(_, mark)| mark);

@@ -396,6 +396,9 @@ pub enum News {
         record: Option<Box<SpaceRecord>>,
         /// New segments, by number.
         found: Vec<(u64, Arc<Segment>)>,
+        /// Of those, where the last record that an earlier process is known to have
+        /// walked is another now, or is not there.
+        otherwise: BTreeSet<u64>,
         /// Every file that has a name, if the directory could be listed.
         named: Option<BTreeSet<u64>>,
         /// What could not be opened, in a sentence each.

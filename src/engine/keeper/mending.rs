@@ -262,7 +262,8 @@ fn spoil(news: News, why: &str) -> News {
         News::Space { space, mut problems, .. } => {
             problems.push(why);
             // A stream that no restart would know must not be shipped.
-            News::Space { space, record: None, found: Vec::new(), named: None, problems }
+            let (record, found, otherwise, named) = (None, Vec::new(), BTreeSet::new(), None);
+            News::Space { space, record, found, otherwise, named, problems }
         }
         News::Reserved { space, replica, base, .. } => {
             News::Reserved { space, replica, base, result: Err(why) }

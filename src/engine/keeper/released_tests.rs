@@ -28,6 +28,8 @@ struct Node {
     space: primary::space::Space,
     /// Where new epochs began.
     epochs: Vec<Lsn>,
+    /// Files that end otherwise than an earlier process had walked them.
+    otherwise: BTreeSet<u64>,
 }
 
 fn alpha() -> SpaceId {
@@ -43,7 +45,8 @@ impl Node {
         let (tell, news) = unbounded();
         keeper.mailboxes = vec![Mailbox { news: tell, waker: Waker::new(|| {}) }];
         let space = primary::space::Space::new(alpha(), Handle(0), 0, Checksums::Required);
-        let mut node = Self { keeper, news, space, epochs: Vec::new() };
+        let (epochs, otherwise) = (Vec::new(), BTreeSet::new());
+        let mut node = Self { keeper, news, space, epochs, otherwise };
         node.look();
         node
     }
@@ -66,12 +69,14 @@ impl Node {
         self.keeper.publish();
         for news in self.news.try_iter().collect::<Vec<_>>() {
             match news {
-                News::Space { record, found, named, .. } => {
+                News::Space { record, found, otherwise, named, .. } => {
                     if let Some(record) = record {
                         self.space.learn(*record);
                     }
                     self.space.found(found);
                     self.space.names(&named.unwrap());
+                    self.space.end_otherwise(&otherwise);
+                    self.otherwise.extend(otherwise);
                 }
                 News::Segment { file, result, .. } => self.space.reopened(file, result),
                 News::EpochBegun { result, .. } => {
@@ -157,8 +162,12 @@ fn what_was_let_go_of_is_not_taken_for_lost_in_a_crash_of_the_host() {
 }
 
 fn append(root: &Path, number: u64) {
+    append_as(root, number, 1);
+}
+
+fn append_as(root: &Path, number: u64, sequence: u64) {
     use std::io::Write;
-    let header = Header::new(1, 1, 1, &[9; 200]).unwrap();
+    let header = Header::new(sequence, 1, 1, &[9; 200]).unwrap();
     let mut file = std::fs::File::options().append(true).open(segment(root, number)).unwrap();
     file.write_all(&[&header.encode()[..], &[9; 200]].concat()).unwrap();
 }
@@ -207,5 +216,41 @@ fn what_a_crash_took_before_what_was_let_go_of_is_found_by_a_start() {
         assert_eq!(node.epochs, [], "nothing was lost since");
         node.stands_at((begins + 1) * RECORD);
         assert_eq!(node.space.problem(), None);
+    }
+}
+
+/// A crash of the host took the end of a segment, and the database wrote as much again
+/// before the node was started: of a segment that it had left for another, or of the
+/// newest. Nobody looked at what is as long as it was.
+#[test]
+fn what_is_as_long_as_it_was_and_ends_otherwise_is_found_by_a_start() {
+    for (taken, begins) in [(1, 0), (2, 2), (3, 3)] {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        std::fs::create_dir_all(root.join("alpha/wal")).unwrap();
+        for number in 1..=3 {
+            write(root, number);
+            let mut node = Node::start(root);
+            if number == 1 {
+                append(root, number);
+                node.space.touch(Some(crate::ids::SegmentName(number)));
+                node.look();
+            }
+            let change = Change::AddMark(node.space.head());
+            node.keep(vec![Job::Commit { shard: 0, ticket: None, space: alpha(), change }]);
+        }
+        let file = std::fs::File::options().write(true).open(segment(root, taken)).unwrap();
+        let records = file.metadata().unwrap().len() / RECORD;
+        file.set_len(0).unwrap();
+        (0..records).for_each(|at| append_as(root, taken, 7 + at));
+        let mut node = Node::start(root);
+        assert_eq!(node.otherwise, [taken].into());
+        assert_eq!(node.epochs, [Lsn(begins * RECORD)], "segment {taken}");
+        node.stands_at(4 * RECORD);
+        drop(node);
+        let mut node = Node::start(root);
+        assert_eq!(node.epochs, [], "nothing was lost since");
+        assert_eq!(node.otherwise, [].into());
+        node.stands_at(4 * RECORD);
     }
 }

@@ -10,6 +10,7 @@
 //! The replicas are told on the shard's word that a file is gone, and then remove
 //! their own. So a file that may still be here, or may come back, is not told.
 
+use std::collections::BTreeSet;
 use std::io;
 
 use super::{Keeper, News, remember};
@@ -91,8 +92,8 @@ impl Keeper {
         if before.is_none_or(|before| before.why != why) {
             tracing::warn!(%space, file, "{why}");
             let problems = self.unreleased_of(&space);
-            let (record, found, named) = (None, Vec::new(), None);
-            self.tell(shard, News::Space { space, record, found, named, problems });
+            let (record, found, otherwise, named) = (None, Vec::new(), BTreeSet::new(), None);
+            self.tell(shard, News::Space { space, record, found, otherwise, named, problems });
         }
     }
 

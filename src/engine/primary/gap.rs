@@ -15,12 +15,12 @@
 //! the space stops.
 
 use super::past::undecided;
-use super::space::Space;
+use super::space::{Space, Turn};
 
 impl Space {
     /// The walk has come to a run whose file was let go of. True if it goes on
     /// behind it, and behind any that follow it.
-    pub(super) fn pass_gap(&mut self) -> bool {
+    pub(super) fn pass_gap(&mut self, turn: &mut Turn) -> bool {
         let at = self.index.head().lsn;
         let mut end = at;
         let mut name = None;
@@ -35,7 +35,7 @@ impl Space {
         let Some((behind, checks)) = self.past.passed(at, end) else {
             let why =
                 format!("{name} was let go of, and no boundary is remembered at {at} or at {end}");
-            if !self.looks_no_further(&why) {
+            if !self.looks_no_further(&why, turn) {
                 self.stop(undecided(at, &why));
             }
             return false;

@@ -1,4 +1,5 @@
-//! A segment that an earlier process had left for another, and that has grown since.
+//! A segment that an earlier process had left for another, and that has grown since, or
+//! ends in another record.
 //!
 //! ```text
 //!   stream      |== F =====|== G =====|== H ====> head
@@ -12,18 +13,34 @@
 //! long. What lies in the segments behind is not looked at for that: they may be many,
 //! and damage in them concerns only who needs them.
 
-use super::space::{Space, Tracked};
+use std::collections::BTreeSet;
+
+use super::space::{Space, Tracked, Turn};
 use crate::engine::keeper::Job;
 use crate::lsn::Lsn;
 use crate::state::runs::Run;
 
 impl Space {
-    /// A file has grown that an earlier process had left for another: what the
-    /// stream has of it may be another now, and as long. True if that is looked at
-    /// first, or will be when what is needed for it is open: of the stream only the
-    /// part from the last boundary that is remembered of the file to the end of what
-    /// it has, however much has come since. Where a file on the way is gone, nothing
-    /// speaks against it either.
+    /// What an earlier process had walked of these files ends otherwise now.
+    pub fn end_otherwise(&mut self, files: &BTreeSet<u64>) {
+        for file in files {
+            if let Some(tracked) = self.files.get_mut(file) {
+                tracked.otherwise = true;
+            }
+        }
+        // The walk may have begun at the end of the newest.
+        let newest = self.runs.last().filter(|run| files.contains(&run.file));
+        if newest.is_some() && !self.past.is_checking() {
+            self.goes_back_before(self.head.lsn);
+        }
+    }
+
+    /// A file has grown that an earlier process had left for another, or ends
+    /// otherwise: what the stream has of it may be another now, and as long. True if
+    /// that is looked at first, or will be when what is needed for it is open: of the
+    /// stream only the part from the last boundary that is remembered of the file to
+    /// the end of what it has, however much has come since. Where a file on the way is
+    /// gone, nothing speaks against it either.
     pub(super) fn looks_back_at(&mut self, file: u64, jobs: &mut Vec<Job>) -> bool {
         let is_new = |tracked: &&Tracked| tracked.tail.is_none() && !tracked.compared;
         if self.files.get(&file).filter(is_new).is_none() {
@@ -64,9 +81,13 @@ impl Space {
     }
 
     /// What was to be looked at cannot be. That says nothing against it, and damage
-    /// in an earlier part concerns only who needs it: the walk goes on at the head.
-    /// False if it is a walk that must meet the stream again.
-    pub(super) fn looks_no_further(&mut self, why: &str) -> bool {
+    /// in an earlier part concerns only who needs it: the walk goes on at the head, or
+    /// the stream ends where it would have ended without that. False if it is a walk
+    /// that must meet the stream again.
+    pub(super) fn looks_no_further(&mut self, why: &str, turn: &mut Turn) -> bool {
+        if self.end_instead(turn) {
+            return true;
+        }
         if self.past.until.is_none() {
             return false;
         }

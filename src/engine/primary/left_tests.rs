@@ -53,6 +53,27 @@ fn what_was_written_over_a_lost_end_begins_a_new_epoch() {
     }
 }
 
+/// It ended where it had ended, or only nothing whole came behind that: it was taken for
+/// what it had been, and replicas kept others than the source.
+#[test]
+fn what_was_written_over_a_lost_end_begins_a_new_epoch_however_long_it_is() {
+    let first = record(0, &[1; 200]);
+    for behind in [Vec::new(), vec![0; 100], record(9, &[1; 200])[..100].to_vec()] {
+        let mut bed = started_again(&[first.clone(), record(7, &[7; 200]), behind.clone()]);
+        bed.space.end_otherwise(&[1].into());
+        let (at, _) = epoch_asked(&bed.walk()).unwrap();
+        assert_eq!((at.lsn, bed.space.problem()), (Lsn::ZERO, None), "{behind:?}");
+    }
+
+    // Damage is no reason to begin one.
+    let mut rotten = record(1, &[1; 200]);
+    rotten[30] ^= 1;
+    let mut bed = started_again(&[first, rotten]);
+    bed.space.end_otherwise(&[1].into());
+    assert_eq!(epoch_asked(&bed.walk()), None);
+    assert_eq!((bed.space.head().lsn, bed.space.problem()), (Lsn(3 * RECORD), None));
+}
+
 #[test]
 fn what_was_only_gone_on_with_begins_a_run() {
     let mut records: Vec<_> = (0..3).map(|sequence| record(sequence, &[1; 200])).collect();

@@ -22,6 +22,7 @@ mod lag;
 mod left;
 pub mod link;
 mod past;
+mod recheck;
 mod resume;
 pub mod retention;
 pub mod seed;

@@ -25,7 +25,6 @@
 use std::collections::VecDeque;
 
 use super::fenced;
-use super::retention::Unresumable;
 
 use super::space::{Space, Turn, Turned};
 use super::walk::Tail;
@@ -35,7 +34,6 @@ use crate::lsn::{Lsn, Mark};
 use crate::protocol::message::Standing;
 use crate::protocol::sender::Found;
 use crate::state::catalog::{Change, SpaceRecord};
-use crate::wal::index::Index;
 
 /// The past of one space.
 #[derive(Debug, Default)]
@@ -45,14 +43,19 @@ pub(super) struct Past {
     /// The highest one ever heard of; 0 before the catalog has answered.
     highest: u64,
     /// Boundaries that the present walk must meet again.
-    checks: VecDeque<Mark>,
+    pub(super) checks: VecDeque<Mark>,
     /// One of them was missed.
-    missed: bool,
+    pub(super) missed: bool,
     /// The last one that was met, or where the walk began.
-    sure: Mark,
+    pub(super) sure: Mark,
+    /// Where the present walk began. Nothing was met yet while `sure` is there.
+    pub(super) began: Lsn,
+    /// Where an epoch would have begun if the walk had not gone back to meet the
+    /// boundary before it, and up to where the stream was sure.
+    pub(super) instead: Option<(Mark, Lsn)>,
     /// The part of the stream that only replicas know: shipped, perhaps, by an
     /// earlier process.
-    unsure: Option<(Lsn, Lsn)>,
+    pub(super) unsure: Option<(Lsn, Lsn)>,
     /// Something before this was changed: the stream has to be walked again.
     pub(super) suspect: Option<Lsn>,
     /// The walk over what was walked before goes no further than to here: one file
@@ -100,6 +103,7 @@ impl Past {
             } else if !self.missed {
                 self.sure = *next;
                 self.checks.pop_front();
+                self.instead = self.instead.filter(|_| !self.checks.is_empty());
             }
         }
         !self.missed
@@ -142,8 +146,9 @@ impl Past {
         remembered.dedup_by_key(|mark| mark.lsn);
         remembered.retain(|mark| mark.lsn > start.lsn);
         self.checks = remembered.into();
+        self.instead = self.instead.filter(|_| !self.checks.is_empty());
         self.missed = false;
-        self.sure = start;
+        (self.sure, self.began) = (start, start.lsn);
     }
 }
 
@@ -305,122 +310,8 @@ impl Space {
     pub(super) fn suspect(&mut self, lsn: Lsn) {
         let before = self.past.suspect.unwrap_or(lsn);
         self.past.suspect = Some(lsn.min(before));
-        self.past.until = None;
+        (self.past.until, self.past.instead) = (None, None);
         self.cursor = None;
-    }
-
-    /// Begin the walk anew at an earlier boundary. It must meet the later ones
-    /// that are remembered.
-    pub(super) fn rewind(&mut self, start: Mark) {
-        let mut remembered = self.saved.clone();
-        remembered.push(self.head);
-        self.past.check(start, remembered);
-        self.walk_from(start);
-        for (ordinal, run) in self.runs.iter() {
-            let Some(file) = self.files.get_mut(&run.file) else { continue };
-            let end = match run.bytes {
-                Some(bytes) if ordinal < self.ordinal => run.offset + bytes,
-                _ if ordinal == self.ordinal => run.offset + start.lsn.bytes_since(run.start),
-                _ => continue,
-            };
-            file.walked = file.walked.max(end);
-        }
-        // Whatever lies behind has to be looked at again.
-        self.touch(None);
-    }
-
-    /// Set the walk to a boundary.
-    pub(super) fn walk_from(&mut self, start: Mark) {
-        self.index = Index::new(start);
-        self.earlier = None;
-        self.cursor = None;
-        self.ordinal = self.runs.locate(start.lsn).map_or(self.runs.first(), |(o, _)| o);
-    }
-
-    /// Go back to a boundary well before what is suspected, and walk from there
-    /// over everything that is remembered, and around what was let go of.
-    pub(super) fn recheck(&mut self, turn: &mut Turn) {
-        let Some(lsn) = self.past.suspect else { return };
-        let mut remembered = self.saved.clone();
-        remembered.extend(self.past.checks.iter());
-        remembered.extend(self.index.boundaries());
-        // One of them lies behind whatever was let go of.
-        remembered.extend(self.begins.values());
-        remembered.push(self.head);
-        let until = self.past.until.unwrap_or(Lsn(u64::MAX));
-        remembered.retain(|mark| mark.lsn <= until);
-        remembered.sort_by_key(|mark| mark.lsn);
-        remembered.dedup_by_key(|mark| mark.lsn);
-        let before = remembered.partition_point(|mark| mark.lsn <= lsn);
-        // The last one before is met again on the way, if its files are there.
-        let mut starts = Vec::new();
-        for back in [2, 1] {
-            starts.push(before.checked_sub(back).map_or(Mark::START, |at| remembered[at]));
-        }
-        let mut reason = String::new();
-        for start in starts {
-            match self.ready_around(start.lsn..until, lsn, &mut turn.jobs) {
-                Ok(true) => {
-                    self.past.suspect = None;
-                    self.rewind(start);
-                    self.past.check(start, remembered);
-                    return;
-                }
-                Ok(false) => return,
-                Err(Unresumable::Unreadable(why)) => reason = why,
-                Err(Unresumable::Gone(why)) => reason = undecided(lsn, &why),
-            }
-        }
-        if !self.looks_no_further(&reason) {
-            self.stop(reason);
-        }
-    }
-
-    /// Nothing holds at the boundary where a walk over what was walked before has
-    /// begun. It may be none any more: true if the walk goes back farther, where it
-    /// can. What is damaged is met by a walk that begins before it.
-    pub(super) fn goes_back_farther(&mut self) -> bool {
-        let at = self.index.head().lsn;
-        if !self.past.is_checking() || self.index.oldest().lsn < at || at == Lsn::ZERO {
-            return false;
-        }
-        let before = Lsn(at.0 - 1);
-        let can = self.gone_from(self.known_before(before).lsn).is_none();
-        if can {
-            let until = self.past.until;
-            self.suspect(before);
-            self.past.until = until;
-        }
-        can
-    }
-
-    /// The walk over what was walked before has come to its end without meeting
-    /// all of it: the rest is not there any more.
-    pub(super) fn ended_early(&mut self, turn: &mut Turn) {
-        let (sure, at) = (self.past.sure, self.index.head());
-        let at = if self.past.missed || at.lsn < sure.lsn { sure } else { at };
-        let from = self.past.unsure.map_or(sure.lsn, |(from, _)| from.min(sure.lsn));
-        self.past.unsure = Some((from, at.lsn)).filter(|(from, to)| from < to);
-        // What was met last is what it was. A crash may have taken more, and the writer
-        // have begun anew behind it.
-        self.begin_epoch(at, sure.lsn.min(at.lsn), turn);
-    }
-
-    /// The file of this run does not exist any more: its name was not on the disk
-    /// when the host went down, or nothing kept it when that was taken away.
-    pub(super) fn lost_file(&mut self, turn: &mut Turn) {
-        let Some(run) = self.runs.get(self.ordinal).copied() else { return };
-        let why = format!("{} has vanished with all that was in the stream of it", run.segment);
-        tracing::error!(space = %self.id, head = %self.head.lsn, "{why}");
-        if self.ordinal + 1 < self.runs.len() {
-            // Of the newest it was told when it could not be opened.
-            self.notice_gone(why, true);
-        }
-        if self.index.head().lsn > run.start {
-            self.suspect(run.start);
-        } else {
-            self.ended_early(turn);
-        }
     }
 
     /// The walk is where it was before, and nothing is in doubt.
@@ -452,7 +343,7 @@ impl Space {
 
     /// Cut the stream, and have a new epoch begin there. Up to `sure` it is known to
     /// be what it was.
-    fn begin_epoch(&mut self, at: Mark, sure: Lsn, turn: &mut Turn) {
+    pub(super) fn begin_epoch(&mut self, at: Mark, sure: Lsn, turn: &mut Turn) {
         let lost = self.head.lsn.bytes_since(at.lsn);
         tracing::error!(
             space = %self.id,
@@ -466,7 +357,7 @@ impl Space {
         self.past.vouched = self.past.vouched.min(sure);
         self.past.checks.clear();
         self.past.missed = false;
-        (self.past.suspect, self.past.until) = (None, None);
+        (self.past.suspect, self.past.until, self.past.instead) = (None, None, None);
         self.cursor = None;
         let (shard, space) = (self.shard, self.id.clone());
         let runs = u32::try_from(runs).unwrap_or(u32::MAX);

@@ -145,6 +145,11 @@ impl Space {
     /// Why the stream cannot be shipped from `from` on any more, if some of it
     /// was let go of.
     pub(super) fn gone_from(&self, from: Lsn) -> Option<String> {
+        self.gone_between(from, Lsn(u64::MAX))
+    }
+
+    /// The same for a walk that ends at another position.
+    pub(super) fn gone_between(&self, from: Lsn, to: Lsn) -> Option<String> {
         let behind = |run: &Run| match run.bytes {
             Some(bytes) => bytes == 0 || run.start.advance(bytes) > from,
             None => self.head.lsn > from,
@@ -154,7 +159,7 @@ impl Space {
             run.bytes != Some(0) && tracked.is_some_and(|tracked| tracked.gone && !tracked.lost)
         };
         let mut newest_first = self.runs.iter().rev().take_while(|(_, run)| behind(run));
-        let (_, run) = newest_first.find(|(_, run)| is_gone(run))?;
+        let (_, run) = newest_first.find(|(_, run)| run.start < to && is_gone(run))?;
         Some(format!(
             "the log from {from} to the end of {} is no longer here: it was retired",
             run.segment

@@ -327,6 +327,9 @@ fn a_long_log_is_looked_back_at_at_once() {
 #[path = "gap_tests.rs"]
 mod gap;
 
+#[path = "recheck_tests.rs"]
+mod recheck;
+
 /// A crash took the end of the source, and the database wrote as much again. What a
 /// replica had acknowledged of the lost part was taken for that of the new one, and
 /// a segment was let go of that it does not have.

@@ -71,6 +71,8 @@ pub(super) struct Tracked {
     pub(super) unreadable: Option<String>,
     /// The last record that was walked.
     pub(super) tail: Option<Tail>,
+    /// The last record that an earlier process is known to have walked is not there.
+    pub(super) otherwise: bool,
     /// What an earlier process walked of it was looked at again.
     pub(super) compared: bool,
     /// Its pin was let go.
@@ -288,6 +290,7 @@ impl Space {
             asked: false,
             unreadable: None,
             tail: None,
+            otherwise: false,
             compared: false,
             released: false,
             going: false,

@@ -125,7 +125,7 @@ impl Space {
                 return false;
             }
             if tracked.let_go && self.past.is_checking() {
-                return self.pass_gap();
+                return self.pass_gap(turn);
             }
             if tracked.gone {
                 let name = tracked.name;
@@ -144,6 +144,11 @@ impl Space {
         };
         let offset = if live && current_file != Some(file) {
             let in_stream = self.runs.latest_in(file).is_some();
+            // However long it is.
+            if in_stream && tracked.otherwise && self.looks_back_at(file, &mut turn.jobs) {
+                return self.past.is_suspect();
+            }
+            let Some(tracked) = self.files.get_mut(&file) else { return false };
             let length = match segment.len() {
                 Ok(length) => length,
                 Err(error) => {
@@ -273,7 +278,8 @@ impl Space {
             } else if !matches!(advance.stop, Stop::Budget) {
                 let is_none =
                     matches!(advance.stop, Stop::Corrupt { .. }) && self.goes_back_farther();
-                if !is_none && !self.looks_no_further(&format!("{name}: {:?}", advance.stop)) {
+                let why = format!("{name}: {:?}", advance.stop);
+                if !is_none && !self.looks_no_further(&why, turn) {
                     self.stop(format!(
                         "{name} no longer holds what was shipped of it: a run ends at offset \
                          {end}, and the records up to {offset} end differently ({:?}); the file \
@@ -305,7 +311,7 @@ impl Space {
                 return advance.bytes.max(budget);
             }
             Stop::Corrupt { more: true, .. } => {}
-            Stop::Corrupt { .. } if self.goes_back_farther() => {}
+            Stop::Corrupt { .. } if self.goes_back_farther() || self.end_instead(turn) => {}
             Stop::Corrupt { offset, error, resync, .. } => {
                 let next = resync.map_or_else(
                     || "no valid record follows yet".to_owned(),
@@ -332,6 +338,7 @@ impl Space {
                 self.suspect(lost.unwrap_or(Lsn::ZERO));
                 return advance.bytes;
             }
+            Stop::Failed { .. } if self.end_instead(turn) => {}
             Stop::Failed { offset, error } => {
                 self.stop(format!("{name} cannot be read at offset {offset}: {error}"));
             }

@@ -197,7 +197,11 @@ pub fn ends_with(
 
 /// Whether a record in `lowest..end` ends at `end`, is the last before
 /// `mark`, and holds. Searched backwards.
-pub(super) fn find_backwards(
+///
+/// # Errors
+///
+/// The file cannot be read.
+pub fn find_backwards(
     file: &impl ReadAt,
     lowest: u64,
     end: u64,

@@ -400,8 +400,13 @@ impl Shard {
                 News::Reserved { space, replica, base, result } => {
                     self.reserved(now, &space, &replica, base, result);
                 }
-                News::Space { space, record, found, named, problems } => {
+                News::Space { space, record, found, otherwise, named, problems } => {
                     self.learned(now, &space, record, found, named, problems);
+                    if let Some(handle) = self.spaces.handles.get(&space)
+                        && let Some(space) = self.spaces.get(*handle)
+                    {
+                        space.borrow_mut().end_otherwise(&otherwise);
+                    }
                 }
                 News::Access { space, obstacle } => self.access(&space, obstacle),
                 News::RootBack => self.root_back(),

@@ -1,0 +1,163 @@
+//! A walk over what was walked before: where it begins, and what follows where it does
+//! not meet all of that.
+//!
+//! ```text
+//!   remembered   ^M0         ^M1         ^M2     ^head
+//!   suspected                       ^
+//!   first walk               |------~~ ends early, and has met nothing
+//!   second       |-----------|------~~ M1 is met: an epoch begins behind it
+//! ```
+//!
+//! That a walk can begin at a boundary tells nothing of it: a crash may have taken more,
+//! and others of the same length end there. So one that has met nothing goes back, to a
+//! boundary before. Where that cannot be walked, the first one must do.
+
+use super::past::undecided;
+use super::retention::Unresumable;
+use super::space::{Space, Turn};
+use crate::lsn::{Lsn, Mark};
+use crate::wal::index::Index;
+
+impl Space {
+    /// Begin the walk anew at an earlier boundary. It must meet the later ones
+    /// that are remembered.
+    pub(super) fn rewind(&mut self, start: Mark) {
+        let mut remembered = self.saved.clone();
+        remembered.push(self.head);
+        self.past.check(start, remembered);
+        self.walk_from(start);
+        for (ordinal, run) in self.runs.iter() {
+            let Some(file) = self.files.get_mut(&run.file) else { continue };
+            let end = match run.bytes {
+                Some(bytes) if ordinal < self.ordinal => run.offset + bytes,
+                _ if ordinal == self.ordinal => run.offset + start.lsn.bytes_since(run.start),
+                _ => continue,
+            };
+            file.walked = file.walked.max(end);
+        }
+        // Whatever lies behind has to be looked at again.
+        self.touch(None);
+    }
+
+    /// Set the walk to a boundary.
+    pub(super) fn walk_from(&mut self, start: Mark) {
+        self.index = Index::new(start);
+        self.earlier = None;
+        self.cursor = None;
+        self.ordinal = self.runs.locate(start.lsn).map_or(self.runs.first(), |(o, _)| o);
+    }
+
+    /// Go back to a boundary well before what is suspected, and walk from there
+    /// over everything that is remembered, and around what was let go of.
+    pub(super) fn recheck(&mut self, turn: &mut Turn) {
+        let Some(lsn) = self.past.suspect else { return };
+        let mut remembered = self.saved.clone();
+        remembered.extend(self.past.checks.iter());
+        // Behind what was met it is not known to be what it was.
+        let met = if self.past.is_checking() { self.past.sure.lsn } else { self.head.lsn };
+        remembered.extend(self.index.boundaries().filter(|mark| mark.lsn <= met));
+        // One of them lies behind whatever was let go of.
+        remembered.extend(self.begins.values());
+        remembered.push(self.head);
+        let until = self.past.until.unwrap_or(Lsn(u64::MAX));
+        remembered.retain(|mark| mark.lsn <= until);
+        remembered.sort_by_key(|mark| mark.lsn);
+        remembered.dedup_by_key(|mark| mark.lsn);
+        let before = remembered.partition_point(|mark| mark.lsn <= lsn);
+        // The last one before is met again on the way, if its files are there.
+        let mut starts = Vec::new();
+        for back in [2, 1] {
+            starts.push(before.checked_sub(back).map_or(Mark::START, |at| remembered[at]));
+        }
+        let mut reason = String::new();
+        for start in starts {
+            match self.ready_around(start.lsn..until, lsn, &mut turn.jobs) {
+                Ok(true) => {
+                    self.past.suspect = None;
+                    self.rewind(start);
+                    self.past.check(start, remembered);
+                    return;
+                }
+                Ok(false) => return,
+                Err(Unresumable::Unreadable(why)) => reason = why,
+                Err(Unresumable::Gone(why)) => reason = undecided(lsn, &why),
+            }
+        }
+        if !self.looks_no_further(&reason, turn) {
+            self.stop(reason);
+        }
+    }
+
+    /// Nothing holds at the boundary where a walk over what was walked before has
+    /// begun. It may be none any more: true if the walk goes back farther, where it
+    /// can. What is damaged is met by a walk that begins before it.
+    pub(super) fn goes_back_farther(&mut self) -> bool {
+        let at = self.index.head().lsn;
+        self.past.is_checking() && self.past.began == at && self.goes_back_before(at)
+    }
+
+    /// Have the walk begin before a boundary. True if it can.
+    pub(super) fn goes_back_before(&mut self, at: Lsn) -> bool {
+        if at == Lsn::ZERO {
+            return false;
+        }
+        let before = Lsn(at.0 - 1);
+        let can = self.gone_between(self.known_before(before).lsn, at).is_none();
+        if can {
+            let (until, instead) = (self.past.until, self.past.instead);
+            self.suspect(before);
+            (self.past.until, self.past.instead) = (until, instead);
+        }
+        can
+    }
+
+    /// The walk over what was walked before has come to its end without meeting
+    /// all of it: the rest is not there any more.
+    pub(super) fn ended_early(&mut self, turn: &mut Turn) {
+        // Where the walk only began, nothing was met: others may end there by chance.
+        let sure = self.past.sure.lsn;
+        self.past.instead = Some(self.end());
+        if sure > self.past.began || !self.goes_back_before(sure) {
+            self.end_instead(turn);
+        }
+    }
+
+    /// Where the walk over what was walked before has ended, and up to where the stream
+    /// is sure.
+    fn end(&self) -> (Mark, Lsn) {
+        let (sure, at) = (self.past.sure, self.index.head());
+        let at = if self.past.missed || at.lsn < sure.lsn { sure } else { at };
+        (at, sure.lsn)
+    }
+
+    /// The stream ends where a walk over what was walked before came to its end. True if
+    /// one did.
+    pub(super) fn end_instead(&mut self, turn: &mut Turn) -> bool {
+        let Some((at, sure)) = self.past.instead else { return false };
+        let from = self.past.unsure.map_or(sure, |(from, _)| from.min(sure));
+        self.past.unsure = Some((from, at.lsn)).filter(|(from, to)| from < to);
+        // What was met last is what it was. A crash may have taken more, and the writer
+        // have begun anew behind it.
+        self.begin_epoch(at, sure.min(at.lsn), turn);
+        true
+    }
+
+    /// The file of this run does not exist any more: its name was not on the disk
+    /// when the host went down, or nothing kept it when that was taken away.
+    pub(super) fn lost_file(&mut self, turn: &mut Turn) {
+        let Some(run) = self.runs.get(self.ordinal).copied() else { return };
+        let why = format!("{} has vanished with all that was in the stream of it", run.segment);
+        tracing::error!(space = %self.id, head = %self.head.lsn, "{why}");
+        if self.ordinal + 1 < self.runs.len() {
+            // Of the newest it was told when it could not be opened.
+            self.notice_gone(why, true);
+        }
+        if self.index.head().lsn > run.start {
+            self.suspect(run.start);
+        } else {
+            // What lies before it is walked in the new epoch.
+            self.past.instead = Some(self.end());
+            self.end_instead(turn);
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Facts about a walk over what was walked before, that meets less of it than it must.
+
+use super::*;
+
+/// A process that takes over a stream of nine records in one segment, of which some
+/// boundaries are remembered, and finds `left` in it.
+fn taken_over(payload: &[u8], remembered: &[u64], left: &[Vec<u8>]) -> (Bed, Vec<Lsn>) {
+    let mut bed = Bed::new(&[]);
+    let mut marks = vec![Mark::START];
+    for sequence in 0..9 {
+        bed.write(1, &record(sequence, payload));
+        bed.found(1);
+        bed.space.touch(Some(name(1)));
+        bed.walk();
+        marks.push(bed.space.head());
+    }
+    let saved: Vec<_> = remembered.iter().map(|at| marks[usize::try_from(*at).unwrap()]).collect();
+    let known = SpaceRecord { runs: bed.space.runs.clone(), marks: saved, ..fresh() };
+    std::fs::write(bed.path(1), left.concat()).unwrap();
+    bed.space = Space::new("alpha".parse().unwrap(), Handle(0), 0, Checksums::Required);
+    bed.space.learn(known);
+    bed.found(1);
+    (bed, marks.into_iter().map(|mark| mark.lsn).collect())
+}
+
+/// The first records as they were, then others.
+fn with_others(payload: &[u8], kept: u64, others: u64) -> Vec<Vec<u8>> {
+    let numbers = (0..kept).chain(11..11 + others);
+    numbers.map(|sequence| record(sequence, payload)).collect()
+}
+
+/// Where an epoch was asked for, and up to where the stream is known to be what it was.
+fn begun(bed: &mut Bed) -> Option<(Lsn, Lsn)> {
+    let begun = bed.walk().into_iter().find_map(|job| match job {
+        Job::BeginEpoch { at, sure, .. } => Some((at.lsn, sure)),
+        _ => None,
+    });
+    assert_eq!(bed.space.problem(), None);
+    begun
+}
+
+/// A crash took more of the source than what stood behind the last boundary but one,
+/// and others of the same length were written since. The walk began at that boundary,
+/// took it for one that was met, and an epoch began behind it.
+#[test]
+fn an_epoch_does_not_begin_behind_a_boundary_at_which_the_walk_has_only_begun() {
+    for others in [6, 7, 8, 12] {
+        let left = with_others(b"one", 1, others);
+        let (mut bed, at) = taken_over(b"one", &[1, 3, 5, 7, 9], &left);
+        assert_eq!(begun(&mut bed), Some((at[1], at[1])), "{others} others");
+    }
+    // Down to the start of the stream.
+    let (mut bed, _) = taken_over(b"one", &[1, 3, 5, 7, 9], &with_others(b"one", 0, 9));
+    assert_eq!(begun(&mut bed), Some((Lsn::ZERO, Lsn::ZERO)));
+    // And not where the boundary is what it was.
+    let (mut bed, at) = taken_over(b"one", &[1, 3, 5, 7, 9], &with_others(b"one", 7, 1));
+    assert_eq!(begun(&mut bed), Some((at[8], at[7])));
+}
+
+/// What the walk has gone over before it missed a boundary is not what it was: it must
+/// not be met in its place when the walk goes back.
+#[test]
+fn what_a_walk_has_not_met_is_no_boundary_for_the_next_one() {
+    let payload = vec![1; 200_000];
+    let (mut bed, at) = taken_over(&payload, &[1, 2, 6, 9], &with_others(&payload, 2, 7));
+    bed.space.end_otherwise(&[1].into());
+    assert_eq!(begun(&mut bed), Some((at[2], at[2])));
+}
+
+/// What was to prove a boundary cannot be read: nothing says that it is none.
+#[test]
+fn an_epoch_begins_where_it_can_if_what_lies_before_is_damaged() {
+    let mut left = with_others(b"one", 7, 2);
+    left[5][30] ^= 1;
+    let (mut bed, at) = taken_over(b"one", &[1, 3, 5, 7, 9], &left);
+    assert_eq!(begun(&mut bed), Some((at[7], at[7])));
+}
+
+/// The walk began at the end of what was known, and met nothing at all: what came before
+/// was another, and nobody noticed.
+#[test]
+fn a_start_goes_back_where_the_last_record_that_was_walked_is_another() {
+    let payload = vec![1; 200_000];
+    for behind in 0..2 {
+        let left = with_others(&payload, 4, 5 + behind);
+        let (mut bed, at) = taken_over(&payload, &[1, 4, 9], &left);
+        assert!(bed.space.is_settled(), "the boundary before is too far away to be looked at");
+        bed.space.end_otherwise(&[1].into());
+        assert_eq!(begun(&mut bed), Some((at[4], at[4])));
+    }
+    // What is as it was begins nothing, though its last record is damaged.
+    let mut left = with_others(&payload, 9, 0);
+    left[8][1000] ^= 1;
+    let (mut bed, at) = taken_over(&payload, &[1, 4, 9], &left);
+    bed.space.end_otherwise(&[1].into());
+    assert_eq!(begun(&mut bed), None);
+    assert_eq!(bed.space.head().lsn, at[9]);
+    assert!(bed.space.is_settled());
+}
