@@ -309,8 +309,10 @@ impl World {
                 self.calm_since = self.now();
                 self.machines[held].paused_until = 0;
                 self.machines[held].keeper_at = None;
+                self.machines[held].scrub_at = None;
                 self.wake_at_least(held);
                 self.keeper_soon(held);
+                self.scrub_soon(held);
                 self.after(Duration::from_secs(1), Event::Check);
             }
             None if self.is_mended() => {
