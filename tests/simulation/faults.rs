@@ -72,6 +72,13 @@ impl Missing {
         problem.is_some_and(|why| why.contains("where they part cannot be found out"))
     }
 
+    /// The primary leaves damage where it is, as a replica has what was there.
+    fn keeps_debris(&self, told: &ShardReport) -> bool {
+        let status = told.spaces.iter().find(|status| status.space == self.space);
+        let problem = status.and_then(|status| status.problem.as_ref());
+        problem.is_some_and(|why| why.contains("has what was there: saltus repair"))
+    }
+
     /// What the primary says of a replica.
     fn problem_of<'a>(&self, told: &'a ShardReport, replica: usize) -> Option<&'a str> {
         let mut spaces = told.spaces.iter().filter(|status| status.space == self.space);
@@ -367,7 +374,12 @@ impl World {
     /// The copies that wait for a person before what is missing can come. What is
     /// not shipped to anybody waits only if all of them do.
     fn waits_for_a_person(&self, missing: &Missing, told: &ShardReport) -> Vec<usize> {
-        let asks = |replica: &usize| missing.asks_for_a_person(told, *replica);
+        // What a crash took, and something else stands in its place, with debris before
+        // it: it looks like damage, and nobody can tell it from that.
+        let stream = self.oracle.streams.get(&missing.space);
+        let is_lost = stream.is_some_and(|stream| stream.kept != u64::MAX);
+        let is_kept = is_lost && missing.keeps_debris(told);
+        let asks = |replica: &usize| is_kept || missing.asks_for_a_person(told, *replica);
         let listening = match missing.replica {
             Some(replica) => vec![replica],
             None => self.listening().collect(),

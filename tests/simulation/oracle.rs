@@ -174,6 +174,7 @@ impl Oracle {
         );
         let before = stream.last();
         let end = stream.present().end();
+        new.iter().for_each(|(_, start)| stream.lost_in_gap(*start));
         let mut kept = stream.kept;
         if kept == u64::MAX && stream.losses < database.losses {
             // What it has lost may have been walked, and not shipped.

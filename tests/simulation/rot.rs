@@ -288,7 +288,17 @@ impl World {
                 (&other.space, other.file, other.offset)
                     == (&flipped.space, flipped.file, flipped.offset)
             };
-            if now.iter().find(same).is_none() || unreadable > 0 {
+            let is_healed = |range: &BadRange| {
+                let within = range.offset..range.offset + range.bytes;
+                let name = range.path.file_name().unwrap().to_string_lossy();
+                range.pass == pass
+                    && range.space == flipped.space
+                    && is_name_of(&name, &flipped)
+                    && within.contains(&flipped.offset)
+            };
+            // What has flipped since at the same place is no matter of this pass.
+            let healed = report.healed.iter().any(is_healed);
+            if now.iter().find(same).is_none() || unreadable > 0 || healed {
                 continue;
             }
             let of = |range: &&BadRange| {

@@ -151,6 +151,13 @@ impl Stream {
         new.map(|reign| reign.start.0).min().unwrap_or(u64::MAX)
     }
 
+    /// An epoch begins within what nobody was shipped: the source has lost some of that.
+    pub fn lost_in_gap(&mut self, start: Lsn) {
+        let gaps = &self.present().gaps;
+        let gap = gaps.iter().find(|gap| gap.contains(&start.0)).map(|gap| gap.start);
+        self.kept = self.kept.min(gap.unwrap_or(u64::MAX));
+    }
+
     /// A new epoch begins.
     pub fn begin(&mut self, epoch: Epoch, start: Lsn, process: u64) {
         let end = self.present().end();
