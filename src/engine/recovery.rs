@@ -46,12 +46,12 @@ pub use error::RecoveryError;
 pub use notice::Notice;
 pub(super) use place::{bearer, paths};
 pub use place::{path_of, retired_path};
-pub use reading::{ends_with, find_backwards, record_before};
+pub use reading::{ends_with, record_before, stands_before};
 pub use subject::Subject;
 pub use survey::{Rotten, Survey, survey};
 
 use self::place::{Place, is_gone, locate_files, wal_directory};
-use self::reading::{Watched, describe, read_error, verify_run};
+use self::reading::{Watched, describe, find_backwards, read_error, verify_run};
 use super::quarantine::{Extent, Manifest, Quarantine, Reason};
 use super::verifier::Verifier;
 use crate::ids::{Epoch, SegmentName, SpaceId};

@@ -200,18 +200,22 @@ fn t6_a_change_in_an_earlier_file_begins_a_new_epoch_there() {
     }
 }
 
-/// The primary took the place where it had left the file for damage, and halted.
+/// The primary took the place where it had left the file for damage, and halted; or, if
+/// the file was as long as before, did not look at it.
 #[test]
 fn t6_a_segment_that_was_left_for_another_and_is_gone_on_with_begins_a_new_epoch() {
-    for (lost, bytes) in [(2, 400), (2, 500), (0, 400)] {
+    for (lost, new, bytes) in [(2, 4, 400), (2, 4, 500), (0, 4, 400), (2, 2, 400)] {
         let (mut cluster, mut first, second) = with_two_segments();
         let before = first.content.clone();
         cluster.primary.kill();
-        // Longer than it was, with other records in it.
+        // As long as it was, or longer, with other records in it.
         shrink(&mut first, (10 - lost) * RECORD);
         first.sequence = 100;
-        first.records(4, bytes);
+        first.records(new, bytes);
         cluster.primary.restart();
+        if lost > 0 {
+            await_epoch(&mut cluster, "alpha", 2);
+        }
         cluster.await_flushed("alpha", first.len() + second.len());
         cluster.assert_identical("alpha");
         let status = cluster.primary.space("alpha").unwrap();

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::mem::take;
 
 use super::mending::Failure;
+use super::walked::last_walked;
 use super::{Keeper, News, retired};
 use crate::ids::SpaceId;
 use crate::state::catalog::Change;
@@ -109,6 +110,10 @@ impl Keeper {
         }
         let Some(entry) = self.spaces.get_mut(space) else { return };
         entry.announced &= !record;
+        // Whether they end as they did is to be told again, too.
+        let mut walked = last_walked(&entry.record);
+        walked.retain(|file, _| files.contains(file));
+        entry.walked.append(&mut walked);
         for file in files {
             entry.delivered.remove(&file);
             let in_stream = entry.record.runs.first_in(file).is_some();

@@ -397,8 +397,8 @@ pub enum News {
         /// New segments, by number.
         found: Vec<(u64, Arc<Segment>)>,
         /// Of those, where the last record that an earlier process is known to have
-        /// walked is another now, or is not there.
-        otherwise: BTreeSet<u64>,
+        /// walked is another now, or is not there: where in the stream it ended.
+        otherwise: BTreeMap<u64, Lsn>,
         /// Every file that has a name, if the directory could be listed.
         named: Option<BTreeSet<u64>>,
         /// What could not be opened, in a sentence each.

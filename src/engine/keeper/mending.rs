@@ -262,7 +262,7 @@ fn spoil(news: News, why: &str) -> News {
         News::Space { space, mut problems, .. } => {
             problems.push(why);
             // A stream that no restart would know must not be shipped.
-            let (record, found, otherwise, named) = (None, Vec::new(), BTreeSet::new(), None);
+            let (record, found, otherwise, named) = (None, Vec::new(), BTreeMap::new(), None);
             News::Space { space, record, found, otherwise, named, problems }
         }
         News::Reserved { space, replica, base, .. } => {

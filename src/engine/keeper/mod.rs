@@ -35,6 +35,7 @@ mod shipped;
 mod superseded;
 mod turns;
 mod unnamed;
+mod walked;
 
 pub use ignored::Ignored;
 pub use job::{
@@ -60,6 +61,7 @@ use crate::lsn::Mark;
 use crate::state::catalog::{Catalog, CatalogError, Change, Role, SpaceRecord};
 use crate::state::host::Host;
 use crate::state::pins::Pins;
+use crate::state::runs::Run;
 use crate::wal::record::Checksums;
 
 /// Where the received spaces stand while no session has them, and what is
@@ -186,6 +188,9 @@ struct Space {
     /// A primary's: files whose segments the shard has.
     delivered: BTreeSet<u64>,
     announced: bool,
+    /// Of files that the shard does not have yet: where an earlier process is known
+    /// to have walked to, and in which run.
+    walked: BTreeMap<u64, (Run, Mark)>,
     /// What is kept of it for replicas.
     kept: retention::Kept,
     /// A replica's.
@@ -211,6 +216,7 @@ impl Space {
             record,
             delivered,
             announced: false,
+            walked: BTreeMap::new(),
             kept,
             lease,
             adoptions: Vec::new(),

@@ -29,7 +29,7 @@ struct Node {
     /// Where new epochs began.
     epochs: Vec<Lsn>,
     /// Files that end otherwise than an earlier process had walked them.
-    otherwise: BTreeSet<u64>,
+    otherwise: BTreeMap<u64, Lsn>,
 }
 
 fn alpha() -> SpaceId {
@@ -45,7 +45,7 @@ impl Node {
         let (tell, news) = unbounded();
         keeper.mailboxes = vec![Mailbox { news: tell, waker: Waker::new(|| {}) }];
         let space = primary::space::Space::new(alpha(), Handle(0), 0, Checksums::Required);
-        let (epochs, otherwise) = (Vec::new(), BTreeSet::new());
+        let (epochs, otherwise) = (Vec::new(), BTreeMap::new());
         let mut node = Self { keeper, news, space, epochs, otherwise };
         node.look();
         node
@@ -244,7 +244,7 @@ fn what_is_as_long_as_it_was_and_ends_otherwise_is_found_by_a_start() {
         file.set_len(0).unwrap();
         (0..records).for_each(|at| append_as(root, taken, 7 + at));
         let mut node = Node::start(root);
-        assert_eq!(node.otherwise, [taken].into());
+        assert!(node.otherwise.keys().eq(&[taken]), "{:?}", node.otherwise);
         assert_eq!(node.epochs, [Lsn(begins * RECORD)], "segment {taken}");
         node.stands_at(4 * RECORD);
         drop(node);
@@ -252,5 +252,57 @@ fn what_is_as_long_as_it_was_and_ends_otherwise_is_found_by_a_start() {
         assert_eq!(node.epochs, [], "nothing was lost since");
         assert_eq!(node.otherwise, [].into());
         node.stands_at(4 * RECORD);
+    }
+}
+
+/// The database goes on with a segment that it had left, and a crash takes more of that
+/// than what it wrote last: what is looked at lies before the segments between.
+#[test]
+fn what_was_left_and_gone_on_with_is_looked_at_where_it_was_left() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path();
+    std::fs::create_dir_all(root.join("alpha/wal")).unwrap();
+    write(root, 1);
+    append(root, 1);
+    let mut node = Node::start(root);
+    for number in [2, 3] {
+        write(root, number);
+        node.look();
+    }
+    append(root, 1);
+    node.space.touch(Some(crate::ids::SegmentName(1)));
+    node.look();
+    node.stands_at(5 * RECORD);
+    drop(node);
+    let file = std::fs::File::options().write(true).open(segment(root, 1)).unwrap();
+    file.set_len(RECORD).unwrap();
+    append_as(root, 1, 7);
+    append_as(root, 1, 8);
+    let node = Node::start(root);
+    assert_eq!(node.otherwise, [(1, Lsn(2 * RECORD))].into());
+    assert_eq!(node.epochs, [Lsn(0)]);
+}
+
+/// A bit of a payload that flips changes no record for another. With zeroes behind it,
+/// it looked like a write in progress: an epoch began, and cut what every replica had.
+#[test]
+fn a_payload_that_rots_is_not_taken_for_another_record() {
+    for behind in [0, 300] {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        std::fs::create_dir_all(root.join("alpha/wal")).unwrap();
+        write(root, 1);
+        append(root, 1);
+        let mut node = Node::start(root);
+        write(root, 2);
+        node.look();
+        drop(node);
+        let mut bytes = std::fs::read(segment(root, 1)).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        bytes.resize(bytes.len() + behind, 0);
+        std::fs::write(segment(root, 1), bytes).unwrap();
+        let mut node = Node::start(root);
+        assert_eq!((&node.otherwise, &node.epochs[..]), (&BTreeMap::new(), &[][..]));
+        node.stands_at(3 * RECORD);
     }
 }

@@ -10,7 +10,7 @@
 //! The replicas are told on the shard's word that a file is gone, and then remove
 //! their own. So a file that may still be here, or may come back, is not told.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io;
 
 use super::{Keeper, News, remember};
@@ -92,7 +92,7 @@ impl Keeper {
         if before.is_none_or(|before| before.why != why) {
             tracing::warn!(%space, file, "{why}");
             let problems = self.unreleased_of(&space);
-            let (record, found, otherwise, named) = (None, Vec::new(), BTreeSet::new(), None);
+            let (record, found, otherwise, named) = (None, Vec::new(), BTreeMap::new(), None);
             self.tell(shard, News::Space { space, record, found, otherwise, named, problems });
         }
     }

@@ -1,17 +1,16 @@
 //! Spaces that this node ships: found, numbered, pinned, opened.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::adopt::boundaries;
 use super::releasing::Release;
+use super::walked::last_walked;
 use super::{Keeper, Lease, News, Places, Space, Unopened, remember};
 use crate::engine::primary::fenced;
-use crate::engine::recovery::find_backwards;
 use crate::ids::{Epoch, SpaceId, StreamId};
 use crate::limits::{MAX_EPOCHS_PER_SPACE, MAX_SPACES, MAX_WATCHED_STRANGERS};
 use crate::lsn::{Lsn, Mark};
@@ -99,7 +98,10 @@ impl Keeper {
             return (None, None);
         }
         let first = !std::mem::replace(&mut entry.announced, true);
-        let (mut found, mut otherwise) = (Vec::new(), BTreeSet::new());
+        if first {
+            entry.walked = last_walked(&entry.record);
+        }
+        let mut found = Vec::new();
         let device = self.places.device();
         let mut pinning = self.pins.pin(space);
         let mut numbered = Numbered::new(&entry.record, device);
@@ -188,8 +190,8 @@ impl Keeper {
             }
             self.drop_foreign_slots(space);
             self.doubt_slots(space);
-            otherwise = self.end_otherwise(space, &found);
         }
+        let otherwise = self.end_otherwise(space, &found);
         problems.extend(self.unreleased_of(space));
         found.sort_by_key(|(file, _)| *file);
         let record = first
@@ -197,33 +199,6 @@ impl Keeper {
             .flatten();
         let space = space.clone();
         (Some(News::Space { space, record, found, otherwise, named, problems }), obstacle)
-    }
-
-    /// Files of which the last record that an earlier process is known to have walked is
-    /// not there. A crash may have taken it, and the writer have gone on there: their
-    /// length tells nothing. Reads that record of each.
-    fn end_otherwise(&self, space: &SpaceId, found: &[(u64, Arc<Segment>)]) -> BTreeSet<u64> {
-        let Some(record) = self.spaces.get(space).map(|entry| &entry.record) else {
-            return BTreeSet::new();
-        };
-        let known = boundaries(record);
-        let newest = known.last_key_value().map_or(Lsn::ZERO, |(lsn, _)| *lsn);
-        let walked = |run: &Run| run.bytes.unwrap_or_else(|| newest.bytes_since(run.start));
-        let walked = record.runs.iter().map(|(_, run)| (run, walked(run)));
-        let walked = walked.filter(|(_, bytes)| *bytes > 0);
-        let ends: BTreeMap<u64, (Run, u64)> =
-            walked.map(|(run, bytes)| (run.file, (*run, bytes))).collect();
-        let is_another = |(file, segment): &&(u64, Arc<Segment>)| {
-            let Some((run, bytes)) = ends.get(file) else { return false };
-            // Without a boundary there nothing tells what stood before it.
-            known.get(&run.start.advance(*bytes)).is_some_and(|mark| {
-                let end = run.offset + bytes;
-                let same = find_backwards(&*segment.file, run.offset, end, mark, self.checksums);
-                // One that cannot be read concerns who needs it.
-                matches!(same, Ok(false))
-            })
-        };
-        found.iter().filter(is_another).map(|(file, _)| *file).collect()
     }
 
     /// Why a space's directory cannot be listed, in a sentence.

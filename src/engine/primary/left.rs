@@ -13,25 +13,34 @@
 //! long. What lies in the segments behind is not looked at for that: they may be many,
 //! and damage in them concerns only who needs them.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
+use super::past::undecided;
 use super::space::{Space, Tracked, Turn};
 use crate::engine::keeper::Job;
 use crate::lsn::Lsn;
 use crate::state::runs::Run;
 
 impl Space {
-    /// What an earlier process had walked of these files ends otherwise now.
-    pub fn end_otherwise(&mut self, files: &BTreeSet<u64>) {
-        for file in files {
+    /// The last record that an earlier process is known to have walked of these files is
+    /// not there: the one that ended at that position.
+    pub fn end_otherwise(&mut self, files: &BTreeMap<u64, Lsn>) {
+        for file in files.keys() {
             if let Some(tracked) = self.files.get_mut(file) {
                 tracked.otherwise = true;
             }
         }
-        // The walk may have begun at the end of the newest.
-        let newest = self.runs.last().filter(|run| files.contains(&run.file));
-        if newest.is_some() && !self.past.is_checking() {
-            self.goes_back_before(self.head.lsn);
+        // The walk may have begun behind it in the newest, which nothing makes it enter.
+        let newest = self.runs.last().and_then(|run| Some((run.segment, *files.get(&run.file)?)));
+        let Some((name, at)) = newest else { return };
+        if self.goes_back_before(at) {
+            self.past.until = Some(self.head.lsn);
+        } else {
+            tracing::warn!(
+                space = %self.id,
+                "{name} holds another record before {at} than it did, and what lies before \
+                 that is gone: it is not compared"
+            );
         }
     }
 
@@ -82,10 +91,17 @@ impl Space {
 
     /// What was to be looked at cannot be. That says nothing against it, and damage
     /// in an earlier part concerns only who needs it: the walk goes on at the head, or
-    /// the stream ends where it would have ended without that. False if it is a walk
-    /// that must meet the stream again.
+    /// the stream ends where it would have ended without that, unless another record
+    /// than the one that was there shows that it must not. False if it is a walk that
+    /// must meet the stream again.
     pub(super) fn looks_no_further(&mut self, why: &str, turn: &mut Turn) -> bool {
-        if self.end_instead(turn) {
+        if let Some((_, sure)) = self.past.instead {
+            if self.is_another_before(&sure) {
+                let why = undecided(sure.lsn, why);
+                self.stop(why);
+            } else {
+                self.end_instead(turn);
+            }
             return true;
         }
         if self.past.until.is_none() {
@@ -93,8 +109,8 @@ impl Space {
         }
         tracing::warn!(
             space = %self.id,
-            "a segment that had been left has grown, and whether it still holds what is in the \
-             stream of it cannot be told: {why}"
+            "a segment was written to since another process had walked it, and whether it still \
+             holds what is in the stream of it cannot be told: {why}"
         );
         self.past.suspect = None;
         self.go_on_at_the_head();

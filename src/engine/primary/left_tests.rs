@@ -60,7 +60,7 @@ fn what_was_written_over_a_lost_end_begins_a_new_epoch_however_long_it_is() {
     let first = record(0, &[1; 200]);
     for behind in [Vec::new(), vec![0; 100], record(9, &[1; 200])[..100].to_vec()] {
         let mut bed = started_again(&[first.clone(), record(7, &[7; 200]), behind.clone()]);
-        bed.space.end_otherwise(&[1].into());
+        bed.space.end_otherwise(&[(1, Lsn(2 * RECORD))].into());
         let (at, _) = epoch_asked(&bed.walk()).unwrap();
         assert_eq!((at.lsn, bed.space.problem()), (Lsn::ZERO, None), "{behind:?}");
     }
@@ -69,7 +69,7 @@ fn what_was_written_over_a_lost_end_begins_a_new_epoch_however_long_it_is() {
     let mut rotten = record(1, &[1; 200]);
     rotten[30] ^= 1;
     let mut bed = started_again(&[first, rotten]);
-    bed.space.end_otherwise(&[1].into());
+    bed.space.end_otherwise(&[(1, Lsn(2 * RECORD))].into());
     assert_eq!(epoch_asked(&bed.walk()), None);
     assert_eq!((bed.space.head().lsn, bed.space.problem()), (Lsn(3 * RECORD), None));
 }

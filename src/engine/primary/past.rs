@@ -52,7 +52,7 @@ pub(super) struct Past {
     pub(super) began: Lsn,
     /// Where an epoch would have begun if the walk had not gone back to meet the
     /// boundary before it, and up to where the stream was sure.
-    pub(super) instead: Option<(Mark, Lsn)>,
+    pub(super) instead: Option<(Mark, Mark)>,
     /// The part of the stream that only replicas know: shipped, perhaps, by an
     /// earlier process.
     pub(super) unsure: Option<(Lsn, Lsn)>,
@@ -112,6 +112,11 @@ impl Past {
     /// The walk has gone past a boundary that cannot be missed.
     pub(super) fn miss(&mut self) {
         self.missed = true;
+    }
+
+    /// The walk is there. If that was all that was to be looked at, it goes on.
+    pub(super) fn looked_to(&mut self, at: Lsn) {
+        self.until = self.until.filter(|until| at < *until || !self.checks.is_empty());
     }
 
     /// The walk goes over what was walked before.

@@ -15,6 +15,7 @@
 use super::past::undecided;
 use super::retention::Unresumable;
 use super::space::{Space, Turn};
+use crate::engine::recovery::stands_before;
 use crate::lsn::{Lsn, Mark};
 use crate::wal::index::Index;
 
@@ -69,7 +70,7 @@ impl Space {
         for back in [2, 1] {
             starts.push(before.checked_sub(back).map_or(Mark::START, |at| remembered[at]));
         }
-        let mut reason = String::new();
+        let mut reason = Unresumable::Gone(String::new());
         for start in starts {
             match self.ready_around(start.lsn..until, lsn, &mut turn.jobs) {
                 Ok(true) => {
@@ -79,12 +80,15 @@ impl Space {
                     return;
                 }
                 Ok(false) => return,
-                Err(Unresumable::Unreadable(why)) => reason = why,
-                Err(Unresumable::Gone(why)) => reason = undecided(lsn, &why),
+                Err(why) => reason = why,
             }
         }
-        if !self.looks_no_further(&reason, turn) {
-            self.stop(reason);
+        let (Unresumable::Unreadable(why) | Unresumable::Gone(why)) = &reason;
+        if !self.looks_no_further(why, turn) {
+            self.stop(match reason {
+                Unresumable::Unreadable(why) => why,
+                Unresumable::Gone(why) => undecided(lsn, &why),
+            });
         }
     }
 
@@ -124,16 +128,29 @@ impl Space {
 
     /// Where the walk over what was walked before has ended, and up to where the stream
     /// is sure.
-    fn end(&self) -> (Mark, Lsn) {
+    fn end(&self) -> (Mark, Mark) {
         let (sure, at) = (self.past.sure, self.index.head());
         let at = if self.past.missed || at.lsn < sure.lsn { sure } else { at };
-        (at, sure.lsn)
+        (at, sure)
+    }
+
+    /// Whether the record that ended at a boundary is known not to be there.
+    pub(super) fn is_another_before(&self, mark: &Mark) -> bool {
+        let last = mark.lsn.0.checked_sub(1).and_then(|byte| self.runs.locate(Lsn(byte)));
+        let Some((ordinal, offset)) = last else { return false };
+        let (run, segment) = (self.runs.get(ordinal), self.segment_of(ordinal));
+        run.zip(segment).is_some_and(|(run, segment)| {
+            let end = offset + 1;
+            let stands = stands_before(&*segment.file, run.offset, end, mark, self.checksums);
+            matches!(stands, Ok(false))
+        })
     }
 
     /// The stream ends where a walk over what was walked before came to its end. True if
     /// one did.
     pub(super) fn end_instead(&mut self, turn: &mut Turn) -> bool {
         let Some((at, sure)) = self.past.instead else { return false };
+        let sure = sure.lsn;
         let from = self.past.unsure.map_or(sure, |(from, _)| from.min(sure));
         self.past.unsure = Some((from, at.lsn)).filter(|(from, to)| from < to);
         // What was met last is what it was. A crash may have taken more, and the writer

@@ -63,17 +63,33 @@ fn an_epoch_does_not_begin_behind_a_boundary_at_which_the_walk_has_only_begun() 
 fn what_a_walk_has_not_met_is_no_boundary_for_the_next_one() {
     let payload = vec![1; 200_000];
     let (mut bed, at) = taken_over(&payload, &[1, 2, 6, 9], &with_others(&payload, 2, 7));
-    bed.space.end_otherwise(&[1].into());
+    bed.space.end_otherwise(&[(1, at[9])].into());
     assert_eq!(begun(&mut bed), Some((at[2], at[2])));
 }
 
-/// What was to prove a boundary cannot be read: nothing says that it is none.
+/// What was to prove a boundary cannot be read: nothing says that it is none. Or the
+/// record before it says so.
 #[test]
 fn an_epoch_begins_where_it_can_if_what_lies_before_is_damaged() {
-    let mut left = with_others(b"one", 7, 2);
+    let mut left = with_others(b"one", 7, 1);
     left[5][30] ^= 1;
     let (mut bed, at) = taken_over(b"one", &[1, 3, 5, 7, 9], &left);
-    assert_eq!(begun(&mut bed), Some((at[7], at[7])));
+    let (runs, mut marks) = (bed.space.runs.clone(), bed.space.saved.clone());
+    let (end, _) = epoch_asked(&bed.walk()).unwrap();
+    assert_eq!((end.lsn, bed.space.problem()), (at[8], None));
+    marks.pop();
+    marks.push(end);
+    let history = vec![(Epoch(1), Lsn::ZERO), (Epoch(2), end.lsn)];
+    bed.space.reign(SpaceRecord { runs, marks, history, ..fresh() });
+    assert_eq!(begun(&mut bed), None);
+    assert_eq!((bed.space.head(), &bed.space.damage), (end, &None));
+
+    left[6] = record(17, b"one");
+    let (mut bed, at) = taken_over(b"one", &[1, 3, 5, 7, 9], &left);
+    assert_eq!(epoch_asked(&bed.walk()), None);
+    let problem = bed.space.problem().unwrap_or_default();
+    assert!(problem.contains(&format!("what was in the stream at {}", at[7])), "{problem}");
+    assert!(problem.contains("offset"), "{problem}");
 }
 
 /// The walk began at the end of what was known, and met nothing at all: what came before
@@ -85,15 +101,19 @@ fn a_start_goes_back_where_the_last_record_that_was_walked_is_another() {
         let left = with_others(&payload, 4, 5 + behind);
         let (mut bed, at) = taken_over(&payload, &[1, 4, 9], &left);
         assert!(bed.space.is_settled(), "the boundary before is too far away to be looked at");
-        bed.space.end_otherwise(&[1].into());
+        bed.space.end_otherwise(&[(1, at[9])].into());
         assert_eq!(begun(&mut bed), Some((at[4], at[4])));
     }
-    // What is as it was begins nothing, though its last record is damaged.
-    let mut left = with_others(&payload, 9, 0);
-    left[8][1000] ^= 1;
-    let (mut bed, at) = taken_over(&payload, &[1, 4, 9], &left);
-    bed.space.end_otherwise(&[1].into());
-    assert_eq!(begun(&mut bed), None);
-    assert_eq!(bed.space.head().lsn, at[9]);
-    assert!(bed.space.is_settled());
+    // What is as it was begins nothing, though its last record is damaged, and what comes
+    // behind it is shipped.
+    for damaged in [30, 1000] {
+        let mut left = with_others(&payload, 10, 0);
+        left[8][damaged] ^= 1;
+        let (mut bed, at) = taken_over(&payload, &[1, 4, 9], &left);
+        bed.space.end_otherwise(&[(1, at[9])].into());
+        assert_eq!(begun(&mut bed), None);
+        assert_eq!(bed.space.head().lsn.0, at[9].0 + at[1].0);
+        assert_eq!(bed.space.damage, None);
+        assert!(bed.space.is_settled());
+    }
 }

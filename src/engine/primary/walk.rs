@@ -290,6 +290,7 @@ impl Space {
             }
             return advance.bytes;
         }
+        self.past.looked_to(self.index.head().lsn);
         match advance.stop {
             // A search that is not at its end: that was this turn's work.
             Stop::Budget | Stop::Corrupt { more: true, .. } if advance.bytes == 0 => {
@@ -311,7 +312,9 @@ impl Space {
                 return advance.bytes.max(budget);
             }
             Stop::Corrupt { more: true, .. } => {}
-            Stop::Corrupt { .. } if self.goes_back_farther() || self.end_instead(turn) => {}
+            Stop::Corrupt { .. } if self.goes_back_farther() => {}
+            Stop::Corrupt { offset, error, .. }
+                if self.looks_no_further(&format!("{name}, offset {offset}: {error}"), turn) => {}
             Stop::Corrupt { offset, error, resync, .. } => {
                 let next = resync.map_or_else(
                     || "no valid record follows yet".to_owned(),
@@ -338,9 +341,11 @@ impl Space {
                 self.suspect(lost.unwrap_or(Lsn::ZERO));
                 return advance.bytes;
             }
-            Stop::Failed { .. } if self.end_instead(turn) => {}
             Stop::Failed { offset, error } => {
-                self.stop(format!("{name} cannot be read at offset {offset}: {error}"));
+                let why = format!("{name} cannot be read at offset {offset}: {error}");
+                if !self.looks_no_further(&why, turn) {
+                    self.stop(why);
+                }
             }
         }
         advance.bytes

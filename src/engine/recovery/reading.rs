@@ -197,20 +197,39 @@ pub fn ends_with(
 
 /// Whether a record in `lowest..end` ends at `end`, is the last before
 /// `mark`, and holds. Searched backwards.
-///
-/// # Errors
-///
-/// The file cannot be read.
-pub fn find_backwards(
+pub(super) fn find_backwards(
     file: &impl ReadAt,
     lowest: u64,
     end: u64,
     mark: &Mark,
     checksums: Checksums,
 ) -> io::Result<bool> {
-    let (sequence, timestamp_ns) = (mark.sequence, mark.timestamp_ns);
-    let fits = |found: &Header| (found.sequence, found.timestamp_ns) == (sequence, timestamp_ns);
+    let fits = |found: &Header, offset: u64| {
+        Ok(is_last_before(found, mark) && is_whole(file, offset, end, checksums)?)
+    };
     Ok(ending_at(file, lowest, end, checksums, &fits)?.is_some())
+}
+
+/// Whether the header of the last record before `mark` stands in `lowest..end`, of a
+/// record that ends at `end`: what its payload is does not matter. Searched backwards.
+///
+/// # Errors
+///
+/// The file cannot be read.
+pub fn stands_before(
+    file: &impl ReadAt,
+    lowest: u64,
+    end: u64,
+    mark: &Mark,
+    checksums: Checksums,
+) -> io::Result<bool> {
+    let fits = |found: &Header, _| Ok(is_last_before(found, mark));
+    Ok(ending_at(file, lowest, end, checksums, &fits)?.is_some())
+}
+
+/// Whether it can be the header of the last record before a mark.
+fn is_last_before(found: &Header, mark: &Mark) -> bool {
+    (found.sequence, found.timestamp_ns) == (mark.sequence, mark.timestamp_ns)
 }
 
 /// The record in `lowest..end` that ends at `end` and holds; nothing if there is
@@ -225,7 +244,7 @@ pub fn record_before(
     end: u64,
     checksums: Checksums,
 ) -> io::Result<Option<Header>> {
-    ending_at(file, lowest, end, checksums, &|_| true)
+    ending_at(file, lowest, end, checksums, &|_, offset| is_whole(file, offset, end, checksums))
 }
 
 fn ending_at(
@@ -233,16 +252,20 @@ fn ending_at(
     lowest: u64,
     end: u64,
     checksums: Checksums,
-    fits: &dyn Fn(&Header) -> bool,
+    fits: &dyn Fn(&Header, u64) -> io::Result<bool>,
 ) -> io::Result<Option<Header>> {
-    const CHUNK_BYTES: u64 = 64 << 10;
+    const MOST_BYTES: u64 = 64 << 10;
     let lowest = lowest.max(end.saturating_sub(MAX_RECORD_BYTES));
-    // A header that begins in a chunk may reach into the one above it.
-    let mut buffer = vec![0; usize::try_from(CHUNK_BYTES).unwrap_or(0) + RECORD_HEADER_BYTES];
+    // Most records are short.
+    let mut chunk_bytes = 4 << 10;
+    let mut buffer = Vec::new();
     let mut above = end;
     while above > lowest {
-        let from = above.saturating_sub(CHUNK_BYTES).max(lowest);
-        let most = usize::try_from(end - from).unwrap_or(usize::MAX).min(buffer.len());
+        let from = above.saturating_sub(chunk_bytes).max(lowest);
+        // A header that begins in a chunk may reach into the one above it.
+        let most = (end - from).min(chunk_bytes + RECORD_HEADER_BYTES as u64);
+        let most = usize::try_from(most).unwrap_or(0);
+        buffer.resize(most.max(buffer.len()), 0);
         let count = search::read_up_to(file, &mut buffer[..most], from)?;
         let starts = usize::try_from(above - from).unwrap_or(usize::MAX).min(count);
         for start in (0..starts).rev() {
@@ -254,12 +277,15 @@ fn ending_at(
             }
             let offset = from + start as u64;
             let header = Header::parse(raw, checksums).ok();
-            let header = header.filter(|found| found.record_bytes() == end - offset && fits(found));
-            if header.is_some() && is_whole(file, offset, end, checksums)? {
+            let header = header.filter(|found| found.record_bytes() == end - offset);
+            if let Some(found) = header
+                && fits(&found, offset)?
+            {
                 return Ok(header);
             }
         }
         above = from;
+        chunk_bytes = MOST_BYTES.min(2 * chunk_bytes);
     }
     Ok(None)
 }
