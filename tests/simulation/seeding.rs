@@ -89,6 +89,8 @@ impl Oracle {
         let stream = self.streams.get_mut(&space).unwrap();
         assert!(index == stream.last(), "{Epochs}: a replica is filled with a stream that is over");
         let base = reseed.base;
+        // It was reserved before another one from farther on, and is told after it.
+        let overtaken = stream.begins_in_gap(base);
         let known = stream.present();
         if base.lsn.0 <= known.end() && known.mark(base.lsn) != Some(base) {
             // The source has lost what was shipped, and holds something else: nobody
@@ -102,7 +104,7 @@ impl Oracle {
         let common = stream.common(said.reign, index);
         let present = stream.present();
         let end = present.end();
-        if base.lsn.0 <= end {
+        if base.lsn.0 <= end && !overtaken {
             let known = present.mark(base.lsn).filter(|_| !present.is_in_gap(base.lsn.0));
             assert!(
                 known == Some(base),

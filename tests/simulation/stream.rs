@@ -260,6 +260,17 @@ impl Stream {
         present.seeds.push(first_run);
     }
 
+    /// True of a copy that begins within what nobody was shipped yet: from there on it
+    /// will be.
+    pub fn begins_in_gap(&mut self, base: Mark) -> bool {
+        let present = self.present_mut();
+        let is_new = present.mark(base.lsn).is_none() && present.is_in_gap(base.lsn.0);
+        if is_new {
+            present.marks.insert(base.lsn.0, base);
+        }
+        is_new
+    }
+
     /// Shipped bytes. Returns what is new of them.
     pub fn takes(&mut self, start: Lsn, bytes: &[u8], process: u64) -> Range<u64> {
         let present = self.present();
