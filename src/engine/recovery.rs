@@ -46,7 +46,7 @@ pub use error::RecoveryError;
 pub use notice::Notice;
 pub(super) use place::{bearer, paths};
 pub use place::{path_of, retired_path};
-pub use reading::{ends_with, record_before, stands_before};
+pub use reading::{ends_with, is_within_record, record_before, stands_before};
 pub use subject::Subject;
 pub use survey::{Rotten, Survey, survey};
 

@@ -15,7 +15,7 @@
 use super::past::undecided;
 use super::retention::Unresumable;
 use super::space::{Space, Turn};
-use crate::engine::recovery::stands_before;
+use crate::engine::recovery::{is_within_record, stands_before};
 use crate::lsn::{Lsn, Mark};
 use crate::wal::index::Index;
 
@@ -98,6 +98,23 @@ impl Space {
     pub(super) fn goes_back_farther(&mut self) -> bool {
         let at = self.index.head().lsn;
         self.past.is_checking() && self.past.began == at && self.goes_back_before(at)
+    }
+
+    /// Nothing holds where a run begins, and a record that does lies across: that is no
+    /// damage, the file was written over from farther before. True if the walk has missed
+    /// what was there.
+    pub(super) fn is_written_over(&mut self, offset: u64, turn: &mut Turn) -> bool {
+        let run = self.runs.get(self.ordinal).filter(|run| run.offset == offset && offset > 0);
+        let segment = run.and_then(|_| self.segment_of(self.ordinal));
+        let is_it = self.past.is_checking()
+            && segment.is_some_and(|segment| {
+                is_within_record(&*segment.file, offset, self.checksums).unwrap_or(false)
+            });
+        if is_it {
+            self.past.miss();
+            self.ended_early(turn);
+        }
+        is_it
     }
 
     /// Have the walk begin before a boundary. True if it can.

@@ -117,3 +117,36 @@ fn a_start_goes_back_where_the_last_record_that_was_walked_is_another() {
         assert!(bed.space.is_settled());
     }
 }
+
+/// What had rotted was left out; then a crash took it with all behind it, and the
+/// database wrote a record there that is longer. Where the stream had gone on nothing
+/// begins any more: it was taken for damage, and the new record was left out with it.
+#[test]
+fn a_record_that_lies_across_where_the_stream_had_gone_on_is_no_damage() {
+    const RECORD: u64 = 264;
+    let payload = |records: usize| vec![1; 264 * records - 64];
+    for is_whole in [true, false] {
+        let mut bed = Bed::new(&[]);
+        bed.write(1, &record(0, &payload(1)));
+        bed.found(1);
+        bed.walk();
+        let first = bed.space.head();
+        bed.write(1, &[0xaa; 2 * 264]);
+        bed.write(1, &record(1, &payload(1)));
+        let run = |start, offset| Run { start, segment: name(1), file: 1, offset, bytes: None };
+        let mut known = fresh();
+        known.runs.open(run(Lsn::ZERO, 0));
+        known.runs.open(run(first.lsn, 3 * RECORD));
+        let last = Mark { lsn: Lsn(2 * RECORD), ..first };
+        known.marks = vec![first, last];
+        let mut across = record(7, &payload(4));
+        across[300] ^= u8::from(!is_whole);
+        std::fs::write(bed.path(1), [record(0, &payload(1)), across].concat()).unwrap();
+        bed.space = Space::new("alpha".parse().unwrap(), Handle(0), 0, Checksums::Required);
+        bed.space.learn(known);
+        bed.found(1);
+        let jobs = bed.walk();
+        assert_eq!(epoch_asked(&jobs).map(|(mark, _)| mark), is_whole.then_some(first));
+        assert_eq!(bed.space.damage.is_none(), is_whole);
+    }
+}

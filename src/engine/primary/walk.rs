@@ -276,8 +276,12 @@ impl Space {
                 self.ended_early(turn);
                 return budget;
             } else if !matches!(advance.stop, Stop::Budget) {
-                let is_none =
-                    matches!(advance.stop, Stop::Corrupt { .. }) && self.goes_back_farther();
+                let is_none = match advance.stop {
+                    Stop::Corrupt { offset, .. } => {
+                        self.goes_back_farther() || self.is_written_over(offset, turn)
+                    }
+                    _ => false,
+                };
                 let why = format!("{name}: {:?}", advance.stop);
                 if !is_none && !self.looks_no_further(&why, turn) {
                     self.stop(format!(
@@ -312,7 +316,8 @@ impl Space {
                 return advance.bytes.max(budget);
             }
             Stop::Corrupt { more: true, .. } => {}
-            Stop::Corrupt { .. } if self.goes_back_farther() => {}
+            Stop::Corrupt { offset, .. }
+                if self.goes_back_farther() || self.is_written_over(offset, turn) => {}
             Stop::Corrupt { offset, error, .. }
                 if self.looks_no_further(&format!("{name}, offset {offset}: {error}"), turn) => {}
             Stop::Corrupt { offset, error, resync, .. } => {

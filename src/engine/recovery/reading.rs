@@ -247,7 +247,34 @@ pub fn record_before(
     ending_at(file, lowest, end, checksums, &|_, offset| is_whole(file, offset, end, checksums))
 }
 
+/// Whether a record that holds begins before `at` and ends behind it.
+///
+/// # Errors
+///
+/// The file cannot be read.
+pub fn is_within_record(file: &impl ReadAt, at: u64, checksums: Checksums) -> io::Result<bool> {
+    let fits = |found: &Header, offset: u64| {
+        let end = offset + found.record_bytes();
+        Ok(end > at && is_whole(file, offset, end, checksums)?)
+    };
+    Ok(before(file, 0, at, checksums, &fits)?.is_some())
+}
+
 fn ending_at(
+    file: &impl ReadAt,
+    lowest: u64,
+    end: u64,
+    checksums: Checksums,
+    fits: &dyn Fn(&Header, u64) -> io::Result<bool>,
+) -> io::Result<Option<Header>> {
+    let fits = |found: &Header, offset: u64| {
+        Ok(found.record_bytes() == end - offset && fits(found, offset)?)
+    };
+    before(file, lowest, end, checksums, &fits)
+}
+
+/// The last record that begins in `lowest..end` and fits.
+fn before(
     file: &impl ReadAt,
     lowest: u64,
     end: u64,
@@ -263,7 +290,7 @@ fn ending_at(
     while above > lowest {
         let from = above.saturating_sub(chunk_bytes).max(lowest);
         // A header that begins in a chunk may reach into the one above it.
-        let most = (end - from).min(chunk_bytes + RECORD_HEADER_BYTES as u64);
+        let most = above - from + RECORD_HEADER_BYTES as u64;
         let most = usize::try_from(most).unwrap_or(0);
         buffer.resize(most.max(buffer.len()), 0);
         let count = search::read_up_to(file, &mut buffer[..most], from)?;
@@ -277,7 +304,6 @@ fn ending_at(
             }
             let offset = from + start as u64;
             let header = Header::parse(raw, checksums).ok();
-            let header = header.filter(|found| found.record_bytes() == end - offset);
             if let Some(found) = header
                 && fits(&found, offset)?
             {
