@@ -33,8 +33,14 @@ impl Space {
         // The walk may have begun behind it in the newest, which nothing makes it enter.
         let newest = self.runs.last().and_then(|run| Some((run.segment, *files.get(&run.file)?)));
         let Some((name, at)) = newest else { return };
+        let checks = self.past.is_checking() || self.past.is_suspect();
+        if checks && self.past.suspect.unwrap_or(self.past.began) < at {
+            // It is met again as it is.
+            return;
+        }
         if self.goes_back_before(at) {
-            self.past.until = Some(self.head.lsn);
+            // A walk that must meet the stream again stays one.
+            self.past.until = (!checks).then_some(self.head.lsn);
         } else {
             tracing::warn!(
                 space = %self.id,
@@ -104,8 +110,12 @@ impl Space {
             }
             return true;
         }
-        if self.past.until.is_none() {
-            return false;
+        let Some(until) = self.past.until else { return false };
+        let end = if until == self.head.lsn { self.head } else { self.known_before(until) };
+        if end.lsn == until && self.is_another_before(&end) {
+            let why = undecided(until, why);
+            self.stop(why);
+            return true;
         }
         tracing::warn!(
             space = %self.id,

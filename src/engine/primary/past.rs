@@ -50,6 +50,8 @@ pub(super) struct Past {
     pub(super) sure: Mark,
     /// Where the present walk began. Nothing was met yet while `sure` is there.
     pub(super) began: Lsn,
+    /// The run before whose beginning a record was looked for that lies across it.
+    pub(super) across: Option<u32>,
     /// Where an epoch would have begun if the walk had not gone back to meet the
     /// boundary before it, and up to where the stream was sure.
     pub(super) instead: Option<(Mark, Mark)>,
@@ -153,7 +155,7 @@ impl Past {
         self.checks = remembered.into();
         self.instead = self.instead.filter(|_| !self.checks.is_empty());
         self.missed = false;
-        (self.sure, self.began) = (start, start.lsn);
+        (self.sure, self.began, self.across) = (start, start.lsn, None);
     }
 }
 

@@ -12,10 +12,12 @@
 //! and others of the same length end there. So one that has met nothing goes back, to a
 //! boundary before. Where that cannot be walked, the first one must do.
 
+use std::io;
+
 use super::past::undecided;
 use super::retention::Unresumable;
 use super::space::{Space, Turn};
-use crate::engine::recovery::{is_within_record, stands_before};
+use crate::engine::recovery::{is_within_record, record_before, stands_before};
 use crate::lsn::{Lsn, Mark};
 use crate::wal::index::Index;
 
@@ -101,17 +103,20 @@ impl Space {
     }
 
     /// Nothing holds where a run begins, and a record that does lies across: that is no
-    /// damage, the file was written over from farther before. True if the walk has missed
-    /// what was there.
+    /// damage, the file was written over from farther before. True if what was there, or
+    /// what an earlier process may have shipped from there, is to be given up.
     pub(super) fn is_written_over(&mut self, offset: u64, turn: &mut Turn) -> bool {
         let run = self.runs.get(self.ordinal).filter(|run| run.offset == offset && offset > 0);
-        let segment = run.and_then(|_| self.segment_of(self.ordinal));
-        let is_it = self.past.is_checking()
-            && segment.is_some_and(|segment| {
-                is_within_record(&*segment.file, offset, self.checksums).unwrap_or(false)
-            });
+        let doubted = self.past.is_checking() || self.past.is_unsure(self.index.head().lsn);
+        // It reads backwards as far as a record can be long: once in a walk.
+        if run.is_none() || !doubted || self.past.across == Some(self.ordinal) {
+            return false;
+        }
+        self.past.across = Some(self.ordinal);
+        let is_it = self.segment_of(self.ordinal).is_some_and(|segment| {
+            is_within_record(&*segment.file, offset, self.checksums).unwrap_or(false)
+        });
         if is_it {
-            self.past.miss();
             self.ended_early(turn);
         }
         is_it
@@ -151,15 +156,20 @@ impl Space {
         (at, sure)
     }
 
-    /// Whether the record that ended at a boundary is known not to be there.
+    /// Whether another record than the one that ended at a boundary stands there, or lies
+    /// across. One that does not hold tells nothing.
     pub(super) fn is_another_before(&self, mark: &Mark) -> bool {
         let last = mark.lsn.0.checked_sub(1).and_then(|byte| self.runs.locate(Lsn(byte)));
         let Some((ordinal, offset)) = last else { return false };
         let (run, segment) = (self.runs.get(ordinal), self.segment_of(ordinal));
         run.zip(segment).is_some_and(|(run, segment)| {
-            let end = offset + 1;
-            let stands = stands_before(&*segment.file, run.offset, end, mark, self.checksums);
-            matches!(stands, Ok(false))
+            let (file, end) = (&*segment.file, offset + 1);
+            let is_another = || -> io::Result<bool> {
+                Ok(!stands_before(file, run.offset, end, mark, self.checksums)?
+                    && (record_before(file, run.offset, end, self.checksums)?.is_some()
+                        || is_within_record(file, end, self.checksums)?))
+            };
+            is_another().unwrap_or(false)
         })
     }
 

@@ -57,6 +57,30 @@ fn an_epoch_does_not_begin_behind_a_boundary_at_which_the_walk_has_only_begun() 
     assert_eq!(begun(&mut bed), Some((at[8], at[7])));
 }
 
+/// Of what was written over it, something is damaged: that says nothing for the rest. Replicas
+/// would keep others than the source, and nobody would ask.
+#[test]
+fn what_is_known_to_be_another_is_not_gone_past_for_damage_before_it() {
+    for (payload, remembered) in
+        [(vec![1; 100], vec![1, 3, 5, 7, 9]), (vec![1; 200_000], vec![1, 9])]
+    {
+        let mut left = with_others(&payload, 7, 3);
+        left[5][30] ^= 1;
+        let (mut bed, at) = taken_over(&payload, &remembered, &left);
+        bed.space.end_otherwise(&[(1, at[9])].into());
+        let jobs = bed.walk();
+        match epoch_asked(&jobs) {
+            // The boundary before is near, and is looked at in any case.
+            Some((mark, _)) => assert_eq!((mark.lsn, bed.space.problem()), (at[7], None)),
+            None => {
+                let problem = bed.space.problem().unwrap_or_default();
+                assert!(problem.contains(&format!("in the stream at {}", at[9])), "{problem}");
+            }
+        }
+        assert_eq!(epoch_asked(&jobs).is_some(), remembered.len() > 2);
+    }
+}
+
 /// What the walk has gone over before it missed a boundary is not what it was: it must
 /// not be met in its place when the walk goes back.
 #[test]
@@ -83,6 +107,11 @@ fn an_epoch_begins_where_it_can_if_what_lies_before_is_damaged() {
     bed.space.reign(SpaceRecord { runs, marks, history, ..fresh() });
     assert_eq!(begun(&mut bed), None);
     assert_eq!((bed.space.head(), &bed.space.damage), (end, &None));
+
+    // A header that has rotted is no other record.
+    left[6][30] ^= 1;
+    let (mut bed, at) = taken_over(b"one", &[1, 3, 5, 7, 9], &left);
+    assert_eq!(begun(&mut bed), Some((at[8], at[7])));
 
     left[6] = record(17, b"one");
     let (mut bed, at) = taken_over(b"one", &[1, 3, 5, 7, 9], &left);
@@ -125,7 +154,7 @@ fn a_start_goes_back_where_the_last_record_that_was_walked_is_another() {
 fn a_record_that_lies_across_where_the_stream_had_gone_on_is_no_damage() {
     const RECORD: u64 = 264;
     let payload = |records: usize| vec![1; 264 * records - 64];
-    for is_whole in [true, false] {
+    for (is_whole, is_saved) in [(true, true), (true, false), (false, true), (false, false)] {
         let mut bed = Bed::new(&[]);
         bed.write(1, &record(0, &payload(1)));
         bed.found(1);
@@ -138,7 +167,7 @@ fn a_record_that_lies_across_where_the_stream_had_gone_on_is_no_damage() {
         known.runs.open(run(Lsn::ZERO, 0));
         known.runs.open(run(first.lsn, 3 * RECORD));
         let last = Mark { lsn: Lsn(2 * RECORD), ..first };
-        known.marks = vec![first, last];
+        known.marks = if is_saved { vec![first, last] } else { vec![first] };
         let mut across = record(7, &payload(4));
         across[300] ^= u8::from(!is_whole);
         std::fs::write(bed.path(1), [record(0, &payload(1)), across].concat()).unwrap();
