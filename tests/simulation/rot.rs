@@ -353,12 +353,17 @@ impl World {
             let left = self.oracle.flipped_now(number, &self.machines[number].disk.lock());
             let lost: Vec<_> = left.iter().filter(|left| self.is_lost(number, left)).collect();
             let all_lost = left.iter().all(|left| lost.iter().any(|lost| lost.space == left.space));
+            // What a copy holds of files that its primary has none of any more, nobody
+            // brings back: it waits for a person.
+            let given_up =
+                |range: &BadRange| self.given_up.contains(&(number, range.space.clone()));
+            let waits = !report.bad.is_empty() && report.bad.iter().all(given_up);
             // Somebody may have copied good bytes since it was read.
-            let settled = outcome.found == outcome.healed || !left.is_empty();
+            let settled = outcome.found == outcome.healed || !left.is_empty() || waits;
             if outcome.unreadable == 0 && all_lost && settled {
                 let named = running.received.damages();
                 assert!(
-                    named.is_empty() || !left.is_empty(),
+                    named.is_empty() || !left.is_empty() || waits,
                     "{Loss}: all of replica {number} holds, and its status says \
                      {named:?}"
                 );
