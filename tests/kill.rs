@@ -394,6 +394,13 @@ fn an_unruly_writer_is_followed_through_kills() {
     let mut cluster = Cluster::start(backend, 1);
     let mut writer = Unruly::new(cluster.primary.wal("alpha"));
     let mut acknowledged = Acknowledged::default();
+    // There is something to lose from the first kill on.
+    writer.create();
+    until("something is acknowledged", || {
+        acknowledged.note(&mut cluster);
+        acknowledged.of(0).next()?;
+        Some(())
+    });
     for kill in 0..=kills {
         for _ in 0..random.below(60) {
             writer.step(&mut random, |written| {

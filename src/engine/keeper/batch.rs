@@ -28,10 +28,8 @@ impl Keeper {
                 self.let_go();
             }
         }
-        for (space, change) in &changes {
-            if failure.is_none() && matches!(change, Change::Truncate { .. }) {
-                self.restore_names(space);
-            }
+        if failure.is_none() {
+            self.restore_names(&changes);
         }
         let lending = take(&mut self.lending);
         if let Some(why) = &failure {

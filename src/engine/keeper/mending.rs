@@ -167,15 +167,17 @@ impl Keeper {
         if !self.catalog_waits() {
             return;
         }
+        let changes = self.unwritten.changes.clone();
         match self.write_again() {
             Ok(there) => {
-                let changes = std::mem::take(&mut self.unwritten.changes);
+                self.unwritten.changes.clear();
                 tracing::info!(changes = changes.len(), "the catalog can be written again");
                 let spaces = &self.spaces;
                 self.unrecorded.retain(|space, _| {
                     spaces.get(space).is_some_and(|entry| there.get(space) != Some(&entry.record))
                 });
                 self.received.set_problem(None);
+                self.restore_names(&changes);
                 self.let_go();
                 for (shard, news) in std::mem::take(&mut self.unwritten.news) {
                     self.tell(shard, news);

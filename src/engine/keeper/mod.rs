@@ -377,7 +377,9 @@ impl Keeper {
             keeper.sweep_retired(&space);
             keeper.sweep_superseded(&space);
         }
-        keeper.catalog.commit(&std::mem::take(&mut keeper.changes))?;
+        let changes = std::mem::take(&mut keeper.changes);
+        keeper.catalog.commit(&changes)?;
+        keeper.restore_names(&changes);
         Ok(keeper)
     }
 
@@ -451,6 +453,11 @@ impl Keeper {
     }
 
     fn handle(&mut self, job: Job) {
+        // By what the catalog holds a start finds the files: nobody looks for them, nor
+        // moves them, before it has forgotten what was cut.
+        if job.space().is_some_and(|space| cuts(&self.changes, space)) {
+            self.publish();
+        }
         match job {
             Job::ScanRoot { shard } => {
                 let (spaces, strangers) = self.scan_root();
@@ -554,6 +561,11 @@ impl Keeper {
             }
         }
     }
+}
+
+/// Whether something of a space is cut by these changes.
+fn cuts(changes: &[(SpaceId, Change)], space: &SpaceId) -> bool {
+    changes.iter().any(|(of, change)| of == space && matches!(change, Change::Truncate { .. }))
 }
 
 /// Keep the record in memory equal to the catalog.

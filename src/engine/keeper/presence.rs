@@ -107,7 +107,8 @@ impl Keeper {
     pub(super) fn revisit(&mut self, space: &SpaceId) {
         let Some(entry) = self.spaces.get(space) else { return };
         let Lease::Here(mark) = &entry.lease else { return };
-        if entry.record.role != Role::Replica {
+        // What a start would find is not what this process goes by: nothing is moved.
+        if entry.record.role != Role::Replica || self.unrecorded.contains_key(space) {
             return;
         }
         let mended = !self.received.damages().contains_key(space);

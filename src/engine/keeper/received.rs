@@ -1,5 +1,6 @@
 //! Spaces that this node receives: lent, recovered, given back.
 
+use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -250,19 +251,27 @@ impl Keeper {
         Subject { host, data_root, space, record, quarantine, checksums: self.checksums }
     }
 
-    /// The catalog has forgotten what was cut off of a space: the names that it
-    /// had taken are free.
-    pub(super) fn restore_names(&self, space: &SpaceId) {
-        let entry = self.spaces.get(space);
-        let Some(entry) = entry.filter(|entry| entry.record.role == Role::Replica) else { return };
+    /// These changes are durable: of what the catalog has forgotten by them, because it
+    /// was cut off, the names that it had taken are free.
+    pub(super) fn restore_names(&self, changes: &[(SpaceId, Change)]) {
+        let is_cut = |change: &Change| matches!(change, Change::Truncate { .. });
+        let cut = changes.iter().filter(|(_, change)| is_cut(change)).map(|(space, _)| space);
         let quarantine = self.places.quarantine();
-        match self.subject(space, &entry.record, &quarantine).restore_names() {
-            Ok(notices) => {
-                for notice in notices {
-                    tracing::warn!(%space, "{notice}");
+        for space in cut.collect::<BTreeSet<_>>() {
+            let Some(entry) = self.spaces.get(space) else { continue };
+            if entry.record.role != Role::Replica {
+                continue;
+            }
+            match self.subject(space, &entry.record, &quarantine).restore_names() {
+                Ok(notices) => {
+                    for notice in notices {
+                        tracing::warn!(%space, "{notice}");
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%space, "a segment has not got its name back: {error}");
                 }
             }
-            Err(error) => tracing::warn!(%space, "a segment has not got its name back: {error}"),
         }
     }
 
@@ -300,7 +309,8 @@ impl Keeper {
             entry.record.runs.accepts(&run).map_err(io::Error::other)?;
             // Another file bore this name before: the name now means this one.
             let earlier = recovery::bearer(&entry.record, run.segment);
-            if let (Some(file), true) = (earlier, fresh) {
+            let has_name = !entry.record.retired.contains_key(&run.file);
+            if let (Some(file), true) = (earlier, fresh && has_name) {
                 let retired = recovery::retired_path(&self.places.state_dir, space, file);
                 if let Some(parent) = retired.parent() {
                     make_directories(&*self.places.host, &self.places.state_dir, parent)?;
@@ -311,7 +321,7 @@ impl Keeper {
                 }
             }
             let (data_root, state_dir) = (&self.places.data_root, &self.places.state_dir);
-            let path = match fresh {
+            let path = match fresh && has_name {
                 true => path.clone(),
                 false => recovery::path_of(data_root, state_dir, space, &entry.record, &run),
             };
@@ -340,15 +350,19 @@ impl Keeper {
             recovery::path_of(&self.places.data_root, state_dir, space, &entry.record, &run);
         let retired = recovery::retired_path(state_dir, space, run.file);
         if named != retired && retired.try_exists()? {
-            // Recovery took away the run that had taken over the name.
-            if named.try_exists()? {
+            if !named.try_exists()? {
+                // Recovery took away the run that had taken over the name.
+                self.places.host.rename(&retired, &named)?;
+            } else if fs::metadata(&retired)?.len() == 0 {
+                // A stop came before the catalog knew of either, and so before a byte of them.
+                self.places.host.remove(&retired)?;
+            } else {
                 return Err(io::Error::other(format!(
                     "{} is in the way of {}: move it away",
                     named.display(),
                     retired.display()
                 )));
             }
-            self.places.host.rename(&retired, &named)?;
         }
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
@@ -362,3 +376,7 @@ impl Keeper {
         Ok(SegmentFiles { buffered: Arc::new(buffered), direct, names })
     }
 }
+
+#[cfg(test)]
+#[path = "received_tests.rs"]
+mod tests;
