@@ -97,6 +97,13 @@ impl Node {
     }
 }
 
+/// A root with a space in which nothing is written yet.
+fn with_a_wal() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(directory.path().join("alpha/wal")).unwrap();
+    directory
+}
+
 fn segment(root: &Path, number: u64) -> PathBuf {
     root.join("alpha/wal").join(crate::ids::SegmentName(number).to_string())
 }
@@ -112,9 +119,8 @@ fn write(root: &Path, number: u64) {
 /// taken for lost as well, and the stream was cut at 0.
 #[test]
 fn what_was_let_go_of_is_not_taken_for_lost_in_a_crash_of_the_host() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = with_a_wal();
     let root = directory.path();
-    std::fs::create_dir_all(root.join("alpha/wal")).unwrap();
     write(root, 1);
     let mut node = Node::start(root);
     write(root, 2);
@@ -179,9 +185,8 @@ fn append_as(root: &Path, number: u64, sequence: u64) {
 #[test]
 fn what_a_crash_took_before_what_was_let_go_of_is_found_by_a_start() {
     for (left, begins) in [(100, 0), (RECORD, 1), (RECORD + 64, 1), (3 * RECORD, 4)] {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = with_a_wal();
         let root = directory.path();
-        std::fs::create_dir_all(root.join("alpha/wal")).unwrap();
         write(root, 1);
         append(root, 1);
         let mut node = Node::start(root);
@@ -225,9 +230,8 @@ fn what_a_crash_took_before_what_was_let_go_of_is_found_by_a_start() {
 #[test]
 fn what_is_as_long_as_it_was_and_ends_otherwise_is_found_by_a_start() {
     for (taken, begins) in [(1, 0), (2, 2), (3, 3)] {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = with_a_wal();
         let root = directory.path();
-        std::fs::create_dir_all(root.join("alpha/wal")).unwrap();
         for number in 1..=3 {
             write(root, number);
             let mut node = Node::start(root);
@@ -259,9 +263,8 @@ fn what_is_as_long_as_it_was_and_ends_otherwise_is_found_by_a_start() {
 /// than what it wrote last: what is looked at lies before the segments between.
 #[test]
 fn what_was_left_and_gone_on_with_is_looked_at_where_it_was_left() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = with_a_wal();
     let root = directory.path();
-    std::fs::create_dir_all(root.join("alpha/wal")).unwrap();
     write(root, 1);
     append(root, 1);
     let mut node = Node::start(root);
@@ -288,9 +291,8 @@ fn what_was_left_and_gone_on_with_is_looked_at_where_it_was_left() {
 #[test]
 fn a_payload_that_rots_is_not_taken_for_another_record() {
     for behind in [0, 300] {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = with_a_wal();
         let root = directory.path();
-        std::fs::create_dir_all(root.join("alpha/wal")).unwrap();
         write(root, 1);
         append(root, 1);
         let mut node = Node::start(root);

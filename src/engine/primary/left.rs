@@ -78,12 +78,17 @@ impl Space {
         ready.is_ok()
     }
 
-    /// The walk has come to the end of a run. If that was all that was to be looked
-    /// at, it goes on at the head.
+    /// The walk has moved. If that was all that was to be looked at, it goes on at the
+    /// head.
     pub(super) fn looked(&mut self) {
         let at = self.index.head().lsn;
-        if self.past.until.is_some_and(|until| at >= until) {
+        if self.past.until.is_none_or(|until| at < until) {
+            return;
+        }
+        if at < self.head.lsn {
             self.go_on_at_the_head();
+        } else {
+            self.past.until = None;
         }
     }
 

@@ -116,11 +116,6 @@ impl Past {
         self.missed = true;
     }
 
-    /// The walk is there. If that was all that was to be looked at, it goes on.
-    pub(super) fn looked_to(&mut self, at: Lsn) {
-        self.until = self.until.filter(|until| at < *until || !self.checks.is_empty());
-    }
-
     /// The walk goes over what was walked before.
     pub(super) fn is_checking(&self) -> bool {
         !self.checks.is_empty() || self.until.is_some()

@@ -68,29 +68,27 @@ impl Space {
         remembered.dedup_by_key(|mark| mark.lsn);
         let before = remembered.partition_point(|mark| mark.lsn <= lsn);
         // The last one before is met again on the way, if its files are there.
-        let mut starts = Vec::new();
-        for back in [2, 1] {
-            starts.push(before.checked_sub(back).map_or(Mark::START, |at| remembered[at]));
-        }
-        let mut reason = Unresumable::Gone(String::new());
-        for start in starts {
-            match self.ready_around(start.lsn..until, lsn, &mut turn.jobs) {
-                Ok(true) => {
-                    self.past.suspect = None;
-                    self.rewind(start);
-                    self.past.check(start, remembered);
-                    return;
-                }
-                Ok(false) => return,
-                Err(why) => reason = why,
+        let back = |by| before.checked_sub(by).map_or(Mark::START, |at| remembered[at]);
+        let (farther, start) = (back(2), back(1));
+        let mut ready = |from: Mark| self.ready_around(from.lsn..until, lsn, &mut turn.jobs);
+        let found = ready(farther).map(|ready| (farther, ready));
+        match found.or_else(|_| ready(start).map(|ready| (start, ready))) {
+            Ok((_, false)) => {}
+            Ok((start, true)) => {
+                self.past.suspect = None;
+                self.rewind(start);
+                self.past.check(start, remembered);
             }
-        }
-        let (Unresumable::Unreadable(why) | Unresumable::Gone(why)) = &reason;
-        if !self.looks_no_further(why, turn) {
-            self.stop(match reason {
-                Unresumable::Unreadable(why) => why,
-                Unresumable::Gone(why) => undecided(lsn, &why),
-            });
+            Err(Unresumable::Unreadable(why)) => {
+                if !self.looks_no_further(&why, turn) {
+                    self.stop(why);
+                }
+            }
+            Err(Unresumable::Gone(why)) => {
+                if !self.looks_no_further(&why, turn) {
+                    self.stop(undecided(lsn, &why));
+                }
+            }
         }
     }
 

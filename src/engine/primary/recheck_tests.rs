@@ -57,28 +57,25 @@ fn an_epoch_does_not_begin_behind_a_boundary_at_which_the_walk_has_only_begun() 
     assert_eq!(begun(&mut bed), Some((at[8], at[7])));
 }
 
-/// Of what was written over it, something is damaged: that says nothing for the rest. Replicas
-/// would keep others than the source, and nobody would ask.
+/// Something before it is damaged: that says nothing for the rest. Replicas would keep
+/// others than the source, and nobody would ask.
 #[test]
 fn what_is_known_to_be_another_is_not_gone_past_for_damage_before_it() {
-    for (payload, remembered) in
-        [(vec![1; 100], vec![1, 3, 5, 7, 9]), (vec![1; 200_000], vec![1, 9])]
-    {
-        let mut left = with_others(&payload, 7, 3);
+    let damaged = |payload: &[u8], remembered: &[u64]| {
+        let mut left = with_others(payload, 7, 3);
         left[5][30] ^= 1;
-        let (mut bed, at) = taken_over(&payload, &remembered, &left);
+        let (mut bed, at) = taken_over(payload, remembered, &left);
         bed.space.end_otherwise(&[(1, at[9])].into());
-        let jobs = bed.walk();
-        match epoch_asked(&jobs) {
-            // The boundary before is near, and is looked at in any case.
-            Some((mark, _)) => assert_eq!((mark.lsn, bed.space.problem()), (at[7], None)),
-            None => {
-                let problem = bed.space.problem().unwrap_or_default();
-                assert!(problem.contains(&format!("in the stream at {}", at[9])), "{problem}");
-            }
-        }
-        assert_eq!(epoch_asked(&jobs).is_some(), remembered.len() > 2);
-    }
+        (bed, at)
+    };
+    // The boundary before is near: it is looked at in any case, and from behind the damage.
+    let (mut bed, at) = damaged(b"one", &[1, 3, 5, 7, 9]);
+    assert_eq!(begun(&mut bed), Some((at[7], at[7])));
+
+    let (mut bed, at) = damaged(&vec![1; 200_000], &[1, 9]);
+    assert_eq!(epoch_asked(&bed.walk()), None);
+    let problem = bed.space.problem().unwrap_or_default();
+    assert!(problem.contains(&format!("in the stream at {}", at[9])), "{problem}");
 }
 
 /// What the walk has gone over before it missed a boundary is not what it was: it must
@@ -177,5 +174,7 @@ fn a_record_that_lies_across_where_the_stream_had_gone_on_is_no_damage() {
         let jobs = bed.walk();
         assert_eq!(epoch_asked(&jobs).map(|(mark, _)| mark), is_whole.then_some(first));
         assert_eq!(bed.space.damage.is_none(), is_whole);
+        // It is looked for once in a walk, however often the file grows.
+        assert!(is_whole || bed.space.past.across.is_some());
     }
 }

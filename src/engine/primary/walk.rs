@@ -294,7 +294,7 @@ impl Space {
             }
             return advance.bytes;
         }
-        self.past.looked_to(self.index.head().lsn);
+        self.looked();
         match advance.stop {
             // A search that is not at its end: that was this turn's work.
             Stop::Budget | Stop::Corrupt { more: true, .. } if advance.bytes == 0 => {
