@@ -3,6 +3,7 @@
 use std::fs;
 
 use saltus::ids::SegmentName;
+use saltus::wal::discover;
 
 use crate::cluster::{Cluster, Node, spec, until};
 use crate::feed::Segment;
@@ -87,6 +88,37 @@ fn a_segment_that_is_renamed_is_followed() {
     cluster.await_flushed("alpha", segment.len());
     let copy = cluster.replicas[0].wal("alpha").join(SegmentName(1).to_string());
     assert!(fs::read(copy).unwrap() == segment.content);
+}
+
+/// Its runs before the restart said the first name, and those behind it the second: a
+/// replica looked for what it had under neither, when it was started again.
+#[test]
+fn a_segment_that_is_renamed_is_one_file_over_restarts() {
+    let mut cluster = Cluster::with(1, |_| {}, |_| {});
+    let wal = cluster.primary.wal("alpha");
+    let mut segment = Segment::create(&wal, 1);
+    segment.records(3, 100);
+    cluster.await_flushed("alpha", segment.len());
+    segment.rename(wal.join(SegmentName(2).to_string()));
+    let mut other = Segment::create(&wal, 3);
+    other.records(3, 100);
+    cluster.await_flushed("alpha", segment.len() + other.len());
+    cluster.primary.kill();
+    cluster.primary.restart();
+    segment.records(3, 100);
+    cluster.await_flushed("alpha", segment.len() + other.len());
+    cluster.replicas[0].kill();
+    cluster.replicas[0].restart();
+    other.records(3, 100);
+    cluster.await_flushed("alpha", segment.len() + other.len());
+    let status = cluster.replicas[0].status();
+    assert_eq!(status.spaces[0].problem, None);
+    let copies = cluster.replicas[0].wal("alpha");
+    for (name, segment) in [(1, segment), (3, other)] {
+        let copy = fs::read(copies.join(SegmentName(name).to_string())).unwrap();
+        assert!(copy == segment.content, "{name}");
+    }
+    assert_eq!(discover::segments(&copies).unwrap().len(), 2);
 }
 
 #[test]

@@ -33,8 +33,10 @@ pub fn path_of(
     run: &Run,
 ) -> PathBuf {
     let retired = record.retired.contains_key(&run.file);
-    if !retired && bearer(record, run.segment).is_none_or(|file| file == run.file) {
-        wal_directory(data_root, space).join(run.segment.to_string())
+    // The name that it had first: a file that is renamed has runs of two.
+    let segment = record.runs.first_in(run.file).map_or(run.segment, |(_, first)| first.segment);
+    if !retired && bearer(record, segment).is_none_or(|file| file == run.file) {
+        wal_directory(data_root, space).join(segment.to_string())
     } else {
         retired_path(state_dir, space, run.file)
     }
@@ -42,14 +44,13 @@ pub fn path_of(
 
 /// The number of the file that bears a name now.
 pub(in crate::engine) fn bearer(record: &SpaceRecord, segment: SegmentName) -> Option<u64> {
-    let mut seen = Vec::new();
-    let named = |run: &Run| run.segment == segment && !record.retired.contains_key(&run.file);
-    for (_, run) in record.runs.iter().filter(|(_, run)| named(run)) {
-        if !seen.contains(&run.file) {
-            seen.push(run.file);
-        }
-    }
-    seen.last().copied()
+    let is_first = |ordinal, run: &Run| {
+        record.runs.first_in(run.file).is_some_and(|(first, _)| first == ordinal)
+    };
+    let mut all = record.runs.iter().filter(|(_, run)| run.segment == segment);
+    let named = all
+        .rfind(|(ordinal, run)| !record.retired.contains_key(&run.file) && is_first(*ordinal, run));
+    named.map(|(_, run)| run.file)
 }
 
 /// True if nothing of the file is here any more, nor anywhere else.
@@ -95,7 +96,8 @@ fn locate_all(
     let mut bearers = BTreeMap::new();
     let mut files = BTreeMap::new();
     for (_, run) in record.runs.iter() {
-        let first = files.insert(run.file, run.segment).is_none();
+        let first = !files.contains_key(&run.file);
+        files.entry(run.file).or_insert(run.segment);
         if first && !record.retired.contains_key(&run.file) {
             bearers.insert(run.segment, run.file);
         }
