@@ -1,7 +1,7 @@
 //! One transaction of the catalog in the making: what each change does to the
 //! tables, and which changes contradict what is there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
 
@@ -310,7 +310,7 @@ impl<'t> Batch<'t> {
     fn truncate(&mut self, space: &SpaceId, end: Lsn, runs: u32) -> Result<(), CatalogError> {
         let name = space.as_str();
         let held = self.held_mut(space)?;
-        let (first, base) = (held.first_run, held.base);
+        let (first, base, role) = (held.first_run, held.base, held.role);
         let present = self.last_run(name)?.map_or(first, |(at, _)| at + 1);
         let kept = match runs.checked_sub(1) {
             Some(at) => self.run(name, at)?,
@@ -327,10 +327,20 @@ impl<'t> Batch<'t> {
             self.put_run(name, runs - 1, &Run { bytes: None, ..last })?;
         }
         let storage = |e| self.catalog.storage(e);
+        let mut left = BTreeSet::new();
         for entry in
             self.runs.extract_from_if(ordinals(name, runs), |_, _| true).map_err(storage)?
         {
-            entry.map_err(storage)?;
+            let (_, value) = entry.map_err(storage)?;
+            left.extend(layout::decode_run(value.value()).map(|run| run.file));
+        }
+        for entry in self.runs.range(ordinals(name, 0)).map_err(storage)? {
+            let (_, value) = entry.map_err(storage)?;
+            layout::decode_run(value.value()).inspect(|run| _ = left.remove(&run.file));
+        }
+        // It may come again under its number. A primary's own tells what was let go of.
+        for file in left.iter().filter(|_| role == Role::Replica) {
+            self.retired.remove((name, *file)).map_err(storage)?;
         }
         if let Some(behind) = end.0.checked_add(1) {
             let behind = (name, behind)..=(name, u64::MAX);

@@ -182,7 +182,9 @@ impl SpaceRecord {
                 drop(thin(&mut self.marks, |mark| mark.lsn, mark.lsn));
             }
             Change::Truncate { end, runs } => {
-                self.runs.truncate(*runs);
+                let left = self.runs.truncate(*runs);
+                let is_received = self.role == Role::Replica;
+                self.retired.retain(|file, _| !(is_received && left.contains(file)));
                 self.marks.retain(|mark| mark.lsn <= *end);
                 let runs = &self.runs;
                 let stands = |hole: &Hole| runs.iter().any(|(_, run)| hole.ends_before(run));
@@ -276,7 +278,8 @@ pub enum Change {
     /// one left is open again, and so are marks and epochs that begin behind
     /// `end`. A checkpoint behind `end` falls back to the last mark that is
     /// left, or to the start; send a [`Change::Checkpoint`] along. Holes whose
-    /// run behind is forgotten are holes no more.
+    /// run behind is forgotten are holes no more; what became of a received file
+    /// in which no run is left, is forgotten too.
     Truncate {
         /// New end.
         end: Lsn,

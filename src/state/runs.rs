@@ -14,7 +14,7 @@
 //! A replica that was seeded has the stream from a base on: its first run has
 //! the ordinal that it has on the primary, and begins at the base.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::SegmentName;
 use crate::limits::MAX_FILE_OFFSET;
@@ -272,14 +272,17 @@ impl Runs {
     }
 
     /// Keep the runs with ordinals below `runs` and open the last of them
-    /// again: recovery cut the stream.
-    pub fn truncate(&mut self, runs: u32) {
+    /// again: recovery cut the stream. Gives the files in which no run lies any more.
+    pub fn truncate(&mut self, runs: u32) -> BTreeSet<u64> {
         let mut list = std::mem::take(&mut self.list);
-        list.truncate(self.index(runs).unwrap_or(0));
+        let kept = self.index(runs).unwrap_or(0).min(list.len());
+        let cut = list.split_off(kept);
         *self = Self::from_stored(self.first, self.base, list);
         if let Some(last) = self.list.last_mut() {
             last.bytes = None;
         }
+        let left = cut.iter().map(|run| run.file);
+        left.filter(|file| !self.of_file.contains_key(file)).collect()
     }
 
     /// The run that holds the byte at `lsn` (the last run with start <= lsn;

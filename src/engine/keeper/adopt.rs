@@ -123,6 +123,8 @@ impl Keeper {
     pub(super) fn carry_out(&mut self, space: &SpaceId, adoption: &Adoption) {
         // Who has built them may have taken them back.
         let Some((ground, built)) = adoption.offer.take() else { return };
+        // A long copy is interrupted by commits, and names are given back by these.
+        self.record_now(space);
         let outcome = self.stands(space, &ground).and_then(|()| {
             let mut kept = Vec::new();
             for built in built {

@@ -60,6 +60,14 @@ impl Keeper {
         }
     }
 
+    /// Where a file lies a start tells by what the catalog holds: it is told what waits of
+    /// a space before anything there is moved by that.
+    pub(super) fn record_now(&mut self, space: &SpaceId) {
+        if self.changes.iter().any(|(of, _)| of == space) {
+            self.publish();
+        }
+    }
+
     /// Let go of what is needed no more by what was recorded. Nothing goes while
     /// any of that is not durable: a batch without a change says nothing of the
     /// changes of earlier ones.

@@ -155,6 +155,10 @@ impl Keeper {
     /// done.
     fn cut(&mut self, open: &OpenSpace, mark: Mark) -> Result<(), Denial> {
         let space = &open.space;
+        self.record_now(space);
+        if let Some(why) = self.unrecorded.get(space).cloned() {
+            return Err(self.broken(space, why));
+        }
         let epoch = open.epoch().unwrap_or(Epoch::FIRST);
         let lowered = [Change::SawEpoch(epoch), Change::Checkpoint(mark)];
         let lowered = lowered.map(|change| (space.clone(), change));

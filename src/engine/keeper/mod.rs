@@ -453,11 +453,6 @@ impl Keeper {
     }
 
     fn handle(&mut self, job: Job) {
-        // By what the catalog holds a start finds the files: nobody looks for them, nor
-        // moves them, before it has forgotten what was cut.
-        if job.space().is_some_and(|space| cuts(&self.changes, space)) {
-            self.publish();
-        }
         match job {
             Job::ScanRoot { shard } => {
                 let (spaces, strangers) = self.scan_root();
@@ -561,11 +556,6 @@ impl Keeper {
             }
         }
     }
-}
-
-/// Whether something of a space is cut by these changes.
-fn cuts(changes: &[(SpaceId, Change)], space: &SpaceId) -> bool {
-    changes.iter().any(|(of, change)| of == space && matches!(change, Change::Truncate { .. }))
 }
 
 /// Keep the record in memory equal to the catalog.

@@ -79,7 +79,9 @@ impl Keeper {
             let least = run.reach(end);
             let path = recovery::path_of(data_root, state_dir, space, record, run);
             let last = ordinal + 1 == record.runs.len();
-            match path.metadata() {
+            // It is put aside before that is recorded.
+            let aside = recovery::retired_path(state_dir, space, run.file);
+            match path.metadata().or_else(|error| aside.metadata().map_err(|_| error)) {
                 Ok(found) if found.len() < least => {
                     let found = found.len();
                     return Some(format!("{} has {found} bytes of {least}", path.display()));
@@ -115,6 +117,10 @@ impl Keeper {
         let why = (self.stranger_in(space, &entry.record))
             .or_else(|| self.changed(space, &entry.record, mark.lsn, true).filter(|_| mended));
         let Some(why) = why else { return };
+        self.record_now(space);
+        if self.unrecorded.contains_key(space) {
+            return;
+        }
         tracing::error!(%space, "it is not as it was left: {why}");
         if let Some(mut entry) = self.spaces.remove(space) {
             self.recover(space, &mut entry);

@@ -18,7 +18,7 @@ use crate::lsn::Mark;
 use crate::planted::{self, Bug};
 use crate::protocol::matching::collision;
 use crate::protocol::message::{ErrorCode, OpenSpace};
-use crate::state::catalog::{Change, Role, SpaceRecord};
+use crate::state::catalog::{Change, Retired, Role, SpaceRecord};
 use crate::state::host::make_directories;
 use crate::state::runs::Run;
 use crate::wal::discover;
@@ -27,6 +27,7 @@ impl Keeper {
     /// Lend a received space, making it if need be.
     pub(super) fn open_replica(&mut self, shard: usize, open: &OpenSpace) -> Result<Loan, Denial> {
         let space = &open.space;
+        self.record_now(space);
         let unusable = self.root.look().or_else(|| self.unrecorded.get(space).cloned());
         if let Some(why) = unusable {
             return Err((ErrorCode::Storage, format!("space {space}: {why}")).into());
@@ -158,6 +159,7 @@ impl Keeper {
         space: &SpaceId,
         state: Result<Box<(SpaceRecord, Mark)>, Failure>,
     ) {
+        self.record_now(space);
         let Some(mut entry) = self.spaces.remove(space) else { return };
         entry.last_known = Some(match &state {
             Ok(state) => state.1,
@@ -299,6 +301,15 @@ impl Keeper {
         make_directories(&*self.places.host, &self.places.data_root, &directory)?;
         let fresh = entry.record.runs.latest_in(run.file).is_none();
         if !known {
+            if entry.record.retired.get(&run.file) == Some(&Retired::Gone) {
+                // What came into it would go with it when this node starts again.
+                return Err(io::Error::other(format!(
+                    "{} was gone from the primary, and went here: a primary that has it again was \
+                     set back; to receive from it, stop this node, and set its copy of the space \
+                     and its state directory aside",
+                    run.segment
+                )));
+            }
             // Recorded, it would be obeyed after every restart.
             let next = entry.record.runs.len();
             if ordinal != next {
@@ -309,8 +320,7 @@ impl Keeper {
             entry.record.runs.accepts(&run).map_err(io::Error::other)?;
             // Another file bore this name before: the name now means this one.
             let earlier = recovery::bearer(&entry.record, run.segment);
-            let has_name = !entry.record.retired.contains_key(&run.file);
-            if let (Some(file), true) = (earlier, fresh && has_name) {
+            if let (Some(file), true) = (earlier, fresh) {
                 let retired = recovery::retired_path(&self.places.state_dir, space, file);
                 if let Some(parent) = retired.parent() {
                     make_directories(&*self.places.host, &self.places.state_dir, parent)?;
@@ -321,7 +331,7 @@ impl Keeper {
                 }
             }
             let (data_root, state_dir) = (&self.places.data_root, &self.places.state_dir);
-            let path = match fresh && has_name {
+            let path = match fresh {
                 true => path.clone(),
                 false => recovery::path_of(data_root, state_dir, space, &entry.record, &run),
             };

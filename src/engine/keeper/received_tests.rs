@@ -1,18 +1,19 @@
 //! Which file bears a name, when the one that had taken it over is cut off.
 #![allow(clippy::unwrap_used)]
 
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 use crate::engine::keeper::Job;
-use crate::engine::keeper::matched::tests::{Rig, alive, open, space};
+use crate::engine::keeper::matched::tests::{Rig, alive, cut, open, space};
 use crate::engine::keeper::mending::Failure as Unwritten;
-use crate::engine::keeper::retired::tests::{Received, receive_named};
+use crate::engine::keeper::retired::tests::{Received, receive, receive_named, retire};
 use crate::engine::mortal::Mortal;
 use crate::ids::SegmentName;
 use crate::lsn::Lsn;
-use crate::state::catalog::Retired;
+use crate::protocol::message::Retirement;
 use crate::state::host::Host;
 
 const NAME: u64 = 7;
@@ -48,8 +49,12 @@ fn assert_given_back(rig: &Rig, root: &Path, received: &Received, at: &str) {
     assert!(std::fs::read(named).ok().as_deref() == Some(received.bytes(0..5)), "{at}");
     assert!(!aside.exists(), "{at}");
     assert_eq!(rig.keeper.received.damages().len(), 0, "{at}: nothing is wrong");
-    let entry = &rig.keeper.spaces[&space()];
-    assert!(matches!(entry.lease, Lease::Here(mark) if mark == received.marks[5]), "{at}");
+    let mark = match &rig.keeper.spaces[&space()].lease {
+        Lease::Here(mark) => Some(*mark),
+        Lease::Lent(lessee) => Some(lessee.mark),
+        Lease::Broken(_) => None,
+    };
+    assert_eq!(mark, Some(received.marks[5]), "{at}");
 }
 
 /// The name was given back by what the catalog was yet to be told. Killed before that,
@@ -57,20 +62,24 @@ fn assert_given_back(rig: &Rig, root: &Path, received: &Received, at: &str) {
 /// the file was set aside as one behind the end.
 #[test]
 fn a_name_is_given_back_when_the_catalog_has_forgotten_who_took_it() {
-    let mut steps = 0;
+    at_every_step(|_, received| vec![lost(received.marks[5]), Job::LookAt { space: space() }]);
+}
+
+/// A batch that cuts off who had taken a name over, killed at every step.
+fn at_every_step(jobs: impl Fn(&mut Rig, &Received) -> Vec<Job>) {
     for budget in 0.. {
         let root = tempfile::tempdir().unwrap();
         let host = Arc::new(Mortal(AtomicU64::new(u64::MAX)));
         let seen: Arc<dyn Host> = host.clone();
         let mut rig = Rig::open(root.path(), &seen);
         let received = taken_over(&mut rig, root.path());
+        let jobs = jobs(&mut rig, &received);
         host.0.store(budget, Ordering::SeqCst);
-        rig.batch(vec![lost(received.marks[5]), Job::LookAt { space: space() }]);
+        rig.batch(jobs);
         let done = host.0.swap(0, Ordering::SeqCst) > 0;
         let at = format!("killed at step {budget}");
         if done {
             assert_given_back(&rig, root.path(), &received, "not killed");
-            assert_eq!(rig.keeper.spaces[&space()].recoveries, 1, "it is as it was left");
         }
         drop(rig);
 
@@ -80,11 +89,10 @@ fn a_name_is_given_back_when_the_catalog_has_forgotten_who_took_it() {
         let entry = &rig.keeper.spaces[&space()];
         assert_eq!((entry.trouble.clone(), entry.recoveries), (None, 1), "{at}");
         if done {
-            steps = budget;
+            assert!(budget > 10, "only {budget} steps");
             break;
         }
     }
-    assert!(steps > 10, "only {steps} steps");
 }
 
 /// The catalog cannot be written: who looks at the names meanwhile moves nothing, and
@@ -127,20 +135,107 @@ fn what_was_made_and_never_recorded_is_in_nobodys_way() {
     assert!(std::fs::read(aside).unwrap() == received.bytes(0..5));
 }
 
-/// Its word that it has no name any more outlived the run with which it came.
+/// The same by an epoch that begins where the cut leaves the copy, before the catalog
+/// has been told of that cut.
 #[test]
-fn a_file_that_has_no_name_takes_none_over() {
+fn a_name_is_not_given_back_by_a_cut_that_the_catalog_is_yet_to_be_told() {
+    at_every_step(|rig, received| {
+        rig.keeper.spaces.get_mut(&space()).unwrap().lease = Lease::Broken("as told".to_owned());
+        vec![open(&[(1, 0), (2, received.marks[5].lsn.0)])]
+    });
+}
+
+/// It bears the name again when the one that had it has none any more: as long as the
+/// catalog does not say so, a start takes it for that one.
+#[test]
+fn a_name_that_is_free_again_is_given_back_when_the_catalog_knows() {
+    for budget in 0.. {
+        let root = tempfile::tempdir().unwrap();
+        let host = Arc::new(Mortal(AtomicU64::new(u64::MAX)));
+        let seen: Arc<dyn Host> = host.clone();
+        let mut rig = Rig::open(root.path(), &seen);
+        rig.loan(open(&[(1, 0)])).unwrap();
+        let runs: [(u64, u64, &[_]); 2] = [(1, NAME, &FIRST), (2, NAME, &SECOND)];
+        let received = receive_named(&mut rig, Lsn::ZERO, 0, &runs);
+        host.0.store(budget, Ordering::SeqCst);
+        let retired = retire(2, Retirement::Aside, received.end());
+        rig.batch(vec![retired, lost(received.end())]);
+        let done = host.0.swap(0, Ordering::SeqCst) > 0;
+        drop(rig);
+
+        let rig = Rig::open(root.path(), &alive());
+        let lease = &rig.keeper.spaces[&space()].lease;
+        let at = format!("killed at step {budget}");
+        assert!(matches!(lease, Lease::Here(mark) if *mark == received.end()), "{at}: {lease:?}");
+        assert_eq!(rig.keeper.received.damages().len(), 0, "{at}");
+        if done {
+            assert!(budget > 10, "only {budget} steps");
+            break;
+        }
+    }
+}
+
+/// A segment that was put aside and bears its name again by the record was taken for
+/// gone, and the session was ended.
+#[test]
+fn what_was_put_aside_is_not_gone() {
     let root = tempfile::tempdir().unwrap();
     let mut rig = Rig::open(root.path(), &alive());
     rig.loan(open(&[(1, 0)])).unwrap();
-    let change = Change::Retire { file: 2, what: Retired::Aside };
-    rig.batch(vec![Job::Commit { shard: 0, ticket: None, space: space(), change }]);
-    let second = recovery::retired_path(&root.path().join(".saltus"), &space(), 2);
-    std::fs::create_dir_all(second.parent().unwrap()).unwrap();
     let runs: [(u64, u64, &[_]); 2] = [(1, NAME, &FIRST), (2, NAME, &SECOND)];
     let received = receive_named(&mut rig, Lsn::ZERO, 0, &runs);
-    let [named, aside] = places(root.path());
-    assert!(std::fs::read(named).unwrap() == received.bytes(0..5));
-    assert!(!aside.exists());
-    assert!(std::fs::read(second).unwrap() == received.bytes(5..6));
+    rig.batch(vec![retire(2, Retirement::Aside, received.end())]);
+    let Lease::Lent(lessee) = &mut rig.keeper.spaces.get_mut(&space()).unwrap().lease else {
+        panic!()
+    };
+    lessee.mark = received.end();
+    let news = rig.batch(vec![Job::LookAt { space: space() }]);
+    assert!(matches!(news[..], [News::Disturbed(_)]), "{news:?}");
+}
+
+/// Its word that it was gone outlived the runs that it was said of: what came again under
+/// its number was removed by the next start.
+#[test]
+fn what_comes_again_behind_a_cut_is_not_gone() {
+    let root = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(root.path(), &alive());
+    rig.loan(open(&[(1, 0)])).unwrap();
+    let received = receive(&mut rig, &[(1, &FIRST), (2, &SECOND), (3, &SECOND)]);
+    rig.batch(vec![retire(2, Retirement::Gone, received.end())]);
+    // As long as a run of it is known nothing can come into it.
+    let run = Run {
+        start: received.end().lsn,
+        segment: SegmentName(2),
+        file: 2,
+        offset: 164,
+        bytes: None,
+    };
+    let job = |ordinal, run| Job::OpenRun {
+        shard: 0,
+        ticket: 2,
+        space: space(),
+        ordinal,
+        run,
+        known: false,
+    };
+    let news = rig.batch(vec![job(3, run)]);
+    let [News::RunOpened { result: Err(why), .. }, ..] = &news[..] else { panic!("{news:?}") };
+    assert!(why.contains("set back"), "{why}");
+
+    let end = received.marks[5];
+    let record = rig.keeper.spaces[&space()].record.clone();
+    let state = Ok(Box::new((record, received.end())));
+    rig.batch(vec![Job::CloseReplica { space: space(), state }]);
+    let history = [(1, 0), (2, end.lsn.0)];
+    rig.loan(open(&history)).unwrap();
+    rig.loan(cut(&history, &end)).unwrap();
+    let run = Run { start: end.lsn, segment: SegmentName(2), file: 2, offset: 0, bytes: None };
+    let news = rig.batch(vec![job(1, run)]);
+    let [News::RunOpened { result: Ok(files), .. }, ..] = &news[..] else { panic!("{news:?}") };
+    files.buffered.write_all_at(received.bytes(5..6), 0).unwrap();
+    drop((news, rig));
+    let mut rig = Rig::open(root.path(), &alive());
+    assert_eq!(rig.loan(open(&history)).unwrap().mark, received.marks[6]);
+    let there = root.path().join("alpha/wal").join(SegmentName(2).to_string());
+    assert!(std::fs::read(there).unwrap() == received.bytes(5..6));
 }
