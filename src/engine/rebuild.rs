@@ -171,7 +171,8 @@ impl Rebuild<'_> {
         // Of several runs that begin there, none has anything yet; the last is
         // the one that goes on.
         let kept = record.runs.iter().filter(|(_, run)| run.start <= common.lsn).count();
-        record.runs.truncate(u32::try_from(kept).unwrap_or(u32::MAX));
+        let left = record.runs.truncate(u32::try_from(kept).unwrap_or(u32::MAX));
+        record.retired.retain(|file, _| !left.contains(file));
         record.marks.retain(|mark| mark.lsn < common.lsn);
         record.marks.push(common);
         record.marks.retain(|mark| mark.lsn > Lsn::ZERO);

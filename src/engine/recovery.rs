@@ -290,8 +290,14 @@ impl<'a> Recovery<'a> {
         for (ordinal, run) in runs.iter().filter(|(ordinal, _)| *ordinal >= first) {
             let begin = if ordinal == first { first_offset } else { run.offset };
             let rest = run.bytes.map(|bytes| run.offset + bytes - begin);
-            if is_gone(self.record, run.file) && rest.is_none_or(|rest| rest == 0) {
-                continue;
+            if is_gone(self.record, run.file) {
+                if rest.is_none_or(|rest| rest == 0) {
+                    continue;
+                }
+                // Nothing behind the checkpoint goes before the checkpoint is behind it: an
+                // epoch was about to cut the stream before it.
+                let runs = ordinal + u32::from(verifier.mark().lsn > run.start);
+                return Ok(End { mark: verifier.mark(), runs, cut: true });
             }
             let path = self.place(run)?.path.clone();
             let trouble = verify_run(&**self.host, &path, run, begin, &mut verifier, &mut buffer)?;

@@ -146,6 +146,9 @@ impl Keeper {
     /// Whether what files were built for still stands: the space is the same
     /// stream up to the boundary, and reaches there.
     fn stands(&mut self, space: &SpaceId, ground: &Ground) -> io::Result<()> {
+        if let Some(why) = self.unrecorded.get(space) {
+            return Err(io::Error::other(why.clone()));
+        }
         let entry = self.spaces.get(space).ok_or_else(|| io::Error::other("no such space"))?;
         let mark = mark_of(&entry.lease)?;
         let record = &entry.record;

@@ -365,6 +365,7 @@ impl Keeper {
             stopped: false,
         };
         for (space, record) in keeper.catalog.load()? {
+            keeper.sweep_retired(&space, &record);
             let mut entry = Space::new(record, Lease::Here(Mark::START));
             if entry.record.role == Role::Replica {
                 if let Err(error) = keeper.sweep_mending(&space, &entry.record) {
@@ -374,7 +375,6 @@ impl Keeper {
             }
             keeper.keep(space.clone(), entry);
             keeper.settle_seed(&space);
-            keeper.sweep_retired(&space);
             keeper.sweep_superseded(&space);
         }
         let changes = std::mem::take(&mut keeper.changes);

@@ -6,7 +6,6 @@ use std::fs::File;
 use std::io;
 
 use super::{BadRecord, Keeper, Unopened, Verdict};
-use crate::engine::recovery;
 use crate::ids::SpaceId;
 use crate::limits::{MAX_RECORD_BYTES, RECORD_HEADER_BYTES};
 use crate::lsn::{Lsn, Mark};
@@ -184,10 +183,7 @@ impl Keeper {
                 let opened = self.open_segment(space, run.file).map_err(Unopened::into_why)?;
                 opened.file.try_clone()
             }
-            Role::Replica => {
-                let (data_root, state_dir) = (&self.places.data_root, &self.places.state_dir);
-                File::open(recovery::path_of(data_root, state_dir, space, record, &run))
-            }
+            Role::Replica => File::open(self.place_of(space, record, &run)),
         };
         match opened {
             Ok(file) => Ok((run, offset, file)),

@@ -8,7 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{Denial, Keeper, Lease, Loan, News, Places, Space, remember};
-use crate::engine::recovery::{self, Subject};
+use crate::engine::quarantine::{Manifest, Quarantine, Reason};
+use crate::engine::recovery::{self, Notice, Subject};
 use crate::engine::replica::log::{Failure, SegmentFiles};
 use crate::engine::replica::names::Names;
 use crate::engine::scrub::ScrubAsk;
@@ -295,6 +296,10 @@ impl Keeper {
     ) -> io::Result<SegmentFiles> {
         let directory = self.places.wal(space);
         let path = directory.join(run.segment.to_string());
+        // One that has no name any more may give it to this one, which lies aside.
+        if recovery::retired_path(&self.places.state_dir, space, run.file).try_exists()? {
+            self.record_now(space);
+        }
         let Some(entry) = self.spaces.get_mut(space) else {
             return Err(io::Error::other("the space is not in the catalog"));
         };
@@ -360,18 +365,17 @@ impl Keeper {
             recovery::path_of(&self.places.data_root, state_dir, space, &entry.record, &run);
         let retired = recovery::retired_path(state_dir, space, run.file);
         if named != retired && retired.try_exists()? {
-            if !named.try_exists()? {
-                // Recovery took away the run that had taken over the name.
-                self.places.host.rename(&retired, &named)?;
-            } else if fs::metadata(&retired)?.len() == 0 {
-                // A stop came before the catalog knew of either, and so before a byte of them.
-                self.places.host.remove(&retired)?;
-            } else {
+            if fresh {
+                self.clear_away(space, &run, &retired)?;
+            } else if named.try_exists()? {
                 return Err(io::Error::other(format!(
                     "{} is in the way of {}: move it away",
                     named.display(),
                     retired.display()
                 )));
+            } else {
+                // Recovery took away the run that had taken over the name.
+                self.places.host.rename(&retired, &named)?;
             }
         }
         let mut options = OpenOptions::new();
@@ -384,6 +388,32 @@ impl Keeper {
         let direct = crate::io::open_direct(&named).map(Arc::new);
         let names = Names::of(&buffered, [named, retired])?;
         Ok(SegmentFiles { buffered: Arc::new(buffered), direct, names })
+    }
+
+    /// What lies aside under the number of a file in which no run lies is of no stream
+    /// that the catalog knows: a stop came before it had heard of it, and so before a byte
+    /// of it, or it is left of what was cut.
+    fn clear_away(&self, space: &SpaceId, run: &Run, aside: &Path) -> io::Result<()> {
+        let host = &self.places.host;
+        let bytes = fs::metadata(aside)?.len();
+        if bytes == 0 {
+            return host.remove(aside);
+        }
+        let manifest = Manifest {
+            space: space.clone(),
+            segment: run.segment,
+            file: run.file,
+            offset: 0,
+            bytes,
+            reason: Reason::Displaced,
+            extents: Vec::new(),
+            epochs: Vec::new(),
+            superseded_by: None,
+        };
+        let quarantine = Quarantine::new(host.clone(), &self.places.quarantine(), space);
+        let to = quarantine.take(aside, &manifest)?;
+        tracing::warn!(%space, "{}", Notice::Moved { path: aside.to_owned(), to });
+        Ok(())
     }
 }
 

@@ -9,7 +9,7 @@ use super::*;
 use crate::engine::keeper::Job;
 use crate::engine::keeper::matched::tests::{Rig, alive, cut, open, space};
 use crate::engine::keeper::mending::Failure as Unwritten;
-use crate::engine::keeper::retired::tests::{Received, receive, receive_named, retire};
+use crate::engine::keeper::retired::tests::{Received, pieces, receive, receive_named, retire};
 use crate::engine::mortal::Mortal;
 use crate::ids::SegmentName;
 use crate::lsn::Lsn;
@@ -29,7 +29,6 @@ fn places(root: &Path) -> [PathBuf; 2] {
 /// File 1 is durable. Then comes file 3, in which nothing is whole, and behind that file
 /// 2, which takes the name over.
 fn taken_over(rig: &mut Rig, root: &Path) -> Received {
-    rig.loan(open(&[(1, 0)])).unwrap();
     let runs: [(u64, u64, &[_]); 3] = [(1, NAME, &FIRST), (3, 9, &SECOND), (2, NAME, &SECOND)];
     let received = receive_named(rig, Lsn::ZERO, 0, &runs);
     let change = Change::Checkpoint(received.marks[FIRST.len()]);
@@ -41,6 +40,10 @@ fn taken_over(rig: &mut Rig, root: &Path) -> Received {
 fn lost(flushed: Mark) -> Job {
     let failure = Failure { why: "the connection is lost".to_owned(), flushed };
     Job::CloseReplica { space: space(), state: Err(failure) }
+}
+
+fn open_run(ordinal: u32, run: Run) -> Job {
+    Job::OpenRun { shard: 0, ticket: 2, space: space(), ordinal, run, known: false }
 }
 
 /// It has its name, and is as it was.
@@ -62,37 +65,51 @@ fn assert_given_back(rig: &Rig, root: &Path, received: &Received, at: &str) {
 /// the file was set aside as one behind the end.
 #[test]
 fn a_name_is_given_back_when_the_catalog_has_forgotten_who_took_it() {
-    at_every_step(|_, received| vec![lost(received.marks[5]), Job::LookAt { space: space() }]);
+    let begin = |rig: &mut Rig, root: &Path| {
+        let received = taken_over(rig, root);
+        let jobs = vec![lost(received.marks[5]), Job::LookAt { space: space() }];
+        (received, jobs)
+    };
+    killed_at_every_step(begin, assert_as_left);
 }
 
-/// A batch that cuts off who had taken a name over, killed at every step.
-fn at_every_step(jobs: impl Fn(&mut Rig, &Received) -> Vec<Job>) {
+/// A batch, killed at every step, and what the next start makes of it.
+fn killed_at_every_step(
+    begin: impl Fn(&mut Rig, &Path) -> (Received, Vec<Job>),
+    look: impl Fn(&mut Rig, &Path, &Received, &str),
+) {
     for budget in 0.. {
         let root = tempfile::tempdir().unwrap();
         let host = Arc::new(Mortal(AtomicU64::new(u64::MAX)));
         let seen: Arc<dyn Host> = host.clone();
         let mut rig = Rig::open(root.path(), &seen);
-        let received = taken_over(&mut rig, root.path());
-        let jobs = jobs(&mut rig, &received);
+        rig.loan(open(&[(1, 0)])).unwrap();
+        let (received, jobs) = begin(&mut rig, root.path());
         host.0.store(budget, Ordering::SeqCst);
         rig.batch(jobs);
         let done = host.0.swap(0, Ordering::SeqCst) > 0;
-        let at = format!("killed at step {budget}");
-        if done {
-            assert_given_back(&rig, root.path(), &received, "not killed");
-        }
         drop(rig);
-
         let mut rig = Rig::open(root.path(), &alive());
-        assert_given_back(&rig, root.path(), &received, &at);
-        rig.batch(vec![Job::LookAt { space: space() }]);
-        let entry = &rig.keeper.spaces[&space()];
-        assert_eq!((entry.trouble.clone(), entry.recoveries), (None, 1), "{at}");
+        assert_eq!(rig.keeper.received.damages().len(), 0, "step {budget}: nothing is wrong");
+        look(&mut rig, root.path(), &received, &format!("killed at step {budget}"));
         if done {
             assert!(budget > 10, "only {budget} steps");
             break;
         }
     }
+}
+
+/// What stands of [`taken_over`] is as it was left.
+fn assert_as_left(rig: &mut Rig, root: &Path, received: &Received, at: &str) {
+    assert_given_back(rig, root, received, at);
+    rig.batch(vec![Job::LookAt { space: space() }]);
+    let entry = &rig.keeper.spaces[&space()];
+    assert_eq!((entry.trouble.clone(), entry.recoveries), (None, 1), "{at}");
+}
+
+fn assert_whole(rig: &mut Rig, received: &Received, at: &str) {
+    let lease = &rig.keeper.spaces[&space()].lease;
+    assert!(matches!(lease, Lease::Here(mark) if *mark == received.end()), "{at}: {lease:?}");
 }
 
 /// The catalog cannot be written: who looks at the names meanwhile moves nothing, and
@@ -101,6 +118,7 @@ fn at_every_step(jobs: impl Fn(&mut Rig, &Received) -> Vec<Job>) {
 fn a_name_waits_for_a_catalog_that_cannot_be_written() {
     let root = tempfile::tempdir().unwrap();
     let mut rig = Rig::open(root.path(), &alive());
+    rig.loan(open(&[(1, 0)])).unwrap();
     let received = taken_over(&mut rig, root.path());
     let keeper = &mut rig.keeper;
     keeper.handle(lost(received.marks[5]));
@@ -139,40 +157,26 @@ fn what_was_made_and_never_recorded_is_in_nobodys_way() {
 /// has been told of that cut.
 #[test]
 fn a_name_is_not_given_back_by_a_cut_that_the_catalog_is_yet_to_be_told() {
-    at_every_step(|rig, received| {
+    let begin = |rig: &mut Rig, root: &Path| {
+        let received = taken_over(rig, root);
         rig.keeper.spaces.get_mut(&space()).unwrap().lease = Lease::Broken("as told".to_owned());
-        vec![open(&[(1, 0), (2, received.marks[5].lsn.0)])]
-    });
+        let epoch = open(&[(1, 0), (2, received.marks[5].lsn.0)]);
+        (received, vec![epoch])
+    };
+    killed_at_every_step(begin, assert_as_left);
 }
 
 /// It bears the name again when the one that had it has none any more: as long as the
 /// catalog does not say so, a start takes it for that one.
 #[test]
 fn a_name_that_is_free_again_is_given_back_when_the_catalog_knows() {
-    for budget in 0.. {
-        let root = tempfile::tempdir().unwrap();
-        let host = Arc::new(Mortal(AtomicU64::new(u64::MAX)));
-        let seen: Arc<dyn Host> = host.clone();
-        let mut rig = Rig::open(root.path(), &seen);
-        rig.loan(open(&[(1, 0)])).unwrap();
+    let begin = |rig: &mut Rig, _: &Path| {
         let runs: [(u64, u64, &[_]); 2] = [(1, NAME, &FIRST), (2, NAME, &SECOND)];
-        let received = receive_named(&mut rig, Lsn::ZERO, 0, &runs);
-        host.0.store(budget, Ordering::SeqCst);
-        let retired = retire(2, Retirement::Aside, received.end());
-        rig.batch(vec![retired, lost(received.end())]);
-        let done = host.0.swap(0, Ordering::SeqCst) > 0;
-        drop(rig);
-
-        let rig = Rig::open(root.path(), &alive());
-        let lease = &rig.keeper.spaces[&space()].lease;
-        let at = format!("killed at step {budget}");
-        assert!(matches!(lease, Lease::Here(mark) if *mark == received.end()), "{at}: {lease:?}");
-        assert_eq!(rig.keeper.received.damages().len(), 0, "{at}");
-        if done {
-            assert!(budget > 10, "only {budget} steps");
-            break;
-        }
-    }
+        let received = receive_named(rig, Lsn::ZERO, 0, &runs);
+        let end = received.end();
+        (received, vec![retire(2, Retirement::Aside, end), lost(end)])
+    };
+    killed_at_every_step(begin, |rig, _, received, at| assert_whole(rig, received, at));
 }
 
 /// A segment that was put aside and bears its name again by the record was taken for
@@ -210,15 +214,7 @@ fn what_comes_again_behind_a_cut_is_not_gone() {
         offset: 164,
         bytes: None,
     };
-    let job = |ordinal, run| Job::OpenRun {
-        shard: 0,
-        ticket: 2,
-        space: space(),
-        ordinal,
-        run,
-        known: false,
-    };
-    let news = rig.batch(vec![job(3, run)]);
+    let news = rig.batch(vec![open_run(3, run)]);
     let [News::RunOpened { result: Err(why), .. }, ..] = &news[..] else { panic!("{news:?}") };
     assert!(why.contains("set back"), "{why}");
 
@@ -230,7 +226,7 @@ fn what_comes_again_behind_a_cut_is_not_gone() {
     rig.loan(open(&history)).unwrap();
     rig.loan(cut(&history, &end)).unwrap();
     let run = Run { start: end.lsn, segment: SegmentName(2), file: 2, offset: 0, bytes: None };
-    let news = rig.batch(vec![job(1, run)]);
+    let news = rig.batch(vec![open_run(1, run)]);
     let [News::RunOpened { result: Ok(files), .. }, ..] = &news[..] else { panic!("{news:?}") };
     files.buffered.write_all_at(received.bytes(5..6), 0).unwrap();
     drop((news, rig));
@@ -238,4 +234,53 @@ fn what_comes_again_behind_a_cut_is_not_gone() {
     assert_eq!(rig.loan(open(&history)).unwrap().mark, received.marks[6]);
     let there = root.path().join("alpha/wal").join(SegmentName(2).to_string());
     assert!(std::fs::read(there).unwrap() == received.bytes(5..6));
+}
+
+/// The checkpoint was lowered already: a run of which nothing is here any more lay behind
+/// it, and the space was refused at every start.
+#[test]
+fn a_cut_before_what_is_gone_is_gone_on_with() {
+    let history = |received: &Received| [(1, 0), (2, received.marks[5].lsn.0)];
+    let begin = |rig: &mut Rig, _: &Path| {
+        let received = receive(rig, &[(1, &FIRST), (2, &SECOND), (3, &SECOND)]);
+        rig.batch(vec![retire(2, Retirement::Gone, received.end())]);
+        let record = rig.keeper.spaces[&space()].record.clone();
+        let state = Ok(Box::new((record, received.end())));
+        rig.batch(vec![Job::CloseReplica { space: space(), state }]);
+        rig.loan(open(&history(&received))).unwrap();
+        let jobs = vec![cut(&history(&received), &received.marks[5])];
+        (received, jobs)
+    };
+    killed_at_every_step(begin, |rig, _, received, at| {
+        let loan = rig.loan(open(&history(received))).unwrap_or_else(|why| panic!("{at}: {why:?}"));
+        assert!([received.marks[5], received.end()].contains(&loan.mark), "{at}");
+    });
+}
+
+/// A segment that lies aside got the name that another gave up, before that was recorded.
+#[test]
+fn a_segment_gets_no_name_that_is_not_given_up_yet() {
+    let begin = |rig: &mut Rig, _: &Path| {
+        let runs: [(u64, u64, &[_]); 2] = [(1, NAME, &FIRST), (2, NAME, &SECOND)];
+        let received = receive_named(rig, Lsn::ZERO, 0, &runs);
+        let (offset, start) = (received.marks[5].lsn.0, received.end().lsn);
+        let run = Run { start, segment: SegmentName(NAME), file: 1, offset, bytes: None };
+        let jobs = vec![retire(2, Retirement::Aside, received.end()), open_run(2, run)];
+        (received, jobs)
+    };
+    killed_at_every_step(begin, |rig, _, received, at| assert_whole(rig, received, at));
+}
+
+/// Left of what the catalog does not know, it would have been taken for the run's own.
+#[test]
+fn what_lies_aside_of_no_run_is_kept_and_not_received_into() {
+    let root = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(root.path(), &alive());
+    rig.loan(open(&[(1, 0)])).unwrap();
+    let [named, aside] = places(root.path());
+    std::fs::create_dir_all(aside.parent().unwrap()).unwrap();
+    std::fs::write(&aside, b"left").unwrap();
+    let received = receive_named(&mut rig, Lsn::ZERO, 0, &[(1, NAME, &FIRST)]);
+    assert!(std::fs::read(named).unwrap() == received.bytes(0..5) && !aside.exists());
+    assert_eq!(std::fs::read(&pieces(root.path())[0].path).unwrap(), b"left");
 }

@@ -30,7 +30,7 @@ use crate::ids::SpaceId;
 use crate::limits::{CATALOG_RETRY_DELAY, RETIREMENT_DOUBLINGS, RETIREMENTS_PER_TURN};
 use crate::lsn::Mark;
 use crate::protocol::message::Retirement;
-use crate::state::catalog::{Change, Retired};
+use crate::state::catalog::{Change, Retired, SpaceRecord};
 use crate::state::host::{Host, make_directories};
 use crate::state::runs::Run;
 
@@ -258,9 +258,8 @@ impl Keeper {
     }
 
     /// Remove what was left of retired files: they are gone by the catalog.
-    pub(super) fn sweep_retired(&mut self, space: &SpaceId) {
-        let Some(entry) = self.spaces.get(space) else { return };
-        let gone = entry.record.retired.iter().filter(|(_, what)| **what == Retired::Gone);
+    pub(super) fn sweep_retired(&self, space: &SpaceId, record: &SpaceRecord) {
+        let gone = record.retired.iter().filter(|(_, what)| **what == Retired::Gone);
         for (file, _) in gone {
             let path = recovery::retired_path(&self.places.state_dir, space, *file);
             remove(&*self.places.host, &path);

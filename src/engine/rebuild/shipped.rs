@@ -55,9 +55,9 @@ impl Rebuild<'_> {
         let here = self.segments(&record)?;
         let directory = self.places.wal(self.space);
         let locate = |run: &Run| -> PathBuf {
-            let there = here.get(&run.file).is_some_and(Option::is_some);
-            // The name may be another file's by now.
-            if there { directory.join(run.segment.to_string()) } else { PathBuf::new() }
+            // The name may be another file's by now, and a later run say another name.
+            let there = here.get(&run.file).and_then(Option::as_ref);
+            there.map_or_else(PathBuf::new, |segment| directory.join(segment.name.to_string()))
         };
         let from = first_mark(&record, &here)
             .ok_or_else(|| RebuildError::Gone { directory: directory.clone() })?;
