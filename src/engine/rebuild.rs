@@ -226,7 +226,8 @@ impl Rebuild<'_> {
             // It is taken for what follows the start, or is no part of it.
             return Ok(Mark::START);
         };
-        record.retired.extend(before.into_iter().map(|file| (file, Retired::Gone)));
+        let gone = before.into_iter().filter(|file| !here.contains(file));
+        record.retired.extend(gone.map(|file| (file, Retired::Gone)));
         Ok(from)
     }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::{Denial, Keeper, Lease, Loan, News, Places, Space, remember};
 use crate::engine::quarantine::{Manifest, Quarantine, Reason};
 use crate::engine::recovery::{self, Notice, Subject};
-use crate::engine::replica::log::{Failure, SegmentFiles};
+use crate::engine::replica::log::{Failure, SegmentFiles, went_here};
 use crate::engine::replica::names::Names;
 use crate::engine::scrub::ScrubAsk;
 use crate::ids::{Epoch, SpaceId};
@@ -296,24 +296,29 @@ impl Keeper {
     ) -> io::Result<SegmentFiles> {
         let directory = self.places.wal(space);
         let path = directory.join(run.segment.to_string());
-        // One that has no name any more may give it to this one, which lies aside.
-        if recovery::retired_path(&self.places.state_dir, space, run.file).try_exists()? {
+        let aside = recovery::retired_path(&self.places.state_dir, space, run.file);
+        let lies_aside = aside.try_exists()?;
+        if lies_aside {
+            // One that has no name any more may give it to this one.
             self.record_now(space);
         }
+        if let Some(why) = self.unrecorded.get(space) {
+            return Err(io::Error::other(why.clone()));
+        }
+        let Some(entry) = self.spaces.get(space) else {
+            return Err(io::Error::other("the space is not in the catalog"));
+        };
+        let fresh = entry.record.runs.latest_in(run.file).is_none();
+        if fresh && lies_aside {
+            self.clear_away(space, &run, &aside)?;
+        }
+        make_directories(&*self.places.host, &self.places.data_root, &directory)?;
         let Some(entry) = self.spaces.get_mut(space) else {
             return Err(io::Error::other("the space is not in the catalog"));
         };
-        make_directories(&*self.places.host, &self.places.data_root, &directory)?;
-        let fresh = entry.record.runs.latest_in(run.file).is_none();
         if !known {
             if entry.record.retired.get(&run.file) == Some(&Retired::Gone) {
-                // What came into it would go with it when this node starts again.
-                return Err(io::Error::other(format!(
-                    "{} was gone from the primary, and went here: a primary that has it again was \
-                     set back; to receive from it, stop this node, and set its copy of the space \
-                     and its state directory aside",
-                    run.segment
-                )));
+                return Err(io::Error::other(went_here(run.segment)));
             }
             // Recorded, it would be obeyed after every restart.
             let next = entry.record.runs.len();
@@ -365,18 +370,15 @@ impl Keeper {
             recovery::path_of(&self.places.data_root, state_dir, space, &entry.record, &run);
         let retired = recovery::retired_path(state_dir, space, run.file);
         if named != retired && retired.try_exists()? {
-            if fresh {
-                self.clear_away(space, &run, &retired)?;
-            } else if named.try_exists()? {
+            // Recovery took away the run that had taken over the name.
+            if named.try_exists()? {
                 return Err(io::Error::other(format!(
                     "{} is in the way of {}: move it away",
                     named.display(),
                     retired.display()
                 )));
-            } else {
-                // Recovery took away the run that had taken over the name.
-                self.places.host.rename(&retired, &named)?;
             }
+            self.places.host.rename(&retired, &named)?;
         }
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
@@ -397,7 +399,9 @@ impl Keeper {
         let host = &self.places.host;
         let bytes = fs::metadata(aside)?.len();
         if bytes == 0 {
-            return host.remove(aside);
+            host.remove(aside)?;
+            // Back after a crash, it would be taken for what has the name then.
+            return aside.parent().map_or(Ok(()), |directory| host.sync_directory(directory));
         }
         let manifest = Manifest {
             space: space.clone(),

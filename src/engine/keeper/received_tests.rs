@@ -127,6 +127,10 @@ fn a_name_waits_for_a_catalog_that_cannot_be_written() {
     let failure = Unwritten { why: "the disk is full".to_owned(), waits: true };
     keeper.withdraw(changes, Vec::new(), &failure);
     keeper.handle(Job::LookAt { space: space() });
+    let Mark { lsn: start, .. } = received.marks[5];
+    let segment = SegmentName(NAME);
+    let run = Run { start, segment, file: 1, offset: start.0, bytes: None };
+    keeper.open_run(&space(), 2, run, false).unwrap_err();
     let there = places(root.path()).map(|path| path.exists());
     assert_eq!((there, keeper.spaces[&space()].recoveries), ([false, true], 1));
     keeper.mend();
@@ -280,6 +284,13 @@ fn what_lies_aside_of_no_run_is_kept_and_not_received_into() {
     let [named, aside] = places(root.path());
     std::fs::create_dir_all(aside.parent().unwrap()).unwrap();
     std::fs::write(&aside, b"left").unwrap();
+    let quarantine = root.path().join(".saltus/quarantine");
+    std::fs::write(&quarantine, b"in the way").unwrap();
+    let run = Run { start: Lsn::ZERO, segment: SegmentName(NAME), file: 1, offset: 0, bytes: None };
+    let news = rig.batch(vec![open_run(0, run)]);
+    assert!(matches!(news[..], [News::RunOpened { result: Err(_), .. }, ..]), "{news:?}");
+    assert!(rig.keeper.catalog.load().unwrap()[&space()].runs.is_empty(), "as it is not open");
+    std::fs::remove_file(quarantine).unwrap();
     let received = receive_named(&mut rig, Lsn::ZERO, 0, &[(1, NAME, &FIRST)]);
     assert!(std::fs::read(named).unwrap() == received.bytes(0..5) && !aside.exists());
     assert_eq!(std::fs::read(&pieces(root.path())[0].path).unwrap(), b"left");

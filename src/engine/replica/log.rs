@@ -24,13 +24,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::names::{Held, Names};
-use crate::ids::{Epoch, SpaceId};
+use crate::ids::{Epoch, SegmentName, SpaceId};
 use crate::io::{Op, Slice};
 use crate::limits::{CHECKPOINT_BYTES, DIRECT_BLOCK_BYTES, MIN_DIRECT_BYTES};
 use crate::lsn::{Lsn, Mark};
 use crate::planted::{self, Bug};
 use crate::protocol::message::SegmentOpen;
-use crate::state::catalog::SpaceRecord;
+use crate::state::catalog::{Retired, SpaceRecord};
 use crate::state::runs::{Run, RunError};
 
 /// The block size as a file offset.
@@ -47,12 +47,25 @@ pub struct SegmentFiles {
     pub names: Names,
 }
 
+/// Why nothing is received into a segment that went here: it would go with it, when this
+/// node starts again.
+#[must_use]
+pub fn went_here(segment: SegmentName) -> String {
+    format!(
+        "{segment} was gone from the primary, and went here: a primary that has it again was set \
+         back; to receive from it, stop this node, and set its copy of the space and its state \
+         directory aside"
+    )
+}
+
 /// Where the run that is being written lies.
 #[derive(Debug)]
 pub(super) struct Writing {
     pub(super) start: Lsn,
     pub(super) offset: u64,
     pub(super) files: SegmentFiles,
+    /// It went here when it was gone from the primary.
+    gone: Option<SegmentName>,
 }
 
 /// A verified frame that is not yet submitted.
@@ -367,8 +380,9 @@ impl Log {
                     self.enter_run();
                 }
                 Next::Piece(piece) => {
-                    if self.writing.is_none() {
-                        break;
+                    let Some(writing) = &self.writing else { break };
+                    if let Some(segment) = writing.gone {
+                        return self.fail(went_here(segment));
                     }
                     let placed = piece.placed;
                     if self.is_idle() && !self.is_undisturbed() {
@@ -398,7 +412,9 @@ impl Log {
         self.writing = None;
         if let Some(run) = self.record.runs.get(ordinal) {
             let (file, names) = (files.buffered.clone(), files.names.clone());
-            self.writing = Some(Writing { start: run.start, offset: run.offset, files });
+            let is_gone = self.record.retired.get(&run.file) == Some(&Retired::Gone);
+            let gone = is_gone.then_some(run.segment);
+            self.writing = Some(Writing { start: run.start, offset: run.offset, files, gone });
             self.hold(file, names, self.file_offset(self.written.lsn.max(run.start)));
         }
     }

@@ -512,3 +512,19 @@ fn only_the_carry_that_was_given_out_is_taken_back() {
         rig.drain();
     }
 }
+
+/// A stream was cut where a segment ends that went here since. A primary that was set back
+/// has it, and goes on in it.
+#[test]
+fn nothing_is_received_into_a_segment_that_went_here() {
+    let mut rig = Rig::new(1, 5000, false, Duration::ZERO);
+    rig.log.record.retired.insert(0, Retired::Gone);
+    rig.ready();
+    let mut ops = Vec::new();
+    rig.log.submit(rig.now, true, &mut |_, op| ops.push(op));
+    assert_eq!(rig.log.failed(), None, "as long as nothing comes");
+    rig.append(100);
+    rig.log.submit(rig.now, true, &mut |_, op| ops.push(op));
+    assert!(rig.log.failed().is_some_and(|why| why.contains("went here")));
+    assert!(ops.is_empty(), "{ops:?}");
+}
