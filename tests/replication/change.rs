@@ -72,18 +72,24 @@ fn the_number_of_shards_may_change() {
     }
 }
 
-#[test]
-fn a_segment_that_is_renamed_is_followed() {
+/// A segment that has another name since what it holds was flushed.
+fn renamed() -> (Cluster, Segment) {
     let mut cluster = Cluster::with(1, |_| {}, |_| {});
     let wal = cluster.primary.wal("alpha");
     let mut segment = Segment::create(&wal, 1);
     segment.records(3, 100);
     cluster.await_flushed("alpha", segment.len());
     segment.rename(wal.join(SegmentName(2).to_string()));
+    (cluster, segment)
+}
+
+#[test]
+fn a_segment_that_is_renamed_is_followed() {
+    let (mut cluster, mut segment) = renamed();
     segment.records(3, 100);
     cluster.await_flushed("alpha", segment.len());
     // To a name that is none of a segment: a script archives it.
-    segment.rename(wal.join(".archive-2"));
+    segment.rename(cluster.primary.wal("alpha").join(".archive-2"));
     segment.records(3, 100);
     cluster.await_flushed("alpha", segment.len());
     let copy = cluster.replicas[0].wal("alpha").join(SegmentName(1).to_string());
@@ -94,13 +100,8 @@ fn a_segment_that_is_renamed_is_followed() {
 /// replica looked for what it had under neither, when it was started again.
 #[test]
 fn a_segment_that_is_renamed_is_one_file_over_restarts() {
-    let mut cluster = Cluster::with(1, |_| {}, |_| {});
-    let wal = cluster.primary.wal("alpha");
-    let mut segment = Segment::create(&wal, 1);
-    segment.records(3, 100);
-    cluster.await_flushed("alpha", segment.len());
-    segment.rename(wal.join(SegmentName(2).to_string()));
-    let mut other = Segment::create(&wal, 3);
+    let (mut cluster, mut segment) = renamed();
+    let mut other = Segment::create(&cluster.primary.wal("alpha"), 3);
     other.records(3, 100);
     cluster.await_flushed("alpha", segment.len() + other.len());
     cluster.primary.kill();
