@@ -50,7 +50,7 @@ pub use reading::{ends_with, is_within_record, record_before, stands_before};
 pub use subject::Subject;
 pub use survey::{Rotten, Survey, survey};
 
-use self::place::{Place, is_gone, locate_files, wal_directory};
+use self::place::{Place, locate_files, wal_directory};
 use self::reading::{Watched, describe, find_backwards, read_error, verify_run};
 use super::quarantine::{Extent, Manifest, Quarantine, Reason};
 use super::verifier::Verifier;
@@ -199,7 +199,7 @@ impl<'a> Recovery<'a> {
     /// Every file still has the bytes that lie below the checkpoint.
     fn check_lengths(&self) -> Result<(), RecoveryError> {
         let checkpoint = self.record.checkpoint.lsn;
-        let below = |run: &Run| run.start < checkpoint && !is_gone(self.record, run.file);
+        let below = |run: &Run| run.start < checkpoint && !self.record.is_gone(run.file);
         for (_, run) in self.record.runs.iter().filter(|(_, run)| below(run)) {
             let expected = run.reach(checkpoint);
             let path = &self.place(run)?.path;
@@ -249,7 +249,7 @@ impl<'a> Recovery<'a> {
             .locate(Lsn(byte_before))
             .and_then(|(ordinal, offset)| Some((self.record.runs.get(ordinal)?, offset)))
             .ok_or_else(|| self.catalog_error())?;
-        if is_gone(self.record, run.file) {
+        if self.record.is_gone(run.file) {
             // What it held was durable and verified, and is needed no more.
             return Ok(());
         }
@@ -290,7 +290,7 @@ impl<'a> Recovery<'a> {
         for (ordinal, run) in runs.iter().filter(|(ordinal, _)| *ordinal >= first) {
             let begin = if ordinal == first { first_offset } else { run.offset };
             let rest = run.bytes.map(|bytes| run.offset + bytes - begin);
-            if is_gone(self.record, run.file) {
+            if self.record.is_gone(run.file) {
                 if rest.is_none_or(|rest| rest == 0) {
                     continue;
                 }

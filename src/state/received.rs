@@ -1,6 +1,7 @@
 //! What is remembered besides runs: of a seed that a replica is receiving, and of
 //! files that have no name on the primary any more.
 
+use super::catalog::SpaceRecord;
 use crate::lsn::Lsn;
 
 /// A seed that a replica is receiving: the stream from a base on, in the place
@@ -23,4 +24,12 @@ pub enum Retired {
     /// primary: its pin was let go of on purpose, so that no crash of the host has
     /// taken it.
     Gone,
+}
+
+impl SpaceRecord {
+    /// True of a file that was let go of on purpose: nothing of it is here any more.
+    #[must_use]
+    pub fn is_gone(&self, file: u64) -> bool {
+        self.retired.get(&file) == Some(&Retired::Gone)
+    }
 }

@@ -15,7 +15,7 @@ use crate::engine::shard::Standing;
 use crate::ids::SpaceId;
 use crate::limits::{CUT_SLICE_BYTES, VERIFY_PIECE_BYTES};
 use crate::lsn::{Lsn, Mark};
-use crate::state::catalog::{Retired, Role, SpaceRecord};
+use crate::state::catalog::{Role, SpaceRecord};
 use crate::state::runs::Run;
 use crate::wal::search::read_up_to;
 
@@ -74,7 +74,7 @@ impl Keeper {
                 // What the walk stands in is never let go, but it may be the last
                 // one once more when the host has lost what came behind.
                 let last = entry.record.runs.last().is_some_and(|last| last.file == run.file);
-                let let_go = entry.record.retired.get(&run.file) == Some(&Retired::Gone);
+                let let_go = entry.record.is_gone(run.file);
                 let retired = (let_go || !last) && matches!(opened, Err(Unopened::Gone { .. }));
                 let file = opened
                     .map_err(|error| io::Error::other(error.into_why()))
@@ -84,7 +84,7 @@ impl Keeper {
             Role::Replica => {
                 let path = self.place_of(space, &entry.record, run);
                 let file = File::open(&path);
-                let retired = entry.record.retired.get(&run.file) == Some(&Retired::Gone);
+                let retired = entry.record.is_gone(run.file);
                 AtRest { path, file, retired }
             }
         }
@@ -182,7 +182,7 @@ impl Keeper {
         let record = &entry.record;
         let run = record.runs.latest_in(built.file).map(|(_, run)| *run);
         let run = run.ok_or_else(|| io::Error::other("no run lies in it any more"))?;
-        if record.retired.get(&built.file) == Some(&Retired::Gone) {
+        if record.is_gone(built.file) {
             return Err(io::Error::other("it has been retired since it was read"));
         }
         let end = end_of(record, built.file, &mark);

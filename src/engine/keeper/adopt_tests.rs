@@ -10,10 +10,12 @@ use crossbeam::channel::{Receiver, bounded, unbounded};
 
 use super::super::matched::tests::{Rig, alive, cut, fill, log, open, space};
 use super::*;
+use crate::engine::keeper::retired::tests::close;
 use crate::engine::keeper::{Job, News, Scratch};
 use crate::engine::mortal::Mortal;
 use crate::engine::quarantine;
 use crate::ids::{Epoch, SegmentName, StreamId};
+use crate::state::catalog::Retired;
 use crate::state::host::Host;
 use crate::state::runs::looked_at;
 use crate::wal::record::{self, Header};
@@ -82,10 +84,7 @@ impl Bench {
 
     /// A session gives the space back, flushed up to a mark.
     fn close(&mut self, mark: Mark) {
-        let mut record = self.rig.keeper.spaces[&space()].record.clone();
-        record.checkpoint = mark;
-        let state = Ok(Box::new((record, mark)));
-        self.rig.batch(vec![Job::CloseReplica { space: space(), state }]);
+        self.rig.batch(vec![close(&self.rig, mark, mark)]);
     }
 
     fn restart(&mut self) {
@@ -455,12 +454,6 @@ fn received_since(bench: &mut Bench) -> (Answer, Vec<u8>, Mark) {
     (answer, [&bench.good[..], &tail].concat(), end)
 }
 
-fn close(bench: &Bench, end: Mark) -> Job {
-    let record = bench.rig.keeper.spaces[&space()].record.clone();
-    let state = Ok(Box::new((SpaceRecord { checkpoint: end, ..record }, end)));
-    Job::CloseReplica { space: space(), state }
-}
-
 /// What was received while the file was built, gigabytes on a fast link, was
 /// copied in one go, and no other space was served meanwhile.
 #[test]
@@ -471,7 +464,7 @@ fn other_spaces_are_served_while_the_end_of_a_mended_file_is_copied() {
     bench.rig.keeper.inbox = Some(inbox);
     jobs.send(open(&[(1, 0)])).unwrap();
     jobs.send(Job::ScanSpace { shard: 0, space: "beta".parse().unwrap() }).unwrap();
-    let job = close(&bench, end);
+    let job = close(&bench.rig, end, end);
     let news = bench.rig.batch(vec![job]);
     let [News::Access { .. }, News::ReplicaOpened { result: Ok(loan), .. }] = &news[..] else {
         panic!("{news:?}");
@@ -490,7 +483,7 @@ fn a_copy_of_the_end_of_a_mended_file_does_not_hold_up_the_end_of_the_process() 
     let (jobs, inbox) = unbounded();
     bench.rig.keeper.inbox = Some(inbox);
     jobs.send(Job::Stop).unwrap();
-    let job = close(&bench, end);
+    let job = close(&bench.rig, end, end);
     bench.rig.batch(vec![job]);
     assert!(bench.rig.keeper.stopped);
     assert!(answer.try_recv().unwrap().unwrap_err().contains("stopping"));

@@ -266,9 +266,10 @@ pub enum Unopened {
     Gone {
         /// A sentence.
         why: String,
-        /// Neither of them exists any more, and the directory does: as after a
-        /// crash of the host that came before the names were on the disk.
-        /// Anything else is a mistake, or was meant.
+        /// Neither of them exists any more, or another file has taken the name over,
+        /// and the directory is the one that it was: as after a crash of the host that
+        /// came before the names were on the disk. Anything else is a mistake, or was
+        /// meant.
         lost: bool,
     },
     /// It may be there: a later attempt can help.

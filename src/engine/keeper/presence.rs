@@ -20,7 +20,7 @@ use crate::engine::recovery;
 use crate::engine::shard::shard_of;
 use crate::ids::SpaceId;
 use crate::lsn::Lsn;
-use crate::state::catalog::{Retired, Role, SpaceRecord};
+use crate::state::catalog::{Role, SpaceRecord};
 use crate::state::runs::Run;
 use crate::wal::discover::{self, Kind};
 
@@ -73,7 +73,7 @@ impl Keeper {
         whole: bool,
     ) -> Option<String> {
         let (data_root, state_dir) = (&self.places.data_root, &self.places.state_dir);
-        let is_kept = |run: &Run| record.retired.get(&run.file) != Some(&Retired::Gone);
+        let is_kept = |run: &Run| !record.is_gone(run.file);
         let here = record.runs.iter().filter(|(_, run)| run.start < end && is_kept(run));
         for (ordinal, run) in here {
             let least = run.reach(end);

@@ -19,7 +19,7 @@ use crate::lsn::Mark;
 use crate::planted::{self, Bug};
 use crate::protocol::matching::collision;
 use crate::protocol::message::{ErrorCode, OpenSpace};
-use crate::state::catalog::{Change, Retired, Role, SpaceRecord};
+use crate::state::catalog::{Change, Role, SpaceRecord};
 use crate::state::host::make_directories;
 use crate::state::runs::Run;
 use crate::wal::discover;
@@ -317,7 +317,7 @@ impl Keeper {
             return Err(io::Error::other("the space is not in the catalog"));
         };
         if !known {
-            if entry.record.retired.get(&run.file) == Some(&Retired::Gone) {
+            if entry.record.is_gone(run.file) {
                 return Err(io::Error::other(went_here(run.segment)));
             }
             // Recorded, it would be obeyed after every restart.

@@ -9,7 +9,9 @@ use super::*;
 use crate::engine::keeper::Job;
 use crate::engine::keeper::matched::tests::{Rig, alive, cut, open, space};
 use crate::engine::keeper::mending::Failure as Unwritten;
-use crate::engine::keeper::retired::tests::{Received, pieces, receive, receive_named, retire};
+use crate::engine::keeper::retired::tests::{
+    Received, close, pieces, receive, receive_named, retire,
+};
 use crate::engine::mortal::Mortal;
 use crate::ids::SegmentName;
 use crate::lsn::Lsn;
@@ -223,9 +225,7 @@ fn what_comes_again_behind_a_cut_is_not_gone() {
     assert!(why.contains("set back"), "{why}");
 
     let end = received.marks[5];
-    let record = rig.keeper.spaces[&space()].record.clone();
-    let state = Ok(Box::new((record, received.end())));
-    rig.batch(vec![Job::CloseReplica { space: space(), state }]);
+    rig.batch(vec![close(&rig, Mark::START, received.end())]);
     let history = [(1, 0), (2, end.lsn.0)];
     rig.loan(open(&history)).unwrap();
     rig.loan(cut(&history, &end)).unwrap();
@@ -248,9 +248,7 @@ fn a_cut_before_what_is_gone_is_gone_on_with() {
     let begin = |rig: &mut Rig, _: &Path| {
         let received = receive(rig, &[(1, &FIRST), (2, &SECOND), (3, &SECOND)]);
         rig.batch(vec![retire(2, Retirement::Gone, received.end())]);
-        let record = rig.keeper.spaces[&space()].record.clone();
-        let state = Ok(Box::new((record, received.end())));
-        rig.batch(vec![Job::CloseReplica { space: space(), state }]);
+        rig.batch(vec![close(rig, Mark::START, received.end())]);
         rig.loan(open(&history(&received))).unwrap();
         let jobs = vec![cut(&history(&received), &received.marks[5])];
         (received, jobs)

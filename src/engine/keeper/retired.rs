@@ -107,7 +107,7 @@ impl Keeper {
         if unretired.files.is_empty() {
             self.unretired.remove(space);
         }
-        let gone = |entry: &Space| entry.record.retired.get(&file) == Some(&Retired::Gone);
+        let gone = |entry: &Space| entry.record.is_gone(file);
         if self.spaces.get(space).is_some_and(gone) {
             tracing::info!(%space, file, "what is gone from the primary goes here, too");
         }

@@ -97,6 +97,13 @@ pub(in crate::engine::keeper) fn retire(file: u64, what: Retirement, flushed: Ma
     Job::Retire { space: space(), file, what, flushed }
 }
 
+/// A session gives the space back, durable up to `end`, with the checkpoint there.
+pub(in crate::engine::keeper) fn close(rig: &Rig, checkpoint: Mark, end: Mark) -> Job {
+    let record = rig.keeper.spaces[&space()].record.clone();
+    let state = Ok(Box::new((SpaceRecord { checkpoint, ..record }, end)));
+    Job::CloseReplica { space: space(), state }
+}
+
 pub(in crate::engine::keeper) fn pieces(root: &Path) -> Vec<Piece> {
     list(&root.join(".saltus/quarantine")).unwrap()
 }

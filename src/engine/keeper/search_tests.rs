@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::super::matched::tests::{Rig, alive, cut, open, space};
 use super::*;
+use crate::engine::keeper::retired::tests::close;
 use crate::ids::SegmentName;
 use crate::state::runs::Run;
 use crate::wal::record::{self, Header};
@@ -31,10 +32,7 @@ fn fill(root: &Path) -> Vec<Mark> {
     }
     files.buffered.write_all_at(&stream, 0).unwrap();
     let end = *marks.last().unwrap();
-    let mut record = rig.keeper.spaces[&space()].record.clone();
-    record.checkpoint = end;
-    let state = Ok(Box::new((record, end)));
-    rig.batch(vec![Job::CloseReplica { space: space(), state }]);
+    rig.batch(vec![close(&rig, end, end)]);
     marks
 }
 

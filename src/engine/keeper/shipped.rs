@@ -15,7 +15,7 @@ use crate::ids::{Epoch, SpaceId, StreamId};
 use crate::limits::{MAX_EPOCHS_PER_SPACE, MAX_SPACES, MAX_WATCHED_STRANGERS};
 use crate::lsn::{Lsn, Mark};
 use crate::planted::{self, Bug};
-use crate::state::catalog::{Change, FileRecord, Hole, Retired, Role, SpaceRecord};
+use crate::state::catalog::{Change, FileRecord, Hole, Role, SpaceRecord};
 use crate::state::pins::{Pin, Pins};
 use crate::state::runs::Run;
 use crate::wal::discover::{self, Root};
@@ -171,9 +171,10 @@ impl Keeper {
             // Files whose names are gone are still there by their pins.
             let missing: Vec<_> = (entry.record.files.iter().map(|file| file.file))
                 .filter(|file| !entry.delivered.contains(file))
+                .map(|file| (file, entry.record.is_gone(file)))
                 .collect();
-            for file in missing {
-                if self.is_let_go(space, file) {
+            for (file, is_gone) in missing {
+                if is_gone {
                     // The crash of a host has brought its pin back.
                     if self.pins.path(space, file).exists() {
                         self.releases.push(Release { space: space.clone(), file, shard });
@@ -326,27 +327,17 @@ impl Keeper {
 
     /// A numbered file, by its pin or else by its name.
     pub(super) fn open_segment(&self, space: &SpaceId, file: u64) -> Result<Segment, Unopened> {
-        let known =
-            self.spaces.get(space).and_then(|entry| entry.record.file(file)).ok_or_else(|| {
-                Unopened::Gone {
-                    why: format!("file {file} of space {space} is not in the catalog"),
-                    lost: false,
-                }
-            })?;
-        open_numbered(&self.pins, &self.places, space, known).map_err(|error| match error {
-            Unopened::Gone { why, lost } => {
-                Unopened::Gone { why, lost: lost && !self.is_let_go(space, file) }
-            }
-            unreadable @ Unopened::Unreadable(_) => unreadable,
-        })
-    }
-
-    /// True of a file that was let go of on purpose, durably.
-    fn is_let_go(&self, space: &SpaceId, file: u64) -> bool {
-        let entry = self.spaces.get(space);
-        entry.is_some_and(|entry| entry.record.retired.get(&file) == Some(&Retired::Gone))
+        let Some(entry) = self.spaces.get(space) else {
+            let why = format!("space {space} is not in the catalog");
+            return Err(Unopened::Gone { why, lost: false });
+        };
+        open_numbered(&self.pins, &self.places, space, &entry.record, file)
     }
 }
+
+/// How many others are looked for, the newest first, to tell a name that was taken over
+/// from a copy of the directory: of each of its files that is asked.
+const WITNESSES: usize = 64;
 
 /// A file that a primary has numbered, by its pin or else by its name.
 ///
@@ -357,24 +348,61 @@ pub fn open_numbered(
     pins: &Pins,
     places: &Places,
     space: &SpaceId,
-    known: &FileRecord,
+    record: &SpaceRecord,
+    file: u64,
 ) -> Result<Segment, Unopened> {
+    let Some(known) = record.file(file) else {
+        let why = format!("file {file} of space {space} is not in the catalog");
+        return Err(Unopened::Gone { why, lost: false });
+    };
     let device = places.device();
     let directory = places.wal(space);
-    let named = directory.join(known.segment.to_string());
-    let mut lost = directory.is_dir();
-    for path in [pins.path(space, known.file), named] {
-        match Segment::open_as(known.segment, &path) {
-            Ok(segment) if is_same(known, segment.identity, device) => return Ok(segment),
-            // The name leads to another file: a snapshot that replaced it, or a
-            // copy of the whole directory, which is no crash.
-            Ok(_) => lost = false,
-            Err(SegmentError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(Unopened::Unreadable(error.to_string())),
+    let open = |known: &FileRecord, path: &Path| match Segment::open_as(known.segment, path) {
+        Ok(segment) if is_same(known, segment.identity, device) => Ok(Found::It(segment)),
+        Ok(_) => Ok(Found::Another),
+        Err(SegmentError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Ok(Found::Nothing)
         }
-    }
+        Err(error) => Err(Unopened::Unreadable(error.to_string())),
+    };
+    let pinned = |known: &FileRecord| open(known, &pins.path(space, known.file));
+    let named = |known: &FileRecord| open(known, &directory.join(known.segment.to_string()));
+    let pin_is_others = match pinned(known)? {
+        Found::It(segment) => return Ok(segment),
+        found => matches!(found, Found::Another),
+    };
+    let lost = match named(known)? {
+        Found::It(segment) => return Ok(segment),
+        _ if pin_is_others => false,
+        Found::Nothing => directory.is_dir(),
+        // It has taken the name over, if another of the stream is here, by pin or name.
+        // Else all that is here may be a copy, which is no crash.
+        Found::Another => {
+            let is_other = |other: &&FileRecord| {
+                let in_stream = record.runs.first_in(other.file).is_some();
+                in_stream && other.file != file && !record.is_gone(other.file)
+            };
+            let is_it = |found| matches!(found, Found::It(_));
+            let mut is_here = false;
+            for other in record.files.iter().rev().filter(is_other).take(WITNESSES) {
+                is_here = is_it(pinned(other)?) || is_it(named(other)?);
+                if is_here {
+                    break;
+                }
+            }
+            is_here
+        }
+    };
     let why = format!("{} of space {space} is gone, and so is its pin", known.segment);
-    Err(Unopened::Gone { why, lost })
+    // What was let go of on purpose is not lost.
+    Err(Unopened::Gone { why, lost: lost && !record.is_gone(file) })
+}
+
+/// What a path leads to.
+enum Found {
+    It(Segment),
+    Another,
+    Nothing,
 }
 
 impl Places {
@@ -478,3 +506,7 @@ fn free_number(
         }
     }
 }
+
+#[cfg(test)]
+#[path = "shipped_tests.rs"]
+mod tests;

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use crossbeam::channel::unbounded;
 
 use crate::engine::keeper::matched::tests::{Rig, alive, cut, fill, open, space};
-use crate::engine::keeper::retired::tests::{pieces, receive, retire};
+use crate::engine::keeper::retired::tests::{close, pieces, receive, retire};
 use crate::engine::keeper::{Job, Lease, News};
 use crate::ids::SegmentName;
 use crate::limits::{CUT_SLICE_BYTES, MAX_JOBS_PER_COMMIT};
@@ -92,8 +92,7 @@ fn what_waits_for_a_space_that_is_cut_when_it_is_lent_is_done_behind_it() {
     let written = root.path().join("alpha/wal").join(SegmentName(2).to_string());
     let tail = vec![7; usize::try_from(2 * CUT_SLICE_BYTES + 1).unwrap()];
     File::options().write(true).open(written).unwrap().write_all_at(&tail, offset).unwrap();
-    let record = rig.keeper.spaces[&space()].record.clone();
-    rig.batch(vec![Job::CloseReplica { space: space(), state: Ok(Box::new((record, marks[20]))) }]);
+    rig.batch(vec![close(&rig, loan.record.checkpoint, marks[20])]);
 
     let (jobs, inbox) = unbounded();
     rig.keeper.inbox = Some(inbox);

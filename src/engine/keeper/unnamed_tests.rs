@@ -83,9 +83,7 @@ fn kept_behind_a_younger_name(name: u64, number: u64, first_goes: bool, expected
         let all = files.iter().map(|file| retire(*file, what, received.end()));
         rig.batch(all.collect());
     }
-    assert!(files.iter().all(|file| {
-        rig.keeper.spaces[&space()].record.retired.get(file) == Some(&Retired::Gone)
-    }));
+    assert!(files.iter().all(|file| { rig.keeper.spaces[&space()].record.is_gone(*file) }));
     let mut kept: Vec<_> =
         pieces(root.path()).iter().map(|piece| piece.manifest.as_ref().unwrap().file).collect();
     kept.sort_unstable();

@@ -5,9 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::super::retired::tests::{Received, receive};
+use super::super::retired::tests::{Received, close, receive};
 use super::tests::{Rig, alive, open, space};
-use crate::engine::keeper::Job;
 use crate::ids::SegmentName;
 use crate::lsn::Mark;
 use crate::state::host::Host;
@@ -21,10 +20,7 @@ fn copy(root: &Path, checkpoint: usize) -> Received {
     let mut rig = Rig::open(root, &alive());
     rig.loan(open(&[(1, 0)])).unwrap();
     let received = receive(&mut rig, &[(5, &EARLY), (7, &EARLY), (7, &EARLY), (9, &EARLY)]);
-    let mut record = rig.keeper.spaces[&space()].record.clone();
-    record.checkpoint = received.marks[checkpoint];
-    let state = Ok(Box::new((record, received.end())));
-    rig.batch(vec![Job::CloseReplica { space: space(), state }]);
+    rig.batch(vec![close(&rig, received.marks[checkpoint], received.end())]);
     received
 }
 

@@ -49,6 +49,27 @@ fn a_segment_that_is_gone_with_nothing_of_it_in_the_stream_is_named_after_each_s
     assert!(problem.starts_with("the first is gone"), "{problem}");
 }
 
+/// What may have been a copy, because another file has its name, was gone without a word.
+#[test]
+fn an_older_segment_that_is_gone_is_named_but_one_that_was_let_go_of() {
+    for let_go in [false, true] {
+        let mut bed = Bed::new(&[]);
+        for number in [1, 2] {
+            bed.write(number, &record(0, b"one"));
+            bed.found(number);
+            bed.walk();
+        }
+        let tracked = bed.space.files.get_mut(&1).unwrap();
+        (tracked.segment, tracked.let_go) = (None, let_go);
+        let why = "the first is gone, and so is its pin".to_owned();
+        bed.space.reopened(1, Err(Unopened::Gone { why, lost: false }));
+        let problem = bed.space.problem();
+        let named = "the first is gone, and so is its pin: what was written to it behind offset 67, \
+                     if anything, was not shipped and is lost here";
+        assert_eq!(problem.as_deref(), Some(named).filter(|_| !let_go));
+    }
+}
+
 /// It was told for as long as the process ran.
 #[test]
 fn a_segment_that_a_crash_took_is_told_until_all_replicas_are_cut() {

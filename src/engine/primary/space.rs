@@ -37,7 +37,7 @@ use crate::limits::{MARK_SPACING_BYTES, MAX_LSN, SAVED_MARK_SPACING_BYTES};
 use crate::lsn::{Lsn, Mark};
 use crate::protocol::frame::Handle;
 use crate::protocol::message::{OpenSpace, SegmentOpen};
-use crate::state::catalog::{Change, Hole, Retired, SpaceRecord};
+use crate::state::catalog::{Change, Hole, SpaceRecord};
 use crate::state::runs::Runs;
 use crate::state::thin;
 use crate::wal::cursor::Cursor;
@@ -240,13 +240,13 @@ impl Space {
         self.stream = record.stream;
         self.learn_epochs(&record);
         self.durable_runs = record.runs.len();
-        self.runs = record.runs;
-        for file in record.files {
-            let let_go = record.retired.get(&file.file) == Some(&Retired::Gone);
+        for file in &record.files {
+            let let_go = record.is_gone(file.file);
             let tracked = self.track(file.file, file.segment);
             tracked.gone = file.is_gone() || let_go;
             (tracked.let_go, tracked.released) = (let_go, let_go);
         }
+        self.runs = record.runs;
         self.saved = record.marks;
         self.begins = record.begins;
         self.holes = record.holes;
@@ -333,7 +333,7 @@ impl Space {
                 let in_stream = self.runs.first_in(file).is_some();
                 if in_stream && stands_in {
                     self.notice_gone(why, lost);
-                } else if lost || !in_stream {
+                } else if !in_stream || !self.is_let_go(file) {
                     self.notice_unshipped(file, in_stream, &why);
                 }
                 if let Some(tracked) = self.files.get_mut(&file) {

@@ -17,7 +17,7 @@ use crate::engine::recovery::{path_of, retired_path};
 use crate::ids::{SegmentName, SpaceId};
 use crate::io::bulk::{BulkFile, Reads};
 use crate::lsn::{Lsn, Mark};
-use crate::state::catalog::{Retired, Role, SpaceRecord};
+use crate::state::catalog::{Role, SpaceRecord};
 use crate::state::pins::Pins;
 use crate::state::runs::Run;
 
@@ -167,21 +167,17 @@ impl Ground {
     fn find(&self, run: &Run) -> io::Result<Result<(BulkFile, u64), Missing>> {
         let file = match self.record.role {
             Role::Primary => {
-                let known = self.record.file(run.file);
-                match known.map(|known| open_numbered(&self.pins, &self.places, &self.space, known))
-                {
-                    Some(Ok(segment)) => segment.file.try_clone()?,
-                    Some(Err(Unopened::Gone { why, .. })) => {
-                        return Ok(Err(Missing { why, retired: true }));
+                let record = &self.record;
+                match open_numbered(&self.pins, &self.places, &self.space, record, run.file) {
+                    Ok(segment) => segment.file.try_clone()?,
+                    Err(Unopened::Gone { why, .. }) => {
+                        let retired = record.file(run.file).is_some();
+                        return Ok(Err(Missing { why, retired }));
                     }
-                    Some(Err(Unopened::Unreadable(why))) => return Err(io::Error::other(why)),
-                    None => {
-                        let why = format!("file {} is not in the catalog", run.file);
-                        return Ok(Err(Missing { why, retired: false }));
-                    }
+                    Err(Unopened::Unreadable(why)) => return Err(io::Error::other(why)),
                 }
             }
-            Role::Replica if self.record.retired.get(&run.file) == Some(&Retired::Gone) => {
+            Role::Replica if self.record.is_gone(run.file) => {
                 let why = format!("{} was retired", run.segment);
                 return Ok(Err(Missing { why, retired: true }));
             }

@@ -4,7 +4,6 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::place::is_gone;
 use super::{RecoveryError, io_error};
 use crate::limits::MAX_WALK_BYTES_PER_TURN;
 use crate::lsn::{Lsn, Mark};
@@ -90,7 +89,7 @@ pub fn search(
         if best.lsn >= goal && end <= at {
             continue;
         }
-        if is_gone(record, run.file) {
+        if record.is_gone(run.file) {
             // Retired with everything in it; what is known lies before it.
             break;
         }

@@ -1,10 +1,11 @@
 //! Where the files of a received space lie.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 
 use crate::ids::{SegmentName, SpaceId};
-use crate::state::catalog::{Retired, SpaceRecord};
+use crate::state::catalog::SpaceRecord;
 use crate::state::runs::Run;
 
 /// One file of the space.
@@ -53,11 +54,6 @@ pub(in crate::engine) fn bearer(record: &SpaceRecord, segment: SegmentName) -> O
     named.map(|(_, run)| run.file)
 }
 
-/// True if nothing of the file is here any more, nor anywhere else.
-pub(super) fn is_gone(record: &SpaceRecord, file: u64) -> bool {
-    record.retired.get(&file) == Some(&Retired::Gone)
-}
-
 pub(super) fn wal_directory(data_root: &Path, space: &SpaceId) -> PathBuf {
     data_root.join(space.as_str()).join("wal")
 }
@@ -82,7 +78,7 @@ pub(super) fn locate_files(
     record: &SpaceRecord,
 ) -> BTreeMap<u64, Place> {
     let mut all = locate_all(data_root, state_dir, space, record);
-    all.retain(|file, _| !is_gone(record, *file));
+    all.retain(|file, _| !record.is_gone(*file));
     all
 }
 
@@ -96,9 +92,10 @@ fn locate_all(
     let mut bearers = BTreeMap::new();
     let mut files = BTreeMap::new();
     for (_, run) in record.runs.iter() {
-        let first = !files.contains_key(&run.file);
-        files.entry(run.file).or_insert(run.segment);
-        if first && !record.retired.contains_key(&run.file) {
+        // What follows of the file may say another name.
+        let Entry::Vacant(first) = files.entry(run.file) else { continue };
+        first.insert(run.segment);
+        if !record.retired.contains_key(&run.file) {
             bearers.insert(run.segment, run.file);
         }
     }

@@ -30,7 +30,7 @@ use crate::limits::{CHECKPOINT_BYTES, DIRECT_BLOCK_BYTES, MIN_DIRECT_BYTES};
 use crate::lsn::{Lsn, Mark};
 use crate::planted::{self, Bug};
 use crate::protocol::message::SegmentOpen;
-use crate::state::catalog::{Retired, SpaceRecord};
+use crate::state::catalog::SpaceRecord;
 use crate::state::runs::{Run, RunError};
 
 /// The block size as a file offset.
@@ -412,7 +412,7 @@ impl Log {
         self.writing = None;
         if let Some(run) = self.record.runs.get(ordinal) {
             let (file, names) = (files.buffered.clone(), files.names.clone());
-            let is_gone = self.record.retired.get(&run.file) == Some(&Retired::Gone);
+            let is_gone = self.record.is_gone(run.file);
             let gone = is_gone.then_some(run.segment);
             self.writing = Some(Writing { start: run.start, offset: run.offset, files, gone });
             self.hold(file, names, self.file_offset(self.written.lsn.max(run.start)));

@@ -7,7 +7,7 @@ use super::*;
 use crate::ids::{SegmentName, StreamId};
 use crate::io::{SlabPool, Slice};
 use crate::lsn::Chain;
-use crate::state::catalog::Role;
+use crate::state::catalog::{Retired, Role};
 use crate::state::runs::Runs;
 
 /// Repeatable chance: xorshift.
