@@ -59,6 +59,8 @@ mod rotten;
 mod seeding;
 #[path = "simulation/seeds.rs"]
 mod seeds;
+#[path = "simulation/source.rs"]
+mod source;
 #[path = "simulation/stream.rs"]
 mod stream;
 #[path = "simulation/succession.rs"]

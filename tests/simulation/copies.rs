@@ -16,6 +16,7 @@ use super::disk::Disk;
 use super::invariant::Invariant::{Corrupt, Epochs, Equality, Flushed, Loss, Prefix, Verified};
 use super::oracle::{Oracle, Sender, Session};
 use super::rotten::Rotten;
+use super::stream::Reign;
 
 impl Oracle {
     /// A replica says where it stands when a space is opened, or was cut.
@@ -130,8 +131,16 @@ impl Oracle {
             if !written.is_of(&run) || from >= to {
                 continue;
             }
-            acknowledged = true;
+            let there = usize::try_from(from - cut.offset).unwrap();
             let (begin, end) = (begin + from - at(begin), begin + to - at(begin));
+            let rotten = self.rotten(replica, &space, run.file);
+            if written.is_shared(reign)
+                && !agrees(&cut.bytes[there..], reign.slice(begin, end), from, rotten)
+            {
+                // It is the other file's that has had this name.
+                continue;
+            }
+            acknowledged = true;
             assert!(
                 begin >= stream.ended(said.reign, stream.last())
                     || flipped.is_some_and(|flipped| flipped <= begin),
@@ -139,13 +148,7 @@ impl Oracle {
                  it had acknowledged and no epoch has ended"
             );
             assert!(
-                holds(
-                    &cut.kept,
-                    &run,
-                    begin,
-                    reign.slice(begin, end),
-                    self.rotten(replica, &space, run.file)
-                ),
+                holds(&cut.kept, &run, begin, reign.slice(begin, end), rotten),
                 "{Loss}: replica {replica} cuts {begin} to {end} of {space}, which \
                  it had acknowledged, before they are durable in its quarantine"
             );
@@ -376,12 +379,7 @@ pub(super) fn holds(
                 let found = kept.bytes.get(usize::try_from(place).unwrap()..)?;
                 let most = usize::try_from(extent.bytes - within).unwrap().min(wanted.len());
                 let offset = run.offset + at - run.start.0;
-                let found = found.get(..most)?;
-                let same = found.iter().zip(wanted).zip(offset..).all(|((found, wanted), at)| {
-                    let flipped = rotten.and_then(|rotten| rotten.get(&at));
-                    found == wanted || flipped.is_some_and(|bits| bits.contains(&(found ^ wanted)))
-                });
-                same.then_some(most)
+                agrees(found.get(..most)?, wanted, offset, rotten).then_some(most)
             });
             extent.max()
         };
@@ -390,6 +388,14 @@ pub(super) fn holds(
         wanted = &wanted[most..];
     }
     true
+}
+
+/// Whether what lies from an offset of a file on is this, but for what had flipped of it.
+fn agrees(found: &[u8], wanted: &[u8], offset: u64, rotten: Option<&Rotten>) -> bool {
+    found.iter().zip(wanted).zip(offset..).all(|((found, wanted), at)| {
+        let flipped = rotten.and_then(|rotten| rotten.get(&at));
+        found == wanted || flipped.is_some_and(|bits| bits.contains(&(found ^ wanted)))
+    })
 }
 
 /// What a file of a replica is.
@@ -405,6 +411,13 @@ impl Written {
             Self::Named(name) => run.segment.to_string() == *name,
             Self::Retired(file) => run.file == *file,
         }
+    }
+
+    /// Whether it may be one of several files, by its name.
+    pub(super) fn is_shared(&self, reign: &Reign) -> bool {
+        let mut files = reign.runs.iter().filter(|run| self.is_of(run)).map(|run| run.file);
+        let first = files.next();
+        files.any(|file| Some(file) != first)
     }
 
     fn is_named(&self, manifest: &Manifest) -> bool {

@@ -2,7 +2,8 @@
 //! segments named by the second, several per restart, some of them empty;
 //! sequences that begin anew; headers that are visible before their payloads;
 //! a compaction at the start, after which it goes on with the file that it
-//! has unlinked.
+//! has unlinked. And as some scripts do it: a file that takes over the name of
+//! another one.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -28,6 +29,8 @@ pub struct LogFile {
     pub file: File,
     /// Everything that was written.
     pub bytes: Vec<u8>,
+    /// The same before each crash that took something of it.
+    pub before: Vec<Vec<u8>>,
     /// Up to here it is whole records.
     pub whole: usize,
     /// Its name is gone.
@@ -42,7 +45,7 @@ impl LogFile {
     fn new(name: SegmentName, file: File, bytes: Vec<u8>) -> Self {
         let whole = bytes.len();
         let (unlinked, released, torn) = (false, false, false);
-        Self { name, file, bytes, whole, unlinked, released, torn }
+        Self { name, file, bytes, before: Vec::new(), whole, unlinked, released, torn }
     }
 
     pub fn inode(&self) -> u64 {
@@ -91,6 +94,8 @@ pub struct Habits {
     /// After such a crash it goes on in the segment that it was writing, or in one
     /// that it had left for another.
     pub goes_on: bool,
+    /// A new file may take over the name of another one.
+    pub takes_names: bool,
 }
 
 /// The writer of one space.
@@ -102,7 +107,7 @@ pub struct Database {
     chance: Chance,
     pub files: Vec<LogFile>,
     /// The file that is written to.
-    current: Option<usize>,
+    pub(super) current: Option<usize>,
     sequence: u64,
     next_id: u64,
     /// Records that are not all written.
@@ -113,8 +118,10 @@ pub struct Database {
     /// It was restarted and has not compacted yet.
     fresh: bool,
     rots: Vec<Rot>,
+    /// Every byte that has changed at rest, ever, by file and offset.
+    pub(super) flipped: Vec<(usize, usize)>,
     /// What was ever damaged, by file and offsets.
-    damaged: Vec<(SegmentName, Range<u64>)>,
+    pub(super) damaged: Vec<(SegmentName, Range<u64>)>,
     /// How often a crash has taken something of what it had written.
     pub losses: u64,
 }
@@ -135,6 +142,7 @@ impl Database {
             second: 1_790_000_000,
             fresh: false,
             rots: Vec::new(),
+            flipped: Vec::new(),
             damaged: Vec::new(),
             losses: 0,
         }
@@ -166,12 +174,15 @@ impl Database {
         let room = self.files.len() < self.habits.most_files;
         let restarts = self.habits.restarts && room && self.chance.one_in(25);
         let compacts = self.habits.compacts && std::mem::take(&mut self.fresh);
+        let takes = self.habits.takes_names && room && self.chance.one_in(12);
         if room && self.files[current].bytes.len() >= self.habits.segment_bytes {
             self.begin_segment(disk, noise);
         } else if restarts {
             self.restart(disk, noise);
         } else if compacts && self.chance.percent(50) {
             self.compact(0, disk, noise);
+        } else if takes {
+            self.take_name(disk, noise);
         } else if !self.is_full() {
             self.append(disk, noise);
         }
@@ -310,11 +321,47 @@ impl Database {
     /// file, take the names of all others away, and go on with the file that was
     /// current.
     fn compact(&mut self, least: u64, disk: &mut Disk, noise: &mut Vec<Noise>) {
-        let name = self.next_name();
+        let (name, before) = (self.next_name(), self.files.len());
+        self.write_as(name, least, disk, noise);
+        let directory = self.directory();
+        for old in self.files[..before].iter_mut().filter(|old| !old.unlinked) {
+            disk.remove(&directory.join(old.name.to_string())).unwrap();
+            old.unlinked = true;
+            let name = old.name.to_string().into();
+            noise.push(Noise { directory: directory.clone(), name, what: Happened::Vanished });
+        }
+    }
+
+    /// Have a new file take over the name of another one, that which is written to
+    /// included, and perhaps go on in the new one.
+    fn take_name(&mut self, disk: &mut Disk, noise: &mut Vec<Noise>) {
+        let usable = (0..self.files.len()).filter(|index| self.files[*index].is_usable());
+        let usable: Vec<_> = usable.collect();
+        if usable.is_empty() {
+            return;
+        }
+        let old = *self.chance.pick(&usable);
+        let last = self.write_as(self.files[old].name, 0, disk, noise);
+        self.files[old].unlinked = true;
+        if self.chance.percent(50) {
+            self.current = Some(self.files.len() - 1);
+            self.sequence = self.sequence.max(last);
+        }
+    }
+
+    /// A new file of so many records at least, which gets its name when it is written.
+    /// Gives how many there are.
+    fn write_as(
+        &mut self,
+        name: SegmentName,
+        least: u64,
+        disk: &mut Disk,
+        noise: &mut Vec<Noise>,
+    ) -> u64 {
         let temporary = format!("{name}.tmp");
         let file = self.create(&temporary, disk, noise);
-        let mut bytes = Vec::new();
-        for (sequence, _) in (0_u64..).zip(0..self.chance.within(least, 20)) {
+        let (mut bytes, count) = (Vec::new(), self.chance.within(least, 20));
+        for sequence in 0..count {
             let payload = self.next_id.to_le_bytes();
             self.next_id += 1;
             let header = Header::new(sequence, self.second * 1_000_000_000, 6, &payload).unwrap();
@@ -327,49 +374,9 @@ impl Database {
         disk.rename(&directory.join(&temporary), &directory.join(name.to_string())).unwrap();
         self.tell(temporary, Happened::Vanished, noise);
         self.tell(name.to_string(), Happened::Appeared, noise);
-        for old in self.files.iter_mut().filter(|old| !old.unlinked) {
-            disk.remove(&directory.join(old.name.to_string())).unwrap();
-            old.unlinked = true;
-            let name = old.name.to_string().into();
-            noise.push(Noise { directory: directory.clone(), name, what: Happened::Vanished });
-        }
         self.written += bytes.len();
         self.files.push(LogFile::new(name, file, bytes));
-    }
-
-    /// The file that it has open for writing, by inode.
-    pub fn writes_to(&self) -> Option<u64> {
-        self.current.map(|current| self.files[current].inode())
-    }
-
-    /// The primary has let go of a file.
-    /// True if nothing leads to it any more.
-    pub fn let_go(&mut self, inode: u64, disk: &Disk) -> bool {
-        let log = self.files.iter_mut().find(|log| log.inode() == inode);
-        let Some(log) = log.filter(|log| disk.names_of(&log.file).is_empty()) else { return false };
-        log.released = true;
-        true
-    }
-
-    /// Whether the primary has let go of every file of that name, and no crash
-    /// has brought one back.
-    pub fn has_released(&self, name: SegmentName, disk: &Disk) -> bool {
-        let mut files = self.files.iter().filter(|log| log.name == name);
-        files.all(|log| log.released && disk.names_of(&log.file).is_empty())
-    }
-
-    /// Whether a primary that begins now goes past every file of that name: nothing
-    /// leads to it, let go of or taken whole by a crash, or a crash has brought back
-    /// pins alone of what it knows that it has let go of. It ships nothing else in its
-    /// place: it goes on where the file ended, or begins an epoch.
-    pub fn is_passed(&self, name: SegmentName, disk: &Disk) -> bool {
-        let directory = self.directory();
-        let is_named = |path: &PathBuf| directory.ends_with(path.parent().unwrap());
-        let mut files = self.files.iter().filter(|log| log.name == name);
-        files.all(|log| {
-            let names = disk.names_of(&log.file);
-            names.is_empty() || log.released && !names.iter().any(is_named)
-        })
+        count
     }
 
     /// Somebody restarts it, and has it compact its log.
@@ -394,17 +401,6 @@ impl Database {
             self.compact(1, disk, &mut noise);
         });
         noise
-    }
-
-    /// How much of `wanted` a file of that name holds at an offset, if somebody
-    /// who begins now can still find it.
-    pub fn holds(&self, name: SegmentName, offset: u64, wanted: &[u8], disk: &Disk) -> u64 {
-        let there = |log: &&LogFile| log.name == name && !disk.names_of(&log.file).is_empty();
-        let same = |log: &LogFile| {
-            let found = log.bytes.get(usize::try_from(offset).unwrap()..).unwrap_or_default();
-            found.iter().zip(wanted).take_while(|(found, wanted)| found == wanted).count() as u64
-        };
-        self.files.iter().filter(there).map(same).max().unwrap_or(0)
     }
 
     /// The power goes.
@@ -471,7 +467,10 @@ impl Database {
             } else if !names.is_empty() {
                 log.bytes = read(&log.file);
             }
-            self.losses += u64::from(log.bytes != before);
+            if log.bytes != before {
+                self.losses += 1;
+                log.before.push(before);
+            }
             log.whole = verified_bytes(&log.bytes);
             if log.whole < log.bytes.len() {
                 self.damaged.push((log.name, log.whole as u64..log.bytes.len() as u64));
@@ -499,6 +498,7 @@ impl Database {
         let byte = log.bytes[offset] ^ 1 << self.chance.below(8);
         disk.rot(&log.file, offset as u64, byte);
         self.rots.push(Rot { file, offset });
+        self.flipped.push((file, offset));
         // Who looks for the next record may find what looks like one within it.
         let mut at = 0;
         for record in records(&log.bytes[..log.whole]) {
@@ -518,12 +518,6 @@ impl Database {
             self.tell(log.name.to_string(), Happened::Modified, &mut noise);
         }
         noise
-    }
-
-    /// Whether something there was damaged, ever.
-    pub fn was_damaged(&self, name: SegmentName, range: &Range<u64>) -> bool {
-        let meets = |there: &Range<u64>| there.start < range.end && range.start < there.end;
-        self.damaged.iter().any(|(of, there)| *of == name && meets(there))
     }
 
     /// Somebody cuts what a crash has left behind whole records.

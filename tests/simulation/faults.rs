@@ -81,11 +81,16 @@ impl Missing {
 
     /// What the primary says of a replica.
     fn problem_of<'a>(&self, told: &'a ShardReport, replica: usize) -> Option<&'a str> {
-        let mut spaces = told.spaces.iter().filter(|status| status.space == self.space);
-        let status = spaces
-            .find_map(|status| status.replicas.iter().find(|status| status.id == name_of(replica)));
-        status.and_then(|status| status.problem.as_deref())
+        problem_of(told, &self.space, replica)
     }
+}
+
+/// What the primary says of a replica of a space.
+pub fn problem_of<'a>(told: &'a ShardReport, space: &SpaceId, replica: usize) -> Option<&'a str> {
+    let mut spaces = told.spaces.iter().filter(|status| status.space == *space);
+    let status = spaces
+        .find_map(|status| status.replicas.iter().find(|status| status.id == name_of(replica)));
+    status.and_then(|status| status.problem.as_deref())
 }
 
 impl World {
@@ -442,8 +447,8 @@ impl World {
                 // said so until the file, of which no pin could be made, was gone.
                 let stopped = !log.released && database.was_damaged(log.name, &(0..offset + 1));
                 let had = |stream: &Stream| {
-                    let never_had = is_told && stream.never_had(log.name);
-                    stream.had(log.name, offset) || never_had || stopped
+                    let never_had = is_told && database.never_had(stream, log);
+                    database.had(stream, log, offset) || never_had || stopped
                 };
                 let cut_off = is_gone && stream.is_some_and(had);
                 !log.unlinked || (known && !cut_off && !self.excused.contains(space))

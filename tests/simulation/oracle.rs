@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use saltus::ids::{Epoch, SegmentName, SpaceId, StreamId};
+use saltus::ids::{Epoch, SpaceId, StreamId};
 use saltus::lsn::Lsn;
 use saltus::protocol::frame::{FrameHeader, Handle, Kind};
 use saltus::protocol::message::{Message, OpenSpace, SegmentOpen};
@@ -16,6 +16,7 @@ use super::disk::Disk;
 use super::invariant::Invariant::{Corrupt, Epochs, Prefix};
 use super::rotten::Rotten;
 use super::seeding::Seed;
+use super::source::Shipped;
 use super::stream::Stream;
 
 /// What one replica has said of one space.
@@ -241,19 +242,20 @@ impl Oracle {
         let Some(stream) = self.streams.get_mut(&database.space) else { return };
         let reign = stream.present();
         let end = reign.end();
-        let up_to = |is_over: &dyn Fn(SegmentName) -> bool| {
-            let needed = reign.pieces(0, end).into_iter();
-            let mut needed =
-                needed.filter(|(run, from, _)| !reign.is_in_gap(*from) && !is_over(run.segment));
-            needed.find_map(|(run, from, to)| {
-                let offset = run.offset + from - run.start.0;
-                let held = database.holds(run.segment, offset, reign.slice(from, to), disk);
-                (held < to - from).then_some(from + held)
+        type Look = fn(&Database, &Shipped<'_>, &Disk) -> u64;
+        type IsOver = fn(&Database, &Shipped<'_>, &Disk) -> bool;
+        let up_to = |held: Look, is_over: IsOver| {
+            let pieces = reign.pieces(0, end).into_iter();
+            let mut needed = pieces.filter(|(_, from, _)| !reign.is_in_gap(*from));
+            needed.find_map(|piece| {
+                let ((_, from, to), shipped) = (piece, Shipped::of(reign, piece));
+                let held = held(database, &shipped, disk);
+                (held < to - from && !is_over(database, &shipped, disk)).then_some(from + held)
             })
         };
         // Of what is released nobody needs anything any more.
-        let kept = up_to(&|name| database.has_released(name, disk));
-        let held = up_to(&|name| database.is_passed(name, disk));
+        let kept = up_to(Database::holds, Database::has_released);
+        let held = up_to(Database::shows, Database::is_passed);
         // What has come back is no longer the stream's.
         stream.kept = stream.kept.min(kept.unwrap_or(u64::MAX));
         stream.held = held.unwrap_or(u64::MAX);
@@ -395,6 +397,7 @@ fn a_stream_goes_on_behind_a_file_that_has_gone_whole() {
         clock_steps: false,
         syncs: false,
         goes_on: false,
+        takes_names: false,
     };
     let mut database = Database::new(space.clone(), disk.data_root(), habits, Chance::new(1));
     disk.make_directory(&disk.data_root().join("space-0")).unwrap();

@@ -97,7 +97,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    pub fn draw(chance: &mut Chance) -> Self {
+    pub fn draw(seed: u64, chance: &mut Chance) -> Self {
         let mut faults: Vec<Fault> = ALL.into_iter().filter(|_| chance.one_in(4)).collect();
         if faults.is_empty() && !chance.one_in(10) {
             faults.push(*chance.pick(&ALL));
@@ -133,6 +133,8 @@ impl Plan {
             // what another reign has written.
             syncs: chance.percent(50) || faults.contains(&Fault::OldCatalog),
             goes_on: chance.percent(40),
+            // A chance of its own: the other seeds take the course they would take without.
+            takes_names: Chance::new(seed ^ 0x6e61_6d65_2074_616b).one_in(4),
         };
         // An old catalog does not know what was let go of since.
         let old = faults.contains(&Fault::OldCatalog);

@@ -4,17 +4,21 @@
 //! It has a chance of its own: a seed without it takes the course that it would
 //! take if there was none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crossbeam::channel::Receiver;
+use saltus::engine::report::ShardReport;
 use saltus::engine::scrub::{BadRange, ScrubAsk};
 use saltus::ids::SpaceId;
 
 use super::chance::Chance;
 use super::copies::places;
+use super::faults::problem_of;
 use super::invariant::Invariant::{Corrupt, Loss};
 use super::network::Process;
 use super::rotten::Flipped;
+use super::source::Shipped;
 use super::world::{Event, World};
 
 /// How long it may take, once nothing goes wrong any more, until passes have
@@ -79,6 +83,8 @@ pub struct Passes {
     whole: Vec<usize>,
     /// When the first of them was asked for.
     since: Option<u64>,
+    /// What the primary says meanwhile.
+    told: Option<Receiver<ShardReport>>,
 }
 
 impl World {
@@ -376,8 +382,23 @@ impl World {
                 u128::from(now - since) < PATIENCE.as_nanos(),
                 "Liveness: replica {number} is not mended: {outcome:?}, {left:?}, {report:?}"
             );
+            let spaces = left.into_iter().map(|left| left.space).collect();
+            self.compact_to_mend(number, &spaces);
         }
         self.passes.whole.len() + 1 == self.machines.len()
+    }
+
+    /// A primary ships nothing to a copy that cannot be filled anew either, so that it
+    /// mends nothing there: it says what it waits for.
+    fn compact_to_mend(&mut self, replica: usize, spaces: &BTreeSet<SpaceId>) {
+        let told = self.passes.told.take().and_then(|told| told.try_recv().ok());
+        for space in spaces {
+            if let Some(why) = told.as_ref().and_then(|told| problem_of(told, space, replica)) {
+                self.compact_as_asked(replica, space, why);
+            }
+        }
+        self.passes.told = self.machines[0].ask();
+        self.wake(0, Duration::from_micros(10));
     }
 
     /// A replica cannot compare positions, because what has rotted is in the way;
@@ -426,10 +447,9 @@ impl World {
         let database = self.databases.iter().find(|database| database.space == flipped.space);
         let database = database.unwrap();
         let disk = self.machines[0].disk.lock();
-        reign.pieces(flipped.lsn, flipped.lsn + 1).iter().any(|(run, begin, end)| {
-            let offset = run.offset + begin - run.start.0;
-            database.has_released(run.segment, &disk)
-                || database.holds(run.segment, offset, reign.slice(*begin, *end), &disk) == 0
+        reign.pieces(flipped.lsn, flipped.lsn + 1).into_iter().any(|piece| {
+            let shipped = Shipped::of(reign, piece);
+            database.has_released(&shipped, &disk) || database.holds(&shipped, &disk) == 0
         })
     }
 }

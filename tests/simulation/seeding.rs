@@ -28,6 +28,7 @@ use super::disk::Disk;
 use super::invariant::Invariant::{Corrupt, Epochs, Equality, Loss};
 use super::machine::name_of;
 use super::oracle::{Oracle, Said, Sender, Session, records};
+use super::source::Shipped;
 use super::stream::Reign;
 use super::world::World;
 
@@ -61,8 +62,7 @@ impl Oracle {
         let reign = self.streams[&session.space].reign(self.reign_of(&session));
         let run = reign.runs.iter().find(|run| run.file == retire.file);
         let database = database_of(sender.databases, &session.space);
-        let named = |name| database.files.iter().any(|log| log.name == name && !log.unlinked);
-        if let Some(run) = run.filter(|run| named(run.segment)) {
+        if let Some(run) = run.filter(|run| is_named(database, reign, run)) {
             panic!("{Corrupt}: {} has a name, and {retire:?} is told", run.segment);
         }
         if retire.what == Retirement::Gone {
@@ -111,12 +111,11 @@ impl Oracle {
                 "{Equality}: {space} is filled from {base:?}, and what lies there is {known:?}"
             );
             let at = said.flushed.min(common);
-            let pieces = present.pieces(at, base.lsn.0);
-            let named = |name| database.files.iter().any(|log| log.name == name && !log.unlinked);
+            let mut pieces = present.pieces(at, base.lsn.0).into_iter();
             assert!(
                 at < base.lsn.0
                     && (present.is_in_gap(at)
-                        || pieces.iter().any(|(run, ..)| !named(run.segment))),
+                        || pieces.any(|piece| !database.is_named(&Shipped::of(present, piece)))),
                 "{Loss}: replica {replica} has {at} of {space} and is filled anew \
                  from {} on, and everything behind has its name",
                 base.lsn
@@ -327,14 +326,14 @@ impl World {
         }
         let at = self.databases.iter().position(|database| database.space == *space).unwrap();
         let (reign, database) = (self.oracle.streams[space].present(), &self.databases[at]);
-        let named = |name| database.files.iter().any(|log| log.name == name && !log.unlinked);
-        let oldest = reign.runs.iter().find(|run| run.offset == 0 && named(run.segment));
+        let named = |run: &&SegmentOpen| run.offset == 0 && is_named(database, reign, run);
+        let oldest = reign.runs.iter().find(named);
         let disk = self.machines[0].disk.lock();
         let lacks = |run: &SegmentOpen| !is_there(reign, run.start.0, reign.end(), database, &disk);
         // What nobody was told of yet may be gone as well.
         let unheard = database.files.iter().any(|log| {
             let is_named = problem.contains(&format!("{} was retired", log.name));
-            let never_had = self.oracle.streams[space].never_had(log.name);
+            let never_had = database.never_had(&self.oracle.streams[space], log);
             is_named && never_had && disk.names_of(&log.file).is_empty()
         });
         let is_so = unheard || oldest.is_some_and(lacks);
@@ -352,11 +351,17 @@ impl World {
 
 /// Whether the source holds a part of the stream.
 fn is_there(reign: &Reign, from: u64, to: u64, database: &Database, disk: &Disk) -> bool {
-    reign.pieces(from, to).into_iter().all(|(run, begin, end)| {
-        let offset = run.offset + begin - run.start.0;
-        let wanted = reign.slice(begin, end);
-        !reign.is_in_gap(begin) && database.holds(run.segment, offset, wanted, disk) == end - begin
+    reign.pieces(from, to).into_iter().all(|piece| {
+        let (_, begin, end) = piece;
+        !reign.is_in_gap(begin) && database.holds(&Shipped::of(reign, piece), disk) == end - begin
     })
+}
+
+/// Whether the file of a run can only be one that has its name.
+fn is_named(database: &Database, reign: &Reign, run: &SegmentOpen) -> bool {
+    let mut pieces = reign.pieces(run.start.0, reign.end()).into_iter();
+    let shipped = pieces.find(|(of, ..)| of.file == run.file);
+    database.is_named(&Shipped::of(reign, shipped.unwrap_or((*run, run.start.0, run.start.0))))
 }
 
 fn database_of<'a>(databases: &'a [Database], space: &SpaceId) -> &'a Database {

@@ -306,24 +306,6 @@ impl Stream {
     }
 }
 
-impl Stream {
-    /// Whether nobody was ever told of a run in a file.
-    pub fn never_had(&self, segment: SegmentName) -> bool {
-        let is_in = |reign: &Reign| reign.runs.iter().any(|run| run.segment == segment);
-        !(0..=self.last()).any(|index| is_in(self.reign(index)))
-    }
-
-    /// Whether what stands there in a file was of the stream in an earlier reign.
-    pub fn had(&self, segment: SegmentName, offset: u64) -> bool {
-        (0..self.last()).map(|index| self.reign(index)).any(|reign| {
-            reign.pieces(0, reign.end()).into_iter().any(|(run, begin, end)| {
-                let at = run.offset + begin - run.start.0;
-                run.segment == segment && (at..at + end - begin).contains(&offset)
-            })
-        })
-    }
-}
-
 impl Reign {
     pub fn end(&self) -> u64 {
         self.bytes.len() as u64

@@ -118,7 +118,7 @@ pub struct World {
 impl World {
     pub fn new(seed: u64, trace: Trace) -> Self {
         let mut chance = Chance::new(seed);
-        let plan = Plan::draw(&mut chance);
+        let plan = Plan::draw(seed, &mut chance);
         let rot = rot::Plan::draw(seed, plan.active);
         let directory = private_directory();
         let time = Time::new();
